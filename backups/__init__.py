@@ -1,0 +1,1 @@
+"""Making, keeping and restoring copies of a deployment."""

@@ -1,0 +1,1 @@
+"""Is the deployment well? Probes measure, rules judge, the command line speaks."""

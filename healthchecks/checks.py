@@ -1,0 +1,33 @@
+"""The list of checks. A new one is a probe, a rule, and a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from healthchecks import rules
+from healthchecks.model import Check, Need
+from healthchecks.probes.api import ask_api
+from healthchecks.probes.authentication import try_as_stranger
+from healthchecks.probes.database import look_for_extension, reach, read_revision
+from healthchecks.probes.disk import measure_disk
+from healthchecks.probes.encryption import look_at_secrets
+from healthchecks.probes.identity import compare_server_and_database
+from healthchecks.probes.release import read_release
+from healthchecks.probes.services import ask_supervisor, find_listeners
+
+DATABASE = (Need.DATABASE,)
+HERE = (Need.PROVISIONED_HERE,)
+
+CHECKS: tuple[Check[Any], ...] = (
+    Check("services", ask_supervisor, rules.services_run, HERE),
+    Check("api", ask_api, rules.api_answers),
+    Check("authentication", try_as_stranger, rules.authentication_on),
+    Check("database", reach, rules.database_reachable, DATABASE),
+    Check("identity", compare_server_and_database, rules.database_is_the_servers, DATABASE),
+    Check("extension", look_for_extension, rules.extension_installed, DATABASE),
+    Check("revision", read_revision, rules.revision_is_head, DATABASE),
+    Check("encryption", look_at_secrets, rules.secrets_encrypted, DATABASE),
+    Check("listening", find_listeners, rules.listens_on_loopback_only, HERE),
+    Check("disk", measure_disk, rules.disk_has_room, HERE),
+    Check("release", read_release, rules.release_is_maintained),
+)

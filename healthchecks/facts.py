@@ -1,0 +1,141 @@
+"""Facts that the server and the database tell about themselves, never read from configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from infra import connect
+from infra.deployment import Deployment
+from infra.errors import LettaOpsError
+
+if TYPE_CHECKING:
+    import psycopg
+
+HEALTH_PATH = "/v1/health/"  # needs no password, and doesn't look at the database
+STATEMENT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Tables:
+    """One set of Letta's tables: the schema that holds it, and its alembic revision."""
+
+    schema: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class DatabaseFacts:
+    """What a database says of itself. `tables` has those first that a plain name reaches.
+
+    More than one set of tables is what is left of a restore that lost the search path: alembic
+    took the database for empty, and built a second set beside the first.
+    """
+
+    name: str
+    version: str
+    pgvector: str | None
+    tables: tuple[Tables, ...]
+
+    @property
+    def revision(self) -> str | None:
+        return self.tables[0].revision if self.tables else None
+
+    @property
+    def schema(self) -> str | None:
+        return self.tables[0].schema if self.tables else None
+
+
+def server_version(deployment: Deployment, timeout: float = 10.0) -> str:
+    """Return the version that the server itself names; it needs no password for that.
+
+    Raises LettaOpsError: `server-unreachable`, `server-timeout`, or `not-letta` when something else
+    answers there.
+    """
+    answer = request(deployment, HEALTH_PATH, timeout=timeout, authorized=False)
+    if not isinstance(answer, dict) or "version" not in answer:
+        raise _not_letta(deployment)
+    return str(answer["version"])
+
+
+def request(
+    deployment: Deployment, path: str, *, timeout: float = 10.0, authorized: bool = True
+) -> Any:
+    """GET `path` and return its JSON.
+
+    Raises LettaOpsError: `server-unreachable`, `server-timeout`, `wrong-password`, `not-letta`, or
+    `api` for any other refusal.
+    """
+    import httpx
+
+    opened = connect.authorized_http if authorized else connect.http
+    try:
+        with opened(deployment, timeout) as client:
+            response = client.get(path)
+    except httpx.ReadTimeout:
+        raise LettaOpsError(
+            "server-timeout",
+            f"the server at {deployment.server.url} gave no answer in {timeout:.0f} s",
+            "look at the server's log, and whether its database answers",
+        ) from None
+    except httpx.HTTPError as error:
+        raise connect.unreachable(deployment, str(error) or type(error).__name__) from None
+    if response.status_code == 401:
+        raise connect.wrong_password(deployment)
+    if response.status_code >= 400:
+        raise LettaOpsError(
+            "api",
+            f"the server answered {response.status_code} to GET {path}: {response.text[:300]}",
+            "look at the server's log",
+        )
+    try:
+        return response.json()
+    except ValueError:
+        raise _not_letta(deployment) from None
+
+
+def database_facts(link: psycopg.Connection[Any]) -> DatabaseFacts:
+    """Ask the database at the other end of `link` what it is and what it holds."""
+    link.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
+    row = link.execute(
+        "SELECT current_database(), current_setting('server_version'),"
+        " (SELECT extversion FROM pg_extension WHERE extname = 'vector')"
+    ).fetchone()
+    name, version, pgvector = cast(tuple[str, str, str | None], row)
+    # "18.0 (Debian 18.0-1)": the packager's words are no part of the version.
+    return DatabaseFacts(name, version.split()[0], pgvector, _tables(link))
+
+
+def count_agents(link: psycopg.Connection[Any], schema: str) -> int:
+    """Count the agents in the Letta tables of `schema`, as the API counts them."""
+    from psycopg import sql
+
+    query = sql.SQL("SELECT count(*) FROM {}").format(
+        sql.Identifier(schema, "agents")
+    )
+    row = link.execute(query).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _tables(link: psycopg.Connection[Any]) -> tuple[Tables, ...]:
+    from psycopg import sql
+
+    schemas = link.execute(
+        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relname = 'alembic_version' AND c.relkind = 'r'"
+        " ORDER BY pg_table_is_visible(c.oid) DESC, n.nspname"
+    ).fetchall()
+    found = []
+    for (schema,) in schemas:
+        table = sql.Identifier(schema, "alembic_version")
+        row = link.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchone()
+        found.append(Tables(schema, row[0] if row else None))
+    return tuple(found)
+
+
+def _not_letta(deployment: Deployment) -> LettaOpsError:
+    return LettaOpsError(
+        "not-letta",
+        f"what answers at {deployment.server.url} is no Letta server",
+        "correct server.url in the profile, or see which program has that port",
+    )

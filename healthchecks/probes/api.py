@@ -1,0 +1,38 @@
+"""Does the API answer, down to its database?"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from healthchecks.facts import request, server_version
+from healthchecks.model import Measurement
+from infra.deployment import Deployment
+from infra.errors import LettaOpsError
+
+COUNT_PATH = "/v1/agents/count"  # the cheapest request that the server can't answer by itself
+
+
+@dataclass(frozen=True)
+class ApiAnswer(Measurement):
+    """How the API answered: `version` from its health page; `seconds` of a request that reads the
+    database. `error` is the first thing that went wrong, if anything did.
+    """
+
+    url: str
+    version: str | None = None
+    seconds: float = 0.0
+    agents: int | None = None
+    error: LettaOpsError | None = None
+
+
+def ask_api(deployment: Deployment) -> ApiAnswer:
+    """Ask for the health page, then for something that needs the password and the database."""
+    url, version = deployment.server.url, None
+    try:
+        version = server_version(deployment)
+        started = time.monotonic()
+        agents = int(request(deployment, COUNT_PATH))
+        return ApiAnswer(url, version, time.monotonic() - started, agents)
+    except LettaOpsError as error:
+        return ApiAnswer(url, version, error=error)

@@ -1,0 +1,63 @@
+"""Can the database be reached, and what does it say of itself?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from healthchecks.facts import DatabaseFacts, database_facts, server_version
+from healthchecks.model import Measurement
+from infra import connect
+from infra.deployment import Deployment
+from infra.errors import LettaOpsError
+from infra.release import RELEASES
+
+
+@dataclass(frozen=True)
+class Reached(Measurement):
+    """`error` says why the database can't be reached; `facts` is there when it can."""
+
+    facts: DatabaseFacts | None
+    error: LettaOpsError | None = None
+
+
+@dataclass(frozen=True)
+class Revision(Measurement):
+    """The facts of the database, and the head that the release `version` asks for.
+
+    `head` is None for a release that we don't know.
+    """
+
+    facts: DatabaseFacts
+    version: str
+    head: str | None
+
+
+def reach(deployment: Deployment) -> Reached:
+    """Connect as the reader; that this fails is an answer, not a failure of the probe."""
+    try:
+        return Reached(_facts(deployment))
+    except LettaOpsError as error:
+        return Reached(None, error)
+
+
+def look_for_extension(deployment: Deployment) -> Reached:
+    """Like `reach`, but raises when the database can't be reached: it's then unknown."""
+    return Reached(_facts(deployment))
+
+
+def read_revision(deployment: Deployment) -> Revision:
+    """Compare by the version that the server names; the profile's counts only when it's down."""
+    facts = _facts(deployment)
+    try:
+        version = server_version(deployment)
+    except LettaOpsError:
+        if deployment.release is None:
+            raise
+        version = deployment.release
+    release = RELEASES.get(version)
+    return Revision(facts, version, release.alembic_head if release else None)
+
+
+def _facts(deployment: Deployment) -> DatabaseFacts:
+    with connect.database(deployment) as link:
+        return database_facts(link)

@@ -1,0 +1,120 @@
+"""Are the secrets in the database encrypted, and does the profile's key open them?"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from healthchecks.facts import STATEMENT_SECONDS
+from healthchecks.model import Measurement
+from infra import connect
+from infra.deployment import Deployment
+from infra.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    import psycopg
+
+# Letta's format (letta/helpers/crypto_utils.py, 0.16.8): base64 of salt, nonce, ciphertext and tag;
+# AES-256-GCM, its key by PBKDF2-HMAC-SHA256 from LETTA_ENCRYPTION_KEY and the salt.
+SALT, NONCE, TAG = 16, 12, 16
+ITERATIONS = 100_000
+KEY_BYTES = 32
+# How Letta tells that a value can't be a ciphertext though it may look like base64.
+PLAINTEXT_PREFIXES = (
+    "sk-", "pk-", "api-", "key-", "token-", "Bearer ", "xoxb-", "xoxp-", "ghp_", "gho_", "ghu_",
+    "ghs_", "ghr_", "AKIA", "ABIA", "ACCA", "ASIA",
+)  # fmt: skip
+# Each value has a salt of its own, so each costs a derivation: about 40 ms.
+TRIED_PER_COLUMN = 3
+TRIED = 12
+
+
+@dataclass(frozen=True)
+class Encryption(Measurement):
+    """What the `*_enc` columns hold. Names are `table.column`; no value is ever kept.
+
+    `columns`: how many such columns there are; `plaintext`: values by column that are no
+    ciphertext; `encrypted`: how many are; `opened` and `unopened`: of those that were tried.
+    """
+
+    columns: int
+    plaintext: dict[str, int]
+    encrypted: int
+    opened: int
+    unopened: tuple[str, ...]
+    has_key: bool
+
+
+def look_at_secrets(deployment: Deployment) -> Encryption:
+    """Sort the values of every `*_enc` column, and try the profile's key on some of each."""
+    key = deployment.server.encryption_key
+    plaintext: dict[str, int] = {}
+    encrypted = opened = tried = columns = 0
+    unopened: list[str] = []
+    with connect.database(deployment) as link:
+        link.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
+        for column, values in _columns(link):
+            columns += 1
+            sealed = [value for value in values if looks_encrypted(value)]
+            encrypted += len(sealed)
+            if len(values) > len(sealed):
+                plaintext[column] = len(values) - len(sealed)
+            for value in sealed[: min(TRIED_PER_COLUMN, TRIED - tried)] if key else ():
+                tried += 1
+                if key is not None and opens(key, value):
+                    opened += 1
+                else:
+                    unopened.append(column)
+    return Encryption(
+        columns, plaintext, encrypted, opened, tuple(dict.fromkeys(unopened)), key is not None
+    )
+
+
+def looks_encrypted(value: str) -> bool:
+    """Tell whether `value` can be a ciphertext of Letta: base64, long enough, no known prefix."""
+    if value.startswith(PLAINTEXT_PREFIXES):
+        return False
+    try:
+        return len(base64.b64decode(value, validate=True)) >= SALT + NONCE + TAG
+    except (binascii.Error, ValueError):
+        return False
+
+
+def opens(key: Sensitive, value: str) -> bool:
+    """Tell whether `key` decrypts `value`; GCM's tag makes that certain. The text is dropped."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    data = base64.b64decode(value)
+    salt, nonce, sealed = data[:SALT], data[SALT : SALT + NONCE], data[SALT + NONCE :]
+    derived = hashlib.pbkdf2_hmac("sha256", key.reveal().encode(), salt, ITERATIONS, KEY_BYTES)
+    try:
+        AESGCM(derived).decrypt(nonce, sealed, None)
+    except InvalidTag:
+        return False
+    return True
+
+
+def _columns(link: psycopg.Connection[Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield every `*_enc` column that we may read, with its values, the newest rows' first."""
+    from psycopg import sql
+
+    places = link.execute(
+        "SELECT c.table_schema, c.table_name, c.column_name,"
+        " EXISTS (SELECT FROM information_schema.columns d WHERE d.table_schema = c.table_schema"
+        "   AND d.table_name = c.table_name AND d.column_name = 'created_at')"
+        " FROM information_schema.columns c JOIN information_schema.tables t"
+        " USING (table_schema, table_name)"
+        " WHERE t.table_type = 'BASE TABLE' AND c.column_name LIKE '%\\_enc' ORDER BY 1, 2, 3"
+    ).fetchall()
+    for schema, table, column, dated in places:
+        query = sql.SQL("SELECT {0} FROM {1} WHERE {0} <> ''{2}").format(
+            sql.Identifier(column),
+            sql.Identifier(schema, table),
+            sql.SQL(" ORDER BY created_at DESC" if dated else ""),
+        )
+        yield f"{table}.{column}", [row[0] for row in link.execute(query)]

@@ -1,0 +1,33 @@
+"""Which release runs, and does anyone still mend it?"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+from healthchecks.facts import server_version
+from healthchecks.model import Measurement
+from infra.deployment import Deployment
+from infra.errors import LettaOpsError
+from infra.release import RELEASES
+
+
+@dataclass(frozen=True)
+class RunningRelease(Measurement):
+    """`known` is False for a release that this letta-ops has no facts about."""
+
+    version: str
+    known: bool
+    end_of_life: datetime.date | None
+
+
+def read_release(deployment: Deployment) -> RunningRelease:
+    """Ask the server for its version; while it's down, the profile's counts."""
+    try:
+        version = server_version(deployment)
+    except LettaOpsError:
+        if deployment.release is None:
+            raise
+        version = deployment.release
+    release = RELEASES.get(version)
+    return RunningRelease(version, release is not None, release.end_of_life if release else None)

@@ -1,0 +1,104 @@
+"""Running the checks: all at once, in bounded time, with no way for a crash to look like health."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from healthchecks.checks import CHECKS
+from healthchecks.model import Check, Finding, Need, Report, State, Thresholds
+from infra.deployment import Deployment
+from infra.errors import LettaOpsError
+from infra.sensitive import redact
+
+LIMIT_SECONDS = 20.0
+
+
+def run(
+    deployment: Deployment,
+    *,
+    acknowledged: frozenset[str] = frozenset(),
+    thresholds: Thresholds | None = None,
+    checks: Sequence[Check[Any]] = CHECKS,
+    limit: float = LIMIT_SECONDS,
+) -> Report:
+    """Examine `deployment` and return the findings, worst first, else in the order of `checks`.
+
+    A probe that raises, or has no answer within `limit` seconds, is UNKNOWN with its reason. A
+    WARNING whose check is in `acknowledged` is shown as OK and says so; CRITICAL and UNKNOWN can't
+    be acknowledged. Raises LettaOpsError (`unknown-check`) when `acknowledged` names no check.
+    """
+    names = [check.name for check in checks]
+    if strangers := sorted(acknowledged - set(names)):
+        raise LettaOpsError(
+            "unknown-check",
+            f"no check is named {', '.join(strangers)}",
+            f"name one of: {', '.join(names)}",
+        )
+    started = time.monotonic()
+    limits = thresholds or Thresholds(today=datetime.datetime.now(datetime.UTC).date())
+    findings = [
+        _acknowledged(finding) if finding.name in acknowledged else finding
+        for finding in _examine_all(checks, deployment, limits, started + limit, limit)
+    ]
+    findings.sort(key=lambda finding: -finding.state.severity)
+    return Report(deployment.stack, tuple(findings), time.monotonic() - started)
+
+
+def _examine_all(
+    checks: Sequence[Check[Any]],
+    deployment: Deployment,
+    thresholds: Thresholds,
+    deadline: float,
+    limit: float,
+) -> list[Finding]:
+    """Examine in one thread a check. The threads are daemons: one that hangs doesn't keep us."""
+    findings: dict[str, Finding] = {}
+
+    def examine(check: Check[Any]) -> None:
+        findings[check.name] = _examine(check, deployment, thresholds)
+
+    threads = [threading.Thread(target=examine, args=(check,), daemon=True) for check in checks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    seen = dict(findings)
+    return [seen.get(check.name) or _overdue(check, limit) for check in checks]
+
+
+def _examine(check: Check[Any], deployment: Deployment, thresholds: Thresholds) -> Finding:
+    try:
+        for need in check.needs:
+            if not _met(need, deployment):
+                return Finding(check.name, State.OK, f"not checked: {need.value}", checked=False)
+        return check.examine(deployment, thresholds)
+    except LettaOpsError as error:
+        return Finding(check.name, State.UNKNOWN, "could not be examined", error.message, error.hint)
+    except BaseException as error:  # a thread's death would otherwise be silence
+        reason = redact(f"{type(error).__name__}: {error}", deployment.secrets)
+        return Finding(
+            check.name, State.UNKNOWN, "the probe failed", reason, "report this as a bug of letta-ops"
+        )
+
+
+def _met(need: Need, deployment: Deployment) -> bool:
+    if need is Need.DATABASE:
+        return deployment.database is not None
+    # A profile may have been copied here from the machine that it describes.
+    folder = deployment.folder
+    return deployment.target == "local" and folder is not None and folder.root.is_dir()
+
+
+def _overdue(check: Check[Any], limit: float) -> Finding:
+    return Finding(check.name, State.UNKNOWN, f"the probe gave no answer in {limit:.0f} s")
+
+
+def _acknowledged(finding: Finding) -> Finding:
+    if finding.state is not State.WARNING:
+        return finding
+    summary = f"acknowledged: {finding.summary}"
+    return Finding(finding.name, State.OK, summary, finding.detail, finding.hint, finding.checked)

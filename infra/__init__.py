@@ -1,0 +1,1 @@
+"""The deployment: what it is, how to reach it, how to build it."""

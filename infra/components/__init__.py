@@ -1,0 +1,1 @@
+"""Pulumi components, one a file: what a stack is made of."""

@@ -1,0 +1,167 @@
+"""Pulumi's side of the embedded providers: a typed resource class for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+from pulumi import dynamic
+
+from infra.embedded.database import LettaDatabase
+from infra.embedded.generated import GeneratedValue
+from infra.embedded.migration import Migration
+from infra.embedded.postgres import PostgresCluster
+from infra.embedded.provider import Provider
+from infra.embedded.record import ProfileRecord
+from infra.embedded.runtime import LettaRelease, SmolLM2
+from infra.embedded.service import SupervisedService
+from infra.locations import StackFolder
+
+
+def inputs(folder: StackFolder, **properties: Any) -> dict[str, Any]:
+    """The inputs that every embedded resource has, and `properties`."""
+    return {"state": str(folder.state), "stack": folder.stack, **properties}
+
+
+def _options(
+    opts: pulumi.ResourceOptions | None, secret: tuple[str, ...] = ()
+) -> pulumi.ResourceOptions:
+    own = pulumi.ResourceOptions(additional_secret_outputs=list(secret))
+    return pulumi.ResourceOptions.merge(opts, own)
+
+
+class Generated(dynamic.Resource, module="letta-ops", name="GeneratedValue"):
+    """A secret or an id, made once. Its `value` is a Pulumi secret either way."""
+
+    value: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        folder: StackFolder,
+        key: str,
+        kind: str,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = inputs(folder, key=key, kind=kind, value=None)
+        super().__init__(GeneratedValue(), name, properties, _options(opts, ("value",)))
+
+
+class Resource(dynamic.Resource, module="letta-ops", name="Resource"):
+    """Base of the resources below: `provider` is given by the subclass."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        name: str,
+        folder: StackFolder,
+        properties: Mapping[str, Any],
+        outputs: tuple[str, ...],
+        opts: pulumi.ResourceOptions | None,
+    ) -> None:
+        empty = dict.fromkeys(outputs)
+        super().__init__(provider, name, {**inputs(folder, **properties), **empty}, _options(opts))
+
+
+class Cluster(Resource, module="letta-ops", name="PostgresCluster"):
+    data: pulumi.Output[str]
+    binaries: pulumi.Output[str]
+    digest: pulumi.Output[str]
+
+    def __init__(
+        self, folder: StackFolder, port: int, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        outputs = ("data", "binaries", "digest")
+        super().__init__(PostgresCluster(), "cluster", folder, {"port": port}, outputs, opts)
+
+
+class ReleaseInstallation(Resource, module="letta-ops", name="LettaRelease"):
+    cache: pulumi.Output[str]
+    python: pulumi.Output[str]
+    interpreter: pulumi.Output[str]
+    source: pulumi.Output[str]
+
+    def __init__(
+        self, folder: StackFolder, release: str, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        outputs = ("cache", "python", "interpreter", "source")
+        super().__init__(LettaRelease(), "release", folder, {"release": release}, outputs, opts)
+
+
+class SmolLM2Installation(Resource, module="letta-ops", name="SmolLM2"):
+    venv: pulumi.Output[str]
+
+    def __init__(
+        self,
+        folder: StackFolder,
+        python: pulumi.Input[str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(SmolLM2(), "smollm2", folder, {"python": python}, ("venv",), opts)
+
+
+class DatabaseInside(Resource, module="letta-ops", name="LettaDatabase"):
+    server_version: pulumi.Output[str]
+
+    def __init__(
+        self,
+        folder: StackFolder,
+        port: int,
+        owner_password: pulumi.Input[str],
+        reader_password: pulumi.Input[str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {
+            "port": port,
+            "owner_password": owner_password,
+            "reader_password": reader_password,
+        }
+        super().__init__(
+            LettaDatabase(), "database", folder, properties, ("name", "server_version"), opts
+        )
+
+
+class SchemaMigration(Resource, module="letta-ops", name="Migration"):
+    revision: pulumi.Output[str]
+
+    def __init__(
+        self,
+        folder: StackFolder,
+        port: int,
+        owner_password: pulumi.Input[str],
+        installation: ReleaseInstallation,
+        release: str,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {
+            "release": release,
+            "port": port,
+            "owner_password": owner_password,
+            "cache": installation.cache,
+            "python": installation.python,
+        }
+        super().__init__(Migration(), "migration", folder, properties, ("revision",), opts)
+
+
+class Service(Resource, module="letta-ops", name="SupervisedService"):
+    def __init__(
+        self,
+        name: str,
+        folder: StackFolder,
+        properties: Mapping[str, Any],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(
+            SupervisedService(), name, folder, {"name": name, **properties}, (), opts
+        )
+
+
+class Record(Resource, module="letta-ops", name="ProfileRecord"):
+    def __init__(
+        self,
+        folder: StackFolder,
+        values: Mapping[str, Any],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(ProfileRecord(), "profile", folder, {"values": values}, (), opts)

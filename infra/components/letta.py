@@ -1,0 +1,99 @@
+"""The Letta server of the local target: authenticated, encrypted, pooled, on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+
+from infra.components.embedded import ReleaseInstallation, Service
+from infra.components.scripts import beside
+from infra.components.secrets import Secrets
+from infra.deployment import (
+    DATABASE_NAME,
+    LOOPBACK,
+    OWNER_ROLE,
+    SERVICE_SERVER,
+    Database,
+    Role,
+    postgres_uri,
+)
+from infra.locations import StackFolder
+from infra.sensitive import Sensitive
+from infra.settings import Settings
+
+START_SECONDS = 240  # 15 to 45 s measured; slower on a busy machine
+
+# Nothing leaves the machine but what agents themselves send.
+TELEMETRY_OFF = {
+    "LETTA_DISABLE_TRACING": "true",
+    "LETTA_TELEMETRY_ENABLE_DATADOG": "false",
+    "OTEL_SDK_DISABLED": "true",
+    "SENTRY_DSN": "",
+    "COMPOSIO_LOGGING_LEVEL": "error",
+}
+
+
+def server(
+    folder: StackFolder,
+    settings: Settings,
+    secrets: Secrets,
+    release: ReleaseInstallation,
+    model_environment: Mapping[str, str],
+    after: list[pulumi.Resource],
+) -> Service:
+    """Return the server's service; it starts when everything in `after` is ready."""
+    command = [
+        release.interpreter,
+        str(folder.services / "launch.py"),
+        str(folder.server_environment),
+        "letta.main:app",
+        "server", "--secure", "--host", LOOPBACK, "--port", str(settings.server_port),
+    ]  # fmt: skip
+    return Service(
+        SERVICE_SERVER,
+        folder,
+        {
+            "command": command,
+            "directory": str(folder.home),
+            "environment": pulumi.Output.secret(
+                {
+                    **_environment(folder, secrets, settings),
+                    **model_environment,
+                    **{name: _input(value) for name, value in settings.environment.items()},
+                }
+            ),
+            "health": {"kind": "http", "path": "/v1/health/", "seconds": START_SECONDS},
+            "port": settings.server_port,
+            **beside("embedded/launch.py"),
+        },
+        pulumi.ResourceOptions(depends_on=after),
+    )
+
+
+def _environment(folder: StackFolder, secrets: Secrets, settings: Settings) -> dict[str, Any]:
+    return {
+        # TLS to our own loopback costs time and protects nothing; pooling insists on it otherwise.
+        "LETTA_PG_URI": secrets["database-owner-password"].apply(
+            lambda password: _uri(password, settings.database_port)
+        ),
+        "LETTA_DISABLE_SQLALCHEMY_POOLING": "false",
+        "LETTA_SERVER_SECURE": "true",
+        "LETTA_SERVER_PASSWORD": secrets["server-password"],
+        "LETTA_ENCRYPTION_KEY": secrets["encryption-key"],
+        "LETTA_DIR": str(folder.home / ".letta"),
+        "TOOL_EXEC_DIR": str(folder.sandbox),
+        "NLTK_DATA": str(folder.home / "nltk_data"),
+        **TELEMETRY_OFF,
+    }
+
+
+def _uri(password: str, port: int) -> str:
+    role = Role(OWNER_ROLE, Sensitive(password))
+    database = Database(LOOPBACK, port, DATABASE_NAME, role, role)
+    return postgres_uri(database, role, "ssl=disable").reveal()
+
+
+def _input(value: str | Sensitive) -> str:
+    return value.reveal() if isinstance(value, Sensitive) else value

@@ -1,0 +1,64 @@
+"""Postgres of the local target: cluster, supervised service, database with its roles, schema."""
+
+from __future__ import annotations
+
+import pulumi
+
+from infra.components.embedded import (
+    Cluster,
+    DatabaseInside,
+    ReleaseInstallation,
+    SchemaMigration,
+    Service,
+)
+from infra.components.secrets import Secrets
+from infra.deployment import SERVICE_POSTGRES
+from infra.locations import StackFolder
+from infra.settings import Settings
+
+START_SECONDS = 60  # crash recovery of a large database takes its time
+
+
+class Postgres(pulumi.ComponentResource):
+    """Output: `ready`, the resource after which the database has the release's schema."""
+
+    def __init__(
+        self,
+        folder: StackFolder,
+        settings: Settings,
+        secrets: Secrets,
+        release: ReleaseInstallation,
+    ) -> None:
+        super().__init__("letta-ops:local:Postgres", "postgres")
+        opts = pulumi.ResourceOptions(parent=self, depends_on=[secrets])
+        port = settings.database_port
+        cluster = Cluster(folder, port, opts)
+        service = Service(
+            SERVICE_POSTGRES,
+            folder,
+            {
+                "command": [
+                    pulumi.Output.concat(cluster.binaries, "/bin/postgres"),
+                    "-D",
+                    cluster.data,
+                ],
+                "directory": cluster.data,
+                "health": {"kind": "tcp", "seconds": START_SECONDS},
+                "port": port,
+                "digest": cluster.digest,
+                "stop_signal": "INT",  # "fast": ends sessions, writes a checkpoint
+            },
+            pulumi.ResourceOptions(parent=self),
+        )
+        owner, reader = secrets["database-owner-password"], secrets["database-reader-password"]
+        after = pulumi.ResourceOptions(parent=self, depends_on=[service])
+        database = DatabaseInside(folder, port, owner, reader, after)
+        self.ready = SchemaMigration(
+            folder,
+            port,
+            owner,
+            release,
+            settings.release,
+            pulumi.ResourceOptions(parent=self, depends_on=[database]),
+        )
+        self.register_outputs({})

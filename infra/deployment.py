@@ -1,0 +1,127 @@
+"""The frozen description of one deployment: it answers every question about names, URLs and paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, urlsplit
+
+from infra.locations import StackFolder
+from infra.sensitive import Sensitive
+
+Target = Literal["local", "docker", "kubernetes", "external"]
+
+LOOPBACK = "127.0.0.1"
+DATABASE_NAME = "letta"
+OWNER_ROLE = "letta"
+READER_ROLE = "letta_reader"
+ADMIN_ROLE = "postgres"
+
+SERVICE_POSTGRES = "postgres"
+SERVICE_MODEL = "model"
+SERVICE_SERVER = "letta"
+
+
+@dataclass(frozen=True)
+class Server:
+    """The Letta API: `url` without a path, `password` is its bearer token (None: it has none)."""
+
+    url: str
+    password: Sensitive | None = None
+    encryption_key: Sensitive | None = None
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+@dataclass(frozen=True)
+class Role:
+    """A database role and its password."""
+
+    name: str
+    password: Sensitive | None = None
+
+
+@dataclass(frozen=True)
+class Database:
+    """The server's Postgres: `owner` owns Letta's tables, `reader` may only read."""
+
+    host: str
+    port: int
+    name: str
+    owner: Role
+    reader: Role
+    tls: str = "prefer"  # libpq's sslmode
+
+    def connection(self, role: Role) -> dict[str, str | int]:
+        """Keyword arguments for libpq, password included: hand them to `infra.connect` only."""
+        settings: dict[str, str | int] = {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.name,
+            "user": role.name,
+            "sslmode": self.tls,
+        }
+        if role.password is not None:
+            settings["password"] = role.password.reveal()
+        return settings
+
+
+@dataclass(frozen=True)
+class Model:
+    """The handles with which an agent can be created when nobody names another."""
+
+    handle: str | None = None
+    embedding: str | None = None
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One running stack. `folder` and `release` are None where we did not provision it."""
+
+    stack: str
+    target: Target
+    server: Server
+    id: str | None = None
+    release: str | None = None
+    database: Database | None = None
+    model: Model = Model()
+    folder: StackFolder | None = None
+    profile: Path | None = None
+
+    @property
+    def secrets(self) -> tuple[Sensitive, ...]:
+        """Every secret we know, for redaction."""
+        return tuple(value for value in self.named_secrets.values() if value is not None)
+
+    @property
+    def named_secrets(self) -> dict[str, Sensitive | None]:
+        """The secrets by the names that `letta-ops secret show` takes."""
+        owner = self.database.owner.password if self.database else None
+        reader = self.database.reader.password if self.database else None
+        return {
+            "server-password": self.server.password,
+            "encryption-key": self.server.encryption_key,
+            "database-owner-password": owner,
+            "database-reader-password": reader,
+        }
+
+
+def postgres_uri(database: Database, role: Role, query: str = "") -> Sensitive:
+    """The URI of `database` for programs that take nothing else; the whole URI is a secret.
+
+    `query` differs by driver: asyncpg takes `ssl=`, pg8000 refuses both `ssl` and `sslmode`.
+    """
+    password = f":{quote(role.password.reveal(), safe='')}" if role.password else ""
+    suffix = f"?{query}" if query else ""
+    return Sensitive(
+        f"postgresql://{quote(role.name, safe='')}{password}"
+        f"@{database.host}:{database.port}/{quote(database.name, safe='')}{suffix}"
+    )

@@ -1,0 +1,60 @@
+"""A value made once and kept: passwords, the encryption key, the deployment's id.
+
+It is remembered in the profile before anything uses it: after a `destroy`, or with Pulumi's state
+lost, the same value comes back, and so the data stays readable.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from typing import ClassVar
+
+from infra.embedded.provider import Properties, Provider
+from infra.errors import LettaOpsError
+from infra.locations import StackFolder
+from infra.profiles import remember, remembered
+
+BYTES = 32
+
+
+class GeneratedValue(Provider):
+    """Inputs: `key` (path in the profile), `kind` (`secret` or `id`). Output: `value`."""
+
+    compared: ClassVar[tuple[str, ...]] = ("kind",)
+    replaced_by: ClassVar[tuple[str, ...]] = ("key",)
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        key = inputs["key"]
+        value = remembered(folder.profile, key)
+        if value is None:
+            self._refuse_new_secret_for_old_data(folder, key)
+            value = _generate(inputs["kind"])
+            remember(folder.profile, {key: value})
+        return key, {"value": value}
+
+    def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
+        """The profile's value wins (it was changed by hand); a lost profile gets ours back."""
+        value = remembered(folder.profile, new["key"]) or old["value"]
+        remember(folder.profile, {new["key"]: value})
+        return {"value": value}
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        if remembered(folder.profile, outputs["key"]) == outputs["value"]:
+            return None
+        return f"{outputs['key']} differs in {folder.profile}"
+
+    def _refuse_new_secret_for_old_data(self, folder: StackFolder, key: str) -> None:
+        if (folder.postgres_data / "PG_VERSION").exists():
+            raise LettaOpsError(
+                "profile-lost",
+                f"{folder.postgres_data} holds data, but {folder.profile} has no {key} for it",
+                f"put your copy of {folder.profile.name} back: a new key could not read the old"
+                f" data. To begin anew, run"
+                f" `letta-ops --stack {folder.stack} destroy --delete-data`",
+            )
+
+
+def _generate(kind: str) -> str:
+    # Letters, digits, - and _ only: safe in URIs, shells and configuration files alike.
+    return str(uuid.uuid4()) if kind == "id" else secrets.token_urlsafe(BYTES)

@@ -1,0 +1,61 @@
+"""Start a Python program with secrets from a file, and keep them out of what it prints.
+
+Run by the interpreter of a Letta release, which has none of our packages: standard library only.
+
+    python launch.py ENVIRONMENT.json MODULE:FUNCTION [ARGUMENT ...]
+
+The file holds `{"environment": {...}, "secrets": [...]}`. Letta prints its password when it
+starts; whoever reads the log must not learn it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+REDACTED = "[redacted]"
+
+
+class RedactingStream:
+    """A text stream that replaces secrets in whatever is written through it."""
+
+    def __init__(self, stream: TextIO, secrets: Iterable[str]) -> None:
+        self._stream = stream
+        long_enough = (value for value in secrets if len(value) >= 6)
+        self._secrets = sorted(long_enough, key=len, reverse=True)
+
+    def write(self, text: str) -> int:
+        for secret in self._secrets:
+            text = text.replace(secret, REDACTED)
+        written = self._stream.write(text)
+        self._stream.flush()
+        return written
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def main() -> None:
+    path, entry_point, *arguments = sys.argv[1:]
+    module, _, function = entry_point.partition(":")
+    with open(path) as source:
+        settings = json.load(source)
+    os.environ.update(settings["environment"])
+    secrets = settings["secrets"]
+    sys.stdout = RedactingStream(sys.stdout, secrets)
+    sys.stderr = RedactingStream(sys.stderr, secrets)
+    sys.argv = [module, *arguments]
+    del sys.path[0]  # our own folder
+    getattr(importlib.import_module(module), function)()
+
+
+if __name__ == "__main__":
+    main()

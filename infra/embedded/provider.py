@@ -1,0 +1,120 @@
+"""What every dynamic provider of ours shares: one change at a time, and errors a person can act on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pulumi.dynamic as dynamic
+
+from infra.errors import LettaOpsError
+from infra.files import held, write_private
+from infra.locations import StackFolder
+
+Properties = dict[str, Any]
+T = TypeVar("T")
+
+
+class Provider(dynamic.ResourceProvider):
+    """Base of the embedded providers.
+
+    Every resource has the inputs `state` and `stack` (which folder it belongs to). A subclass says
+    with `compared` which inputs make a difference, with `drift` what it finds changed in reality,
+    and does the work in `make`, `change` and `remove`, each of which must be safe to run again.
+    """
+
+    # Our providers hold no secrets: they are pickled by reference, and so need no encryption.
+    serialize_as_secret_always = False
+
+    compared: ClassVar[tuple[str, ...]] = ()
+    replaced_by: ClassVar[tuple[str, ...]] = ()
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        """Create the thing, or adopt what is there; return its id and its outputs."""
+        raise NotImplementedError
+
+    def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
+        """Make the existing thing as `new` wants it; return its outputs."""
+        return self.make(folder, new)[1]
+
+    def remove(self, folder: StackFolder, outputs: Properties) -> None:
+        """Remove the thing. Data stays: only `destroy --delete-data` removes it."""
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        """Say what differs in reality from what was made, or None. Must be quick and harmless."""
+        return None
+
+    def check(self, _olds: Properties, news: Properties) -> dynamic.CheckResult:
+        return dynamic.CheckResult(news, [])
+
+    def create(self, props: Properties) -> dynamic.CreateResult:
+        props = _whole(props)
+        folder = _folder(props)
+        id_, outputs = self._guarded(folder, "create", lambda: self.make(folder, props))
+        return dynamic.CreateResult(id_, {**_public(props), **outputs})
+
+    def read(self, id_: str, props: Properties) -> dynamic.ReadResult:
+        # What drifted is named in an output, so that `pulumi refresh` shows it.
+        outputs = _public(_whole(props))
+        return dynamic.ReadResult(id_, {**outputs, "drift": self.drift(_folder(props), outputs)})
+
+    def diff(self, _id: str, olds: Properties, news: Properties) -> dynamic.DiffResult:
+        olds, news = _whole(olds), _whole(news)
+        changed = [name for name in self.compared if olds.get(name) != news.get(name)]
+        replaced = [name for name in self.replaced_by if olds.get(name) != news.get(name)]
+        drifted = not changed and self.drift(_folder(news), _public(olds)) is not None
+        return dynamic.DiffResult(
+            changes=bool(changed or replaced or drifted),
+            replaces=replaced,
+            delete_before_replace=True,
+        )
+
+    def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
+        olds, news = _whole(olds), _whole(news)
+        folder = _folder(news)
+        outputs = self._guarded(folder, "update", lambda: self.change(folder, olds, news))
+        return dynamic.UpdateResult({**_public(news), **outputs})
+
+    def delete(self, _id: str, props: Properties) -> None:
+        folder = _folder(props)
+        self._guarded(folder, "delete", lambda: self.remove(folder, props))
+
+    def _guarded(self, folder: StackFolder, verb: str, work: Callable[[], T]) -> T:
+        """Run `work` alone on this stack; keep an expected error for whoever started us.
+
+        The engine passes on an error's text only. `letta-ops up` shows code, message and next step
+        from the file that is written here.
+        """
+        _silence_grpc()
+        try:
+            with held(folder.root / "provider.lock", f"{type(self).__name__} {verb}", wait=True):
+                return work()
+        except LettaOpsError as error:
+            record = {"code": error.code, "message": error.message, "hint": error.hint}
+            write_private(folder.last_error, json.dumps(record))
+            raise
+
+
+def _silence_grpc() -> None:
+    # grpc logs the traceback of every failed call; the engine shows the error itself already.
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
+
+
+def _folder(props: Mapping[str, Any]) -> StackFolder:
+    return StackFolder(Path(props["state"]), props["stack"])
+
+
+def _whole(value: Any) -> Any:
+    """Pulumi knows no whole numbers: give ports back as what they were."""
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _public(props: Properties) -> Properties:
+    return {name: value for name, value in props.items() if not name.startswith("__")}

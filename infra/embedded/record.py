@@ -1,0 +1,28 @@
+"""The profile's plain part: where the deployment is, for the command line to find it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from infra.embedded.provider import Properties, Provider
+from infra.locations import StackFolder
+from infra.profiles import remember, remembered
+
+
+class ProfileRecord(Provider):
+    """Input: `values` (profile key -> value, no secrets: `GeneratedValue` remembers those).
+
+    `remove` leaves the file: it holds the secrets of data that stays.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = ("values",)
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        remember(folder.profile, inputs["values"])
+        return str(folder.profile), {}
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        for key, value in outputs["values"].items():
+            if remembered(folder.profile, key) != value:
+                return f"{key} differs in {folder.profile}"
+        return None

@@ -1,0 +1,190 @@
+"""One supervised service: its program file, its environment, its start, and the wait until it's well."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from infra.accounts import Account, service_account
+from infra.deployment import LOOPBACK
+from infra.embedded import supervisor
+from infra.embedded.postgres import plain_environment
+from infra.embedded.provider import Properties, Provider
+from infra.errors import LettaOpsError
+from infra.files import write_file, write_private
+from infra.locations import StackFolder
+from infra.process import tail
+from infra.sensitive import Sensitive
+
+PACKAGE_FOLDER = Path(__file__).parent.parent
+POLL_SECONDS = 0.2
+FAILING_SECONDS = 20.0  # how long a service may fail to start before we stop waiting
+
+PROGRAM = """\
+; Written by letta-ops.
+[program:{name}]
+command={command}
+directory={directory}
+{user}umask=077
+autostart=true
+autorestart=true
+startsecs=2
+; It never gives up: a service that can't start now may when the disk is free again.
+startretries=1000000
+stopsignal={stop_signal}
+stopwaitsecs=60
+{group}redirect_stderr=true
+stdout_logfile={log}
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=3
+environment={environment}
+"""
+
+
+class SupervisedService(Provider):
+    """Inputs: `name`, `command` (list), `directory`, `health` (see `_healthy`), `port`, `digest` (of
+    what else it depends on), and optionally `files` (of this package, copied beside the program),
+    `environment` with secrets (written to the file that `launch.py` reads), `stop_signal`.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = (
+        "command", "directory", "environment", "health", "port", "digest", "files", "stop_signal",
+    )  # fmt: skip
+    replaced_by: ClassVar[tuple[str, ...]] = ("name",)
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        try:
+            self._start(folder, inputs)
+        except LettaOpsError:
+            self.remove(folder, inputs)  # nothing half-made: it must not go on failing unseen
+            raise
+        return inputs["name"], {}
+
+    def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
+        self._start(folder, new)
+        return {}
+
+    def remove(self, folder: StackFolder, outputs: Properties) -> None:
+        name = outputs["name"]
+        folder.service_settings(name).unlink(missing_ok=True)
+        if outputs.get("environment"):
+            folder.server_environment.unlink(missing_ok=True)
+        if supervisor.process(folder) is None:
+            return
+        supervisor.drop_service(folder, name)
+        if not list(folder.service_settings(name).parent.glob("*.conf")):
+            supervisor.stop(folder)
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        state = supervisor.states(folder).get(outputs["name"])
+        if state is None or not state.running:
+            return f"{outputs['name']} is {state.state if state else 'not running'}"
+        return None
+
+    def _start(self, folder: StackFolder, inputs: Properties) -> None:
+        account = service_account()
+        for name in inputs.get("files") or []:
+            copy = folder.services / Path(name).name
+            shutil.copyfile(PACKAGE_FOLDER / name, copy)
+            copy.chmod(0o644)
+        if inputs.get("environment"):
+            write_environment(account, folder, inputs["environment"])
+        path = folder.service_settings(inputs["name"])
+        write_file(path, program(account, folder, inputs), 0o600)
+        supervisor.ensure_running(folder, plain_environment(folder))
+        supervisor.reload_service(folder, inputs["name"])
+        _wait(folder, inputs)
+
+
+def program(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) -> str:
+    """Return the service's supervisord file. It holds no secret."""
+    environment = plain_environment(folder)
+    pairs = ",".join(f'{name}="{value}"' for name, value in environment.items())
+    stop_signal = inputs.get("stop_signal") or "TERM"
+    fields = {
+        "name": inputs["name"],
+        "command": shlex.join(inputs["command"]),
+        "directory": inputs["directory"],
+        "user": "" if account.is_us else f"user={account.name}\n",
+        "stop_signal": stop_signal,
+        # Postgres stops its own children; a signal to all of them would look like a crash.
+        "group": "" if stop_signal == "INT" else "stopasgroup=true\nkillasgroup=true\n",
+        "log": folder.log(inputs["name"]),
+        "environment": pairs,
+    }
+    return PROGRAM.format(**{name: str(text).replace("%", "%%") for name, text in fields.items()})
+
+
+def write_environment(
+    account: Account, folder: StackFolder, environment: Mapping[str, str]
+) -> None:
+    """Write the file from which `launch.py` reads; only the service's account may read it."""
+    hidden = [
+        value
+        for name, value in environment.items()
+        if any(word in name for word in ("PASSWORD", "KEY", "TOKEN", "SECRET", "URI"))
+    ]
+    hidden += [_password(value) for value in hidden if "://" in value]
+    document = {"environment": dict(environment), "secrets": hidden}
+    write_private(folder.server_environment, json.dumps(document, indent=1), account.owner)
+
+
+def _password(uri: str) -> str:
+    from urllib.parse import unquote, urlsplit
+
+    return unquote(urlsplit(uri).password or "")
+
+
+def _wait(folder: StackFolder, inputs: Mapping[str, Any]) -> None:
+    """Wait until the service is well. Raises LettaOpsError (`service-not-healthy`) with its log."""
+    name, health = inputs["name"], inputs["health"]
+    started = time.monotonic()
+    failing_since: float | None = None
+    while True:
+        state = supervisor.states(folder).get(name)
+        if state is not None and state.running and _healthy(health, int(inputs["port"])):
+            return
+        now = time.monotonic()
+        failing = state is None or state.state in ("BACKOFF", "FATAL", "EXITED", "UNKNOWN")
+        failing_since = (failing_since or now) if failing else failing_since
+        if failing_since is not None and state is not None and state.running:
+            failing_since = None if state.uptime > FAILING_SECONDS else failing_since
+        gave_up = failing_since is not None and now - failing_since > FAILING_SECONDS
+        if gave_up or now - started > float(health["seconds"]):
+            raise _not_healthy(folder, inputs, now - started)
+        time.sleep(POLL_SECONDS)
+
+
+def _not_healthy(
+    folder: StackFolder, inputs: Mapping[str, Any], seconds: float
+) -> LettaOpsError:
+    secrets = [Sensitive(value) for value in (inputs.get("environment") or {}).values()]
+    log = folder.log(inputs["name"])
+    lines = "\n".join(f"    {line}" for line in tail(log, secrets=secrets).splitlines())
+    return LettaOpsError(
+        "service-not-healthy",
+        f"{inputs['name']} was not healthy after {seconds:.0f} s; the last lines of its log:\n{lines}",
+        f"read {log}, mend the cause, then run `letta-ops --stack {folder.stack} up` again",
+    )
+
+
+def _healthy(health: Mapping[str, Any], port: int) -> bool:
+    """`{"kind": "tcp"}`: it accepts connections; `{"kind": "http", "path": ...}`: it answers 200."""
+    try:
+        if health["kind"] == "tcp":
+            with socket.create_connection((LOOPBACK, port), timeout=1):
+                return True
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        url = f"http://{LOOPBACK}:{port}{health['path']}"
+        with opener.open(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False

@@ -1,0 +1,105 @@
+"""Pulumi's event stream (`--json`) -> progress lines for people, and the outcome as data."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Report = Callable[[str], None]
+
+DOING = {
+    "create": "creating",
+    "update": "updating",
+    "delete": "removing",
+    "replace": "replacing",
+    "create-replacement": "creating the replacement",
+    "delete-replaced": "removing the replaced one",
+}
+DONE = {
+    "create": "created",
+    "update": "updated",
+    "delete": "removed",
+    "replace": "replaced",
+    "create-replacement": "replacement created",
+    "delete-replaced": "replaced one removed",
+}
+HIDDEN = ("pulumi:pulumi:Stack", "pulumi:providers:")
+
+
+@dataclass(frozen=True)
+class ResourceChange:
+    """What happens to one resource: `action` is Pulumi's word (create, update, replace, delete)."""
+
+    name: str
+    type: str
+    action: str
+
+
+@dataclass
+class Events:
+    """Reads one run's events, a line at a time; what happened is in its fields afterwards."""
+
+    report: Report
+    preview: bool = False
+    changes: dict[str, int] = field(default_factory=dict)
+    resources: list[ResourceChange] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+    _started: dict[str, float] = field(default_factory=dict)
+
+    def read(self, line: str) -> None:
+        """Take one line of output; what is no event is kept in `other` (the CLI's own words)."""
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            self.other.append(line)
+        elif body := event.get("diagnosticEvent"):
+            self._diagnostic(body)
+        elif body := event.get("resourcePreEvent"):
+            self._begin(body["metadata"])
+        elif body := event.get("resOutputsEvent"):
+            self._end(body["metadata"])
+        elif body := event.get("summaryEvent"):
+            self.changes = dict(body.get("resourceChanges") or {})
+
+    def _diagnostic(self, body: Mapping[str, Any]) -> None:
+        severity, message = body["severity"], str(body["message"]).strip()
+        if severity == "error":
+            self.errors.append(message)
+        elif severity == "info#err" and message and not _noise(message):
+            self.report(f"{_name(body.get('urn') or '')}: {message}")
+
+    def _begin(self, metadata: Mapping[str, Any]) -> None:
+        action = metadata["op"]
+        if action not in DOING or metadata["type"].startswith(HIDDEN):
+            return
+        name = _name(metadata["urn"])
+        if self.preview or action in ("create", "update", "replace", "delete"):
+            self.resources.append(ResourceChange(name, metadata["type"], action))
+        if not self.preview and not _component(metadata):
+            self._started[metadata["urn"]] = time.monotonic()
+            self.report(f"{name}: {DOING[action]}")
+
+    def _end(self, metadata: Mapping[str, Any]) -> None:
+        started = self._started.pop(metadata["urn"], None)
+        if started is not None:
+            seconds = time.monotonic() - started
+            self.report(f"{_name(metadata['urn'])}: {DONE[metadata['op']]} ({seconds:.1f} s)")
+
+
+def _component(metadata: Mapping[str, Any]) -> bool:
+    return not metadata.get("provider")
+
+
+def _name(urn: str) -> str:
+    return urn.rpartition("::")[2] or "pulumi"
+
+
+def _noise(message: str) -> bool:
+    # An expected error is shown as such at the end; its traceback in a provider helps nobody.
+    return message.startswith(("Exception calling application", "Traceback"))

@@ -1,0 +1,59 @@
+"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infra.errors import LettaOpsError
+
+
+def write_private(path: Path, text: str, owner: tuple[int, int] | None = None) -> None:
+    """Replace `path` by `text`, mode 0600, belonging to `owner` (uid, gid) or to us."""
+    write_file(path, text, 0o600, owner)
+
+
+def write_file(path: Path, text: str, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Replace `path` by `text` in one step: written beside it, synced, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as sink:
+            sink.write(text)
+            sink.flush()
+            os.fsync(sink.fileno())
+        os.chmod(draft, mode)
+        if owner is not None:
+            os.chown(draft, *owner)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def held(path: Path, who: str, *, wait: bool) -> Iterator[None]:
+    """Hold the lock file at `path` for the block; the kernel lets go of it when we die.
+
+    The file says who holds it. Without `wait`, raises LettaOpsError (`locked`) naming the holder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise LettaOpsError(
+                "locked",
+                f"{holder} is changing this stack right now",
+                "wait until it has finished, then run this again",
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{who} (pid {os.getpid()})\n")
+        lock.flush()
+        yield

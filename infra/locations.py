@@ -1,0 +1,126 @@
+"""Where things live on this machine: the state folder, the cache folder, and a stack's own folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.errors import LettaOpsError
+
+
+def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of all stacks: what must be kept. `LETTA_OPS_STATE` names another.
+
+    Root's services run as an unprivileged user, who can't look into root's home: so the default for
+    root is the place that the Filesystem Hierarchy Standard gives to a system's state.
+    """
+    return _folder(environment, "LETTA_OPS_STATE", "XDG_STATE_HOME", "~/.local/state", "/var/lib")
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of what can be made again: releases, the Pulumi CLI. `LETTA_OPS_CACHE` names another."""
+    return _folder(environment, "LETTA_OPS_CACHE", "XDG_CACHE_HOME", "~/.cache", "/var/cache")
+
+
+def _folder(environment: Mapping[str, str], own: str, xdg: str, home: str, system: str) -> Path:
+    if chosen := environment.get(own):
+        return Path(chosen).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path(system) / "letta-ops"
+    return Path(environment.get(xdg) or Path(home).expanduser()).absolute() / "letta-ops"
+
+
+@dataclass(frozen=True)
+class StackFolder:
+    """Every path of one stack. Data and secrets live below `root` and nowhere else."""
+
+    state: Path
+    stack: str
+
+    @property
+    def root(self) -> Path:
+        return self.state / self.stack
+
+    @property
+    def profile(self) -> Path:
+        return self.root / "profile.toml"
+
+    @property
+    def project(self) -> Path:
+        """The Pulumi project that `letta-ops` runs for this stack."""
+        return self.root / "project"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "change.lock"
+
+    @property
+    def last_error(self) -> Path:
+        return self.root / "last-error.json"
+
+    @property
+    def postgres_data(self) -> Path:
+        return self.root / "data" / "postgres"
+
+    @property
+    def home(self) -> Path:
+        """HOME of the server: Letta keeps git-backed memory and logs below it."""
+        return self.root / "data" / "home"
+
+    @property
+    def sandbox(self) -> Path:
+        return self.root / "data" / "sandbox"
+
+    @property
+    def sockets(self) -> Path:
+        """Where Postgres puts its socket: as administrator, only who runs the stack gets in."""
+        return self.root / "run"
+
+    @property
+    def services(self) -> Path:
+        return self.root / "services"
+
+    @property
+    def server_environment(self) -> Path:
+        """The one file from which the server's process gets its secrets."""
+        return self.services / "server-environment.json"
+
+    @property
+    def supervisor_settings(self) -> Path:
+        return self.services / "supervisord.conf"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.services / "supervisor.sock"
+
+    @property
+    def supervisor_pid(self) -> Path:
+        return self.services / "supervisord.pid"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def service_settings(self, service: str) -> Path:
+        return self.services / "programs" / f"{service}.conf"
+
+    def log(self, service: str) -> Path:
+        return self.logs / f"{service}.log"
+
+
+def ensure_writable(folder: Path) -> None:
+    """Make `folder`; raise LettaOpsError (`folder-not-writable`) when we can't write there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise LettaOpsError(
+            "folder-not-writable",
+            f"cannot write to {folder}: {error.strerror}",
+            "make the folder writable for this user, free some disk space, or name another one"
+            " with LETTA_OPS_STATE (or LETTA_OPS_CACHE)",
+        ) from None

@@ -1,0 +1,189 @@
+"""Running programs: the one place that does, so that every run is logged, redacted and bounded."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive, redact
+
+log = logging.getLogger("letta_ops.process")
+
+TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program to run, as data. Secrets belong in `environment` or `stdin`, never in `argv`."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] | None = None  # None inherits ours; a mapping replaces it
+    directory: Path | None = None
+    stdin: str | None = None
+    user: int | None = None  # uid to run as; also sets the gid of `group`
+    group: int | None = None
+    umask: int = -1
+    timeout: float | None = None  # seconds
+    secrets: tuple[Sensitive, ...] = field(default=())
+
+    def __str__(self) -> str:
+        return redact(shlex.join(self.argv), self.secrets)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a program left behind: its exit code, and its output (stdout and stderr) as text."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(*argv: str | os.PathLike[str], **settings: Any) -> Command:
+    """Build a `Command` from words; keyword arguments are the fields of `Command`."""
+    return Command(tuple(os.fspath(word) for word in argv), **settings)
+
+
+def run(job: Command, *, code: str, hint: str, what: str) -> Finished:
+    """Run `job` to its end and return its output.
+
+    Raises LettaOpsError with `code`, `hint` and the tail of stderr (redacted) when the program is
+    absent, exits with another code than 0, or exceeds its timeout.
+    """
+    finished = attempt(job, code=code, hint=hint, what=what)
+    if finished.returncode != 0:
+        raise LettaOpsError(code, _failure(job, what, finished), hint)
+    return finished
+
+
+def attempt(job: Command, *, code: str, hint: str, what: str) -> Finished:
+    """Like `run`, but returns whatever exit code the program had."""
+    log.debug("run: %s", job)
+    try:
+        done = subprocess.run(
+            job.argv,
+            env=None if job.environment is None else dict(job.environment),
+            cwd=job.directory,
+            input=job.stdin,
+            stdin=subprocess.DEVNULL if job.stdin is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=job.timeout,
+            umask=job.umask,
+            **_identity(job),
+        )
+    except FileNotFoundError as error:
+        raise LettaOpsError(code, f"{what}: {error.filename} does not exist", hint) from None
+    except PermissionError as error:
+        raise LettaOpsError(code, f"{what}: not allowed to run {error.filename}", hint) from None
+    except subprocess.TimeoutExpired:
+        raise LettaOpsError(code, f"{what}: no end after {job.timeout:.0f} s ({job})", hint) from None
+    return Finished(
+        done.returncode, redact(done.stdout, job.secrets), redact(done.stderr, job.secrets)
+    )
+
+
+def follow(job: Command, on_line: Callable[[str], None], *, code: str, hint: str, what: str) -> None:
+    """Run `job` and hand every line of its stdout and stderr (redacted) to `on_line` as it comes.
+
+    Raises LettaOpsError like `run`, with the last lines that were seen.
+    """
+    log.debug("run: %s", job)
+    tail: list[str] = []
+    try:
+        child = subprocess.Popen(
+            job.argv,
+            env=None if job.environment is None else dict(job.environment),
+            cwd=job.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            umask=job.umask,
+            **_identity(job),
+        )
+    except OSError as error:
+        raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
+    try:
+        assert child.stdout is not None
+        for raw in child.stdout:
+            line = redact(raw.rstrip("\n"), job.secrets)
+            tail = [*tail[-TAIL_LINES:], line]
+            on_line(line)
+        returncode = child.wait()
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+    if returncode != 0:
+        raise LettaOpsError(
+            code, _failure(job, what, Finished(returncode, "", "\n".join(tail))), hint
+        )
+
+
+def start_detached(job: Command, *, output: Path, code: str, hint: str, what: str) -> int:
+    """Start `job` in a session of its own, its output appended to `output`; return its pid.
+
+    The program outlives us: neither our end nor a Ctrl-C in our terminal reaches it.
+    """
+    log.debug("start: %s", job)
+    try:
+        with output.open("ab") as sink:
+            child = subprocess.Popen(
+                job.argv,
+                env=None if job.environment is None else dict(job.environment),
+                cwd=job.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=job.umask,
+                **_identity(job),
+            )
+    except OSError as error:
+        raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
+    return child.pid
+
+
+def replace(job: Command) -> None:
+    """Become `job`: does not return. Used by thin wrappers that only prepare an environment."""
+    os.execvpe(job.argv[0], list(job.argv), dict(job.environment or os.environ))
+
+
+def tail(path: Path, lines: int = TAIL_LINES, secrets: Iterable[Sensitive] = ()) -> str:
+    """Return the last `lines` lines of a log, redacted; an absent file has none."""
+    try:
+        with path.open("rb") as source:
+            source.seek(0, os.SEEK_END)
+            source.seek(max(0, source.tell() - 64 * 1024))
+            text = source.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return redact("\n".join(text.splitlines()[-lines:]), secrets)
+
+
+def _identity(job: Command) -> dict[str, Any]:
+    if job.user is None:
+        return {}
+    return {"user": job.user, "group": job.group, "extra_groups": []}
+
+
+def _failure(job: Command, what: str, finished: Finished) -> str:
+    end = (
+        f"was ended by signal {signal.Signals(-finished.returncode).name}"
+        if finished.returncode < 0
+        else f"exit code {finished.returncode}"
+    )
+    text = finished.stderr.strip() or finished.stdout.strip()
+    last = "\n".join(f"    {line}" for line in text.splitlines()[-TAIL_LINES:])
+    return f"{what}: {end} from {job.argv[0]}" + (f"\n{last}" if last else "")

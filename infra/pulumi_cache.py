@@ -1,0 +1,152 @@
+"""The Pulumi CLI that we keep in the user's cache: downloaded or built, once, with its plugins."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from infra.errors import LettaOpsError
+from infra.go_tools import GoTool, build_tool, tools_folder
+from infra.pulumi_download import DownloadFailed, download_pulumi
+
+PULUMI_VERSION = "3.250.0"
+LANGUAGE_HOST = "pulumi-language-python"
+STAND_INS = (
+    LANGUAGE_HOST,
+    "pulumi-resource-pulumi-python",
+    "language_host.py",
+    "dynamic_provider.py",
+    "orphan.py",
+)
+FINISHED = "finished.json"
+HINT = f"install Pulumi {PULUMI_VERSION} (pulumi.com/docs/install) and put it on PATH"
+PULUMI = GoTool(
+    name=f"Pulumi {PULUMI_VERSION}",
+    package="github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",
+    # Without the version a built CLI calls itself a development one, and refuses projects.
+    linker_flags="-s -w -X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v"
+    + PULUMI_VERSION,
+)
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PulumiCli:
+    """A Pulumi CLI that fits, and why it was not an earlier choice that was taken.
+
+    `plugin_folder` is where its Python plugins lie when that is not beside the executable.
+    """
+
+    executable: Path
+    origin: Literal["path", "download", "built"]
+    plugins: Literal["official", "stand-in"]
+    reasons: tuple[str, ...] = ()
+    plugin_folder: Path | None = None
+
+
+def in_cache(home: Path, reasons: list[str]) -> PulumiCli | None:
+    """Return the finished CLI in the cache, with `reasons` and why it was made as it was."""
+    folder = home / PULUMI_VERSION
+    executable = folder / "pulumi"
+    try:
+        facts = json.loads((folder / FINISHED).read_text())
+        complete = executable.stat().st_size == facts["size"]
+    except (OSError, ValueError, KeyError):
+        return None
+    if not complete:
+        return None
+    if facts["plugins"] == "stand-in":
+        put_stand_ins(folder)
+    return PulumiCli(executable, facts["origin"], facts["plugins"], (*reasons, *facts["reasons"]))
+
+
+def obtain(cache: Path, environment: Mapping[str, str], report: Report) -> None:
+    """Download the CLI into the cache, or build it there.
+
+    It is made under a temporary name and renamed, so what is interrupted never looks finished.
+    """
+    home = cache / "pulumi"
+    for remains in home.glob(".partial-*"):
+        shutil.rmtree(remains, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
+    draft.chmod(0o755)
+    facts: dict[str, object] = {"origin": "download", "plugins": "official", "reasons": []}
+    try:
+        try:
+            if environment.get("LETTA_OPS_PULUMI_DOWNLOAD") == "0":
+                raise DownloadFailed("switched off by LETTA_OPS_PULUMI_DOWNLOAD=0")
+            download_pulumi(PULUMI_VERSION, draft, report)
+        except DownloadFailed as failure:
+            reason = f"no official download: {failure}"
+            report(f"  {reason}")
+            facts = {"origin": "built", "plugins": "stand-in", "reasons": [reason]}
+            _build(draft, cache, environment, report)
+        facts["size"] = (draft / "pulumi").stat().st_size
+        (draft / FINISHED).write_text(json.dumps(facts))
+        shutil.rmtree(home / PULUMI_VERSION, ignore_errors=True)
+        draft.rename(home / PULUMI_VERSION)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _build(folder: Path, cache: Path, environment: Mapping[str, str], report: Report) -> None:
+    if not (tools_folder() / "go.mod").is_file():
+        message = (
+            f"Pulumi {PULUMI_VERSION} can neither be downloaded nor built: there is no checkout"
+        )
+        raise LettaOpsError("pulumi-cli", message, HINT)
+    put_stand_ins(folder)
+    report(
+        "  building it from tools/go.mod: about 4 minutes on 2 cores, once;"
+        f" cached in {cache / 'pulumi'}"
+    )
+    build_tool(PULUMI, folder / "pulumi", cache, environment, report)
+
+
+def put_stand_ins(folder: Path) -> None:
+    """Copy the stand-in plugins to `folder`, unless it has these very ones already."""
+    source = tools_folder() / "pulumi"
+    if not source.is_dir():
+        if all((folder / name).is_file() for name in STAND_INS):
+            return
+        message = (
+            f"Pulumi's plugin {LANGUAGE_HOST} is missing, and there is no checkout to take it from"
+        )
+        raise LettaOpsError("pulumi-cli", message, HINT)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in STAND_INS:
+        target = folder / name
+        content = (source / name).read_bytes()
+        if target.is_file() and target.read_bytes() == content:
+            continue
+        draft = folder / f".{name}.{os.getpid()}"
+        draft.write_bytes(content)
+        draft.chmod(0o644 if name.endswith(".py") else 0o755)
+        draft.replace(target)
+
+
+@contextmanager
+def one_at_a_time(path: Path, report: Report) -> Iterator[None]:
+    """Hold the lock file; the kernel lets go of it when we die. Waiting says for whom."""
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            report(f"{holder} is preparing the Pulumi CLI; waiting for it to finish")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} (since {time.strftime('%H:%M:%S')})\n")
+        lock.flush()
+        yield

@@ -1,0 +1,169 @@
+"""Letta releases: version -> sdist hash, locked requirements, alembic head; installed into a venv."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.errors import LettaOpsError
+from infra.files import held, write_file
+from infra.process import command, follow, run
+
+Report = Callable[[str], None]
+
+EXTRAS = ("server", "postgres", "redis", "sqlite")
+HINT = "look at the lines above, check the network and the free disk space, then run this again"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One pinned server version. The sdist's hash pins its `uv.lock`, and so every requirement."""
+
+    version: str
+    sdist_sha256: str
+    alembic_head: str
+    end_of_life: datetime.date | None = None  # since when upstream gives no more fixes
+
+
+RELEASES = {
+    "0.16.8": Release(
+        version="0.16.8",
+        sdist_sha256="363e26989e552c859ce2e7961d484acee6fccfc1e7b16e8f644b1ae1ccd754a3",
+        alembic_head="1c28e167b74f",
+        end_of_life=datetime.date(2026, 8, 15),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class InstalledRelease:
+    """A release on this machine: its venv, and its unpacked sdist (which holds the migrations)."""
+
+    release: Release
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "venv" / "bin" / "python"
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    @property
+    def finished(self) -> Path:
+        return self.folder / "installed"
+
+    @property
+    def complete(self) -> bool:
+        return self.finished.is_file() and self.python.exists()
+
+
+def installed(release: Release, cache: Path, python: Path) -> InstalledRelease:
+    """Say where `release` is or would be; venvs are told apart by the interpreter below them."""
+    digest = hashlib.sha256(os.path.realpath(python).encode()).hexdigest()[:8]
+    name = f"letta-{release.version}-{release.sdist_sha256[:8]}-{digest}"
+    return InstalledRelease(release, cache / "releases" / name)
+
+
+def install(release: Release, cache: Path, python: Path, report: Report) -> InstalledRelease:
+    """Install `release` for the interpreter `python` below `cache`, once; later calls find it there.
+
+    The sdist is checked against its hash, the requirements are those of its own lock, each with
+    its hash. The marker is written last: what an interruption leaves is made anew.
+    """
+    target = installed(release, cache, python)
+    if target.complete:
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o755)
+    with held(target.folder.with_suffix(".lock"), "an installation of Letta", wait=True):
+        if target.complete:
+            return target
+        shutil.rmtree(target.folder, ignore_errors=True)
+        target.folder.mkdir(parents=True, mode=0o755)
+        report(f"Letta {release.version}: fetching the source distribution (8 MB)")
+        archive = _fetch(release, target.folder)
+        _unpack(archive, target.source)
+        _install_requirements(target, python, archive, report)
+        archive.unlink()
+        write_file(target.finished, f"{release.version}\n", 0o644)
+        report(f"Letta {release.version}: installed, cached in {target.folder}")
+    return target
+
+
+def _fetch(release: Release, folder: Path) -> Path:
+    import requests
+    from pypi_simple import PyPISimple
+
+    index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL")
+    name = f"letta-{release.version}.tar.gz"
+    session = requests.Session()
+    if bundle := os.environ.get("SSL_CERT_FILE"):
+        session.verify = bundle
+    try:
+        with PyPISimple(index, session=session) if index else PyPISimple(session=session) as client:
+            page = client.get_project_page("letta")
+            package = next(item for item in page.packages if item.filename == name)
+            client.download_package(package, folder / name, verify=False, timeout=60)
+    except StopIteration:
+        reason = f"the package index has no {name}"
+    except Exception as error:  # the client raises its own, requests' and urllib3's errors
+        reason = f"{name} could not be downloaded: {error}"
+    else:
+        return _verified(folder / name, release)
+    raise LettaOpsError("download-failed", reason, HINT)
+
+
+def _verified(archive: Path, release: Release) -> Path:
+    with archive.open("rb") as source:
+        found = hashlib.file_digest(source, "sha256").hexdigest()
+    if found != release.sdist_sha256:
+        archive.unlink()
+        raise LettaOpsError(
+            "hash-mismatch",
+            f"{archive.name} has SHA-256 {found}, pinned is {release.sdist_sha256}",
+            "the package index serves another file under this name: do not use it, find out why",
+        )
+    return archive
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    draft = target.with_name("unpacking")
+    with tarfile.open(archive) as source:
+        source.extractall(draft, filter="data")
+    (top,) = draft.iterdir()
+    top.rename(target)
+    draft.rmdir()
+
+
+def _install_requirements(
+    target: InstalledRelease, python: Path, archive: Path, report: Report
+) -> None:
+    from uv import find_uv_bin
+
+    uv = find_uv_bin()
+    what = f"installing Letta {target.release.version}"
+    settings = {"code": "install-failed", "hint": HINT, "what": what}
+    extras = [word for extra in EXTRAS for word in ("--extra", extra)]
+    # The sdist holds a .python-version that derails interpreter shims: the path is always given.
+    export = run(
+        command(uv, "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", *extras,
+                "--python", python, directory=target.source),
+        **settings,
+    )  # fmt: skip
+    requirements = target.folder / "requirements.txt"
+    requirements.write_text(export.stdout)
+    count = sum("==" in line for line in export.stdout.splitlines())
+    report(f"Letta {target.release.version}: installing {count} locked packages (790 MB on disk)")
+    run(command(uv, "venv", "--quiet", "--python", python, target.folder / "venv", umask=0o022),
+        **settings)  # fmt: skip
+    pip = (uv, "pip", "install", "--quiet", "--python", target.python)
+    follow(command(*pip, "--require-hashes", "-r", requirements, umask=0o022), report, **settings)
+    follow(command(*pip, "--no-deps", archive, umask=0o022), report, **settings)

@@ -1,0 +1,177 @@
+"""Stack configuration -> Settings: what a person wants provisioned, every problem named at once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from infra.deployment import LOOPBACK, Model
+from infra.errors import ConfigurationError
+from infra.references import is_reference, resolve
+from infra.release import RELEASES
+from infra.sensitive import Sensitive
+
+ModelChoice = Literal["fake", "smollm2", "none"]
+
+DEFAULTS: Mapping[str, Any] = {
+    "target": "local",
+    "release": "0.16.8",
+    "server.port": 8283,
+    "model_port": 8284,
+    "database.port": 8285,
+}
+PORTS = ("server.port", "model_port", "database.port")
+PROVIDERS: Mapping[str, tuple[str, str]] = {
+    # key -> (environment variable of the Letta server, does it hold a secret)
+    "providers.openai.api_key": ("OPENAI_API_KEY", "secret"),
+    "providers.openai.base_url": ("OPENAI_BASE_URL", "plain"),
+    "providers.anthropic.api_key": ("ANTHROPIC_API_KEY", "secret"),
+    "providers.ollama.base_url": ("OLLAMA_BASE_URL", "plain"),
+    "providers.vllm.base_url": ("VLLM_API_BASE", "plain"),
+}
+ENVIRONMENT = "server.environment."
+KNOWN = (*DEFAULTS, "model", *PROVIDERS)
+RESERVED = ("LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY", "HOME")
+TARGETS = ("local",)
+
+SMOLLM2 = Model("openai-proxy/smollm2", None)
+FAKE_MODEL = Model("openai-proxy/fake-gpt-4o-mini", "openai/text-embedding-3-small")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the stack is to be. `environment` goes to the server's process, secrets among it."""
+
+    stack: str
+    target: str
+    release: str
+    server_port: int
+    database_port: int
+    model_port: int
+    model: ModelChoice
+    environment: Mapping[str, str | Sensitive] = field(default_factory=dict)
+
+    @property
+    def server_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.server_port}"
+
+    @property
+    def model_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.model_port}/v1"
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """The ports that this stack listens on, by the service's name."""
+        ports = {"letta": self.server_port, "postgres": self.database_port}
+        return ports if self.model == "none" else ports | {"model": self.model_port}
+
+
+def parse(
+    stack: str,
+    values: Mapping[str, Any],
+    secret_keys: frozenset[str] = frozenset(),
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Turn flat configuration (`{"server.port": "8283"}`) into Settings.
+
+    `secret_keys` are those that Pulumi keeps encrypted; `environment` is where `env:` looks.
+    Raises ConfigurationError with every problem, each with its key path.
+    """
+    problems = list(_unknown(values))
+    chosen = {**DEFAULTS, **values}
+    ports = {name: _port(name, chosen[name], problems) for name in PORTS}
+    problems += _collisions(ports)
+    if chosen["release"] not in RELEASES:
+        known = ", ".join(RELEASES)
+        problems.append(f"release: {chosen['release']!r} is unknown; this letta-ops knows {known}")
+    if chosen["target"] not in TARGETS:
+        known = ", ".join(TARGETS)
+        problems.append(f"target: {chosen['target']!r} is unknown; this letta-ops knows {known}")
+    server = dict(_environment(values, secret_keys, environment, problems))
+    model = _model(values, problems)
+    if problems:
+        raise ConfigurationError(
+            f"configuration of stack '{stack}'",
+            problems,
+            f"correct it with `letta-ops --stack {stack} up --config KEY=VALUE`, or in"
+            f" infra/stacks/Pulumi.{stack}.yaml; docs/configuration.md lists every key",
+        )
+    return Settings(
+        stack=stack,
+        target=chosen["target"],
+        release=chosen["release"],
+        server_port=ports["server.port"],
+        database_port=ports["database.port"],
+        model_port=ports["model_port"],
+        model=model,
+        environment=server,
+    )
+
+
+def _unknown(values: Mapping[str, Any]) -> Iterator[str]:
+    for name in values:
+        if name not in KNOWN and not name.startswith(ENVIRONMENT):
+            near = difflib.get_close_matches(name, KNOWN, 1)
+            yield f"{name}: unknown key" + (f", did you mean {near[0]}?" if near else "")
+
+
+def _port(name: str, value: Any, problems: list[str]) -> int:
+    text = str(value)
+    if text.isdecimal() and 1024 <= int(text) < 65536:
+        return int(text)
+    problems.append(f"{name}: must be a port between 1024 and 65535, not {value!r}")
+    return 0
+
+
+def _collisions(ports: Mapping[str, int]) -> Iterator[str]:
+    seen: dict[int, str] = {}
+    for name, port in ports.items():
+        if port and port in seen:
+            yield f"{name}: {port} is the port of {seen[port]} already"
+        seen[port] = name
+
+
+def _model(values: Mapping[str, Any], problems: list[str]) -> ModelChoice:
+    has_provider = any(name in PROVIDERS for name in values)
+    choice = values.get("model", "none" if has_provider else "fake")
+    if choice not in ("fake", "smollm2", "none"):
+        problems.append(f"model: must be fake, smollm2 or none, not {choice!r}")
+    elif choice != "none" and any(name.startswith("providers.openai.") for name in values):
+        problems.append(
+            f"model: {choice} is served as the OpenAI provider, which providers.openai configures"
+            " too; keep one of them"
+        )
+    return cast(ModelChoice, choice)
+
+
+def _environment(
+    values: Mapping[str, Any],
+    secret_keys: frozenset[str],
+    environment: Mapping[str, str],
+    problems: list[str],
+) -> Iterator[tuple[str, str | Sensitive]]:
+    """Yield the server's environment variables; provider keys are secrets, the rest is as given."""
+    for name, raw in values.items():
+        variable, kind = PROVIDERS.get(name, (name.removeprefix(ENVIRONMENT), "either"))
+        if name not in PROVIDERS and not name.startswith(ENVIRONMENT):
+            continue
+        if name.startswith(ENVIRONMENT) and variable.startswith(RESERVED):
+            problems.append(f"{name}: is set by letta-ops itself")
+            continue
+        text = str(raw)
+        hidden = is_reference(text) or name in secret_keys
+        if kind == "secret" and not hidden:
+            problems.append(
+                f"{name}: is in plain text; use a reference (env:NAME, file:PATH, cmd:COMMAND) or"
+                f" `pulumi config set --secret`"
+            )
+            continue
+        try:
+            value = resolve(text, environment)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        yield variable, Sensitive(value) if hidden and kind != "plain" else value

@@ -1,0 +1,52 @@
+"""The local target: Postgres, the Letta server and a model on this machine, kept by supervisord."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+
+from infra.components.embedded import Record, ReleaseInstallation
+from infra.components.letta import server
+from infra.components.model import ModelService
+from infra.components.postgres import Postgres
+from infra.components.secrets import Secrets
+from infra.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE, Model
+from infra.locations import StackFolder
+from infra.preflight import ensure_possible
+from infra.settings import Settings
+
+
+def build(folder: StackFolder, settings: Settings) -> None:
+    """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
+    ensure_possible(folder, settings)
+    secrets = Secrets(folder)
+    release = ReleaseInstallation(folder, settings.release)
+    postgres = Postgres(folder, settings, secrets, release)
+    after: list[pulumi.Resource] = [postgres.ready]
+    model, environment = Model(), dict[str, str]()
+    if settings.model != "none":
+        # Letta asks for the list of models when it starts, and never again: the model comes first.
+        service = ModelService(folder, settings, release)
+        model, environment = service.model, service.environment
+        after.append(service.ready)
+    letta = server(folder, settings, secrets, release, environment, after)
+    Record(folder, _profile(settings, model), pulumi.ResourceOptions(depends_on=[letta]))
+    pulumi.export("url", settings.server_url)
+    pulumi.export("profile", str(folder.profile))
+
+
+def _profile(settings: Settings, model: Model) -> dict[str, Any]:
+    return {
+        "target": settings.target,
+        "release": settings.release,
+        "server.url": settings.server_url,
+        "database.host": LOOPBACK,
+        "database.port": settings.database_port,
+        "database.name": DATABASE_NAME,
+        "database.owner": OWNER_ROLE,
+        "database.reader": READER_ROLE,
+        "database.tls": "disable",
+        "model.handle": model.handle,
+        "model.embedding": model.embedding,
+    }

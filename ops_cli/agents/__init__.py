@@ -1,0 +1,1 @@
+"""Agents and agent files: what the command line does with them."""

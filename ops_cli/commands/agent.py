@@ -1,0 +1,154 @@
+"""`letta-ops agent`: list, export and import agents."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ops_cli.invocation import Invocation, current
+from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, new_app
+from ops_cli.output import Part, Table, note, present
+
+app = new_app("List, export and import agents.")
+
+
+@app.command("list")
+def list_agents(
+    context: typer.Context,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only agents with this tag.")] = None,
+) -> None:
+    """List all agents, the oldest first."""
+    from infra.connect import api
+    from ops_cli.agents.listing import every_agent
+
+    invocation = current(context)
+    filters = {"tags": [tag]} if tag else {}
+    with api(invocation.deployment()) as client:
+        answer = [agent.as_json() for agent in every_agent(client, **filters)]
+    present(invocation, answer, _render_list)
+
+
+@app.command("export")
+def export_agent(
+    context: typer.Context,
+    agent: Annotated[
+        str,
+        typer.Argument(metavar="AGENT", help="The agent's id, or its name if no other has it."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+) -> None:
+    """Write an agent file (.af) to stdout, or to FILE."""
+    from ops_cli.agents import exporting
+
+    invocation = current(context)
+    target = None if output is None or str(output) == "-" else output.expanduser()
+    if target is not None:
+        exporting.check_output(target, overwrite=force)
+    exported = exporting.export_agent(invocation.deployment(), agent)
+    note(f"the agent file carries {exported.messages} message(s); no agent file carries:")
+    note(f"  {', '.join(exporting.LEFT_OUT)}")
+    if target is None:
+        sys.stdout.write(exported.text + ("" if exported.text.endswith("\n") else "\n"))
+        return
+    exporting.save(exported, target)
+    answer = {
+        "id": exported.agent.id,
+        "name": exported.agent.name,
+        "file": str(target),
+        "bytes": target.stat().st_size,
+        "messages": exported.messages,
+        "left_out": list(exporting.LEFT_OUT),
+    }
+    present(invocation, answer, _render_export)
+
+
+@app.command("import")
+def import_agents(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An agent file of format 2, or - for stdin.")
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="Another name for the agent.")] = None,
+    model: ModelHandle = None,
+    embedding: EmbeddingHandle = None,
+    override_tools: Annotated[
+        bool, typer.Option("--override-tools", help="Replace the server's tools of the same name.")
+    ] = False,
+    allow_unknown_model: Annotated[
+        bool,
+        typer.Option("--allow-unknown-model", help="Import although the server lacks the model."),
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Make the agents of an agent file (.af) anew, with new ids."""
+    from ops_cli.agents import importing
+    from ops_cli.agents.agent_file import read_agent_file
+
+    invocation = current(context)
+    agent_file = read_agent_file(file.expanduser())
+    choices = importing.ImportChoices(name, model, embedding, override_tools, allow_unknown_model)
+    if dry_run:
+        _present_plan(invocation, importing.plan_import(invocation.deployment(), agent_file, choices))
+        return
+    imported = importing.import_agents(invocation.deployment(), agent_file, choices)
+    _warn(imported.warnings)
+    answer = {
+        "stack": invocation.stack,
+        "agents": [agent.as_json() for agent in imported.agents],
+        "warnings": list(imported.warnings),
+    }
+    present(invocation, answer, _render_import)
+
+
+def _present_plan(invocation: Invocation, plan: Any) -> None:
+    from dataclasses import asdict
+
+    _warn(plan.warnings)
+    answer = {
+        "stack": invocation.stack,
+        "dry_run": True,
+        "agents": [asdict(agent) for agent in plan.agents],
+        "warnings": list(plan.warnings),
+    }
+    present(invocation, answer, _render_plan)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        note(f"warning: {warning}")
+
+
+def _render_list(agents: list[dict[str, Any]]) -> Iterator[Part]:
+    if not agents:
+        yield "no agents"
+        return
+    rows = [
+        (agent["id"], agent["name"], agent["model"] or "-", (agent["created"] or "-")[:19])
+        for agent in agents
+    ]
+    yield Table(("id", "name", "model", "created"), rows)
+
+
+def _render_export(answer: dict[str, Any]) -> Iterator[Part]:
+    yield f"exported {answer['name']} ({answer['id']}) to {answer['file']}, {answer['bytes']} bytes"
+
+
+def _render_import(answer: dict[str, Any]) -> Iterator[Part]:
+    for agent in answer["agents"]:
+        yield f"imported {agent['name']} as {agent['id']}"
+
+
+def _render_plan(answer: dict[str, Any]) -> Iterator[Part]:
+    for agent in answer["agents"]:
+        yield (
+            f"would import {agent['name']} with {agent['messages']} message(s),"
+            f" model {agent['model'] or '-'}, embedding {agent['embedding'] or '-'}"
+        )

@@ -1,0 +1,51 @@
+"""`letta-ops check`: is it well? In the words and exit codes of monitoring systems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from infra.errors import LettaOpsError
+from ops_cli.invocation import current
+from ops_cli.options import new_app
+from ops_cli.output import Part, Unsuccessful, present
+
+# monitoring-plugins.org, "Plugin Return Codes": a check that can't be made is UNKNOWN.
+UNKNOWN = 3
+
+app = new_app("Is it well?")
+
+
+@app.command("check")
+def check(
+    context: typer.Context,
+    acknowledge: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--acknowledge",
+            metavar="NAME",
+            help="A finding that is known and accepted: it no longer counts. May be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Judge the stack; exit code 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN."""
+    from healthchecks.run import run
+
+    invocation = current(context)
+    try:
+        report = run(invocation.deployment(), acknowledged=frozenset(acknowledge or ()))
+    except LettaOpsError as error:
+        raise Unsuccessful(error.code, error.message, error.hint, exit_code=UNKNOWN) from None
+    present(invocation, report.as_json(), _render)
+    raise typer.Exit(report.exit_code)
+
+
+def _render(answer: dict[str, Any]) -> Iterator[Part]:
+    for finding in answer["findings"]:
+        yield f"{finding['state']:<8}  {finding['name']}: {finding['summary']}"
+        if finding["state"] != "OK":
+            yield from (f"          {line}" for line in finding["detail"].splitlines())
+            if finding["hint"]:
+                yield f"          next: {finding['hint']}"

@@ -1,0 +1,215 @@
+"""`letta-ops up`, `preview` and `destroy`: make a stack, say what would change, end it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from infra.errors import LettaOpsError
+from ops_cli.invocation import Invocation, current
+from ops_cli.options import Config, DryRun, Yes, new_app, settings
+from ops_cli.output import Part, Table, facts, present
+from ops_cli.progress import Report, progress
+
+if TYPE_CHECKING:
+    from healthchecks.smoke import Smoke
+    from infra.deployment import Deployment
+    from infra.provision import Outcome, Request
+
+DONE = {
+    "create": "created",
+    "update": "updated",
+    "replace": "replaced",
+    "delete": "deleted",
+    "same": "unchanged",
+}
+
+app = new_app("Make a stack, say what would change, end it.")
+
+
+@app.command("up")
+def up(
+    context: typer.Context,
+    config: Config = None,
+    no_smoke: Annotated[bool, typer.Option("--no-smoke", help="Skip the smoke test.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Bring the stack up, or up to date, and let the smoke test prove it."""
+    from infra import provision
+    from ops_cli.commands.smoke import failure
+
+    invocation = current(context)
+    request = _request(invocation, config)
+    if dry_run:
+        _preview(invocation, request)
+        return
+    smoke: Smoke | None = None
+    with progress(invocation) as report:
+        outcome = provision.up(request, report)
+        deployment = outcome.deployment or invocation.deployment()
+        if not no_smoke:
+            smoke = _smoke(deployment, report)
+    answer = {
+        "stack": outcome.stack,
+        "changes": dict(outcome.changes),
+        "seconds": round(outcome.seconds, 1),
+        "url": deployment.server.url,
+        "profile": str(deployment.profile) if deployment.profile else None,
+        "smoke": smoke and smoke.as_json(),
+    }
+    if smoke is not None and not smoke.passed:
+        raise failure(invocation, smoke, answer)
+    present(invocation, answer, lambda shown: _render_up(invocation, shown))
+
+
+@app.command("preview")
+def preview(context: typer.Context, config: Config = None) -> None:
+    """Say what `up` would change, and change nothing."""
+    invocation = current(context)
+    _preview(invocation, _request(invocation, config))
+
+
+@app.command("destroy")
+def destroy(
+    context: typer.Context,
+    delete_data: Annotated[
+        bool, typer.Option("--delete-data", help="Delete the data too: agents, messages, secrets.")
+    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Stop every process of the stack. Its data stays, for the next `up`, unless told otherwise."""
+    from infra import provision
+
+    invocation = current(context)
+    request = _request(invocation, None)
+    _must_exist(invocation)
+    if dry_run:
+        answer = {"stack": invocation.stack, "dry_run": True, **_fate(invocation, delete_data)}
+        present(invocation, answer, _render_fate)
+        return
+    if not yes:
+        _ask(invocation, delete_data)
+    with progress(invocation) as report:
+        outcome = provision.destroy(request, report, delete_data=delete_data)
+    answer = {
+        "stack": outcome.stack,
+        "changes": dict(outcome.changes),
+        "seconds": round(outcome.seconds, 1),
+        **_fate(invocation, delete_data),
+    }
+    present(invocation, answer, lambda shown: _render_destroy(invocation, shown))
+
+
+def _request(invocation: Invocation, config: list[str] | None) -> Request:
+    from infra.provision import Request
+
+    if invocation.profile is not None:
+        raise typer.BadParameter(
+            "a profile names a server that is there already; name a stack with --stack",
+            param_hint="--profile",
+        )
+    return Request(stack=invocation.stack, config=settings(config or []))
+
+
+def _preview(invocation: Invocation, request: Request) -> None:
+    from infra import provision
+
+    with progress(invocation) as report:
+        outcome = provision.preview(request, report)
+    answer = {
+        "stack": outcome.stack,
+        "changes": dict(outcome.changes),
+        "resources": [
+            {"name": change.name, "type": change.type, "action": change.action,
+             "reason": change.reason}
+            for change in outcome.resources
+        ],
+    }  # fmt: skip
+    present(invocation, answer, _render_preview)
+
+
+def _smoke(deployment: Deployment, report: Report) -> Smoke:
+    from healthchecks.smoke import run
+    from ops_cli.commands.smoke import told
+
+    return run(deployment, on_step=told(report))
+
+
+def _must_exist(invocation: Invocation) -> None:
+    if not invocation.folder.root.is_dir():
+        raise LettaOpsError(
+            "no-stack",
+            f"there is no stack '{invocation.stack}' in {invocation.folder.state}",
+            "look at the spelling, and at LETTA_OPS_STATE",
+        )
+
+
+def _ask(invocation: Invocation, delete_data: bool) -> None:
+    from ops_cli.asking import confirm, confirm_name
+
+    name, root = invocation.stack, invocation.folder.root
+    if delete_data:
+        confirm_name(
+            f"This deletes stack '{name}' with all its data and secrets in {root}. There is no way"
+            " back.",
+            name,
+            f"deleting the data of stack '{name}' needs its name typed on a terminal",
+        )
+    else:
+        confirm(
+            f"Stop every process of stack '{name}'? Its data stays in {root}.",
+            f"stopping stack '{name}' needs a yes on a terminal",
+        )
+
+
+def _fate(invocation: Invocation, delete_data: bool) -> dict[str, Any]:
+    return {"data": {"folder": str(invocation.folder.root), "deleted": delete_data}}
+
+
+def _counts(changes: Mapping[str, int]) -> str:
+    changed = {name: count for name, count in changes.items() if name != "same" and count}
+    if not changed:
+        return "nothing to change"
+    return ", ".join(f"{count} {DONE.get(name, name)}" for name, count in changed.items())
+
+
+def _render_up(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
+    smoke = answer["smoke"]
+    yield f"stack '{answer['stack']}' is up: {_counts(answer['changes'])} ({answer['seconds']:.0f} s)"
+    yield from facts([
+        ("  server", answer["url"]),
+        ("  password", f"`{invocation.command('secret show server-password')}` prints it"),
+        ("  profile", answer["profile"]),
+        ("  smoke test", smoke and f"passed in {smoke['seconds']:.1f} s"),
+        ("  next", f"`{invocation.command('status')}`, `{invocation.command('agent import FILE')}`"),
+    ])  # fmt: skip
+
+
+def _render_preview(answer: dict[str, Any]) -> Iterator[Part]:
+    rows = [
+        (change["action"], change["name"], change["type"], change["reason"] or "")
+        for change in answer["resources"]
+        if change["action"] != "same"
+    ]
+    if rows:
+        yield Table(("action", "name", "type", "reason"), rows)
+    counts = _counts(answer["changes"])
+    yield counts if not rows else f"would be: {counts}"
+
+
+def _render_fate(answer: dict[str, Any]) -> Iterator[Part]:
+    data = answer["data"]
+    yield f"every process of stack '{answer['stack']}' would be stopped"
+    yield f"its data in {data['folder']} would {'be DELETED' if data['deleted'] else 'stay'}"
+
+
+def _render_destroy(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
+    data = answer["data"]
+    if data["deleted"]:
+        yield f"stack '{answer['stack']}' and its data are deleted"
+        return
+    yield f"stack '{answer['stack']}' is stopped: {_counts(answer['changes'])}"
+    yield f"its data stays in {data['folder']}; `{invocation.command('up')}` brings it back"

@@ -1,0 +1,51 @@
+"""One call of the command line: which stack, which profile, and how to answer."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.locations import StackFolder, state_folder
+
+if TYPE_CHECKING:
+    from infra.deployment import Deployment
+
+DEFAULT_STACK = "local"
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """The global options. Commands get it from their Typer context and pass it on explicitly."""
+
+    stack: str = DEFAULT_STACK
+    profile: Path | None = None
+    json: bool = False
+    verbose: bool = False
+
+    @property
+    def folder(self) -> StackFolder:
+        return StackFolder(state_folder(), self.stack)
+
+    def deployment(self) -> Deployment:
+        """Read the profile. Raises LettaOpsError when it is missing or wrong."""
+        from infra.profiles import load
+
+        return load(self.folder, self.profile)
+
+    def command(self, words: str) -> str:
+        """The command line that does `words` to the same stack: for hints that can be pasted."""
+        parts = ["letta-ops"]
+        if self.stack != DEFAULT_STACK:
+            parts += ["--stack", shlex.quote(self.stack)]
+        if self.profile is not None:
+            parts += ["--profile", shlex.quote(str(self.profile))]
+        return " ".join([*parts, words])
+
+
+def current(context: Any) -> Invocation:
+    """Return the invocation that the top of the command line has put into a Typer context."""
+    found = context.find_object(Invocation)
+    assert found is not None, "the callback of the command line makes it before any command runs"
+    return found  # type: ignore[no-any-return]  # Typer's context is not generic

@@ -1,0 +1,144 @@
+"""The entry point: arguments in, exit code out. The only place that catches everything."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from ops_cli.invocation import Invocation
+
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised like Ctrl-C: so that children are ended and drafts removed."""
+
+
+def main() -> NoReturn:
+    """Run the command line of this process, and leave with its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage.
+
+    `check` returns 0 to 3, an interruption 130 (SIGINT) or 143 (SIGTERM).
+    """
+    if arguments == ["--version"]:  # answered before Typer is imported, which takes most of the time
+        from importlib.metadata import version
+
+        print(version("letta-ops"))
+        return DONE
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _answered(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+        return FAILED
+    return code
+
+
+def _answered(arguments: list[str]) -> int:
+    from ops_cli.nouns import command_line
+    from ops_cli.options import hoist, wants_json
+
+    arguments = hoist(arguments) or ["--help"]
+    as_json = wants_json(arguments)
+    context: Any = None
+    try:
+        program = command_line()
+        context = program.make_context("letta-ops", list(arguments))
+        with context:
+            program.invoke(context)
+    except BrokenPipeError:
+        raise
+    except BaseException as error:  # nothing may end in a traceback that nobody asked for
+        return _explained(error, context.obj if context else None, as_json)
+    return DONE
+
+
+def _explained(error: BaseException, invocation: Invocation | None, as_json: bool) -> int:
+    """Say what happened, on stdout as JSON or on stderr as text, and return the exit code."""
+    import typer
+
+    from infra.errors import LettaOpsError
+    from ops_cli.output import Unsuccessful, print_error
+
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, Unsuccessful):
+        print_error(error, as_json, error.result)
+        return error.exit_code
+    if isinstance(error, LettaOpsError):
+        print_error(error, as_json)
+        return FAILED
+    if isinstance(error, typer.TyperException):
+        print_error(_usage(error), as_json)
+        return USAGE
+    if isinstance(error, KeyboardInterrupt | typer.Abort | EOFError):
+        print_error(_interruption(error), as_json)
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+    if isinstance(error, SystemExit):
+        raise error
+    print_error(_internal(error, invocation), as_json)
+    return FAILED
+
+
+def _usage(error: Any) -> Exception:
+    from infra.errors import LettaOpsError
+
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "letta-ops"
+    return LettaOpsError("usage", error.format_message().rstrip("."), f"see `{path} --help`")
+
+
+def _interruption(error: BaseException) -> Exception:
+    from infra.errors import LettaOpsError
+
+    word = "ended by SIGTERM" if isinstance(error, Terminated) else "interrupted"
+    return LettaOpsError("interrupted", word, "nothing is lost: run the same command again")
+
+
+def _internal(error: BaseException, invocation: Invocation | None) -> Exception:
+    """A bug of ours: one line, and with -v the traceback, without the secrets that we know."""
+    import traceback
+
+    from infra.errors import LettaOpsError
+    from infra.sensitive import redact
+
+    known = _known_secrets(invocation)
+    if invocation and invocation.verbose:
+        print(redact("".join(traceback.format_exception(error)), known), file=sys.stderr)
+        hint = "this is a bug in letta-ops: report it with the lines above"
+    else:
+        hint = "this is a bug in letta-ops: run it again with -v to see where, and report it"
+    # Without -v only the type is told: its text may hold anything, and was made for programmers.
+    said = f": {redact(str(error), known)}" if invocation and invocation.verbose else ""
+    return LettaOpsError("internal", f"internal error, {type(error).__name__}{said}", hint)
+
+
+def _known_secrets(invocation: Invocation | None) -> tuple[Any, ...]:
+    if invocation is None or not invocation.verbose:
+        return ()
+    try:
+        return invocation.deployment().secrets
+    except Exception:  # there may be no profile, or it may be what failed
+        return ()
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _forget_stdout() -> None:
+    """Whoever read our output has gone; without this Python complains about it at its end."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,119 @@
+"""The options that many commands share, and where they may stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+FLAGS = ("--json", "-v", "--verbose")
+WITH_VALUE = ("--stack", "--profile")
+# Pulumi's rule for stack names, without a dot in front: the name is also the name of a folder.
+STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def new_app(summary: str) -> typer.Typer:
+    """A Typer application with our settings: plain help, and no error handling of its own."""
+    return typer.Typer(
+        help=summary,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # rich would take longer to import than the help to print
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def hoist(arguments: list[str]) -> list[str]:
+    """Move the global options to the front, so that they may also follow the noun and the verb.
+
+    What comes after `--` stays, and so does an option without its value: the parser complains.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments[:end])
+    for word in words:
+        name, _, _ = word.partition("=")
+        if word in FLAGS or (name in WITH_VALUE and name != word):
+            front.append(word)
+        elif word in WITH_VALUE:
+            value = next(words, None)
+            front += [word] if value is None else [word, value]
+        else:
+            rest.append(word)
+    return front + rest + arguments[end:]
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Whether `--json` is among the arguments: known before, and even if, they cannot be parsed."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return "--json" in arguments[:end]
+
+
+def stack_name(name: str) -> str:
+    """Return `name` when a stack may have it; raises typer.BadParameter."""
+    if not STACK_NAME.fullmatch(name):
+        raise typer.BadParameter(
+            f"{name!r} is no name for a stack: letters, digits, '-', '_' and '.', at most 100"
+        )
+    return name
+
+
+def settings(pairs: list[str]) -> dict[str, str]:
+    """Turn `KEY=VALUE` words into a mapping; raises typer.BadParameter."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--config")
+        found[key.strip()] = value
+    return found
+
+
+def complete_file(path: Any) -> Path | None:
+    return None if path is None else Path(path).expanduser()
+
+
+Stack = Annotated[
+    str,
+    typer.Option(
+        "--stack",
+        metavar="NAME",
+        envvar="LETTA_OPS_STACK",
+        help="Which stack.",
+        callback=stack_name,
+    ),
+]
+Profile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="The profile of a server that we did not provision, instead of the stack's own.",
+        callback=complete_file,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show the programs that are run, on stderr.")
+]
+Config = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        metavar="KEY=VALUE",
+        help="Set a key of the stack's configuration, and keep it. May be repeated.",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+ModelHandle = Annotated[
+    str | None, typer.Option("--model", metavar="HANDLE", help="The model to use.")
+]
+EmbeddingHandle = Annotated[
+    str | None, typer.Option("--embedding", metavar="HANDLE", help="The embedding model to use.")
+]

@@ -1,0 +1,109 @@
+"""The real model without a key: installed and compiled for real, and asked one question."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.embedded import smollm2
+from infra.errors import LettaOpsError
+
+# The download and the compilation: 4 minutes on 2 processors, more on a busy machine.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def venv() -> Path:
+    """In the user's cache folder, where a stack finds it too; made if it isn't there."""
+    return smollm2.install(Path(sys.executable).resolve(), print)
+
+
+@pytest.fixture(scope="module")
+def url(venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("smollm2") / "server.log"
+    with log.open("wb") as sink:
+        child = subprocess.Popen(smollm2.arguments(venv, port), stdout=sink, stderr=sink)
+    try:
+        wait_until_served(f"http://127.0.0.1:{port}/v1/models", child, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        child.terminate()
+        child.wait(timeout=30)
+
+
+def wait_until_served(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except urllib.error.URLError:
+            assert child.poll() is None, log.read_text()
+            time.sleep(0.5)
+    pytest.fail(f"no answer from {url}\n{log.read_text()}")
+
+
+def post(url: str, request: dict[str, Any]) -> dict[str, Any]:
+    body = json.dumps(request).encode()
+    wanted = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(wanted, timeout=300) as response:
+        answer: dict[str, Any] = json.load(response)
+        return answer
+
+
+def test_a_finished_installation_is_used_again(venv: Path) -> None:
+    said: list[str] = []
+    assert smollm2.install(Path(sys.executable).resolve(), said.append) == venv
+    assert said == []
+
+
+def test_it_is_served_under_its_alias_and_answers_a_question(url: str) -> None:
+    with urllib.request.urlopen(f"{url}/models", timeout=10) as response:
+        assert [model["id"] for model in json.load(response)["data"]] == [smollm2.ALIAS]
+    question = {"role": "user", "content": "What is the capital of France?"}
+    answer = post(
+        f"{url}/chat/completions",
+        {"model": smollm2.ALIAS, "messages": [question], "max_tokens": 40, "temperature": 0},
+    )
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+
+
+def test_tools_that_it_knows_nothing_of_do_not_make_it_fail(url: str) -> None:
+    function = {"name": "remember", "parameters": {"type": "object", "properties": {}}}
+    request = {
+        "model": smollm2.ALIAS,
+        "messages": [{"role": "user", "content": "Hello!"}],
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "auto",
+        "max_tokens": 40,
+    }
+    message = post(f"{url}/chat/completions", request)["choices"][0]["message"]
+    assert message["content"]
+    assert not message.get("tool_calls")
+
+
+def test_a_machine_without_a_compiler_is_told_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(LettaOpsError) as failure:
+        smollm2.require_compiler({"PATH": str(tmp_path)})
+    assert failure.value.code == "no-compiler"
+    assert "no C and no C++ compiler" in failure.value.message
+    assert "apt-get install g++" in failure.value.hint
+
+
+def test_a_missing_cpp_compiler_alone_is_told_too(tmp_path: Path) -> None:
+    compiler = tmp_path / "gcc"
+    compiler.touch(mode=0o755)
+    with pytest.raises(LettaOpsError, match=r"there is no C\+\+ compiler"):
+        smollm2.require_compiler({"PATH": str(tmp_path)})
