@@ -110,9 +110,7 @@ def count_agents(link: psycopg.Connection[Any], schema: str) -> int:
     """Count the agents in the Letta tables of `schema`, as the API counts them."""
     from psycopg import sql
 
-    query = sql.SQL("SELECT count(*) FROM {}").format(
-        sql.Identifier(schema, "agents")
-    )
+    query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, "agents"))
     row = link.execute(query).fetchone()
     return int(row[0]) if row else 0
 

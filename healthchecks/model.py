@@ -78,7 +78,7 @@ class Thresholds:
     """Every limit that a rule compares with; sizes in bytes, times in seconds."""
 
     today: datetime.date
-    slow_answer: float = 2.0
+    slow_answer: float = 5.0
     low_disk_share: float = 0.10
     low_disk_bytes: int = 5 * 1000**3
     full_disk_share: float = 0.02

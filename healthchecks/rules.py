@@ -13,6 +13,7 @@ from healthchecks.probes.release import RunningRelease
 from healthchecks.probes.services import Listeners, Services
 
 REFUSED = (401, 403)  # 403: what some proxies in front answer instead
+TELLS_NOTHING = (404, 405)  # no Letta server, or a proxy that hides the path
 
 
 def api_answers(seen: ApiAnswer, thresholds: Thresholds) -> Verdict:
@@ -37,12 +38,20 @@ def api_answers(seen: ApiAnswer, thresholds: Thresholds) -> Verdict:
 def authentication_on(seen: Strangers, _: Thresholds) -> Verdict:
     """No token and a wrong token must be refused, everywhere."""
     let_in = [attempt for attempt in seen.attempts if attempt.status not in REFUSED]
+    answers = "; ".join(f"{a.method} {a.path} with {a.token} token: {a.status}" for a in let_in)
     if not let_in:
         return Verdict(State.OK, f"all {len(seen.attempts)} requests of a stranger are refused")
+    if all(attempt.status in TELLS_NOTHING or attempt.status >= 500 for attempt in let_in):
+        return Verdict(
+            State.UNKNOWN,
+            "requests of a stranger fail, but not for want of a password",
+            answers,
+            "see what answers there, and what the server's log says",
+        )
     return Verdict(
         State.CRITICAL,
         "the API is open: anyone who reaches it can read everything and run code",
-        "; ".join(f"{a.method} {a.path} with {a.token} token: {a.status}" for a in let_in),
+        answers,
         "set LETTA_SERVER_SECURE=true (or start with --secure): a password alone does nothing",
     )
 
@@ -65,17 +74,17 @@ def database_is_the_servers(seen: Identity, _: Thresholds) -> Verdict:
     A copy of the database knows them too; sessions of a pooling server tell it from the original.
     """
     other = f"the server uses another database than {seen.database}"
-    hint = "correct [database] in the profile, or LETTA_PG_URI of the server; don't back up until then"
+    hint = "correct [database] in the profile, or LETTA_PG_URI of the server, before any backup"
     if seen.tools == 0:
         return Verdict(State.UNKNOWN, "the server lists no built-in tools to compare", "", hint)
     if seen.known_tools < seen.tools:
-        missing = f"{seen.tools - seen.known_tools} of its {seen.tools} built-in tools are not there"
+        missing = f"{seen.tools - seen.known_tools} of {seen.tools} built-in tools are not there"
         return Verdict(State.CRITICAL, other, missing, hint)
     counted = sorted((seen.agents_before, seen.agents_after))
     if not counted[0] <= seen.agents <= counted[1]:
         numbers = f"the server counts {seen.agents_after} agents, the database {seen.agents}"
         return Verdict(State.CRITICAL, f"{other}, or a copy of it", numbers, hint)
-    same = f"{seen.known_tools} built-in tools and {seen.agents} agents are the same on both sides"
+    same = f"the same on both sides: built-in tools: {seen.known_tools}, agents: {seen.agents}"
     if seen.pools and seen.sessions == 0:
         nobody = "no session of the server is open in it, though the server keeps some"
         return Verdict(State.WARNING, "the database may be a copy of the server's", nobody, hint)
@@ -127,21 +136,28 @@ def secrets_encrypted(seen: Encryption, _: Thresholds) -> Verdict:
     """Nothing in the clear, and the profile's key opens what is encrypted."""
     if seen.columns == 0:
         reason = "no column named *_enc is visible to the profile's role"
-        return Verdict(State.UNKNOWN, "no secrets can be seen", reason, "let the role read all tables")
+        return Verdict(State.UNKNOWN, "no secrets can be seen", reason, "let it read all tables")
     if seen.plaintext:
         return Verdict(
             State.CRITICAL,
-            f"{sum(seen.plaintext.values())} secrets lie in the database in the clear",
+            f"secrets lie in the database in the clear: {sum(seen.plaintext.values())}",
             ", ".join(f"{column}: {count}" for column, count in sorted(seen.plaintext.items())),
             "set LETTA_ENCRYPTION_KEY for the server, then save these secrets anew",
         )
+    if seen.encrypted == 0 and seen.has_key:
+        unproven = "no secret is stored yet, so nothing can be proven"
+        return Verdict(State.OK, f"{unproven}; the profile has a key")
     if seen.encrypted == 0:
-        key = "has a key" if seen.has_key else "has no key"
-        return Verdict(State.OK, f"no secret is stored yet, so nothing can be proven; the profile {key}")
+        return Verdict(
+            State.WARNING,
+            "no secret is stored yet, and the profile has no encryption key",
+            "without LETTA_ENCRYPTION_KEY the server will store them in the clear",
+            "set LETTA_ENCRYPTION_KEY for the server, and server.encryption_key in the profile",
+        )
     if not seen.has_key:
         return Verdict(
             State.WARNING,
-            f"{seen.encrypted} secrets are encrypted, and the profile has no key to them",
+            f"secrets are encrypted ({seen.encrypted}), and the profile has no key to them",
             "without LETTA_ENCRYPTION_KEY a backup of this database loses them",
             "add server.encryption_key to the profile",
         )
@@ -153,7 +169,8 @@ def secrets_encrypted(seen: Encryption, _: Thresholds) -> Verdict:
             "find the key with which they were written: without it these secrets are lost",
         )
     return Verdict(
-        State.OK, f"{seen.encrypted} secrets are encrypted; the key opens all {seen.opened} tried"
+        State.OK,
+        f"secrets encrypted: {seen.encrypted}; the key opens all {seen.opened} that were tried",
     )
 
 

@@ -77,12 +77,16 @@ def _examine(check: Check[Any], deployment: Deployment, thresholds: Thresholds) 
                 return Finding(check.name, State.OK, f"not checked: {need.value}", checked=False)
         return check.examine(deployment, thresholds)
     except LettaOpsError as error:
-        return Finding(check.name, State.UNKNOWN, "could not be examined", error.message, error.hint)
+        why = f"could not be examined: {error.code.replace('-', ' ')}"
+        return Finding(check.name, State.UNKNOWN, why, error.message, error.hint)
+    except PermissionError as error:
+        hint = "run the check as root, or as the user that runs the services"
+        why = f"{error.strerror}: {error.filename}"
+        return Finding(check.name, State.UNKNOWN, "this user may not look", why, hint)
     except BaseException as error:  # a thread's death would otherwise be silence
         reason = redact(f"{type(error).__name__}: {error}", deployment.secrets)
-        return Finding(
-            check.name, State.UNKNOWN, "the probe failed", reason, "report this as a bug of letta-ops"
-        )
+        hint = "report this as a bug of letta-ops"
+        return Finding(check.name, State.UNKNOWN, "the probe failed", reason, hint)
 
 
 def _met(need: Need, deployment: Deployment) -> bool:

@@ -1,6 +1,4 @@
-"""The Pulumi program: stack configuration -> resources of the chosen target."""
-
-from __future__ import annotations
+"""The Pulumi program of an installed letta-ops: stack configuration -> resources of its target."""
 
 from infra.program import main
 

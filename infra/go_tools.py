@@ -49,7 +49,7 @@ def build_tool(
     settings = _go_environment(environment)
     folder = tools_folder()
     progress = _Progress(tool.name)
-    with _heartbeat(lambda: report(progress.sentence())):
+    with _Heartbeat(lambda: report(progress.sentence())):
         # Listing fetches every module that is needed, and says how much there is to compile.
         listing = command(
             go, "list", "-mod=readonly", "-deps", tool.package, **_in(folder, settings)
@@ -179,7 +179,7 @@ class _Progress:
         return f"  building {self.name}: {seconds}, {done}"
 
 
-class _heartbeat:
+class _Heartbeat:
     """Call `beat` every 15 seconds for the block; linking alone says nothing for half a minute."""
 
     def __init__(self, beat: Callable[[], None]) -> None:

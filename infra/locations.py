@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,21 @@ def _folder(environment: Mapping[str, str], own: str, xdg: str, home: str, syste
     if os.geteuid() == 0:
         return Path(system) / "letta-ops"
     return Path(environment.get(xdg) or Path(home).expanduser()).absolute() / "letta-ops"
+
+
+RESERVED = ("passphrase", "stacks")
+
+
+def stack_folder(stack: str, state: Path | None = None) -> StackFolder:
+    """Return the folder of `stack`; raises LettaOpsError (`stack-name`) for what can't be a name."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", stack) or stack in RESERVED:
+        raise LettaOpsError(
+            "stack-name",
+            f"{stack!r} cannot be the name of a stack",
+            "use up to 40 lower-case letters, digits and dashes, beginning with a letter, and none"
+            f" of: {', '.join(RESERVED)}",
+        )
+    return StackFolder(state or state_folder(), stack)
 
 
 @dataclass(frozen=True)

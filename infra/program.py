@@ -11,7 +11,7 @@ from pulumi.runtime.config import CONFIG, is_config_secret
 
 from infra.errors import LettaOpsError
 from infra.files import write_private
-from infra.locations import StackFolder, state_folder
+from infra.locations import StackFolder, stack_folder, state_folder
 from infra.profiles import flatten
 from infra.settings import Settings, parse
 from infra.targets import local
@@ -23,6 +23,7 @@ def main() -> None:
     """Build the stack that Pulumi is running. An expected error ends it with its message alone."""
     folder = StackFolder(state_folder(), pulumi.get_stack())
     try:
+        stack_folder(folder.stack)
         values, secret_keys = configuration(pulumi.get_project())
         settings = parse(folder.stack, values, secret_keys)
         TARGETS[settings.target](folder, settings)

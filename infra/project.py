@@ -1,14 +1,16 @@
 """The Pulumi project that `letta-ops` runs, written into the stack's folder.
 
-It names the same program as the checkout's Pulumi.yaml, and takes the stack's configuration from
-the checkout's `infra/stacks`, when there is one. Being a copy, it lets an installed wheel provision,
-and keeps the passphrase's salt of this machine out of the checkout.
+It runs the same program as the checkout's Pulumi.yaml, with a copy of the stack's configuration.
+That configuration has one home: `infra/stacks` of the checkout, as for a literal `pulumi up`, or the
+state folder where letta-ops was installed without one. The copy lets an installed wheel provision,
+and keeps the passphrase's salt of this machine out of a file that is under version control.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,31 +24,35 @@ PROJECT = "letta-ops"
 PROGRAM = Path(__file__).parent
 
 
-def write_project(folder: StackFolder, config: Mapping[str, str]) -> Path:
-    """Write the project of the stack with its configuration and return its folder.
-
-    `config` (flat keys) is kept: in the checkout's file of this stack when there is one, else in
-    the project.
-    """
-    source = PROGRAM / "stacks" / f"Pulumi.{folder.stack}.yaml"
-    document = {
+def write_project(
+    folder: StackFolder, config: Mapping[str, str], environment: Mapping[str, str] = os.environ
+) -> Path:
+    """Write the project of the stack and return its folder; `config` (flat keys) is kept first."""
+    home = configuration_file(folder, environment)
+    document = _load(home)
+    if config:
+        _set(document, config)
+        write_file(home, _yaml(document), 0o644)
+    settings = folder.project / home.name
+    # A salt in the configuration wins: what it holds encrypted can't be read with another.
+    salt = {key: value for key, value in _load(settings).items() if key == "encryptionsalt"}
+    write_private(settings, _yaml({**salt, **document}))
+    project = {
         "name": PROJECT,
         "main": str(PROGRAM),
         "runtime": {"name": "python", "options": {"virtualenv": sys.prefix}},
     }
-    write_file(folder.project / "Pulumi.yaml", _yaml(document), 0o600)
-    settings = folder.project / f"Pulumi.{folder.stack}.yaml"
-    mine = _load(settings)
-    if config:
-        keeper = source if source.is_file() else settings
-        _keep(keeper, _load(keeper), config)
-        mine = _load(settings)
-    if source.is_file():
-        # A salt in the checkout's file wins: its encrypted values can't be read with another.
-        salt = {key: mine[key] for key in ("encryptionsalt",) if key in mine}
-        mine = {**salt, **_load(source)}
-        write_private(settings, _yaml(mine))
+    write_file(folder.project / "Pulumi.yaml", _yaml(project), 0o600)
     return folder.project
+
+
+def configuration_file(folder: StackFolder, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the configuration of a stack is kept; LETTA_OPS_STACKS names another folder."""
+    name = f"Pulumi.{folder.stack}.yaml"
+    if chosen := environment.get("LETTA_OPS_STACKS"):
+        return Path(chosen) / name
+    checkout = (PROGRAM.parent / "Pulumi.yaml").is_file()
+    return (PROGRAM / "stacks" if checkout else folder.state / "stacks") / name
 
 
 def break_dead_lock(folder: StackFolder) -> str | None:
@@ -55,8 +61,6 @@ def break_dead_lock(folder: StackFolder) -> str | None:
     Pulumi's file backend locks a stack with a file that says who holds it, and never removes it
     for a process that was killed.
     """
-    import socket
-
     locks = folder.state / ".pulumi" / "locks"
     broken = []
     for path in locks.rglob(f"{folder.stack}/*.json") if locks.is_dir() else ():
@@ -94,18 +98,14 @@ def exists(folder: StackFolder, environment: Mapping[str, str]) -> bool | None:
     return any((stacks / name).is_file() for name in names)
 
 
-def _keep(path: Path, document: dict[str, Any], config: Mapping[str, str]) -> None:
+def _set(document: dict[str, Any], config: Mapping[str, str]) -> None:
+    """Set flat keys in a stack's configuration; an empty value removes its key."""
     section = document.setdefault("config", {})
     for key, value in config.items():
-        full = f"{PROJECT}:{key}"
         _drop_nested(section, key)
-        if value == "":
-            section.pop(full, None)
-        else:
-            section[full] = value
-    write_private(path, _yaml(document)) if PROGRAM not in path.parents else write_file(
-        path, _yaml(document), 0o644
-    )
+        section.pop(f"{PROJECT}:{key}", None)
+        if value:
+            section[f"{PROJECT}:{key}"] = value
 
 
 def _drop_nested(section: dict[str, Any], key: str) -> None:

@@ -13,7 +13,8 @@ from infra.deployment import Deployment
 from infra.engine import Events, ResourceChange
 from infra.errors import LettaOpsError
 from infra.files import held
-from infra.locations import StackFolder, ensure_writable, state_folder
+from infra.embedded import supervisor
+from infra.locations import StackFolder, ensure_writable, stack_folder
 from infra.passphrase import ensure_passphrase, has_own_passphrase
 from infra.process import command, follow, run
 from infra.profiles import load
@@ -76,7 +77,7 @@ def up(request: Request, report: Report) -> Outcome:
     Raises LettaOpsError; what was made before the failure is kept, and the next run goes on there.
     """
     started = time.monotonic()
-    folder = StackFolder(state_folder(), request.stack)
+    folder = stack_folder(request.stack)
     ensure_writable(folder.root)
     with held(folder.lock, "letta-ops up", wait=False):
         job = _prepare(folder, request, report)
@@ -89,7 +90,7 @@ def up(request: Request, report: Report) -> Outcome:
 def preview(request: Request, report: Report) -> Outcome:
     """Say what `up` would change; changes nothing but the kept configuration's copy."""
     started = time.monotonic()
-    folder = StackFolder(state_folder(), request.stack)
+    folder = stack_folder(request.stack)
     ensure_writable(folder.root)
     with held(folder.lock, "letta-ops preview", wait=False):
         job = _prepare(folder, request, report)
@@ -102,7 +103,7 @@ def preview(request: Request, report: Report) -> Outcome:
 def destroy(request: Request, report: Report, delete_data: bool = False) -> Outcome:
     """Stop and remove the stack's services; its data, profile and logs stay unless `delete_data`."""
     started = time.monotonic()
-    folder = StackFolder(state_folder(), request.stack)
+    folder = stack_folder(request.stack)
     if not folder.root.is_dir():
         raise LettaOpsError(
             "no-stack",
@@ -116,6 +117,7 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
         )
         if delete_data:
             job.pulumi("stack", "rm", request.stack, "--yes", "--force")
+            supervisor.stop(folder)  # also what Pulumi's state knew nothing of
             shutil.rmtree(folder.root)
             report(f"deleted {folder.root}")
     return _outcome(request, events, started, None)

@@ -10,13 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from infra.errors import LettaOpsError
 from infra.go_tools import GoTool, build_tool, tools_folder
-from infra.pulumi_download import DownloadFailed, download_pulumi
+from infra.pulumi_download import DownloadError, download_pulumi
 
 PULUMI_VERSION = "3.250.0"
 LANGUAGE_HOST = "pulumi-language-python"
@@ -60,17 +60,22 @@ def in_cache(home: Path, reasons: list[str]) -> PulumiCli | None:
     executable = folder / "pulumi"
     try:
         facts = json.loads((folder / FINISHED).read_text())
+        found = PulumiCli(
+            executable, facts["origin"], facts["plugins"], (*reasons, *facts["reasons"])
+        )
         complete = executable.stat().st_size == facts["size"]
     except (OSError, ValueError, KeyError):
         return None
     if not complete:
         return None
-    if facts["plugins"] == "stand-in":
+    if found.plugins == "stand-in":
         put_stand_ins(folder)
-    return PulumiCli(executable, facts["origin"], facts["plugins"], (*reasons, *facts["reasons"]))
+    return found
 
 
-def obtain(cache: Path, environment: Mapping[str, str], report: Report) -> None:
+def obtain(
+    cache: Path, environment: Mapping[str, str], reasons: list[str], report: Report
+) -> PulumiCli:
     """Download the CLI into the cache, or build it there.
 
     It is made under a temporary name and renamed, so what is interrupted never looks finished.
@@ -80,23 +85,33 @@ def obtain(cache: Path, environment: Mapping[str, str], report: Report) -> None:
         shutil.rmtree(remains, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
     draft.chmod(0o755)
-    facts: dict[str, object] = {"origin": "download", "plugins": "official", "reasons": []}
+    made = PulumiCli(home / PULUMI_VERSION / "pulumi", "download", "official")
     try:
-        try:
-            if environment.get("LETTA_OPS_PULUMI_DOWNLOAD") == "0":
-                raise DownloadFailed("switched off by LETTA_OPS_PULUMI_DOWNLOAD=0")
-            download_pulumi(PULUMI_VERSION, draft, report)
-        except DownloadFailed as failure:
-            reason = f"no official download: {failure}"
+        if refusal := _download(draft, environment, report):
+            reason = f"no official download: {refusal}"
             report(f"  {reason}")
-            facts = {"origin": "built", "plugins": "stand-in", "reasons": [reason]}
+            made = replace(made, origin="built", plugins="stand-in", reasons=(reason,))
             _build(draft, cache, environment, report)
-        facts["size"] = (draft / "pulumi").stat().st_size
-        (draft / FINISHED).write_text(json.dumps(facts))
+        size = (draft / "pulumi").stat().st_size
+        facts = {"origin": made.origin, "plugins": made.plugins, "reasons": made.reasons}
+        (draft / FINISHED).write_text(json.dumps({**facts, "size": size}))
         shutil.rmtree(home / PULUMI_VERSION, ignore_errors=True)
         draft.rename(home / PULUMI_VERSION)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    report(f"  Pulumi {PULUMI_VERSION} is ready, cached in {home}")
+    return replace(made, reasons=(*reasons, *made.reasons))
+
+
+def _download(folder: Path, environment: Mapping[str, str], report: Report) -> str:
+    """Fetch the official CLI into `folder`; return why it cannot be had, or nothing."""
+    if environment.get("LETTA_OPS_PULUMI_DOWNLOAD") == "0":
+        return "switched off by LETTA_OPS_PULUMI_DOWNLOAD=0"
+    try:
+        download_pulumi(PULUMI_VERSION, folder, report)
+    except DownloadError as failure:
+        return str(failure)
+    return ""
 
 
 def _build(folder: Path, cache: Path, environment: Mapping[str, str], report: Report) -> None:

@@ -65,17 +65,13 @@ def find_pulumi(
         for line in ("preparing the Pulumi CLI, once:", *(f"  {reason}" for reason in reasons)):
             report(line)
         try:
-            obtain(cache, environment, report)
+            return obtain(cache, environment, reasons, report)
         except OSError as error:
             raise LettaOpsError(
                 "pulumi-cli",
                 f"cannot keep the Pulumi CLI in {home}: {error.strerror or error}",
                 "free some disk space, or name another folder with LETTA_OPS_CACHE",
             ) from None
-    made = in_cache(home, reasons)
-    assert made is not None, "an unfinished CLI is never renamed into place"
-    report(f"  Pulumi {PULUMI_VERSION} is ready ({made.origin}), cached in {home}")
-    return made
 
 
 def pulumi_environment(

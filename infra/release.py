@@ -164,6 +164,7 @@ def _install_requirements(
     report(f"Letta {target.release.version}: installing {count} locked packages (790 MB on disk)")
     run(command(uv, "venv", "--quiet", "--python", python, target.folder / "venv", umask=0o022),
         **settings)  # fmt: skip
-    pip = (uv, "pip", "install", "--quiet", "--python", target.python)
+    # The account of the services can't write here: without bytecode each start compiles it anew.
+    pip = (uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", target.python)
     follow(command(*pip, "--require-hashes", "-r", requirements, umask=0o022), report, **settings)
     follow(command(*pip, "--no-deps", archive, umask=0o022), report, **settings)

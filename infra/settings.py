@@ -38,7 +38,7 @@ RESERVED = ("LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE
 TARGETS = ("local",)
 
 SMOLLM2 = Model("openai-proxy/smollm2", None)
-FAKE_MODEL = Model("openai-proxy/fake-gpt-4o-mini", "openai/text-embedding-3-small")
+FAKE_MODEL = Model("openai-proxy/fake", "openai/text-embedding-3-small")
 
 
 @dataclass(frozen=True)

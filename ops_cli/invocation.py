@@ -47,5 +47,6 @@ class Invocation:
 def current(context: Any) -> Invocation:
     """Return the invocation that the top of the command line has put into a Typer context."""
     found = context.find_object(Invocation)
-    assert found is not None, "the callback of the command line makes it before any command runs"
-    return found  # type: ignore[no-any-return]  # Typer's context is not generic
+    if not isinstance(found, Invocation):
+        raise TypeError("the callback of the command line makes it before any command runs")
+    return found

@@ -7,6 +7,8 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from infra.errors import LettaOpsError
+
 if TYPE_CHECKING:
     from ops_cli.invocation import Invocation
 
@@ -28,7 +30,8 @@ def run(arguments: list[str]) -> int:
 
     `check` returns 0 to 3, an interruption 130 (SIGINT) or 143 (SIGTERM).
     """
-    if arguments == ["--version"]:  # answered before Typer is imported, which takes most of the time
+    # Answered before Typer is imported, which would take most of the time.
+    if arguments == ["--version"]:
         from importlib.metadata import version
 
         print(version("letta-ops"))
@@ -42,6 +45,8 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         _forget_stdout()
         return FAILED
+    except KeyboardInterrupt:  # before the command began, or for the second time
+        return INTERRUPTED
     return code
 
 
@@ -53,13 +58,12 @@ def _answered(arguments: list[str]) -> int:
     as_json = wants_json(arguments)
     context: Any = None
     try:
-        program = command_line()
-        context = program.make_context("letta-ops", list(arguments))
+        context = command_line().make_context("letta-ops", list(arguments))
         with context:
-            program.invoke(context)
+            context.command.invoke(context)
     except BrokenPipeError:
         raise
-    except BaseException as error:  # nothing may end in a traceback that nobody asked for
+    except BaseException as error:  # noqa: BLE001  nobody asked for a traceback
         return _explained(error, context.obj if context else None, as_json)
     return DONE
 
@@ -68,12 +72,13 @@ def _explained(error: BaseException, invocation: Invocation | None, as_json: boo
     """Say what happened, on stdout as JSON or on stderr as text, and return the exit code."""
     import typer
 
-    from infra.errors import LettaOpsError
-    from ops_cli.output import Unsuccessful, print_error
+    from ops_cli.output import UnsuccessfulError, note, print_error
 
     if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, Unsuccessful):
+    for line in getattr(error, "__notes__", ()):
+        note(line)
+    if isinstance(error, UnsuccessfulError):
         print_error(error, as_json, error.result)
         return error.exit_code
     if isinstance(error, LettaOpsError):
@@ -91,36 +96,38 @@ def _explained(error: BaseException, invocation: Invocation | None, as_json: boo
     return FAILED
 
 
-def _usage(error: Any) -> Exception:
-    from infra.errors import LettaOpsError
-
+def _usage(error: Any) -> LettaOpsError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "letta-ops"
     return LettaOpsError("usage", error.format_message().rstrip("."), f"see `{path} --help`")
 
 
-def _interruption(error: BaseException) -> Exception:
-    from infra.errors import LettaOpsError
-
+def _interruption(error: BaseException) -> LettaOpsError:
     word = "ended by SIGTERM" if isinstance(error, Terminated) else "interrupted"
     return LettaOpsError("interrupted", word, "nothing is lost: run the same command again")
 
 
-def _internal(error: BaseException, invocation: Invocation | None) -> Exception:
-    """A bug of ours: one line, and with -v the traceback, without the secrets that we know."""
+def _internal(error: BaseException, invocation: Invocation | None) -> LettaOpsError:
+    """What nobody foresaw: one line; with -v the traceback too, without the secrets we know."""
     import traceback
 
-    from infra.errors import LettaOpsError
     from infra.sensitive import redact
 
+    verbose = invocation is not None and invocation.verbose
     known = _known_secrets(invocation)
-    if invocation and invocation.verbose:
+    if verbose:
         print(redact("".join(traceback.format_exception(error)), known), file=sys.stderr)
-        hint = "this is a bug in letta-ops: report it with the lines above"
-    else:
-        hint = "this is a bug in letta-ops: run it again with -v to see where, and report it"
-    # Without -v only the type is told: its text may hold anything, and was made for programmers.
-    said = f": {redact(str(error), known)}" if invocation and invocation.verbose else ""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        hint = "mend that and run the same command again" + ("" if verbose else "; -v shows where")
+        return LettaOpsError("system", f"{error.strerror}{where}", hint)
+    # Without -v only the type is told: the text may hold anything.
+    said = f": {redact(str(error), known)}" if verbose else ""
+    hint = (
+        "this is a bug in letta-ops: report it with the lines above"
+        if verbose
+        else "this is a bug in letta-ops: run it again with -v to see where, and report it"
+    )
     return LettaOpsError("internal", f"internal error, {type(error).__name__}{said}", hint)
 
 
@@ -129,7 +136,7 @@ def _known_secrets(invocation: Invocation | None) -> tuple[Any, ...]:
         return ()
     try:
         return invocation.deployment().secrets
-    except Exception:  # there may be no profile, or it may be what failed
+    except Exception:  # noqa: BLE001  there may be no profile, or it is what failed
         return ()
 
 

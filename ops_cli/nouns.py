@@ -39,7 +39,7 @@ NOUNS = (
     Noun("preview", "deploy", "Say what `up` would change.", verb=True),
     Noun("destroy", "deploy", "Stop the stack; its data stays unless told otherwise.", verb=True),
     Noun("status", "status", "What runs, where, in which version, on which database.", verb=True),
-    Noun("check", "check", "Is it well? Exit code 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.", verb=True),
+    Noun("check", "check", "Is it well? Exits 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.", verb=True),
     Noun("smoke", "smoke", "Let an agent do its work once, and clean up.", verb=True),
     Noun("doctor", "doctor", "Is this machine able to run a stack?", verb=True),
     Noun("agent", "agent", "List, export and import agents."),
@@ -71,7 +71,7 @@ class LazyGroup(TyperGroup):
         super().__init__(**settings)
         self.commands = _Commands(NOUNS)  # type: ignore[assignment]  # nobody adds to it
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  Typer calls it so
         """Write the help without importing a single command."""
         with formatter.section("Commands"):
             formatter.write_dl([(noun.name, noun.summary) for noun in NOUNS])
@@ -98,7 +98,7 @@ def _globals(
     profile: Profile = None,
     as_json: Json = False,
     verbose: Verbose = False,
-    version: bool = typer.Option(
+    _version_wanted: bool = typer.Option(
         False, "--version", is_eager=True, callback=_version, help="Show the version."
     ),
 ) -> None:

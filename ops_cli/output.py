@@ -25,7 +25,7 @@ class Table:
 Part = str | Table
 
 
-class Unsuccessful(LettaOpsError):
+class UnsuccessfulError(LettaOpsError):
     """A command that ran to its end, and whose answer is bad: a failed smoke test, for instance.
 
     With `--json`, `result` is printed together with the error as one document.
@@ -44,9 +44,7 @@ class Unsuccessful(LettaOpsError):
         self.exit_code = exit_code
 
 
-def present(
-    invocation: Invocation, answer: Any, render: Callable[[Any], Iterable[Part]]
-) -> None:
+def present(invocation: Invocation, answer: Any, render: Callable[[Any], Iterable[Part]]) -> None:
     """Print `answer`, which JSON can hold: as it is with --json, else as `render` tells it."""
     if invocation.json:
         print_json(answer)
@@ -62,10 +60,9 @@ def print_json(answer: Any) -> None:
 
 
 def print_error(
-    error: Exception, as_json: bool, result: Mapping[str, Any] | None = None
+    error: LettaOpsError, as_json: bool, result: Mapping[str, Any] | None = None
 ) -> None:
     """Print a LettaOpsError: on stdout as JSON (beside `result`), else on stderr as text."""
-    assert isinstance(error, LettaOpsError)
     if as_json:
         body = {"code": error.code, "message": error.message, "hint": error.hint}
         print_json({**(result or {}), "error": body})
@@ -96,12 +93,14 @@ def print_table(table: Table, stream: TextIO | None = None) -> None:
 
 
 def printable(text: str, *, single_line: bool = False) -> str:
-    """Return `text` without control characters: a name from a server must not drive the terminal."""
+    """Return `text` without control characters: a server's text must not drive the terminal."""
     kept = "" if single_line else "\n\t"
-    return "".join(
-        letter if letter in kept or unicodedata.category(letter) != "Cc" else f"\\x{ord(letter):02x}"
-        for letter in text
-    )
+
+    def shown(letter: str) -> str:
+        plain = letter in kept or unicodedata.category(letter) != "Cc"
+        return letter if plain else f"\\x{ord(letter):02x}"
+
+    return "".join(map(shown, text))
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> list[str]:
@@ -127,8 +126,9 @@ def _print_rich(columns: Sequence[str], rows: list[list[str]], stream: TextIO) -
     from rich.text import Text
 
     drawn = RichTable(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        # The first column names the row: it is copied, so it stays whole.
+        drawn.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console(file=stream, highlight=False).print(drawn)

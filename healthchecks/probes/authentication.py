@@ -11,7 +11,7 @@ from infra.deployment import Deployment
 
 # A body without its required fields: an open server refuses it with 422 before it runs anything,
 # a closed one never looks at it.
-ATTEMPTS = (
+ATTEMPTS: tuple[tuple[str, str, dict[str, str] | None], ...] = (
     ("GET", "/v1/agents/?limit=1", None),
     ("POST", "/v1/tools/run", {}),
 )

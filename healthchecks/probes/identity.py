@@ -57,9 +57,7 @@ def compare_server_and_database(deployment: Deployment) -> Identity:
     return Identity(facts.name, len(tools), known, before, agents, after, sessions, pools)
 
 
-def _known(
-    link: psycopg.Connection[Any], schema: str, tools: list[str]
-) -> tuple[int, list[str]]:
+def _known(link: psycopg.Connection[Any], schema: str, tools: list[str]) -> tuple[int, list[str]]:
     from psycopg import sql
 
     query = sql.SQL("SELECT id, organization_id FROM {} WHERE id = ANY(%s)").format(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 from dataclasses import dataclass
 
 from healthchecks.model import Measurement
@@ -102,4 +104,8 @@ def _folder(deployment: Deployment) -> StackFolder:
         raise LettaOpsError(
             "not-provisioned", "the stack was not provisioned here", "look on its own machine"
         )
+    services = deployment.folder.services
+    if services.exists() and not os.access(services, os.R_OK | os.X_OK):
+        # Without this a stack that runs would look like one that doesn't.
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(services))
     return deployment.folder

@@ -63,6 +63,7 @@ def arguments(venv: Path, port: int) -> tuple[str, ...]:
         "--n_ctx": str(CONTEXT_WINDOW),
         "--n_threads": threads,
         "--n_threads_batch": threads,
+        "--logits_all": "false",  # 400 MB less; only a request for logprobs needs them
         "--host": "127.0.0.1",
         "--port": str(port),
     }

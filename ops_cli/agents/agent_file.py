@@ -111,7 +111,10 @@ def _problems(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _agent(entry: dict[str, Any]) -> FileAgent:
-    secrets = {**(entry.get("tool_exec_environment_variables") or {}), **(entry.get("secrets") or {})}
+    secrets = {
+        **(entry.get("tool_exec_environment_variables") or {}),
+        **(entry.get("secrets") or {}),
+    }
     return FileAgent(
         name=entry["name"],
         model=(entry.get("llm_config") or {}).get("handle") or entry.get("model"),

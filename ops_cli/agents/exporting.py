@@ -47,7 +47,7 @@ def export_agent(deployment: Deployment, wanted: str) -> Exported:
         agent = find_agent(client, wanted)
         try:
             answer = client.agents.with_raw_response.export_file(agent.id).read()
-        except httpx.HTTPError as error:  # while the body was read: the client leaves these as they are
+        except httpx.HTTPError as error:  # the client does not translate what fails in the body
             raise unreachable(deployment, str(error)) from None
     return Exported(agent, answer.decode(), parse_agent_file(answer, "the server's export"))
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, new_app
 from ops_cli.output import Part, Table, note, present
+
+if TYPE_CHECKING:
+    from ops_cli.agents.import_plan import Plan
 
 app = new_app("List, export and import agents.")
 
@@ -91,12 +94,14 @@ def import_agents(
     """Make the agents of an agent file (.af) anew, with new ids."""
     from ops_cli.agents import importing
     from ops_cli.agents.agent_file import read_agent_file
+    from ops_cli.agents.import_plan import ImportChoices
 
     invocation = current(context)
     agent_file = read_agent_file(file.expanduser())
-    choices = importing.ImportChoices(name, model, embedding, override_tools, allow_unknown_model)
+    choices = ImportChoices(name, model, embedding, override_tools, allow_unknown_model)
     if dry_run:
-        _present_plan(invocation, importing.plan_import(invocation.deployment(), agent_file, choices))
+        plan = importing.plan_import(invocation.deployment(), agent_file, choices)
+        _present_plan(invocation, plan)
         return
     imported = importing.import_agents(invocation.deployment(), agent_file, choices)
     _warn(imported.warnings)
@@ -108,7 +113,7 @@ def import_agents(
     present(invocation, answer, _render_import)
 
 
-def _present_plan(invocation: Invocation, plan: Any) -> None:
+def _present_plan(invocation: Invocation, plan: Plan) -> None:
     from dataclasses import asdict
 
     _warn(plan.warnings)
@@ -131,7 +136,7 @@ def _render_list(agents: list[dict[str, Any]]) -> Iterator[Part]:
         yield "no agents"
         return
     rows = [
-        (agent["id"], agent["name"], agent["model"] or "-", (agent["created"] or "-")[:19])
+        (agent["id"], agent["name"], agent["model"] or "-", (agent["created"] or "-")[:10])
         for agent in agents
     ]
     yield Table(("id", "name", "model", "created"), rows)

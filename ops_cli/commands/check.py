@@ -10,7 +10,7 @@ import typer
 from infra.errors import LettaOpsError
 from ops_cli.invocation import current
 from ops_cli.options import new_app
-from ops_cli.output import Part, Unsuccessful, present
+from ops_cli.output import Part, UnsuccessfulError, present
 
 # monitoring-plugins.org, "Plugin Return Codes": a check that can't be made is UNKNOWN.
 UNKNOWN = 3
@@ -37,7 +37,7 @@ def check(
     try:
         report = run(invocation.deployment(), acknowledged=frozenset(acknowledge or ()))
     except LettaOpsError as error:
-        raise Unsuccessful(error.code, error.message, error.hint, exit_code=UNKNOWN) from None
+        raise UnsuccessfulError(error.code, error.message, error.hint, exit_code=UNKNOWN) from None
     present(invocation, report.as_json(), _render)
     raise typer.Exit(report.exit_code)
 

@@ -16,7 +16,7 @@ from ops_cli.progress import Report, progress
 if TYPE_CHECKING:
     from healthchecks.smoke import Smoke
     from infra.deployment import Deployment
-    from infra.provision import Outcome, Request
+    from infra.provision import Request
 
 DONE = {
     "create": "created",
@@ -123,8 +123,7 @@ def _preview(invocation: Invocation, request: Request) -> None:
         "stack": outcome.stack,
         "changes": dict(outcome.changes),
         "resources": [
-            {"name": change.name, "type": change.type, "action": change.action,
-             "reason": change.reason}
+            {"name": change.name, "type": change.type, "action": change.action}
             for change in outcome.resources
         ],
     }  # fmt: skip
@@ -178,24 +177,26 @@ def _counts(changes: Mapping[str, int]) -> str:
 
 def _render_up(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     smoke = answer["smoke"]
-    yield f"stack '{answer['stack']}' is up: {_counts(answer['changes'])} ({answer['seconds']:.0f} s)"
+    counts, seconds = _counts(answer["changes"]), answer["seconds"]
+    yield f"stack '{answer['stack']}' is up: {counts} ({seconds:.0f} s)"
+    status, agents = invocation.command("status"), invocation.command("agent import FILE")
     yield from facts([
         ("  server", answer["url"]),
         ("  password", f"`{invocation.command('secret show server-password')}` prints it"),
         ("  profile", answer["profile"]),
         ("  smoke test", smoke and f"passed in {smoke['seconds']:.1f} s"),
-        ("  next", f"`{invocation.command('status')}`, `{invocation.command('agent import FILE')}`"),
+        ("  next", f"`{status}`, `{agents}`"),
     ])  # fmt: skip
 
 
 def _render_preview(answer: dict[str, Any]) -> Iterator[Part]:
     rows = [
-        (change["action"], change["name"], change["type"], change["reason"] or "")
+        (change["action"], change["name"], change["type"])
         for change in answer["resources"]
         if change["action"] != "same"
     ]
     if rows:
-        yield Table(("action", "name", "type", "reason"), rows)
+        yield Table(("action", "name", "type"), rows)
     counts = _counts(answer["changes"])
     yield counts if not rows else f"would be: {counts}"
 

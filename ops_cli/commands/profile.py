@@ -20,7 +20,7 @@ app = new_app("Show how the stack is reached.")
 
 @app.command("show")
 def show(context: typer.Context) -> None:
-    """Print the profile as it is understood, overrides and references included, secrets redacted."""
+    """Print the profile with overrides and references resolved, secrets redacted."""
     invocation = current(context)
     present(invocation, described(invocation.deployment()), _render)
 

@@ -9,7 +9,7 @@ import typer
 
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import EmbeddingHandle, ModelHandle, new_app
-from ops_cli.output import Part, Table, Unsuccessful, present
+from ops_cli.output import Part, Table, UnsuccessfulError, present
 from ops_cli.progress import Report, progress
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def smoke(
 
     invocation = current(context)
     with progress(invocation) as report:
-        done = run(
-            invocation.deployment(), model=model, embedding=embedding, on_step=told(report)
-        )
+        done = run(invocation.deployment(), model=model, embedding=embedding, on_step=told(report))
     if not done.passed:
         raise failure(invocation, done, done.as_json())
     present(invocation, done.as_json(), render)
@@ -45,10 +43,10 @@ def told(report: Report) -> Any:
     return listen
 
 
-def failure(invocation: Invocation, done: Smoke, result: dict[str, Any]) -> Unsuccessful:
+def failure(invocation: Invocation, done: Smoke, result: dict[str, Any]) -> UnsuccessfulError:
     """The error of a smoke test that failed, with `result` for JSON."""
     bad = [f"  - {step.name}: {step.detail}" for step in done.steps if not step.passed]
-    return Unsuccessful(
+    return UnsuccessfulError(
         "smoke-failed",
         "\n".join(["the smoke test failed:", *bad]),
         f"run `{invocation.command('check')}`, and look at the server's log",

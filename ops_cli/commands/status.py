@@ -9,33 +9,50 @@ import typer
 
 from ops_cli.invocation import current
 from ops_cli.options import new_app
-from ops_cli.output import Part, facts, present
+from ops_cli.output import Part, UnsuccessfulError, facts, present
 
 app = new_app("What runs, where, in which version, on which database.")
 
 
 @app.command("status")
 def status(context: typer.Context) -> None:
-    """Show what runs, where, in which version, and on which database; asked from them all."""
+    """Show what runs, where, in which version, on which database: each is asked itself."""
     from healthchecks.status import observe
 
     invocation = current(context)
-    present(invocation, observe(invocation.deployment()).as_json(), _render)
+    seen = observe(invocation.deployment())
+    answer = seen.as_json()
+    if not seen.problems:
+        present(invocation, answer, _render)
+        return
+    if not invocation.json:
+        present(invocation, answer, _render)
+    raise UnsuccessfulError(
+        "not-healthy",
+        "\n".join(seen.problems),
+        f"run `{invocation.command('check')}` to see more, `{invocation.command('up')}` to mend it"
+        if seen.target != "external"
+        else f"run `{invocation.command('check')}` to see more",
+        answer,
+    )
 
 
 def _render(answer: dict[str, Any]) -> Iterator[Part]:
     from infra.profiles import flatten
 
-    yield from facts((_words(name), _value(value)) for name, value in flatten(answer))
+    shown = {name: value for name, value in answer.items() if name != "problems"}
+    yield from facts((_words(name), _value(name, value)) for name, value in flatten(shown))
 
 
 def _words(path: str) -> str:
-    return path.replace(".", " ").replace("_", " ")
+    return path.replace(".", " ").replace("_", " ").replace(" seconds", "")
 
 
-def _value(value: object) -> object:
+def _value(name: str, value: Any) -> object:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
+    if name.endswith("_seconds") and value is not None:
+        days, rest = divmod(int(value), 86400)
+        hours, minutes = rest // 3600, rest % 3600 // 60
+        return f"{days} d {hours} h {minutes} min" if days else f"{hours} h {minutes} min"
     return value

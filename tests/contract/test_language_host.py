@@ -81,6 +81,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             timeout=120,
+            check=False,
         )
 
     def ok(self, *words: str) -> str:
@@ -235,7 +236,12 @@ def test_without_python_the_stand_in_says_what_to_do(tmp_path: Path, cli: Pulumi
     host = (cli.plugin_folder or cli.executable.parent) / "pulumi-language-python"
     environment = {"PATH": os.defpath}
     done = subprocess.run(
-        [host, "127.0.0.1:1"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [host, "127.0.0.1:1"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert "next: make the virtual environment (make setup), or set LETTA_OPS_PYTHON" in done.stderr

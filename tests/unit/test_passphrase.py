@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,14 +20,14 @@ def test_the_passphrase_is_made_once_and_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert ensure_passphrase(state) == path
     assert path.read_text() == first
-    assert os.listdir(state) == ["passphrase"]
+    assert [path.name for path in state.iterdir()] == ["passphrase"]
 
 
 def test_many_at_once_agree_on_one_passphrase(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         results = pool.map(lambda _: ensure_passphrase(tmp_path).read_text(), range(64))
     assert len(set(results)) == 1
-    assert os.listdir(tmp_path) == ["passphrase"]
+    assert [path.name for path in tmp_path.iterdir()] == ["passphrase"]
 
 
 @pytest.mark.parametrize(

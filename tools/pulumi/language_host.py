@@ -35,16 +35,19 @@ except ImportError as error:
 
 
 class LanguageHost(LanguageServer):
-    """Runs the program that the engine names in each request."""
+    """Runs the program that the engine names in each request.
+
+    N802, ARG002: the service's definition gives the methods their names and arguments.
+    """
 
     def __init__(self, engine_address: str) -> None:
         super().__init__(program=lambda: None)
         self.engine_address = engine_address
 
-    def Handshake(self, request: Any, context: Any) -> Any:
+    def Handshake(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
         return language_pb2.LanguageHandshakeResponse()
 
-    def Run(self, request: Any, context: Any) -> Any:
+    def Run(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
         # The SDK keeps its settings in context variables: a run must not see those of the last one.
         return contextvars.copy_context().run(self._run, request)
 
@@ -95,7 +98,7 @@ def _outcome(program: Path, run: Callable[[], object]) -> Any:
         if error.code() == grpc.StatusCode.UNAVAILABLE:
             return language_pb2.RunResponse()
         pulumi.log.error(f"the engine refused: {error.details()}")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a program raises is its user's to see
         pulumi.log.error(str(error) if _is_expected(error) else _user_traceback(program, error))
     else:
         return language_pb2.RunResponse()

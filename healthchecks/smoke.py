@@ -1,0 +1,140 @@
+"""The smoke test: one agent is made, talks, remembers, is exported and deleted, on the real server."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from healthchecks import smoke_cleanup, smoke_steps
+from healthchecks.smoke_steps import Trial
+from infra import connect
+from infra.deployment import Deployment
+from infra.errors import LettaOpsError
+from infra.sensitive import redact
+
+if TYPE_CHECKING:
+    from letta_client import Letta
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's outcome; `detail` says what was seen, or why it failed or wasn't run."""
+
+    name: str
+    passed: bool
+    seconds: float
+    detail: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "passed": self.passed,
+            "seconds": round(self.seconds, 3),
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """The outcome of a whole smoke test; it passed when every step did."""
+
+    passed: bool
+    seconds: float
+    steps: tuple[Step, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "seconds": round(self.seconds, 3),
+            "steps": [step.as_json() for step in self.steps],
+        }
+
+
+class Plan(NamedTuple):
+    """A step to take: its name, the seconds that each request may take, and what it builds on."""
+
+    name: str
+    limit: float
+    after: tuple[str, ...]
+    act: Callable[[Letta, Trial], str]
+
+
+PLAN = (
+    Plan("create", 60.0, (), smoke_steps.create),
+    Plan("message", 60.0, ("create",), smoke_steps.message),
+    Plan("memory", 60.0, ("create", "message"), smoke_steps.edit_memory),
+    Plan("archival", 60.0, ("create",), smoke_steps.use_archival_memory),
+    Plan("export", 30.0, ("create",), smoke_steps.export),
+)
+DELETE = "delete"
+DELETE_LIMIT = 30.0
+
+
+def run(
+    deployment: Deployment,
+    *,
+    model: str | None = None,
+    embedding: str | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Smoke:
+    """Run every step against `deployment` and tell `on_step` of each as it ends.
+
+    `model` and `embedding` are handles; without them the deployment's are used, and else the first
+    that the server lists and that isn't Letta's own hosted service. A server that lists no
+    embedding model is a healthy one, which searches archival memory by words: so does the test.
+    An embedding that was asked for by name must work.
+
+    A step that fails makes those that build on it "not run", also not passed. What the test made is
+    removed in any case, also after Ctrl-C; what a killed run left is removed by the next one. What
+    stays are Letta's traces of the model's answers (`provider_traces`): its API can't delete them.
+    """
+    started = time.monotonic()
+    name = f"{smoke_cleanup.PREFIX}{uuid.uuid4().hex[:12]}"
+    trial = Trial(deployment, name, model, embedding)
+    steps: list[Step] = []
+
+    def end(step: Step) -> None:
+        steps.append(step)
+        if on_step is not None:
+            on_step(step)
+
+    try:
+        for plan in PLAN:
+            failed = {step.name for step in steps if not step.passed}
+            end(_take(plan, trial, failed))
+    except BaseException as error:
+        ending = _delete(trial)
+        if not ending.passed and trial.asked:
+            error.add_note(f"the smoke test's agent {trial.name} may be left: {ending.detail}")
+        raise
+    end(_delete(trial))
+    return Smoke(all(step.passed for step in steps), time.monotonic() - started, tuple(steps))
+
+
+def _take(plan: Plan, trial: Trial, failed: set[str]) -> Step:
+    missing = [name for name in plan.after if name in failed]
+    if missing:
+        return Step(plan.name, False, 0.0, f"not run: {missing[0]} failed")
+    return _timed(plan.name, plan.limit, trial, plan.act)
+
+
+def _delete(trial: Trial) -> Step:
+    if not trial.asked:
+        return Step(DELETE, False, 0.0, "not run: no agent was made")
+    return _timed(DELETE, DELETE_LIMIT, trial, smoke_cleanup.delete)
+
+
+def _timed(name: str, limit: float, trial: Trial, act: Callable[[Letta, Trial], str]) -> Step:
+    started = time.monotonic()
+    try:
+        with connect.api(trial.deployment, timeout=limit) as client:
+            detail, passed = act(client, trial), True
+    except LettaOpsError as error:
+        detail, passed = error.message, False
+    except Exception as error:  # an answer of another shape than any release gave so far
+        detail, passed = f"{type(error).__name__}: {error}", False
+    detail = redact(detail, trial.deployment.secrets)
+    return Step(name, passed, time.monotonic() - started, detail)

@@ -1,0 +1,190 @@
+"""What the steps of the smoke test do; each returns what it saw, or raises LettaOpsError."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from healthchecks import smoke_cleanup
+from infra.deployment import Deployment
+from infra.errors import LettaOpsError
+
+if TYPE_CHECKING:
+    from letta_client import Letta
+
+LABEL = smoke_cleanup.LABEL
+# Letta's own hosted models: listed by every server, whether or not anyone may use them.
+HOSTED = "letta/"
+# The tools that edit a block, the most usual first, and their arguments; an agent has one of them.
+MEMORY_TOOLS = {
+    "memory_insert": lambda text: {"label": LABEL, "new_string": text},
+    "core_memory_append": lambda text: {"label": LABEL, "content": text},
+}
+FAILED_TURNS = (
+    "error", "llm_api_error", "invalid_llm_response", "invalid_tool_call", "cancelled",
+)  # fmt: skip
+MEMORY_ATTEMPTS = 2  # a real model may chat instead of calling a tool; twice is no accident
+SENTENCES = (
+    "The lighthouse keeper of the smoke test paints his boat yellow every spring.",
+    "Quarterly figures are due on the last working day of each quarter.",
+)
+
+
+@dataclass
+class Trial:
+    """One run of the smoke test: what it was given, and what it knows after each step.
+
+    `name` is the agent's, and unique: the agent is found by it when an answer got lost. `asked`
+    is set just before the server is asked to make it.
+    """
+
+    deployment: Deployment
+    name: str
+    model: str | None
+    embedding: str | None
+    asked: bool = False
+    agent: Any = None
+    leftovers: str = ""
+
+
+def create(client: Letta, trial: Trial) -> str:
+    """Remove what killed runs left, choose the models, and make an agent with one memory block."""
+    removed = smoke_cleanup.sweep(client, trial)
+    settings = trial.deployment.model
+    model = trial.model or settings.handle or _first(_handles(client.models.list()))
+    if model is None:
+        raise _failure(
+            "the server lists no language model; it asks its providers when it starts, so one that"
+            " was down then is missing until the next start"
+        )
+    embedding = trial.embedding or settings.embedding
+    embedding = embedding or _first(_handles(client.models.embeddings.list()))
+    trial.agent = _make(client, trial, model, embedding)
+    detail = f"{trial.agent.id} with {model}, {embedding or 'no embedding model'}"
+    return f"{detail}; removed {removed} left by earlier runs" if removed else detail
+
+
+def _make(client: Letta, trial: Trial, model: str, embedding: str | None) -> Any:
+    import letta_client
+
+    trial.asked = True
+    try:
+        return client.agents.create(
+            name=trial.name,
+            model=model,
+            embedding=embedding,
+            memory_blocks=[{"label": LABEL, "value": "Nothing yet."}],
+            tags=[smoke_cleanup.TAG],
+        )
+    except (letta_client.BadRequestError, letta_client.NotFoundError) as error:
+        trial.asked = False  # refused: there is nothing to look for and to delete
+        chats = ", ".join(_handles(client.models.list()))
+        embeddings = ", ".join(_handles(client.models.embeddings.list()))
+        raise _failure(
+            f"no agent can be made with {model} and {embedding or 'no embedding'}"
+            f" ({error.status_code}); the server lists {chats or 'no model'}"
+            f" and the embeddings {embeddings or '(none)'}"
+        ) from None
+
+
+def message(client: Letta, trial: Trial) -> str:
+    """Send a message; there must be words in the answer."""
+    answer = _say(client, trial, "Hello! This is a test. Please answer in one short sentence.")
+    if not answer:
+        raise _failure("the agent ended its turn without an answer")
+    return f"answered: {_short(answer)}"
+
+
+def edit_memory(client: Letta, trial: Trial) -> str:
+    """Have the agent call a tool that edits its block, then read the block, past the agent."""
+    offered = {tool.name for tool in trial.agent.tools}
+    tool = next((name for name in MEMORY_TOOLS if name in offered), None)
+    if tool is None:
+        raise _failure(
+            f"the agent has no tool that edits memory, only {', '.join(sorted(offered))}"
+        )
+    marker = f"smoke-{trial.name.removeprefix(smoke_cleanup.PREFIX)}"
+    arguments = json.dumps(MEMORY_TOOLS[tool](marker))
+    order = (
+        f"Please remember something for me: call {tool} {arguments} now, with exactly these"
+        " arguments. Then tell me that it is done."
+    )
+    answer = ""
+    for attempt in range(1, MEMORY_ATTEMPTS + 1):
+        answer = _say(client, trial, order)
+        value = client.agents.blocks.retrieve(LABEL, agent_id=trial.agent.id).value
+        if marker in value:
+            tries = "" if attempt == 1 else f", at attempt {attempt}"
+            return f"{tool} wrote {marker} into the block{tries}"
+    raise _failure(
+        f"asked to call {tool}, the agent left its block alone, and said: {_short(answer)}"
+    )
+
+
+def use_archival_memory(client: Letta, trial: Trial) -> str:
+    """Insert two passages and search for one in its own words: it must come first.
+
+    Also with an embedding that knows no meaning: the same text has the same vector.
+    """
+    passages = client.agents.passages
+    for sentence in SENTENCES:
+        passages.create(trial.agent.id, text=sentence)
+    wanted = SENTENCES[0]
+    found = passages.search(trial.agent.id, query=wanted, top_k=len(SENTENCES)).results
+    if not found or found[0].content != wanted:
+        seen = _short(found[0].content) if found else "nothing"
+        raise _failure(f"searched for a passage in its own words, and first found: {seen}")
+    how = "by vector" if trial.agent.embedding_config else "by words: there is no embedding model"
+    return f"inserted {len(SENTENCES)} passages, found the right one {how}"
+
+
+def export(client: Letta, trial: Trial) -> str:
+    """Export the agent; the file must hold it, by name."""
+    text = client.agents.export_file(trial.agent.id)
+    content = json.loads(text) if isinstance(text, str) else text
+    names = [agent.get("name") for agent in content.get("agents", [])]
+    if trial.name not in names:
+        raise _failure(f"the exported file holds no agent of that name, but: {names}")
+    size = len(text) if isinstance(text, str) else len(json.dumps(text))
+    return f"an agent file of {size} characters"
+
+
+def _say(client: Letta, trial: Trial, text: str) -> str:
+    """Send `text` and return the words of the answer; a turn that ends in an error is a failure."""
+    response = client.agents.messages.create(
+        trial.agent.id, messages=[{"role": "user", "content": text}]
+    )
+    reason = response.stop_reason.stop_reason
+    if reason in FAILED_TURNS:
+        raise _failure(f"the agent's turn ended with {reason}")
+    words = [
+        _text(getattr(part, "content", ""))
+        for part in response.messages
+        if part.message_type == "assistant_message"
+    ]
+    return "\n".join(words).strip()
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(getattr(part, "text", "") or "" for part in content or [])
+
+
+def _handles(models: Iterable[Any]) -> list[str]:
+    return [model.handle for model in models if model.handle]
+
+
+def _first(handles: list[str]) -> str | None:
+    return next((handle for handle in handles if not handle.startswith(HOSTED)), None)
+
+
+def _short(text: str, limit: int = 80) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit]}..."
+
+
+def _failure(detail: str) -> LettaOpsError:
+    return LettaOpsError("smoke-failed", detail, "run `letta-ops check`, look at the server's log")

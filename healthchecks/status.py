@@ -1,0 +1,114 @@
+"""What runs, where, in which version and on which database: asked from them, never from files."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from healthchecks.facts import DatabaseFacts, count_agents, database_facts, request, server_version
+from healthchecks.probes.api import COUNT_PATH
+from infra import connect
+from infra.deployment import SERVICE_SERVER, Deployment
+from infra.errors import LettaOpsError
+from infra.release import RELEASES
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a stack; None where nobody could be asked, and `problems` says why.
+
+    `healthy`: the server answered a request that needs its password and its database. `head` is
+    that of the release that really runs. `services` holds supervisord's words, by name.
+    """
+
+    stack: str
+    target: str
+    url: str
+    version: str | None = None
+    healthy: bool = False
+    database: DatabaseFacts | None = None
+    head: str | None = None
+    agents: int | None = None
+    uptime_seconds: float | None = None
+    services: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        found = self.database
+        return {
+            "stack": self.stack,
+            "target": self.target,
+            "server": {"url": self.url, "version": self.version, "healthy": self.healthy},
+            "database": {
+                "name": found.name if found else None,
+                "version": found.version if found else None,
+                "pgvector": found.pgvector if found else None,
+                "revision": found.revision if found else None,
+                "head": self.head,
+            },
+            "agents": self.agents,
+            "uptime_seconds": None if self.uptime_seconds is None else round(self.uptime_seconds),
+            "services": dict(self.services),
+            "problems": list(self.problems),
+        }
+
+
+def observe(deployment: Deployment) -> Status:
+    """Ask the server, its database and its supervisor, at once; raises nothing that they answer."""
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        asked = pool.submit(_server, deployment)
+        looked = pool.submit(_database, deployment)
+        supervised = pool.submit(_services, deployment)
+        version, counted, server_problem = asked.result()
+        facts, agents, database_problem = looked.result()
+        services, uptime = supervised.result()
+    release = RELEASES.get(version or deployment.release or "")
+    return Status(
+        stack=deployment.stack,
+        target=deployment.target,
+        url=deployment.server.url,
+        version=version,
+        healthy=counted is not None,
+        database=facts,
+        head=release.alembic_head if release else None,
+        agents=agents if agents is not None else counted,
+        uptime_seconds=uptime,
+        services=services,
+        problems=tuple(text for text in (server_problem, database_problem) if text),
+    )
+
+
+def _server(deployment: Deployment) -> tuple[str | None, int | None, str]:
+    version = None
+    try:
+        version = server_version(deployment)
+        return version, int(request(deployment, COUNT_PATH)), ""
+    except LettaOpsError as error:
+        return version, None, error.message
+
+
+def _database(deployment: Deployment) -> tuple[DatabaseFacts | None, int | None, str]:
+    if deployment.database is None:
+        return None, None, ""
+    facts = None
+    try:
+        with connect.database(deployment) as link:
+            facts = database_facts(link)
+            if facts.schema is None:
+                return facts, None, f"the database {facts.name} holds no Letta tables"
+            return facts, count_agents(link, facts.schema), ""
+    except LettaOpsError as error:
+        return facts, None, error.message
+
+
+def _services(deployment: Deployment) -> tuple[dict[str, str], float | None]:
+    """The supervised services of a stack on this machine, and the server's uptime in seconds."""
+    if deployment.folder is None or deployment.target != "local":
+        return {}, None
+    from infra.embedded import supervisor
+
+    states = supervisor.states(deployment.folder)
+    server = states.get(SERVICE_SERVER)
+    uptime = server.uptime if server is not None and server.running else None
+    return {name: states[name].state for name in sorted(states)}, uptime

@@ -1,0 +1,141 @@
+"""Is this machine able to run a stack? Looks, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.errors import LettaOpsError
+from infra.locations import StackFolder, cache_folder
+from ops_cli.invocation import Invocation
+
+PYTHONS = ((3, 11), (3, 14))  # from, and before
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Trait:
+    """One thing that a stack needs of a machine: is it there, what was seen, what to do."""
+
+    name: str
+    passed: bool
+    detail: str
+    hint: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(invocation: Invocation) -> tuple[Trait, ...]:
+    """Examine this machine; with a profile of the user's own, only what using that needs."""
+    if invocation.profile is not None:
+        return (python_version(), _profile(invocation))
+    return (
+        python_version(),
+        *_folders(invocation.folder),
+        pulumi(),
+        _ports(invocation.folder),
+        _profile(invocation),
+    )
+
+
+def python_version(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Trait:
+    """Judge the Python that runs us."""
+    detail = f"{'.'.join(map(str, version))} ({sys.executable})"
+    fits = PYTHONS[0] <= version[:2] < PYTHONS[1]
+    return Trait(
+        "python", fits, detail, "" if fits else "install letta-ops with 3.11, 3.12 or 3.13"
+    )
+
+
+def folder(name: str, path: Path, variable: str, needed: float = 2 * GIB) -> Trait:
+    """Can we write to `path`, which need not be there yet, and has its disk `needed` bytes free?"""
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        hint = f"make {there} writable for this user, or name another folder with {variable}"
+        return Trait(name, False, f"{path}: not writable", hint)
+    free = shutil.disk_usage(there).free
+    detail = f"{path}: writable, {free / GIB:.1f} GiB free"
+    if free < needed:
+        hint = f"free {needed / GIB:.0f} GiB, or name a folder on another disk with {variable}"
+        return Trait(name, False, detail, hint)
+    return Trait(name, True, detail)
+
+
+def pulumi() -> Trait:
+    """Which Pulumi CLI `up` would take. None at all is no failure: `up` gets one."""
+    from infra.process import attempt, command
+    from infra.pulumi_cache import PULUMI_VERSION, in_cache
+    from infra.pulumi_cli import fits
+
+    name = "pulumi"
+    if found := shutil.which("pulumi"):
+        asked = command(found, "version", timeout=30)
+        answer = attempt(asked, code="pulumi-cli", hint="", what="asking Pulumi for its version")
+        version = answer.stdout.strip() or "broken"
+        if fits(version):
+            return Trait(name, True, f"{found}, {version}")
+        seen = f"{found} is {version}, which does not fit"
+    else:
+        seen = "none on PATH"
+    if cached := in_cache(cache_folder() / "pulumi", []):
+        return Trait(name, True, f"{cached.executable}, {PULUMI_VERSION} ({cached.origin}; {seen})")
+    return Trait(name, True, f"{seen}; the first `up` gets {PULUMI_VERSION}, which takes minutes")
+
+
+def _folders(stack: StackFolder) -> Iterator[Trait]:
+    yield folder("state folder", stack.state, "LETTA_OPS_STATE")
+    yield folder("cache folder", cache_folder(), "LETTA_OPS_CACHE")
+
+
+def _ports(stack: StackFolder) -> Trait:
+    from infra.preflight import taken_ports
+    from infra.settings import PORTS, parse
+
+    try:
+        chosen = _configured(stack)
+        values = {name: chosen[name] for name in (*PORTS, "model") if name in chosen}
+        settings = parse(stack.stack, values)
+        taken = list(taken_ports(stack, settings))
+    except LettaOpsError as error:
+        return Trait("ports", False, error.message, error.hint)
+    if taken:
+        hint = f"end the other program, or `letta-ops --stack {stack.stack} up --config KEY=PORT`"
+        return Trait("ports", False, "; ".join(taken), hint)
+    ports = ", ".join(f"{port} ({name})" for name, port in settings.ports.items())
+    return Trait("ports", True, f"free, or this stack's own: {ports}")
+
+
+def _configured(stack: StackFolder) -> dict[str, Any]:
+    """The stack's configuration as it was last provisioned, in flat keys; {} before that."""
+    import yaml
+
+    from infra.profiles import flatten
+
+    path = stack.project / f"Pulumi.{stack.stack}.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        section = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise LettaOpsError(
+            "configuration", f"{path} cannot be read: {error}", "correct the file"
+        ) from None
+    return {name.partition(":")[2]: value for name, value in flatten(section)}
+
+
+def _profile(invocation: Invocation) -> Trait:
+    try:
+        deployment = invocation.deployment()
+    except LettaOpsError as error:
+        if error.code == "profile-missing" and invocation.profile is None:
+            return Trait("profile", True, "none yet: `letta-ops up` writes it")
+        return Trait("profile", False, error.message, error.hint)
+    return Trait(
+        "profile", True, f"{deployment.profile or 'the environment'}: {deployment.server.url}"
+    )
