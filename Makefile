@@ -1,6 +1,6 @@
 # The two that matter: `make up` and `make test`. Both set up what they need.
 SHELL := /bin/sh
-STACK ?= local
+STACK ?= $(or $(LETTA_OPS_STACK),local)
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	$$name -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,14))' 2>/dev/null && \
 	echo $$name && break; done)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import psycopg
 
 HEALTH_PATH = "/v1/health/"  # needs no password, and doesn't look at the database
+COUNT_PATH = "/v1/agents/count"  # the cheapest request that the server can't answer by itself
 STATEMENT_SECONDS = 10
 
 
@@ -58,6 +61,17 @@ def server_version(deployment: Deployment, timeout: float = 10.0) -> str:
     return str(answer["version"])
 
 
+def agents_by_api(deployment: Deployment) -> int:
+    """Let the server count its agents; that takes its password and its database.
+
+    Raises LettaOpsError like `request`.
+    """
+    answer = request(deployment, COUNT_PATH)
+    if not isinstance(answer, int):
+        raise _not_letta(deployment)
+    return answer
+
+
 def request(
     deployment: Deployment, path: str, *, timeout: float = 10.0, authorized: bool = True
 ) -> Any:
@@ -94,9 +108,30 @@ def request(
         raise _not_letta(deployment) from None
 
 
+@contextmanager
+def reading(deployment: Deployment) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection of the reader on which no statement takes longer than some seconds.
+
+    Raises LettaOpsError: `no-database`, `database-unreachable`, or `database-refused` when the role
+    may not read, or the database stops answering.
+    """
+    import psycopg
+
+    with connect.database(deployment) as link:
+        try:
+            link.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
+            yield link
+        except psycopg.Error as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise LettaOpsError(
+                "database-refused",
+                f"the database {link.info.dbname} can't be read as {link.info.user}: {reason}",
+                "let the role read Letta's tables (GRANT pg_read_all_data), and see Postgres' log",
+            ) from None
+
+
 def database_facts(link: psycopg.Connection[Any]) -> DatabaseFacts:
     """Ask the database at the other end of `link` what it is and what it holds."""
-    link.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
     row = link.execute(
         "SELECT current_database(), current_setting('server_version'),"
         " (SELECT extversion FROM pg_extension WHERE extname = 'vector')"

@@ -1,4 +1,4 @@
-"""The words of a check: a probe measures, a rule judges, and a report puts the worst finding first."""
+"""The words of a check: a probe measures, a rule judges, a report puts the worst finding first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The smoke test: one agent is made, talks, remembers, is exported and deleted, on the real server."""
+"""The smoke test: on the real server an agent is made, talks, remembers, is exported, deleted."""
 
 from __future__ import annotations
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from healthchecks.facts import DatabaseFacts, count_agents, database_facts, request, server_version
-from healthchecks.probes.api import COUNT_PATH
-from infra import connect
+from healthchecks.facts import (
+    DatabaseFacts,
+    agents_by_api,
+    count_agents,
+    database_facts,
+    reading,
+    server_version,
+)
 from infra.deployment import SERVICE_SERVER, Deployment
 from infra.errors import LettaOpsError
 from infra.release import RELEASES
@@ -55,14 +61,17 @@ class Status:
 
 
 def observe(deployment: Deployment) -> Status:
-    """Ask the server, its database and its supervisor, at once; raises nothing that they answer."""
+    """Ask the server, its database and its supervisor at once; that one is down is no exception."""
     with ThreadPoolExecutor(max_workers=3) as pool:
         asked = pool.submit(_server, deployment)
         looked = pool.submit(_database, deployment)
         supervised = pool.submit(_services, deployment)
         version, counted, server_problem = asked.result()
         facts, agents, database_problem = looked.result()
-        services, uptime = supervised.result()
+        services, uptime, supervisor_problem = supervised.result()
+    problems = [server_problem, database_problem, supervisor_problem]
+    if counted is not None and agents is not None and counted != agents:
+        problems.append(f"the server counts {counted} agents, the database {agents}")
     release = RELEASES.get(version or deployment.release or "")
     return Status(
         stack=deployment.stack,
@@ -75,7 +84,7 @@ def observe(deployment: Deployment) -> Status:
         agents=agents if agents is not None else counted,
         uptime_seconds=uptime,
         services=services,
-        problems=tuple(text for text in (server_problem, database_problem) if text),
+        problems=tuple(text for text in problems if text),
     )
 
 
@@ -83,7 +92,7 @@ def _server(deployment: Deployment) -> tuple[str | None, int | None, str]:
     version = None
     try:
         version = server_version(deployment)
-        return version, int(request(deployment, COUNT_PATH)), ""
+        return version, agents_by_api(deployment), ""
     except LettaOpsError as error:
         return version, None, error.message
 
@@ -93,7 +102,7 @@ def _database(deployment: Deployment) -> tuple[DatabaseFacts | None, int | None,
         return None, None, ""
     facts = None
     try:
-        with connect.database(deployment) as link:
+        with reading(deployment) as link:
             facts = database_facts(link)
             if facts.schema is None:
                 return facts, None, f"the database {facts.name} holds no Letta tables"
@@ -102,13 +111,16 @@ def _database(deployment: Deployment) -> tuple[DatabaseFacts | None, int | None,
         return facts, None, error.message
 
 
-def _services(deployment: Deployment) -> tuple[dict[str, str], float | None]:
+def _services(deployment: Deployment) -> tuple[dict[str, str], float | None, str]:
     """The supervised services of a stack on this machine, and the server's uptime in seconds."""
     if deployment.folder is None or deployment.target != "local":
-        return {}, None
+        return {}, None, ""
     from infra.embedded import supervisor
 
-    states = supervisor.states(deployment.folder)
+    try:
+        states = supervisor.states(deployment.folder)
+    except (OSError, xmlrpc.client.Error) as error:
+        return {}, None, f"the supervisor can't be asked: {error}"
     server = states.get(SERVICE_SERVER)
     uptime = server.uptime if server is not None and server.running else None
-    return {name: states[name].state for name in sorted(states)}, uptime
+    return {name: states[name].state for name in sorted(states)}, uptime, ""

@@ -92,13 +92,34 @@ def attempt(job: Command, *, code: str, hint: str, what: str) -> Finished:
     )
 
 
-def follow(job: Command, on_line: Callable[[str], None], *, code: str, hint: str, what: str) -> None:
+def follow(
+    job: Command,
+    on_line: Callable[[str], None],
+    *,
+    code: str,
+    hint: str,
+    what: str,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> None:
     """Run `job` and hand every line of its stdout and stderr (redacted) to `on_line` as it comes.
 
-    Raises LettaOpsError like `run`, with the last lines that were seen.
+    Raises LettaOpsError like `run`, with the last lines that were seen. When we are interrupted, the
+    program is asked once (SIGINT) to come to a good end, and `on_interrupt` is called while it does;
+    a second interruption asks again. It has a process group of its own, so that a Ctrl-C reaches it
+    through us only.
     """
     log.debug("run: %s", job)
     tail: list[str] = []
+
+    def read(child: subprocess.Popen[str]) -> None:
+        nonlocal tail
+        assert child.stdout is not None  # noqa: S101  # for the type checker: it is a pipe
+        for raw in child.stdout:
+            line = redact(raw.rstrip("\n"), job.secrets)
+            tail = [*tail[-TAIL_LINES:], line]
+            on_line(line)
+        child.wait()
+
     try:
         child = subprocess.Popen(
             job.argv,
@@ -110,25 +131,26 @@ def follow(job: Command, on_line: Callable[[str], None], *, code: str, hint: str
             text=True,
             errors="replace",
             umask=job.umask,
+            process_group=0,
             **_identity(job),
         )
     except OSError as error:
         raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
     try:
-        assert child.stdout is not None
-        for raw in child.stdout:
-            line = redact(raw.rstrip("\n"), job.secrets)
-            tail = [*tail[-TAIL_LINES:], line]
-            on_line(line)
-        returncode = child.wait()
+        read(child)
     except BaseException:
-        child.terminate()
-        child.wait()
+        child.send_signal(signal.SIGINT)
+        on_interrupt()
+        try:
+            read(child)
+        except BaseException:
+            child.send_signal(signal.SIGINT)
+            read(child)
+            raise
         raise
-    if returncode != 0:
-        raise LettaOpsError(
-            code, _failure(job, what, Finished(returncode, "", "\n".join(tail))), hint
-        )
+    if child.returncode != 0:
+        finished = Finished(child.returncode, "", "\n".join(tail))
+        raise LettaOpsError(code, _failure(job, what, finished), hint)
 
 
 def start_detached(job: Command, *, output: Path, code: str, hint: str, what: str) -> int:

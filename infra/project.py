@@ -25,13 +25,20 @@ PROGRAM = Path(__file__).parent
 
 
 def write_project(
-    folder: StackFolder, config: Mapping[str, str], environment: Mapping[str, str] = os.environ
+    folder: StackFolder,
+    config: Mapping[str, str],
+    *,
+    keep: bool,
+    environment: Mapping[str, str] = os.environ,
 ) -> Path:
-    """Write the project of the stack and return its folder; `config` (flat keys) is kept first."""
+    """Write the project of the stack and return its folder.
+
+    `config` (flat keys) is laid over the stack's configuration, and with `keep` stays there.
+    """
     home = configuration_file(folder, environment)
     document = _load(home)
-    if config:
-        _set(document, config)
+    _set(document, config)
+    if config and keep:
         write_file(home, _yaml(document), 0o644)
     settings = folder.project / home.name
     # A salt in the configuration wins: what it holds encrypted can't be read with another.

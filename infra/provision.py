@@ -65,7 +65,16 @@ class _Run:
             environment=self.environment,
         )  # fmt: skip
         try:
-            follow(job, events.read, code="pulumi", hint=HINT, what=f"pulumi {arguments[0]}")
+            follow(
+                job,
+                events.read,
+                code="pulumi",
+                hint=HINT,
+                what=f"pulumi {arguments[0]}",
+                on_interrupt=lambda: events.report(
+                    "interrupted: the step at hand is finished first (again: stop at once)"
+                ),
+            )
         except LettaOpsError as error:
             raise _explain(self.folder, events, error) from None
         return events
@@ -88,12 +97,12 @@ def up(request: Request, report: Report) -> Outcome:
 
 
 def preview(request: Request, report: Report) -> Outcome:
-    """Say what `up` would change; changes nothing but the kept configuration's copy."""
+    """Say what `up` would change, with the request's settings, which are not kept."""
     started = time.monotonic()
     folder = stack_folder(request.stack)
     ensure_writable(folder.root)
     with held(folder.lock, "letta-ops preview", wait=False):
-        job = _prepare(folder, request, report)
+        job = _prepare(folder, request, report, keep=False)
         events = job.pulumi(
             "preview", "--stack", request.stack, "--json", report=report, preview=True
         )
@@ -123,7 +132,9 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
     return _outcome(request, events, started, None)
 
 
-def _prepare(folder: StackFolder, request: Request, report: Report) -> _Run:
+def _prepare(
+    folder: StackFolder, request: Request, report: Report, *, keep: bool = True
+) -> _Run:
     cli = find_pulumi(report)
     if not has_own_passphrase(os.environ):
         ensure_passphrase(folder.state)
@@ -133,7 +144,7 @@ def _prepare(folder: StackFolder, request: Request, report: Report) -> _Run:
     # Providers start programs; grpc would print a line for each fork.
     environment["GRPC_ENABLE_FORK_SUPPORT"] = "false"
     environment["GRPC_VERBOSITY"] = "NONE"
-    project = write_project(folder, request.config)
+    project = write_project(folder, request.config, keep=keep)
     _wait_for_other_run(folder, report)
     folder.last_error.unlink(missing_ok=True)
     job = _Run(cli, folder, environment)

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from infra.errors import LettaOpsError
 from infra.files import held, write_file
@@ -60,8 +61,7 @@ class InstalledRelease:
     def finished(self) -> Path:
         return self.folder / "installed"
 
-    @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         return self.finished.is_file() and self.python.exists()
 
 
@@ -79,12 +79,12 @@ def install(release: Release, cache: Path, python: Path, report: Report) -> Inst
     its hash. The marker is written last: what an interruption leaves is made anew.
     """
     target = installed(release, cache, python)
-    if target.complete:
+    if target.is_complete():
         return target
     cache.mkdir(parents=True, exist_ok=True)
     cache.chmod(0o755)
     with held(target.folder.with_suffix(".lock"), "an installation of Letta", wait=True):
-        if target.complete:
+        if target.is_complete():
             return target
         shutil.rmtree(target.folder, ignore_errors=True)
         target.folder.mkdir(parents=True, mode=0o755)
@@ -150,7 +150,7 @@ def _install_requirements(
 
     uv = find_uv_bin()
     what = f"installing Letta {target.release.version}"
-    settings = {"code": "install-failed", "hint": HINT, "what": what}
+    settings: dict[str, Any] = {"code": "install-failed", "hint": HINT, "what": what}
     extras = [word for extra in EXTRAS for word in ("--extra", extra)]
     # The sdist holds a .python-version that derails interpreter shims: the path is always given.
     export = run(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from healthchecks.facts import request, server_version
+from healthchecks.facts import agents_by_api, server_version
 from healthchecks.model import Measurement
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
-
-COUNT_PATH = "/v1/agents/count"  # the cheapest request that the server can't answer by itself
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ def ask_api(deployment: Deployment) -> ApiAnswer:
     try:
         version = server_version(deployment)
         started = time.monotonic()
-        agents = int(request(deployment, COUNT_PATH))
+        agents = agents_by_api(deployment)
         return ApiAnswer(url, version, time.monotonic() - started, agents)
     except LettaOpsError as error:
         return ApiAnswer(url, version, error=error)

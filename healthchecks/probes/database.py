@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from healthchecks.facts import DatabaseFacts, database_facts, server_version
+from healthchecks.facts import DatabaseFacts, database_facts, reading, server_version
 from healthchecks.model import Measurement
-from infra import connect
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 from infra.release import RELEASES
@@ -59,5 +58,5 @@ def read_revision(deployment: Deployment) -> Revision:
 
 
 def _facts(deployment: Deployment) -> DatabaseFacts:
-    with connect.database(deployment) as link:
+    with reading(deployment) as link:
         return database_facts(link)

