@@ -61,7 +61,7 @@ def database_reachable(seen: Reached, _: Thresholds) -> Verdict:
         error = seen.error
         return Verdict(
             State.CRITICAL,
-            "the database can't be reached",
+            "the database can't be reached, or not be read",
             error.message if error else "",
             error.hint if error else "",
         )

@@ -348,7 +348,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve()
 
-    def log_message(self, format: str, *arguments: object) -> None:
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 (inherited)
         """Say nothing: messages are no business of a log, and errors go to the one who asked."""
 
     def _serve(self) -> None:
@@ -360,7 +360,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(error.status, error.body)
         except ConnectionError:
             self.close_connection = True
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (told to the one who asked, who sees it fail)
             self._send(500, {"error": {"message": repr(error), "type": "server_error"}})
 
     def _route(self, method: str, path: str, body: bytes) -> None:

@@ -18,7 +18,7 @@ from infra.deployment import (
     postgres_uri,
 )
 from infra.embedded.database import administrator, revision
-from infra.embedded.postgres import plain_environment
+from infra.embedded.folders import plain_environment
 from infra.embedded.provider import Properties, Provider
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder

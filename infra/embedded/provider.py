@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -92,10 +93,30 @@ class Provider(dynamic.ResourceProvider):
         try:
             with held(folder.root / "provider.lock", f"{type(self).__name__} {verb}", wait=True):
                 return work()
+        except OSError as error:
+            raise _kept(folder, _system_error(folder, verb, error)) from None
         except LettaOpsError as error:
-            record = {"code": error.code, "message": error.message, "hint": error.hint}
-            write_private(folder.last_error, json.dumps(record))
-            raise
+            raise _kept(folder, error) from None
+
+
+def _kept(folder: StackFolder, error: LettaOpsError) -> LettaOpsError:
+    record = {"code": error.code, "message": error.message, "hint": error.hint}
+    try:
+        write_private(folder.last_error, json.dumps(record))
+    except OSError:
+        return error  # the disk is full: the engine still shows the text
+    return error
+
+
+def _system_error(folder: StackFolder, verb: str, error: OSError) -> LettaOpsError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return LettaOpsError(
+        "disk-full" if full else "system",
+        f"{verb} failed: {error.strerror}: {error.filename or folder.root}",
+        "free some disk space, then run the same command again: nothing is lost"
+        if full
+        else "mend the cause, then run the same command again: nothing is lost",
+    )
 
 
 def _silence_grpc() -> None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from infra.accounts import Account, service_account
 from infra.deployment import LOOPBACK
 from infra.embedded import supervisor
-from infra.embedded.postgres import plain_environment
+from infra.embedded.folders import plain_environment, prepare_folders
 from infra.embedded.provider import Properties, Provider
 from infra.errors import LettaOpsError
 from infra.files import write_file, write_private
@@ -91,6 +91,7 @@ class SupervisedService(Provider):
 
     def _start(self, folder: StackFolder, inputs: Properties) -> None:
         account = service_account()
+        prepare_folders(account, folder)
         for name in inputs.get("files") or []:
             copy = folder.services / Path(name).name
             shutil.copyfile(PACKAGE_FOLDER / name, copy)

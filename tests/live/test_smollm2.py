@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,38 +28,39 @@ def venv() -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def port(venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        number: int = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("smollm2") / "server.log"
     with log.open("wb") as sink:
-        child = subprocess.Popen(smollm2.arguments(venv, port), stdout=sink, stderr=sink)
+        child = subprocess.Popen(smollm2.arguments(venv, number), stdout=sink, stderr=sink)
     try:
-        wait_until_served(f"http://127.0.0.1:{port}/v1/models", child, log)
-        yield f"http://127.0.0.1:{port}/v1"
+        wait_until_it_listens(number, child, log)
+        yield number
     finally:
         child.terminate()
         child.wait(timeout=30)
 
 
-def wait_until_served(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_it_listens(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(120):
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except urllib.error.URLError:
-            assert child.poll() is None, log.read_text()
-            time.sleep(0.5)
-    pytest.fail(f"no answer from {url}\n{log.read_text()}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert child.poll() is None, log.read_text()
+        time.sleep(0.5)
+    pytest.fail(f"nothing listens on port {port}\n{log.read_text()}")
 
 
-def post(url: str, request: dict[str, Any]) -> dict[str, Any]:
-    body = json.dumps(request).encode()
-    wanted = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(wanted, timeout=300) as response:
-        answer: dict[str, Any] = json.load(response)
-        return answer
+def ask(port: int, method: str, path: str, request: dict[str, Any] | None = None) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    connection.request(method, path, json.dumps(request), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    assert response.status == 200, body
+    return json.loads(body)
 
 
 def test_a_finished_installation_is_used_again(venv: Path) -> None:
@@ -69,18 +69,20 @@ def test_a_finished_installation_is_used_again(venv: Path) -> None:
     assert said == []
 
 
-def test_it_is_served_under_its_alias_and_answers_a_question(url: str) -> None:
-    with urllib.request.urlopen(f"{url}/models", timeout=10) as response:
-        assert [model["id"] for model in json.load(response)["data"]] == [smollm2.ALIAS]
+def test_it_is_served_under_its_alias_and_answers_a_question(port: int) -> None:
+    models = ask(port, "GET", "/v1/models")["data"]
+    assert [model["id"] for model in models] == [smollm2.ALIAS]
     question = {"role": "user", "content": "What is the capital of France?"}
-    answer = post(
-        f"{url}/chat/completions",
+    answer = ask(
+        port,
+        "POST",
+        "/v1/chat/completions",
         {"model": smollm2.ALIAS, "messages": [question], "max_tokens": 40, "temperature": 0},
     )
     assert "Paris" in answer["choices"][0]["message"]["content"]
 
 
-def test_tools_that_it_knows_nothing_of_do_not_make_it_fail(url: str) -> None:
+def test_tools_that_it_knows_nothing_of_do_not_make_it_fail(port: int) -> None:
     function = {"name": "remember", "parameters": {"type": "object", "properties": {}}}
     request = {
         "model": smollm2.ALIAS,
@@ -89,7 +91,8 @@ def test_tools_that_it_knows_nothing_of_do_not_make_it_fail(url: str) -> None:
         "tool_choice": "auto",
         "max_tokens": 40,
     }
-    message = post(f"{url}/chat/completions", request)["choices"][0]["message"]
+    answer = ask(port, "POST", "/v1/chat/completions", request)
+    message = answer["choices"][0]["message"]
     assert message["content"]
     assert not message.get("tool_calls")
 

@@ -191,9 +191,7 @@ def test_a_problem_of_the_system_is_no_bug(
     assert capsys.readouterr().err.startswith("error: Permission denied: /somewhere\n")
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(KeyboardInterrupt(), 130), (main.Terminated(), 143)]
-)
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (main.Terminated(), 143)])
 def test_an_interruption_says_that_nothing_is_lost(
     error: BaseException,
     code: int,
