@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ class Verdict:
 class Thresholds:
     """Every limit that a rule compares with; sizes in bytes, times in seconds."""
 
-    today: datetime.date
+    today: dt.date
     slow_answer: float = 5.0
     low_disk_share: float = 0.10
     low_disk_bytes: int = 5 * 1000**3
@@ -86,20 +86,20 @@ class Thresholds:
 
 
 M = TypeVar("M", bound=Measurement)
-Measured = TypeVar("Measured", bound=Measurement, covariant=True)
-Judged = TypeVar("Judged", bound=Measurement, contravariant=True)
+Measured_co = TypeVar("Measured_co", bound=Measurement, covariant=True)
+Judged_contra = TypeVar("Judged_contra", bound=Measurement, contravariant=True)
 
 
-class Probe(Protocol[Measured]):
+class Probe(Protocol[Measured_co]):
     """Looks at a deployment, judges nothing; what it can't see it raises."""
 
-    def __call__(self, deployment: Deployment, /) -> Measured: ...
+    def __call__(self, deployment: Deployment, /) -> Measured_co: ...
 
 
-class Rule(Protocol[Judged]):
+class Rule(Protocol[Judged_contra]):
     """Judges a measurement; pure, so that its cases are a table."""
 
-    def __call__(self, measurement: Judged, thresholds: Thresholds, /) -> Verdict: ...
+    def __call__(self, measurement: Judged_contra, thresholds: Thresholds, /) -> Verdict: ...
 
 
 @dataclass(frozen=True)

@@ -144,16 +144,8 @@ def secrets_encrypted(seen: Encryption, _: Thresholds) -> Verdict:
             ", ".join(f"{column}: {count}" for column, count in sorted(seen.plaintext.items())),
             "set LETTA_ENCRYPTION_KEY for the server, then save these secrets anew",
         )
-    if seen.encrypted == 0 and seen.has_key:
-        unproven = "no secret is stored yet, so nothing can be proven"
-        return Verdict(State.OK, f"{unproven}; the profile has a key")
     if seen.encrypted == 0:
-        return Verdict(
-            State.WARNING,
-            "no secret is stored yet, and the profile has no encryption key",
-            "without LETTA_ENCRYPTION_KEY the server will store them in the clear",
-            "set LETTA_ENCRYPTION_KEY for the server, and server.encryption_key in the profile",
-        )
+        return _nothing_stored(seen)
     if not seen.has_key:
         return Verdict(
             State.WARNING,
@@ -237,4 +229,16 @@ def release_is_maintained(seen: RunningRelease, thresholds: Thresholds) -> Verdi
         f"Letta {seen.version} gets no fixes since {seen.end_of_life.isoformat()}",
         "security holes stay open; keep it off the network and behind its password",
         "plan the way out; acknowledge `release` to be told of other things only",
+    )
+
+
+def _nothing_stored(seen: Encryption) -> Verdict:
+    if seen.has_key:
+        unproven = "no secret is stored yet, so nothing can be proven"
+        return Verdict(State.OK, f"{unproven}; the profile has a key")
+    return Verdict(
+        State.WARNING,
+        "no secret is stored yet, and the profile has no encryption key",
+        "without LETTA_ENCRYPTION_KEY the server will store them in the clear",
+        "set LETTA_ENCRYPTION_KEY for the server, and server.encryption_key in the profile",
     )

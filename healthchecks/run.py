@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import threading
 import time
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def run(
             f"name one of: {', '.join(names)}",
         )
     started = time.monotonic()
-    limits = thresholds or Thresholds(today=datetime.datetime.now(datetime.UTC).date())
+    limits = thresholds or Thresholds(today=dt.dt.now(dt.UTC).date())
     findings = [
         _acknowledged(finding) if finding.name in acknowledged else finding
         for finding in _examine_all(checks, deployment, limits, started + limit, limit)
@@ -83,7 +83,7 @@ def _examine(check: Check[Any], deployment: Deployment, thresholds: Thresholds) 
         hint = "run the check as root, or as the user that runs the services"
         why = f"{error.strerror}: {error.filename}"
         return Finding(check.name, State.UNKNOWN, "this user may not look", why, hint)
-    except BaseException as error:  # a thread's death would otherwise be silence
+    except BaseException as error:  # noqa: BLE001  # a thread's death would be silence
         reason = redact(f"{type(error).__name__}: {error}", deployment.secrets)
         hint = "report this as a bug of letta-ops"
         return Finding(check.name, State.UNKNOWN, "the probe failed", reason, hint)

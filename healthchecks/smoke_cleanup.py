@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import functools
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ TAG = "letta-ops-smoke"
 PREFIX = "letta-ops-smoke-"
 LABEL = "letta_ops_smoke"
 # Longer than any run takes: a run that goes on beside us is left alone.
-LEFTOVER_AGE = datetime.timedelta(minutes=15)
+LEFTOVER_AGE = dt.timedelta(minutes=15)
 ATTEMPTS = 4  # a turn that is still going on writes rows under the agent while it's deleted
 PAUSE = 1.0  # seconds
 
@@ -30,13 +30,17 @@ def sweep(client: Letta, trial: Trial) -> int:
 
     One that can't be removed is no reason not to test: `delete` reports it at the end.
     """
-    oldest = datetime.datetime.now(datetime.UTC) - LEFTOVER_AGE
+    import letta_client
+
+    oldest = dt.dt.now(dt.UTC) - LEFTOVER_AGE
     agents = [agent for agent in _ours(client) if agent.created_at and agent.created_at < oldest]
     removed = 0
     for agent in agents:
         try:
             _repeated(functools.partial(dismantle, client, agent.id))
             removed += 1
+        except letta_client.NotFoundError:
+            continue  # another smoke test removed it meanwhile
         except LettaOpsError as error:
             trial.leftovers = f"{agent.name} of an earlier run can't be deleted: {error.message}"
     return removed
@@ -92,9 +96,7 @@ def _ours(client: Letta, name: str | None = None) -> list[Any]:
     import letta_client
 
     # Without `include` the server lists agents without their tags.
-    listed = client.agents.list(
-        tags=[TAG], name=name if name else letta_client.omit, include=["agent.tags"]
-    )
+    listed = client.agents.list(tags=[TAG], name=name or letta_client.omit, include=["agent.tags"])
     return [agent for agent in listed if agent.name.startswith(PREFIX) and TAG in agent.tags]
 
 

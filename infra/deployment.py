@@ -20,6 +20,7 @@ ADMIN_ROLE = "postgres"
 
 SERVICE_POSTGRES = "postgres"
 SERVICE_MODEL = "model"
+SERVICE_SMOLLM2 = "smollm2"
 SERVICE_SERVER = "letta"
 
 

@@ -1,6 +1,6 @@
 """A model that repeats itself: OpenAI's protocol, answered by rules instead of by a network.
 
-    python fake_model.py --port N [--host 127.0.0.1] [--delay-ms 0]
+    python fake_model.py --port N [--host 127.0.0.1] [--delay-ms 0] [--forward NAME=URL]
 
 It lets a Letta server answer messages at no cost and always in the same way. It needs only the
 standard library of Python 3.11 or later, so it can be copied and run by any interpreter, the
@@ -23,6 +23,10 @@ POST /v1/chat/completions  plain or streamed; what it answers follows from the l
 * Where the request demands a tool (`tool_choice`), texts go out through `send_message`, the way
   of Letta's older agent types. If that isn't offered, the demanded tool is called, or the first.
 
+With `--forward NAME=URL` the model NAME is listed too, and requests that name it go to the real
+server at URL (`http://127.0.0.1:8286/v1`): one endpoint then has a model that thinks and embeddings
+that work, where the real server has none.
+
 POST /v1/embeddings        a hashed bag of words of unit length: texts that share words are near.
 
 The same request gives the same answer, ids included; only the time `created` differs. Token counts
@@ -34,6 +38,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import http.client
 import json
 import math
 import re
@@ -42,9 +47,10 @@ import socketserver
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 CHAT_MODELS = ("fake", "gpt-4o-mini")
 DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072}
@@ -369,17 +375,42 @@ class Handler(BaseHTTPRequestHandler):
         if (method, path) == ("GET", "/v1/models"):
             entry = {"object": "model", "created": 0, "owned_by": "letta-ops"}
             # Without the embedding models: Letta takes everything in this list for a chat model.
-            data = [{"id": name, **entry} for name in CHAT_MODELS]
+            data = [{"id": name, **entry} for name in (*CHAT_MODELS, *self.server.forwards)]
             return self._send(200, {"object": "list", "data": data})
         if (method, path) == ("POST", "/v1/embeddings"):
             return self._send(200, embed(_parsed(body)))
         if (method, path) == ("POST", "/v1/chat/completions"):
             request = _parsed(body)
+            if target := self.server.forwards.get(str(request.get("model"))):
+                return self._forward(target, request)
             time.sleep(self.server.delay)
             if request.get("stream"):
                 return self._send_stream(stream(request))
             return self._send(200, complete(request))
         raise RequestError(404, f"unknown path: {method} {self.path}")
+
+    def _forward(self, target: str, request: dict[str, Any]) -> None:
+        """Hand the request to a real server and its answer back, a stream as it comes."""
+        url = urlsplit(target)
+        link = http.client.HTTPConnection(url.hostname or "", url.port, timeout=600)
+        try:
+            link.request(
+                "POST",
+                f"{url.path}/chat/completions",
+                json.dumps(_without_nulls(request)).encode(),
+                {"Content-Type": "application/json"},
+            )
+            answer = link.getresponse()
+        except OSError as error:
+            raise RequestError(502, f"the model's server at {target}: {error}") from None
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.getheader("Content-Type", "application/json"))
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while piece := answer.read1(65536):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
@@ -403,6 +434,20 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
+def _without_nulls(request: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI takes `"content": null` beside a tool call; llama.cpp's server insists on a text."""
+    messages = request.get("messages")
+    if not isinstance(messages, list):
+        return request
+    texts = [
+        {**message, "content": ""}
+        if isinstance(message, dict) and message.get("content", "") is None
+        else message
+        for message in messages
+    ]
+    return {**request, "messages": texts}
+
+
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
         request = json.loads(body)
@@ -414,13 +459,23 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 
 class FakeModel(ThreadingHTTPServer):
-    """The server; `delay` is the time in seconds before each chat completion."""
+    """The server; `delay` is the time in seconds before each chat completion.
+
+    `forwards` maps the names of real models to the URLs that serve them.
+    """
 
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        delay: float = 0.0,
+        forwards: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__((host, port), Handler)
         self.delay = delay
+        self.forwards = dict(forwards or {})
 
     def server_bind(self) -> None:
         # Without HTTPServer's own, which asks the DNS for our name and can wait for seconds.
@@ -434,12 +489,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--delay-ms", type=int, default=0)
+    parser.add_argument("--forward", action="append", default=[], metavar="NAME=URL")
     options = parser.parse_args()
+    forwards = dict(each.partition("=")[::2] for each in options.forward)
     # Also for a container, where a process of number 1 without a handler isn't ended by SIGTERM.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     try:
-        server = FakeModel(options.host, options.port, options.delay_ms / 1000)
+        server = FakeModel(options.host, options.port, options.delay_ms / 1000, forwards)
     except OSError as error:
         sys.exit(f"cannot listen on {options.host}:{options.port}: {error.strerror}")
     print(f"the fake model listens on http://{options.host}:{options.port}/v1", flush=True)

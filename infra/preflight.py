@@ -52,10 +52,9 @@ def taken_ports(folder: StackFolder, settings: Settings) -> Iterator[str]:
         and connection.laddr
         and connection.laddr.ip in (LOOPBACK, "0.0.0.0", "::", "::1")
     }
-    keys = {"letta": "server.port", "postgres": "database.port", "model": "model_port"}
-    for service, port in settings.ports.items():
+    for key, port in settings.ports.items():
         if port in listeners and listeners[port] not in ours:
-            yield f"{keys[service]}: {port} is taken by {_describe(listeners[port])}"
+            yield f"{key}: {port} is taken by {_describe(listeners[port])}"
 
 
 def _describe(pid: int | None) -> str:

@@ -22,8 +22,9 @@ DEFAULTS: Mapping[str, Any] = {
     "server.port": 8283,
     "model_port": 8284,
     "database.port": 8285,
+    "smollm2_port": 8286,
 }
-PORTS = ("server.port", "model_port", "database.port")
+PORTS = ("server.port", "model_port", "database.port", "smollm2_port")
 PROVIDERS: Mapping[str, tuple[str, str]] = {
     # key -> (environment variable of the Letta server, does it hold a secret)
     "providers.openai.api_key": ("OPENAI_API_KEY", "secret"),
@@ -37,7 +38,6 @@ KNOWN = (*DEFAULTS, "model", *PROVIDERS)
 RESERVED = ("LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY", "HOME")
 TARGETS = ("local",)
 
-SMOLLM2 = Model("openai-proxy/smollm2", None)
 FAKE_MODEL = Model("openai-proxy/fake", "openai/text-embedding-3-small")
 
 
@@ -51,6 +51,7 @@ class Settings:
     server_port: int
     database_port: int
     model_port: int
+    smollm2_port: int
     model: ModelChoice
     environment: Mapping[str, str | Sensitive] = field(default_factory=dict)
 
@@ -64,9 +65,13 @@ class Settings:
 
     @property
     def ports(self) -> Mapping[str, int]:
-        """The ports that this stack listens on, by the service's name."""
-        ports = {"letta": self.server_port, "postgres": self.database_port}
-        return ports if self.model == "none" else ports | {"model": self.model_port}
+        """The ports that this stack listens on, by their key in the configuration."""
+        ports = {"server.port": self.server_port, "database.port": self.database_port}
+        if self.model != "none":
+            ports["model_port"] = self.model_port
+        if self.model == "smollm2":
+            ports["smollm2_port"] = self.smollm2_port
+        return ports
 
 
 def parse(
@@ -106,6 +111,7 @@ def parse(
         server_port=ports["server.port"],
         database_port=ports["database.port"],
         model_port=ports["model_port"],
+        smollm2_port=ports["smollm2_port"],
         model=model,
         environment=server,
     )

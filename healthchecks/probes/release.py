@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import dataclass
 
 from healthchecks.facts import server_version
@@ -18,7 +18,7 @@ class RunningRelease(Measurement):
 
     version: str
     known: bool
-    end_of_life: datetime.date | None
+    end_of_life: dt.date | None
 
 
 def read_release(deployment: Deployment) -> RunningRelease:

@@ -8,57 +8,56 @@ import pulumi
 
 from infra.components.embedded import ReleaseInstallation, Service, SmolLM2Installation
 from infra.components.scripts import beside
-from infra.deployment import LOOPBACK, SERVICE_MODEL, Model
+from infra.deployment import LOOPBACK, SERVICE_MODEL, SERVICE_SMOLLM2
 from infra.locations import StackFolder
-from infra.settings import FAKE_MODEL, SMOLLM2, Settings
+from infra.settings import Settings
 
 
 class ModelService(pulumi.ComponentResource):
-    """Outputs: `environment` for the server, `model` (its handles), `ready` to wait for."""
+    """Outputs: `environment` for the server, and `ready` to wait for.
+
+    The fake model is always there: SmolLM2 has neither tool calls nor embeddings, so the fake one
+    stands in front of it, answers for itself, embeds, and hands on what is for SmolLM2.
+    """
 
     def __init__(
         self, folder: StackFolder, settings: Settings, release: ReleaseInstallation
     ) -> None:
         super().__init__("letta-ops:local:Model", "model")
-        build = self._fake if settings.model == "fake" else self._smollm2
-        self.model: Model
-        self.ready = build(folder, settings, release)
-        # Letta speaks OpenAI's protocol to both; neither looks at the key.
-        self.environment = {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": settings.model_url}
-        self.register_outputs({})
-
-    def _fake(
-        self, folder: StackFolder, settings: Settings, release: ReleaseInstallation
-    ) -> Service:
-        self.model = FAKE_MODEL
-        port = settings.model_port
-        script = folder.services / "fake_model.py"
-        return Service(
+        behind: list[pulumi.Resource] = []
+        forward: list[str] = []
+        if settings.model == "smollm2":
+            behind.append(self._smollm2(folder, settings, release))
+            forward = ["--forward", f"smollm2=http://{LOOPBACK}:{settings.smollm2_port}/v1"]
+        self.ready = Service(
             SERVICE_MODEL,
             folder,
             {
                 "command": [
-                    release.interpreter, script.as_posix(), "--host", LOOPBACK, "--port", str(port),
+                    release.interpreter, str(folder.services / "fake_model.py"),
+                    "--host", LOOPBACK, "--port", str(settings.model_port), *forward,
                 ],
                 "directory": "/",
                 "health": {"kind": "http", "path": "/health", "seconds": 30},
-                "port": port,
+                "port": settings.model_port,
                 **beside("fake_model.py"),
             },
-            pulumi.ResourceOptions(parent=self),
+            pulumi.ResourceOptions(parent=self, depends_on=behind),
         )  # fmt: skip
+        # Letta speaks OpenAI's protocol to it; nobody looks at the key.
+        self.environment = {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": settings.model_url}
+        self.register_outputs({})
 
     def _smollm2(
         self, folder: StackFolder, settings: Settings, release: ReleaseInstallation
     ) -> Service:
         from infra.embedded.smollm2 import arguments
 
-        self.model = SMOLLM2
-        port = settings.model_port
+        port = settings.smollm2_port
         opts = pulumi.ResourceOptions(parent=self)
         installation = SmolLM2Installation(folder, release.python, opts)
         return Service(
-            SERVICE_MODEL,
+            SERVICE_SMOLLM2,
             folder,
             {
                 "command": installation.venv.apply(lambda venv: list(arguments(Path(venv), port))),

@@ -12,17 +12,20 @@ from infra.profiles import remember, remembered
 class ProfileRecord(Provider):
     """Input: `values` (profile key -> value, no secrets: `GeneratedValue` remembers those).
 
+    An empty text stands for an absent key, because Pulumi drops null from its inputs.
+
     `remove` leaves the file: it holds the secrets of data that stays.
     """
 
     compared: ClassVar[tuple[str, ...]] = ("values",)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        remember(folder.profile, inputs["values"])
+        values = {key: None if value == "" else value for key, value in inputs["values"].items()}
+        remember(folder.profile, values)
         return str(folder.profile), {}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         for key, value in outputs["values"].items():
-            if remembered(folder.profile, key) != value:
+            if (remembered(folder.profile, key) or "") != value:
                 return f"{key} differs in {folder.profile}"
         return None

@@ -14,7 +14,7 @@ from infra.components.secrets import Secrets
 from infra.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE, Model
 from infra.locations import StackFolder
 from infra.preflight import ensure_possible
-from infra.settings import Settings
+from infra.settings import FAKE_MODEL, Settings
 
 
 def build(folder: StackFolder, settings: Settings) -> None:
@@ -28,7 +28,7 @@ def build(folder: StackFolder, settings: Settings) -> None:
     if settings.model != "none":
         # Letta asks for the list of models when it starts, and never again: the model comes first.
         service = ModelService(folder, settings, release)
-        model, environment = service.model, service.environment
+        model, environment = FAKE_MODEL, service.environment
         after.append(service.ready)
     letta = server(folder, settings, secrets, release, environment, after)
     Record(folder, _profile(settings, model), pulumi.ResourceOptions(depends_on=[letta]))
@@ -47,6 +47,6 @@ def _profile(settings: Settings, model: Model) -> dict[str, Any]:
         "database.owner": OWNER_ROLE,
         "database.reader": READER_ROLE,
         "database.tls": "disable",
-        "model.handle": model.handle,
-        "model.embedding": model.embedding,
+        "model.handle": model.handle or "",
+        "model.embedding": model.embedding or "",
     }

@@ -197,8 +197,12 @@ def _render_preview(answer: dict[str, Any]) -> Iterator[Part]:
     ]
     if rows:
         yield Table(("action", "name", "type"), rows)
-    counts = _counts(answer["changes"])
-    yield counts if not rows else f"would be: {counts}"
+    planned = [
+        f"{action} {count}"
+        for action, count in answer["changes"].items()
+        if action != "same" and count
+    ]
+    yield f"would {', '.join(planned)}" if planned else "nothing to change"
 
 
 def _render_fate(answer: dict[str, Any]) -> Iterator[Part]:

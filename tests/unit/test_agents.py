@@ -7,18 +7,11 @@ live tests do the same with the real one.
 from __future__ import annotations
 
 import json
-import os
 import stat
-import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from email.message import Message
-from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -37,11 +30,9 @@ from ops_cli.agents.import_plan import (
 )
 from ops_cli.agents.importing import MARK, import_agents, marked, plan_import
 from ops_cli.agents.listing import every_agent, find_agent
+from tests.unit.letta_server import OWN, PASSWORD, Content, FakeLetta, serving
 
-PASSWORD = "swordfish-swordfish"
 ABROAD = "https://elsewhere.example/v1"
-OWN = "http://127.0.0.1:8284/v1"
-Content = dict[str, Any]
 
 
 def content(*names: str, model: str = "own/model", **sections: Any) -> Content:
@@ -66,136 +57,10 @@ def agent_file(given: Content) -> AgentFile:
     return parse_agent_file(json.dumps(given).encode(), "x.af")
 
 
-@dataclass
-class FakeLetta:
-    """The state of the small server; `fails_after` agents its import fails, as Letta's does."""
-
-    agents: dict[str, Content] = field(default_factory=dict)
-    blocks: dict[str, Content] = field(default_factory=dict)
-    tools: list[Content] = field(default_factory=list)
-    forms: list[dict[str, str]] = field(default_factory=list)
-    pages: list[int] = field(default_factory=list)
-    fails_after: int | None = None
-    export: bytes = b""
-    url: str = ""
-
-    def make(self, name: str, *tags: str) -> str:
-        identifier = f"agent-{uuid.uuid4()}"
-        self.agents[identifier] = {
-            "id": identifier, "name": name, "tags": list(tags), "model": "own/model",
-            "created_at": f"2026-01-01T00:00:{len(self.agents) % 60:02d}Z", "message_ids": ["m"],
-        }  # fmt: skip
-        return identifier
-
-    def loose(self, label: str, value: str) -> str:
-        identifier = f"block-{uuid.uuid4()}"
-        self.blocks[identifier] = {"id": identifier, "label": label, "value": value}
-        return identifier
-
-    def answer(self, method: str, path: str, query: dict[str, list[str]], body: bytes, head: Message) -> tuple[int, Any]:  # fmt: skip
-        parts = path.strip("/").split("/")[1:]
-        match (method, parts):
-            case ("GET", ["agents"]):
-                return self._page(query)
-            case ("POST", ["agents", "import"]):
-                return self._import(body, head)
-            case ("GET", ["agents", identifier, "export"]):
-                return 200, self.export
-            case (_, ["agents", identifier]):
-                return self._one(method, identifier, body)
-            case ("DELETE", ["blocks", identifier]):
-                return 200, self.blocks.pop(identifier)
-            case ("GET", ["blocks"]):
-                return 200, [] if "after" in query else list(self.blocks.values())
-            case ("GET", ["tools"]):
-                return 200, [] if "after" in query else self.tools
-            case ("GET", ["models"]):
-                return 200, [{"handle": "own/model", "model_endpoint": OWN}]
-            case ("GET", ["models", "embedding"]):
-                return 200, [{"handle": "own/embedding", "embedding_endpoint": OWN}]
-        return 404, {"detail": f"no {method} {path}"}
-
-    def _page(self, query: dict[str, list[str]]) -> tuple[int, Any]:
-        limit = int(query.get("limit", ["50"])[0])
-        if limit > 200:
-            return 422, {"detail": "limit"}
-        self.pages.append(limit)
-        found = list(self.agents.values())
-        if "after" in query:
-            ids = [agent["id"] for agent in found]
-            found = found[ids.index(query["after"][0]) + 1 :]
-        if "name" in query:
-            found = [agent for agent in found if agent["name"] == query["name"][0]]
-        if "tags" in query:
-            found = [agent for agent in found if query["tags"][0] in agent["tags"]]
-        return 200, found[:limit]
-
-    def _one(self, method: str, identifier: str, body: bytes) -> tuple[int, Any]:
-        if identifier not in self.agents:
-            return 404, {"detail": "not found"}
-        if method == "DELETE":
-            return 200, self.agents.pop(identifier)
-        if method == "PATCH":
-            self.agents[identifier] |= json.loads(body)
-        return 200, self.agents[identifier]
-
-    def _import(self, body: bytes, head: Message) -> tuple[int, Any]:
-        message = BytesParser().parsebytes(
-            b"Content-Type: " + head["Content-Type"].encode() + b"\r\n\r\n" + body
-        )
-        form = {
-            str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True)
-            for part in message.walk()
-            if not part.is_multipart()
-        }
-        texts = {name: bytes(value).decode() for name, value in form.items()}  # type: ignore[arg-type]
-        self.forms.append(texts)
-        sent = json.loads(texts["file"])
-        for block in sent["blocks"]:
-            self.loose(block["label"], block["value"])
-        made = []
-        for agent in sent["agents"]:
-            if len(made) == self.fails_after:
-                return 400, {"detail": "Import failed: 'message-7'"}
-            made.append(self.make(texts.get("name", agent["name"]), *agent["tags"]))
-        return 200, {"agent_ids": made}
-
-
 @pytest.fixture
 def letta() -> Iterator[FakeLetta]:
-    state = FakeLetta()
-
-    class Handler(BaseHTTPRequestHandler):
-        def _serve(self) -> None:
-            size = int(self.headers.get("Content-Length", 0))
-            body = self.rfile.read(size)
-            url = urlsplit(self.path)
-            if self.headers.get("Authorization") != f"Bearer {PASSWORD}":
-                code, answer = 401, {"detail": "Unauthorized"}
-            else:
-                code, answer = state.answer(
-                    self.command, url.path, parse_qs(url.query), body, self.headers
-                )
-            data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = do_PATCH = do_DELETE = _serve
-
-        def log_message(self, *_: object) -> None:
-            """Stay quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving() as server:
+        yield server
 
 
 def deployment(letta: FakeLetta, password: str = PASSWORD) -> Deployment:
@@ -208,7 +73,7 @@ def deployment(letta: FakeLetta, password: str = PASSWORD) -> Deployment:
 @pytest.mark.parametrize(
     ("data", "code", "part"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "agent-file-pointer", "git lfs"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "agent-file-pointer", "git lfs"),
         (b"", "agent-file-broken", "is not JSON"),
         (b"\xff\xfe{", "agent-file-broken", "is not JSON"),
         (b"[" * 100_000, "agent-file-broken", "is not JSON"),
@@ -340,7 +205,7 @@ def test_an_export_is_kept_as_the_server_wrote_it_and_only_for_us(
     exporting.save(exported, target)
     assert target.read_bytes() == letta.export
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
-    assert os.listdir(tmp_path) == ["ada.af"]
+    assert list(tmp_path.iterdir()) == [target]
     assert exported.messages == 1
 
 
@@ -436,11 +301,13 @@ def test_a_wrong_password_is_told_as_such(letta: FakeLetta) -> None:
     assert caught.value.code == "wrong-password"
 
 
-def test_an_import_without_an_answer_tells_how_to_find_what_it_made(letta: FakeLetta) -> None:
+def test_an_import_without_an_answer_tells_how_to_find_what_it_made(
+    letta: FakeLetta, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def vanish(*_: object) -> tuple[int, Any]:
         raise ConnectionError
 
-    letta._import = vanish  # type: ignore[method-assign]
+    monkeypatch.setattr(letta, "take_in", vanish)
     with pytest.raises(LettaOpsError) as caught:
         import_agents(deployment(letta), agent_file(content()), ImportChoices())
     assert caught.value.code == "import-unfinished"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import threading
 import time
@@ -52,13 +52,17 @@ def refuse(_: Deployment) -> Seen:
     raise LettaOpsError("server-unreachable", "no server answers", "start it")
 
 
+def forbid(_: Deployment) -> Seen:
+    raise PermissionError(13, "Permission denied", "/var/lib/letta-ops/prod/services")
+
+
 def hang(_: Deployment) -> Seen:
     time.sleep(60)
     return Seen(State.OK)
 
 
-def only(*checks: Check[Seen], acknowledged: frozenset[str] = frozenset()) -> Finding:
-    (finding,) = run(DEPLOYMENT, checks=checks, acknowledged=acknowledged).findings
+def only(one: Check[Seen], acknowledged: frozenset[str] = frozenset()) -> Finding:
+    (finding,) = run(DEPLOYMENT, checks=[one], acknowledged=acknowledged).findings
     return finding
 
 
@@ -86,6 +90,12 @@ def test_a_probe_that_cannot_see_is_unknown_with_its_reason() -> None:
     finding = only(Check("bad", refuse, judge))
     assert (finding.state, finding.detail) == (State.UNKNOWN, "no server answers")
     assert finding.hint == "start it"
+
+
+def test_a_user_who_may_not_look_is_told_so_and_not_that_the_stack_is_down() -> None:
+    finding = only(Check("bad", forbid, judge))
+    assert (finding.state, finding.summary) == (State.UNKNOWN, "this user may not look")
+    assert finding.detail == "Permission denied: /var/lib/letta-ops/prod/services"
 
 
 def test_a_probe_that_hangs_is_unknown_and_does_not_keep_the_others() -> None:
@@ -129,7 +139,7 @@ def test_the_names_of_the_checks_are_unique() -> None:
 
 
 def test_a_server_that_is_down_is_one_critical_finding_and_nothing_raises() -> None:
-    limits = Thresholds(today=datetime.date(2026, 11, 21))
+    limits = Thresholds(today=dt.date(2026, 11, 21))
     report = run(DEPLOYMENT, thresholds=limits)
     assert (report.findings[0].name, report.findings[0].state) == ("api", State.CRITICAL)
     assert {f.name for f in report.findings if f.state is State.CRITICAL} == {"api"}
@@ -175,9 +185,9 @@ def server(status: int) -> Iterator[tuple[str, list[tuple[str, str, str | None, 
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815  # the name that http.server looks for
 
-        def log_message(self, format: str, *arguments: object) -> None:
+        def log_message(self, *arguments: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
@@ -201,6 +211,7 @@ def test_a_stranger_sends_neither_the_password_nor_anything_that_could_run() -> 
         ("POST", "/v1/tools/run"),
     ]
     tokens = [token for _, _, token, _ in seen]
-    assert tokens[0] is None and tokens[2] is None
+    assert tokens[0] is None
+    assert tokens[2] is None
     assert all(PASSWORD not in (token or "") for token in tokens)
     assert [json.loads(body) for method, _, _, body in seen if method == "POST"] == [{}, {}]

@@ -51,7 +51,10 @@ def error_in(text: str) -> dict[str, str]:
 
 
 def test_the_version_is_told_without_importing_typer() -> None:
-    code = "import sys; from ops_cli.main import run; run(['--version']); print('typer' in sys.modules)"
+    code = (
+        "import sys\nfrom ops_cli.main import run\nrun(['--version'])\n"
+        "print('typer' in sys.modules)"
+    )
     version, imported = python(code).stdout.split()
     assert version[0].isdigit()
     assert imported == "False"
@@ -148,7 +151,7 @@ def test_the_stack_comes_from_the_environment_unless_it_is_named(
 def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every command that reads the profile fail with `error`, once."""
     original = Invocation.deployment
-    failed = []
+    failed: list[bool] = []
 
     def deployment(self: Invocation) -> object:
         if not failed:

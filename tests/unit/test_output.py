@@ -47,8 +47,13 @@ def test_on_a_terminal_the_first_column_stays_whole(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("plain ü 漢", "plain ü 漢"), ("a\tb\nc", "a\tb\nc"), ("\x1b]0;x\x07", "\\x1b]0;x\\x07"), ("\x9b", "\\x9b")],
-)  # fmt: skip
+    [
+        ("plain ü 漢", "plain ü 漢"),
+        ("a\tb\nc", "a\tb\nc"),
+        ("\x1b]0;x\x07", "\\x1b]0;x\\x07"),
+        ("\x9b", "\\x9b"),
+    ],
+)
 def test_control_characters_become_visible(text: str, shown: str) -> None:
     assert printable(text) == shown
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from healthchecks.probes.release import RunningRelease
 from healthchecks.probes.services import Listener, Listeners, Service, Services
 from infra.errors import LettaOpsError
 
-LIMITS = Thresholds(today=datetime.date(2026, 11, 21))
+LIMITS = Thresholds(today=dt.date(2026, 11, 21))
 GB = 1000**3
 DOWN = LettaOpsError("server-unreachable", "no server answers", "start it")
 FACTS = DatabaseFacts("letta", "18.4", "0.8.5", (Tables("public", "head"),))
@@ -188,8 +188,8 @@ def test_the_disk_must_have_room(total: int, free: int, expected: State) -> None
     ("seen", "expected"),
     [
         (RunningRelease("1.0", True, None), State.OK),
-        (RunningRelease("1.0", True, datetime.date(2026, 11, 22)), State.OK),
-        (RunningRelease("1.0", True, datetime.date(2026, 11, 21)), State.WARNING),
+        (RunningRelease("1.0", True, dt.date(2026, 11, 22)), State.OK),
+        (RunningRelease("1.0", True, dt.date(2026, 11, 21)), State.WARNING),
         (RunningRelease("9.9", False, None), State.WARNING),
     ],
 )

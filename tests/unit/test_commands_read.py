@@ -1,0 +1,183 @@
+"""`profile`, `secret`, `status`, `check` and `doctor`: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from healthchecks.model import Finding, Report, State
+from infra.locations import StackFolder
+from ops_cli import machine, main
+from ops_cli.invocation import Invocation
+
+SECRETS = {
+    "server-password": "swordfish-server",
+    "encryption-key": "swordfish-key",
+    "database-owner-password": "swordfish-owner",
+    "database-reader-password": "swordfish-reader",
+}
+PROFILE = f"""
+[server]
+url = "http://127.0.0.1:1"
+password = "{SECRETS["server-password"]}"
+encryption_key = "{SECRETS["encryption-key"]}"
+[database]
+host = "127.0.0.1"
+port = 1
+owner_password = "{SECRETS["database-owner-password"]}"
+reader_password = "{SECRETS["database-reader-password"]}"
+"""
+
+
+@pytest.fixture(autouse=True)
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("LETTA_OPS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LETTA_OPS_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("LETTA_OPS_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "profile.toml"
+    path.write_text(PROFILE)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_profile_is_shown_without_its_secrets(
+    extra: list[str], profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--profile", str(profile), "profile", "show", *extra]) == 0
+    shown = capsys.readouterr().out
+    assert "http://127.0.0.1:1" in shown
+    assert shown.count("[redacted]") == 4
+    assert "swordfish" not in shown
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_one_secret_is_printed_on_purpose(
+    name: str, profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--profile", str(profile), "secret", "show", name]) == 0
+    assert capsys.readouterr().out == f"{SECRETS[name]}\n"
+    assert main.run(["--profile", str(profile), "secret", "show", name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"name": name, "value": SECRETS[name]}
+
+
+def test_an_unknown_secret_lists_those_that_there_are(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--profile", str(profile), "secret", "show", "password"]) == 2
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in SECRETS)
+
+
+def test_a_secret_that_the_profile_lacks_names_the_key_to_add(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile.write_text('[server]\nurl = "http://127.0.0.1:1"\n')
+    assert main.run(["--profile", str(profile), "secret", "show", "encryption-key"]) == 1
+    assert "server.encryption_key" in capsys.readouterr().err
+
+
+def test_status_of_a_server_that_is_down_is_told_whole_and_fails(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--profile", str(profile), "status"]) == 1
+    captured = capsys.readouterr()
+    assert "server healthy" in captured.out
+    assert "http://127.0.0.1:1" in captured.err
+    assert main.run(["--profile", str(profile), "status", "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["server"]["healthy"] is False
+    assert answer["error"]["code"] == "not-healthy"
+
+
+@pytest.mark.parametrize("state", State)
+def test_the_exit_code_of_check_is_that_of_the_worst_finding(
+    state: State, profile: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = Finding("disk", state, "so it is", "a detail", "do this")
+    report = Report("local", (finding,), 0.1)
+    monkeypatch.setattr("healthchecks.run.run", lambda deployment, acknowledged: report)
+    assert main.run(["--profile", str(profile), "check"]) == state.value
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith(state.name)
+    assert "disk: so it is" in first
+    assert bool(rest) == (state is not State.OK)
+
+
+def test_a_check_that_cannot_be_made_is_unknown_not_a_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main.run(["check", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "profile-missing"
+
+
+def test_a_check_that_nobody_knows_cannot_be_acknowledged(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--profile", str(profile), "check", "--acknowledge", "bogus", "--json"]
+    assert main.run(arguments) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "unknown-check"
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [((3, 10, 9), False), ((3, 11, 0), True), ((3, 13, 9), True), ((3, 14, 0), False)],
+)
+def test_python_3_11_to_3_13_fits(version: tuple[int, ...], fits: bool) -> None:
+    assert machine.python_version(version).passed is fits
+
+
+def test_a_folder_that_is_not_there_yet_is_judged_by_its_parent_and_not_made(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a" / "b"
+    assert machine.folder("state folder", path, "X").passed
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_on_a_full_disk_or_that_is_a_file_does_not_pass(tmp_path: Path) -> None:
+    assert not machine.folder("state folder", tmp_path, "X", needed=1e30).passed
+    (tmp_path / "file").touch()
+    trait = machine.folder("state folder", tmp_path / "file" / "x", "THE_VARIABLE")
+    assert not trait.passed
+    assert "THE_VARIABLE" in trait.hint
+
+
+def test_the_ports_that_are_examined_are_those_of_the_stack(tmp_path: Path) -> None:
+    import socket
+
+    folder = StackFolder(tmp_path, "blue")
+    folder.project.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (folder.project / "Pulumi.blue.yaml").write_text(
+            f"config:\n  letta-ops:server:\n    port: {port}\n  letta-ops:model: none\n"
+        )
+        trait = machine._ports(folder)
+    assert not trait.passed
+    assert f"server.port: {port} is taken" in trait.detail
+
+
+def test_doctor_with_a_profile_asks_only_for_what_using_it_needs(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--profile", str(profile), "doctor", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["able"] is True
+    assert [check["name"] for check in answer["checks"]] == ["python", "profile"]
+
+
+def test_doctor_fails_with_the_next_steps_when_something_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("nonsense = 1\n")
+    assert main.run(["--profile", str(bad), "doctor", "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["able"] is False
+    assert answer["error"]["code"] == "not-able"
+    assert not machine.examine(Invocation(profile=bad))[1].passed
