@@ -39,7 +39,7 @@ def run(
             f"name one of: {', '.join(names)}",
         )
     started = time.monotonic()
-    limits = thresholds or Thresholds(today=dt.dt.now(dt.UTC).date())
+    limits = thresholds or Thresholds(today=dt.datetime.now(dt.UTC).date())
     findings = [
         _acknowledged(finding) if finding.name in acknowledged else finding
         for finding in _examine_all(checks, deployment, limits, started + limit, limit)

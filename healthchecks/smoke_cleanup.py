@@ -32,7 +32,7 @@ def sweep(client: Letta, trial: Trial) -> int:
     """
     import letta_client
 
-    oldest = dt.dt.now(dt.UTC) - LEFTOVER_AGE
+    oldest = dt.datetime.now(dt.UTC) - LEFTOVER_AGE
     agents = [agent for agent in _ours(client) if agent.created_at and agent.created_at < oldest]
     removed = 0
     for agent in agents:

@@ -120,7 +120,7 @@ def connection(
         raise LettaOpsError(
             "database-unreachable",
             f"the database {settings['dbname']} at {place} cannot be reached as"
-            f" {settings['user']}: {str(error).strip().splitlines()[-1]}",
+            f" {settings['user']}: {str(error).strip().splitlines()[0]}",
             "see whether Postgres runs (`letta-ops check`), and whether the profile's password holds",
         ) from None
     with link:

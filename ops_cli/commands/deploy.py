@@ -216,5 +216,5 @@ def _render_destroy(invocation: Invocation, answer: dict[str, Any]) -> Iterator[
     if data["deleted"]:
         yield f"stack '{answer['stack']}' and its data are deleted"
         return
-    yield f"stack '{answer['stack']}' is stopped: {_counts(answer['changes'])}"
+    yield f"stack '{answer['stack']}' is stopped ({answer['seconds']:.0f} s)"
     yield f"its data stays in {data['folder']}; `{invocation.command('up')}` brings it back"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,29 +187,19 @@ def wait_until(what: str, ready: Callable[[], object], seconds: float = 120) -> 
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on which nobody listens; all are held until all are found, so none comes twice."""
-    with _sockets(count) as ports:
-        return ports
+    """Return ports on which nobody listens, none twice, below those that outgoing connections take.
 
-
-class _sockets:  # noqa: N801  # used as a function
-    def __init__(self, count: int) -> None:
-        self._sockets = [socket.socket() for _ in range(count)]
-
-    def __enter__(self) -> list[int]:
-        for each in self._sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in self._sockets]
-
-    def __exit__(self, *_: object) -> None:
-        for each in self._sockets:
-            each.close()
+    The kernel's own choice would be among those: while a server restarts, one of them could be gone.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20000, 32000)  # noqa: S311  # no secret
+        with socket.socket() as probe:
+            if port not in found and probe.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+    return found
 
 
 def _ours(name: str) -> bool:
     return name.startswith(("LETTA_OPS_", "PULUMI_"))
 
-
-def lines_of(path: Path) -> Iterator[str]:
-    with closing(path.open(errors="replace")) as source:
-        yield from source

@@ -142,7 +142,7 @@ def serving() -> Iterator[FakeLetta]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a test breaks off
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         state.url = f"http://127.0.0.1:{server.server_address[1]}"
         yield state

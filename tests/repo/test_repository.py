@@ -1,0 +1,79 @@
+"""Rules about the repository itself that no linter knows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("infra", "backups", "healthchecks", "ops_cli")
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", *patterns],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [ROOT / line for line in listing.stdout.splitlines()]
+
+
+def test_no_module_in_infra_has_a_name_of_the_standard_library() -> None:
+    """Pulumi may put the program's folder first on sys.path: `infra/secrets.py` would hide `secrets`."""
+    names = {path.stem for path in (ROOT / "infra").iterdir()}
+    assert not names & (sys.stdlib_module_names - {"__init__", "__main__"})
+
+
+def test_every_module_says_its_job_in_its_first_line() -> None:
+    for path in tracked("*.py"):
+        text = path.read_text()
+        if text.strip():
+            assert text.startswith('"""') or text.startswith("#!"), path
+
+
+def test_boto_typer_and_subprocess_stay_where_they_belong() -> None:
+    places = {
+        "boto3": ("backups/stores/s3.py",),
+        "typer": ("ops_cli/",),
+        "subprocess": ("infra/process.py", "tools/", "tests/", "benchmarks/"),
+    }
+    for path in tracked("*.py"):
+        name = str(path.relative_to(ROOT))
+        imports = set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
+        for module, allowed in places.items():
+            if module in imports and not name.startswith("tests/"):
+                assert name.startswith(allowed), f"{name} imports {module}"
+
+
+def test_the_lock_and_the_modules_pin_the_same_pulumi() -> None:
+    from infra.pulumi_cache import PULUMI_VERSION
+
+    locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    (sdk,) = [package for package in locked if package["name"] == "pulumi"]
+    assert sdk["version"] == PULUMI_VERSION
+    assert f"pulumi/pkg/v3 v{PULUMI_VERSION}" in (ROOT / "tools" / "go.mod").read_text()
+
+
+def test_no_path_of_a_machine_and_no_private_index_is_written_down() -> None:
+    forbidden = re.compile(r"/root/|/home/\w+/|/work/|artifact.?registry", re.IGNORECASE)
+    for path in tracked():
+        if path.suffix in (".lock", ".sum", ".af") or path == Path(__file__):
+            continue
+        for line in path.read_text(errors="replace").splitlines():
+            assert not forbidden.search(line), f"{path}: {line}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_is_in_the_wheel(package: str) -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert package in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in tracked("*.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} -> {target}"

@@ -1,0 +1,72 @@
+"""Pulumi's events become progress lines and an outcome."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from infra.engine import Events, ResourceChange
+
+URN = "urn:pulumi:s::letta-ops::letta-ops:local:Postgres$pulumi-python:dynamic/letta-ops:X::cluster"
+
+
+def step(kind: str, op: str, type_: str = "pulumi-python:dynamic/x:Y", urn: str = URN) -> str:
+    metadata = {"op": op, "urn": urn, "type": type_, "provider": "urn::pulumi-python"}
+    return json.dumps({kind: {"metadata": metadata}})
+
+
+def diagnostic(severity: str, message: str) -> str:
+    return json.dumps({"diagnosticEvent": {"severity": severity, "message": message, "urn": URN}})
+
+
+def read(*lines: str, **settings: Any) -> tuple[Events, list[str]]:
+    said: list[str] = []
+    events = Events(said.append, **settings)
+    for line in lines:
+        events.read(line)
+    return events, said
+
+
+def test_a_step_is_told_when_it_begins_and_when_it_ends() -> None:
+    events, said = read(step("resourcePreEvent", "create"), step("resOutputsEvent", "create"))
+    assert said[0] == "cluster: creating"
+    assert said[1].startswith("cluster: created (")
+    assert events.resources == [ResourceChange("cluster", "pulumi-python:dynamic/x:Y", "create")]
+
+
+def test_what_stays_as_it_is_is_not_told() -> None:
+    assert read(step("resourcePreEvent", "same"), step("resOutputsEvent", "same"))[1] == []
+
+
+def test_a_preview_collects_and_tells_nothing() -> None:
+    events, said = read(step("resourcePreEvent", "update"), preview=True)
+    assert said == []
+    assert [change.action for change in events.resources] == ["update"]
+
+
+def test_the_stack_itself_is_no_resource() -> None:
+    assert read(step("resourcePreEvent", "create", "pulumi:pulumi:Stack"))[0].resources == []
+
+
+def test_debug_events_which_may_hold_secrets_are_dropped() -> None:
+    events, said = read(diagnostic("debug", "props: hunter2"))
+    assert said == []
+    assert events.errors == []
+    assert events.other == []
+
+
+def test_what_a_provider_prints_is_progress_and_what_fails_is_kept() -> None:
+    events, said = read(
+        diagnostic("info#err", "installing 261 packages\n"),
+        diagnostic("info#err", "Traceback (most recent call last):"),
+        diagnostic("error", "it broke\n"),
+    )
+    assert said == ["cluster: installing 261 packages"]
+    assert events.errors == ["it broke"]
+
+
+def test_the_summary_counts_and_the_clis_own_words_are_kept() -> None:
+    summary = json.dumps({"summaryEvent": {"resourceChanges": {"same": 3, "create": 1}}})
+    events, _ = read(summary, "error: incorrect passphrase", "42")
+    assert events.changes == {"same": 3, "create": 1}
+    assert events.other == ["error: incorrect passphrase", "42"]

@@ -1,0 +1,75 @@
+"""Stack configuration: what it means, and every problem at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.errors import ConfigurationError
+from infra.sensitive import Sensitive
+from infra.settings import parse
+
+
+def test_nothing_configured_is_a_local_stack_with_the_fake_model() -> None:
+    settings = parse("local", {})
+    assert (settings.target, settings.model) == ("local", "fake")
+    assert settings.server_url == "http://127.0.0.1:8283"
+    assert settings.ports == {"server.port": 8283, "database.port": 8285, "model_port": 8284}
+
+
+def test_a_provider_replaces_the_fake_model() -> None:
+    settings = parse("local", {"providers.ollama.base_url": "http://127.0.0.1:11434"})
+    assert settings.model == "none"
+    assert settings.environment == {"OLLAMA_BASE_URL": "http://127.0.0.1:11434"}
+    assert "model_port" not in settings.ports
+
+
+def test_a_secret_comes_from_its_reference_and_hides_itself() -> None:
+    values = {"providers.anthropic.api_key": "env:KEY"}
+    settings = parse("local", values, environment={"KEY": "sk-ant-secret"})
+    assert settings.environment == {"ANTHROPIC_API_KEY": Sensitive("sk-ant-secret")}
+    assert "sk-ant-secret" not in repr(settings)
+
+
+def test_a_secret_that_pulumi_keeps_encrypted_may_be_given_as_it_is() -> None:
+    key = "providers.openai.api_key"
+    settings = parse("local", {key: "sk-openai"}, frozenset([key]))
+    assert settings.environment == {"OPENAI_API_KEY": Sensitive("sk-openai")}
+
+
+def test_a_further_variable_of_the_server_is_handed_on() -> None:
+    settings = parse("local", {"server.environment.LETTA_DEBUG": "true"})
+    assert settings.environment == {"LETTA_DEBUG": "true"}
+    assert settings.model == "fake"
+
+
+PROBLEMS = [
+    ({"server.prot": "1"}, "server.prot: unknown key, did you mean server.port?"),
+    ({"server.port": "80"}, "server.port: must be a port between 1024 and 65535"),
+    ({"server.port": "many"}, "server.port: must be a port"),
+    ({"server.port": "8284"}, "model_port: 8284 is the port of server.port already"),
+    ({"release": "0.1"}, "release: '0.1' is unknown; this letta-ops knows 0.16.8"),
+    ({"target": "moon"}, "target: 'moon' is unknown"),
+    ({"model": "parrot"}, "model: must be fake, smollm2 or none"),
+    (
+        {"model": "fake", "providers.openai.base_url": "http://127.0.0.1:1/v1"},
+        "model: fake is served as the OpenAI provider",
+    ),
+    ({"providers.openai.api_key": "sk-plain"}, "providers.openai.api_key: is in plain text"),
+    ({"providers.openai.api_key": "env:NOPE"}, "the environment variable NOPE is not set"),
+    ({"server.environment.LETTA_PG_URI": "x"}, "LETTA_PG_URI: is set by letta-ops itself"),
+]
+
+
+@pytest.mark.parametrize(("values", "problem"), PROBLEMS, ids=[text for _, text in PROBLEMS])
+def test_a_problem_is_named_with_its_key(values: dict[str, str], problem: str) -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        parse("local", values, environment={})
+    assert problem in failure.value.message
+    assert "sk-plain" not in str(failure.value)
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        parse("local", {"target": "moon", "release": "0", "server.port": "x"}, environment={})
+    assert len(failure.value.problems) == 3
+    assert "3 problems" in failure.value.message

@@ -1,0 +1,98 @@
+"""The Pulumi program against Pulumi's mocks: what a local stack is made of, and what is secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+from pulumi.runtime import rpc
+from pulumi.runtime.mocks import MockCallArgs, Mocks, MockResourceArgs
+
+from infra.locations import StackFolder
+from infra.settings import parse
+
+SECRET = rpc._special_sig_key
+made: dict[str, MockResourceArgs] = {}
+
+
+class Recorder(Mocks):
+    def new_resource(self, args: MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        args.inputs = {name: _plain(value) for name, value in args.inputs.items()}
+        made[args.name] = args
+        outputs = dict(args.inputs)
+        for name in ("value", "digest", "interpreter", "binaries", "data", "python", "venv"):
+            outputs[name] = f"{args.name}.{name}"
+        return args.name, outputs
+
+    def call(self, args: MockCallArgs) -> dict[str, Any]:
+        raise AssertionError(f"the program calls nothing: {args.token}")
+
+
+def _plain(value: Any) -> Any:
+    """What Pulumi sends for a secret is a wrapper around its value."""
+    return value["value"] if isinstance(value, dict) and SECRET in value else value
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    from infra.targets import local
+
+    monkeypatch.setenv("LETTA_OPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(local, "ensure_possible", lambda folder, settings: None)
+    pulumi.runtime.set_mocks(Recorder(), preview=False)
+    made.clear()
+
+    def run(values: dict[str, str]) -> dict[str, MockResourceArgs]:
+        @pulumi.runtime.test
+        def program() -> None:
+            local.build(StackFolder(tmp_path, "demo"), parse("demo", values, environment={}))
+
+        program()
+        return {name: args for name, args in made.items() if args.typ.startswith("pulumi-python")}
+
+    yield run
+
+
+def test_a_local_stack_is_made_of_these_resources(build: Any) -> None:
+    assert set(build({})) == {
+        "server-password", "encryption-key", "database-owner-password",
+        "database-reader-password", "deployment-id", "release", "cluster", "postgres", "database",
+        "migration", "model", "letta", "profile",
+    }  # fmt: skip
+
+
+def test_a_provider_leaves_out_the_model(build: Any) -> None:
+    resources = build({"providers.ollama.base_url": "http://127.0.0.1:11434"})
+    assert "model" not in resources
+    assert resources["letta"].inputs["environment"]["OLLAMA_BASE_URL"] == "http://127.0.0.1:11434"
+
+
+def test_smollm2_stands_behind_the_fake_model(build: Any) -> None:
+    resources = build({"model": "smollm2"})
+    assert "smollm2=http://127.0.0.1:8286/v1" in resources["model"].inputs["command"]
+    assert resources["smollm2"].inputs["port"] == 8286
+
+
+def test_the_server_is_authenticated_encrypted_pooled_and_on_loopback(build: Any) -> None:
+    inputs = build({})["letta"].inputs
+    environment = inputs["environment"]
+    assert environment["LETTA_SERVER_PASSWORD"] == "server-password.value"
+    assert environment["LETTA_ENCRYPTION_KEY"] == "encryption-key.value"
+    assert environment["LETTA_DISABLE_SQLALCHEMY_POOLING"] == "false"
+    assert environment["LETTA_PG_URI"].endswith("@127.0.0.1:8285/letta?ssl=disable")
+    assert "--secure" in inputs["command"]
+    assert inputs["command"][inputs["command"].index("--host") + 1] == "127.0.0.1"
+
+
+def test_no_command_holds_a_secret(build: Any) -> None:
+    for name, args in build({}).items():
+        assert ".value" not in str(args.inputs.get("command", "")), name
+
+
+def test_a_literal_secret_in_the_profile_record_would_be_seen(build: Any) -> None:
+    values = build({})["profile"].inputs["values"]
+    assert not [key for key in values if "password" in key or "key" in key.rpartition(".")[2]]
+    assert values["server.url"] == "http://127.0.0.1:8283"
