@@ -1,0 +1,95 @@
+"""Every command in the documents is run, in order, in a checkout of the tests' own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.live.machine import ROOT, Stack
+
+# `make test` in the README is what runs this very test.
+LEFT_OUT = {"make test"}
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def checkout(own_stack: Stack) -> Path:
+    """A copy of the files under version control, with this stack's configuration among them."""
+    copy = own_stack.machine.root / "checkout"
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listing.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    configuration = own_stack.machine.root / "stacks" / f"Pulumi.{own_stack.name}.yaml"
+    shutil.copy2(configuration, copy / "infra" / "stacks")
+    return copy
+
+
+def blocks(document: str) -> list[str]:
+    found = re.findall(r"^```sh\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in found if block.strip() not in LEFT_OUT]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_of_a_document_works(
+    document: str, checkout: Path, own_stack: Stack
+) -> None:
+    script = "".join(blocks(document)).replace("--stack local", f"--stack {own_stack.name}")
+    script = re.sub(r"server\.port=\d+", "server.port=31999", script)
+    path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    answer = own_stack.machine.run(
+        "sh", "-euxc", script,
+        cwd=checkout,
+        environment={
+            "PATH": path,
+            "LETTA_OPS_STACK": own_stack.name,
+            "LETTA_OPS_STACKS": str(checkout / "infra" / "stacks"),
+        },
+    )  # fmt: skip
+    assert answer.code == 0, answer.out + answer.err
+    assert "Traceback" not in answer.out + answer.err
+
+
+def test_the_documents_have_commands_to_run() -> None:
+    assert sum(len(blocks(document)) for document in DOCUMENTS) > 10
+
+
+def test_the_tour_a_real_agent_file_moves_in_answers_and_moves_out(
+    own_stack: Stack, tmp_path: Path
+) -> None:
+    """The agent file is one of Letta 0.16.8's own, as its source distribution holds it."""
+    from infra.accounts import service_account, service_python
+    from infra.connect import api
+    from infra.locations import cache_folder
+    from infra.release import RELEASES, installed
+
+    python = service_python(service_account())
+    source = installed(RELEASES["0.16.8"], cache_folder(), python).source
+    file = source / "tests" / "test_agent_files" / (
+        "test_basic_agent_with_blocks_tools_messages_v2.af"
+    )
+    assert (ROOT / "docs" / "example.af").read_bytes() == file.read_bytes()
+    before = own_stack.json("status")["agents"]
+    model = ["--model", "openai-proxy/fake", "--embedding", "openai/text-embedding-3-small"]
+    (agent,) = own_stack.json("agent", "import", str(file), "--name", "tourist", *model)["agents"]
+    assert own_stack.json("status")["agents"] == before + 1
+    with api(own_stack.deployment) as client:
+        answer = client.agents.messages.create(
+            agent["id"], messages=[{"role": "user", "content": "Good morning!"}]
+        )
+        assert "Good morning!" in str(answer.messages)
+    target = tmp_path / "out.af"
+    own_stack.json("agent", "export", agent["id"], "-o", str(target))
+    text = target.read_text()
+    assert "Good morning!" in text
+    assert '"tourist"' in text
