@@ -15,6 +15,7 @@ from infra.errors import LettaOpsError
 from infra.process import Command, attempt, command, run
 
 ACCOUNT = "letta-ops"
+USABLE = "import ssl, sqlite3, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))"
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,7 @@ def service_python(account: Account) -> Path:
     seen = []
     for candidate in _interpreters():
         seen.append(str(candidate))
-        probe = command(
-            candidate, "-c", "import ssl, sqlite3, sys; sys.exit(not (3,11) <= sys.version_info < (3,14))",
-            directory=Path("/"), timeout=30,
-        )  # fmt: skip
+        probe = command(candidate, "-c", USABLE, directory=Path("/"), timeout=30)
         try:
             if attempt(as_account(account, probe), code="", hint="", what="").returncode == 0:
                 return candidate

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.deployment import Database, Deployment, Role
+from infra.deployment import Deployment, Role
 from infra.errors import LettaOpsError
 
 if TYPE_CHECKING:
@@ -97,14 +97,12 @@ def database(deployment: Deployment, role: Role | None = None) -> Iterator[psyco
             "add [database] with host, port, name and a role to the profile (docs/profile.md)",
         )
     chosen = role or deployment.database.reader
-    with connection(deployment.database.connection(chosen), deployment.database) as link:
+    with connection(deployment.database.connection(chosen)) as link:
         yield link
 
 
 @contextmanager
-def connection(
-    settings: dict[str, str | int], target: Database | None = None
-) -> Iterator[psycopg.Connection[Any]]:
+def connection(settings: dict[str, str | int]) -> Iterator[psycopg.Connection[Any]]:
     """Yield a psycopg connection in autocommit; raises LettaOpsError (`database-unreachable`)."""
     import psycopg
 

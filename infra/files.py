@@ -26,10 +26,10 @@ def write_file(path: Path, text: str, mode: int, owner: tuple[int, int] | None =
             sink.write(text)
             sink.flush()
             os.fsync(sink.fileno())
-        os.chmod(draft, mode)
+        draft.chmod(mode)
         if owner is not None:
             os.chown(draft, *owner)
-        os.replace(draft, path)
+        draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise

@@ -50,7 +50,7 @@ def taken_ports(folder: StackFolder, settings: Settings) -> Iterator[str]:
         for connection in psutil.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
         and connection.laddr
-        and connection.laddr.ip in (LOOPBACK, "0.0.0.0", "::", "::1")
+        and connection.laddr.ip in (LOOPBACK, "0.0.0.0", "::", "::1")  # noqa: S104  # compared
     }
     for key, port in settings.ports.items():
         if port in listeners and listeners[port] not in ours:

@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def attempt(job: Command, *, code: str, hint: str, what: str) -> Finished:
             errors="replace",
             timeout=job.timeout,
             umask=job.umask,
+            check=False,
             **_identity(job),
         )
     except FileNotFoundError as error:
@@ -86,7 +87,9 @@ def attempt(job: Command, *, code: str, hint: str, what: str) -> Finished:
     except PermissionError as error:
         raise LettaOpsError(code, f"{what}: not allowed to run {error.filename}", hint) from None
     except subprocess.TimeoutExpired:
-        raise LettaOpsError(code, f"{what}: no end after {job.timeout:.0f} s ({job})", hint) from None
+        raise LettaOpsError(
+            code, f"{what}: no end after {job.timeout:.0f} s ({job})", hint
+        ) from None
     return Finished(
         done.returncode, redact(done.stdout, job.secrets), redact(done.stderr, job.secrets)
     )
@@ -179,7 +182,9 @@ def start_detached(job: Command, *, output: Path, code: str, hint: str, what: st
 
 def replace(job: Command) -> None:
     """Become `job`: does not return. Used by thin wrappers that only prepare an environment."""
-    os.execvpe(job.argv[0], list(job.argv), dict(job.environment or os.environ))
+    os.execvpe(  # noqa: S606  # a list of words, as everywhere here
+        job.argv[0], list(job.argv), dict(job.environment or os.environ)
+    )
 
 
 def tail(path: Path, lines: int = TAIL_LINES, secrets: Iterable[Sensitive] = ()) -> str:

@@ -140,7 +140,9 @@ def remember(path: Path, values: Mapping[str, Any]) -> None:
             table = table.setdefault(step, {})
         if value is not None:
             table[leaf] = value
-    header = "# Written by letta-ops; holds secrets. Keep a copy: without it backups lose secrets.\n"
+    header = (
+        "# Written by letta-ops; holds secrets. Keep a copy: without it backups lose secrets.\n"
+    )
     write_private(path, header + tomli_w.dumps(tree))
 
 
@@ -183,7 +185,7 @@ def _convert(key: Key, value: Any) -> Any:
         value = int(value)
     if not isinstance(value, key.kind) or isinstance(value, bool):
         wanted = "a whole number" if key.kind is int else "a text"
-        raise ValueError(f"must be {wanted}, not {value!r}")
+        raise ValueError(f"must be {wanted}, not {value!r}")  # noqa: TRY004  # one kind of problem
     return value
 
 

@@ -80,7 +80,9 @@ def break_dead_lock(folder: StackFolder) -> str | None:
             continue
         path.unlink(missing_ok=True)
         broken.append(f"pid {holder.get('pid', '?')}")
-    return f"an earlier run ({', '.join(broken)}) was killed; its lock is removed" if broken else None
+    return (
+        f"an earlier run ({', '.join(broken)}) was killed; its lock is removed" if broken else None
+    )
 
 
 def live_lock(folder: StackFolder) -> int | None:

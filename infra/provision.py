@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from infra.deployment import Deployment
+from infra.embedded import supervisor
 from infra.engine import Events, ResourceChange
 from infra.errors import LettaOpsError
 from infra.files import held
-from infra.embedded import supervisor
 from infra.locations import StackFolder, ensure_writable, stack_folder
 from infra.passphrase import ensure_passphrase, has_own_passphrase
 from infra.process import command, follow, run
@@ -58,8 +58,10 @@ class _Run:
     folder: StackFolder
     environment: Mapping[str, str]
 
-    def pulumi(self, *arguments: str, report: Report | None = None, preview: bool = False) -> Events:
-        events = Events(report or (lambda line: None), preview)
+    def pulumi(
+        self, *arguments: str, report: Report | None = None, preview: bool = False
+    ) -> Events:
+        events = Events(report or (lambda _: None), preview)
         job = command(
             self.cli.executable, "--cwd", self.folder.project, "--non-interactive", *arguments,
             environment=self.environment,
@@ -132,9 +134,7 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
     return _outcome(request, events, started, None)
 
 
-def _prepare(
-    folder: StackFolder, request: Request, report: Report, *, keep: bool = True
-) -> _Run:
+def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: bool = True) -> _Run:
     cli = find_pulumi(report)
     if not has_own_passphrase(os.environ):
         ensure_passphrase(folder.state)

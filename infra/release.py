@@ -114,7 +114,7 @@ def _fetch(release: Release, folder: Path) -> Path:
             client.download_package(package, folder / name, verify=False, timeout=60)
     except StopIteration:
         reason = f"the package index has no {name}"
-    except Exception as error:  # the client raises its own, requests' and urllib3's errors
+    except Exception as error:  # noqa: BLE001  # the client raises its own, requests' and urllib3's errors
         reason = f"{name} could not be downloaded: {error}"
     else:
         return _verified(folder / name, release)

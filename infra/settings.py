@@ -33,9 +33,16 @@ PROVIDERS: Mapping[str, tuple[str, str]] = {
     "providers.ollama.base_url": ("OLLAMA_BASE_URL", "plain"),
     "providers.vllm.base_url": ("VLLM_API_BASE", "plain"),
 }
+OPENAI_URL = "https://api.openai.com/v1"
 ENVIRONMENT = "server.environment."
 KNOWN = (*DEFAULTS, "model", *PROVIDERS)
-RESERVED = ("LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY", "HOME")
+RESERVED = (
+    "LETTA_PG_",
+    "LETTA_SERVER_",
+    "LETTA_ENCRYPTION_KEY",
+    "LETTA_DISABLE_SQLALCHEMY",
+    "HOME",
+)
 TARGETS = ("local",)
 
 FAKE_MODEL = Model("openai-proxy/fake", "openai/text-embedding-3-small")
@@ -62,6 +69,21 @@ class Settings:
     @property
     def model_url(self) -> str:
         return f"http://{LOOPBACK}:{self.model_port}/v1"
+
+    @property
+    def provider_urls(self) -> Mapping[str, str]:
+        """Where each provider with a URL is, by the name that Letta gives it."""
+        found = {
+            "openai": self.environment.get("OPENAI_BASE_URL", OPENAI_URL),
+            "ollama": self.environment.get("OLLAMA_BASE_URL"),
+            "vllm": self.environment.get("VLLM_API_BASE"),
+        }
+        if self.model != "none":
+            found["openai"] = self.model_url
+        urls = {name: _text(url).rstrip("/") for name, url in found.items() if url}
+        if "vllm" in urls and not urls["vllm"].endswith("/v1"):
+            urls["vllm"] += "/v1"  # as Letta does
+        return urls
 
     @property
     def ports(self) -> Mapping[str, int]:
@@ -115,6 +137,10 @@ def parse(
         model=model,
         environment=server,
     )
+
+
+def _text(value: str | Sensitive) -> str:
+    return value.reveal() if isinstance(value, Sensitive) else value
 
 
 def _unknown(values: Mapping[str, Any]) -> Iterator[str]:

@@ -101,7 +101,9 @@ def install(content: bytes) -> None:
 
 def fits(uv: Path) -> bool:
     try:
-        answer = subprocess.run([uv, "--version"], capture_output=True, text=True, timeout=30)
+        answer = subprocess.run(  # noqa: PLW1510  # judged below
+            [uv, "--version"], capture_output=True, text=True, timeout=30
+        )
         version = answer.stdout.split()[1].split(".")
         return answer.returncode == 0 and tuple(int(part) for part in version[:2]) >= OLDEST
     except (OSError, ValueError, IndexError, subprocess.SubprocessError):

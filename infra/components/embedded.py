@@ -9,6 +9,7 @@ import pulumi
 from pulumi import dynamic
 
 from infra.embedded.database import LettaDatabase
+from infra.embedded.endpoints import ModelEndpoints
 from infra.embedded.generated import GeneratedValue
 from infra.embedded.migration import Migration
 from infra.embedded.postgres import PostgresCluster
@@ -144,6 +145,18 @@ class SchemaMigration(Resource, module="letta-ops", name="Migration"):
         super().__init__(Migration(), "migration", folder, properties, ("revision",), opts)
 
 
+class Endpoints(Resource, module="letta-ops", name="ModelEndpoints"):
+    def __init__(
+        self,
+        folder: StackFolder,
+        port: int,
+        urls: Mapping[str, str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {"port": port, "urls": dict(urls)}
+        super().__init__(ModelEndpoints(), "endpoints", folder, properties, (), opts)
+
+
 class Service(Resource, module="letta-ops", name="SupervisedService"):
     def __init__(
         self,
@@ -152,9 +165,7 @@ class Service(Resource, module="letta-ops", name="SupervisedService"):
         properties: Mapping[str, Any],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        super().__init__(
-            SupervisedService(), name, folder, {"name": name, **properties}, (), opts
-        )
+        super().__init__(SupervisedService(), name, folder, {"name": name, **properties}, (), opts)
 
 
 class Record(Resource, module="letta-ops", name="ProfileRecord"):

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TextIO
 
 REDACTED = "[redacted]"
@@ -46,7 +47,7 @@ class RedactingStream:
 def main() -> None:
     path, entry_point, *arguments = sys.argv[1:]
     module, _, function = entry_point.partition(":")
-    with open(path) as source:
+    with Path(path).open() as source:
         settings = json.load(source)
     os.environ.update(settings["environment"])
     secrets = settings["secrets"]

@@ -126,7 +126,12 @@ def initialise(account: Account, folder: StackFolder, binaries: Path) -> None:
         "--data-checksums", "--auth", "scram-sha-256", "--auth-local", "peer", "--no-instructions",
         directory=Path("/"), environment=plain_environment(folder),
     )  # fmt: skip
-    run(as_account(account, job), code="initdb-failed", hint=HINT, what="making the database cluster")
+    run(
+        as_account(account, job),
+        code="initdb-failed",
+        hint=HINT,
+        what="making the database cluster",
+    )
     draft.rename(folder.postgres_data)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import pulumi.dynamic as dynamic
+from pulumi import dynamic
 
 from infra.errors import LettaOpsError
 from infra.files import held, write_private

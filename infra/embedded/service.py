@@ -164,9 +164,7 @@ def _wait(folder: StackFolder, inputs: Mapping[str, Any]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _not_healthy(
-    folder: StackFolder, inputs: Mapping[str, Any], seconds: float
-) -> LettaOpsError:
+def _not_healthy(folder: StackFolder, inputs: Mapping[str, Any], seconds: float) -> LettaOpsError:
     secrets = [Sensitive(value) for value in (inputs.get("environment") or {}).values()]
     log = folder.log(inputs["name"])
     lines = "\n".join(f"    {line}" for line in tail(log, secrets=secrets).splitlines())

@@ -82,7 +82,9 @@ def ensure_running(folder: StackFolder, environment: Mapping[str, str]) -> None:
         environment=dict(environment), directory=Path("/"), umask=0o077,
     )  # fmt: skip
     settings = {"code": "supervisor-failed", "hint": f"look at {folder.log('supervisord')}"}
-    start_detached(job, output=folder.log("supervisord.start"), what="starting supervisord", **settings)
+    start_detached(
+        job, output=folder.log("supervisord.start"), what="starting supervisord", **settings
+    )
     deadline = time.monotonic() + START_SECONDS
     while not _answers(folder):
         if time.monotonic() > deadline:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pulumi
 
-from infra.components.embedded import Record, ReleaseInstallation
+from infra.components.embedded import Endpoints, Record, ReleaseInstallation
 from infra.components.letta import server
 from infra.components.model import ModelService
 from infra.components.postgres import Postgres
@@ -23,7 +23,13 @@ def build(folder: StackFolder, settings: Settings) -> None:
     secrets = Secrets(folder)
     release = ReleaseInstallation(folder, settings.release)
     postgres = Postgres(folder, settings, secrets, release)
-    after: list[pulumi.Resource] = [postgres.ready]
+    endpoints = Endpoints(
+        folder,
+        settings.database_port,
+        settings.provider_urls,
+        pulumi.ResourceOptions(depends_on=[postgres.ready]),
+    )
+    after: list[pulumi.Resource] = [endpoints]
     model, environment = Model(), dict[str, str]()
     if settings.model != "none":
         # Letta asks for the list of models when it starts, and never again: the model comes first.

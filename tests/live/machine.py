@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -153,6 +154,8 @@ class Machine:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A background job of a shell has SIGINT ignored, and would hand that on.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
             )
 
     def clean(self) -> None:
@@ -202,4 +205,3 @@ def free_ports(count: int) -> list[int]:
 
 def _ours(name: str) -> bool:
     return name.startswith(("LETTA_OPS_", "PULUMI_"))
-

@@ -36,14 +36,14 @@ def checkout(own_stack: Stack) -> Path:
 
 
 def blocks(document: str) -> list[str]:
-    found = re.findall(r"^```sh\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    found = re.findall(
+        r"^```sh\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
+    )
     return [block for block in found if block.strip() not in LEFT_OUT]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_command_of_a_document_works(
-    document: str, checkout: Path, own_stack: Stack
-) -> None:
+def test_every_command_of_a_document_works(document: str, checkout: Path, own_stack: Stack) -> None:
     script = "".join(blocks(document)).replace("--stack local", f"--stack {own_stack.name}")
     script = re.sub(r"server\.port=\d+", "server.port=31999", script)
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -75,8 +75,11 @@ def test_the_tour_a_real_agent_file_moves_in_answers_and_moves_out(
 
     python = service_python(service_account())
     source = installed(RELEASES["0.16.8"], cache_folder(), python).source
-    file = source / "tests" / "test_agent_files" / (
-        "test_basic_agent_with_blocks_tools_messages_v2.af"
+    file = (
+        source
+        / "tests"
+        / "test_agent_files"
+        / ("test_basic_agent_with_blocks_tools_messages_v2.af")
     )
     assert (ROOT / "docs" / "example.af").read_bytes() == file.read_bytes()
     before = own_stack.json("status")["agents"]

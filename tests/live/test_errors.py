@@ -53,7 +53,8 @@ def test_an_unknown_release_lists_the_known_ones(fresh: Stack) -> None:
 
 def test_every_problem_of_a_configuration_is_named_at_once(fresh: Stack) -> None:
     words = ["--config", "server.prot=1", "--config", "target=moon", "--config", "model=parrot",
-             "--config", "model_port=80", "--config", "providers.anthropic.api_key=sk-plain-text"]  # fmt: skip
+             "--config", "model_port=80",
+             "--config", "providers.anthropic.api_key=sk-plain-text"]  # fmt: skip
     document = error(fresh.run("--json", "preview", *words))
     for key in ("server.prot: unknown key, did you mean server.port?", "target:", "model:",
                 "model_port:", "providers.anthropic.api_key: is in plain text"):  # fmt: skip
@@ -64,8 +65,9 @@ def test_every_problem_of_a_configuration_is_named_at_once(fresh: Stack) -> None
 def test_a_missing_provider_secret_names_the_reference(fresh: Stack) -> None:
     words = [*fresh.settings(), "--config", "providers.openai.api_key=env:NO_SUCH_KEY"]
     document = error(fresh.run("--json", "preview", *words))
-    assert "providers.openai.api_key: the environment variable NO_SUCH_KEY is not set" in (
-        document["message"]
+    assert (
+        "providers.openai.api_key: the environment variable NO_SUCH_KEY is not set"
+        in (document["message"])
     )
 
 

@@ -100,8 +100,13 @@ def test_a_wrong_database_password_is_refused(stack: Stack) -> None:
     from infra.connect import connection
     from infra.errors import LettaOpsError
 
-    settings = {"host": LOOPBACK, "port": stack.ports["database.port"], "dbname": "letta",
-                "user": "letta", "password": "wrong-password"}  # fmt: skip
+    settings: dict[str, str | int] = {
+        "host": LOOPBACK,
+        "port": stack.ports["database.port"],
+        "dbname": "letta",
+        "user": "letta",
+        "password": "wrong-password",
+    }
     with pytest.raises(LettaOpsError) as failure, connection(settings):
         pass
     assert failure.value.code == "database-unreachable"

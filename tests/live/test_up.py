@@ -70,6 +70,31 @@ def test_another_server_port_restarts_the_server_only(own_stack: Stack) -> None:
     assert own_stack.deployment.server.port == port
 
 
+def test_another_model_port_reaches_agents_that_were_made_before(own_stack: Stack) -> None:
+    """Letta keeps the URL it saw first, in its database and in each agent."""
+    from infra.connect import api
+
+    def answers() -> bool:
+        with api(own_stack.deployment) as client:
+            said = client.agents.messages.create(
+                agent.id, messages=[{"role": "user", "content": "Are you there?"}]
+            )
+            return "Are you there?" in str(said.messages)
+
+    with api(own_stack.deployment) as client:
+        agent = client.agents.create(
+            name="old-timer",
+            model=own_stack.deployment.model.handle,
+            embedding=own_stack.deployment.model.embedding,
+        )
+    assert answers()
+    (port,) = free_ports(1)
+    own_stack.json("up", "--config", f"model_port={port}")
+    assert answers()
+    with api(own_stack.deployment) as client:
+        client.agents.delete(agent.id)
+
+
 def test_another_password_restarts_the_server_only(own_stack: Stack) -> None:
     """The profile is where a person changes a password; `up` brings it to the server."""
     from infra.profiles import remember
@@ -147,7 +172,14 @@ def test_up_killed_at_any_moment_is_finished_by_the_next(
     """`kill -9` of the command and of pulumi, while pulumi holds its lock; then `up` again."""
     made = machine.stack("killed")
     log = tmp_path / "up.log"
-    words: list[str | Path] = [LETTA_OPS, "--stack", made.name, "up", "--no-smoke", *made.settings()]
+    words: list[str | Path] = [
+        LETTA_OPS,
+        "--stack",
+        made.name,
+        "up",
+        "--no-smoke",
+        *made.settings(),
+    ]
     child = machine.start(*words, log=log)
     time.sleep(seconds)
     kill_tree(child)
@@ -163,7 +195,14 @@ def test_up_killed_at_any_moment_is_finished_by_the_next(
 def test_ctrl_c_is_answered_and_the_next_up_succeeds(machine: Machine, tmp_path: Path) -> None:
     made = machine.stack("interrupted")
     log = tmp_path / "up.log"
-    words: list[str | Path] = [LETTA_OPS, "--stack", made.name, "up", "--no-smoke", *made.settings()]
+    words: list[str | Path] = [
+        LETTA_OPS,
+        "--stack",
+        made.name,
+        "up",
+        "--no-smoke",
+        *made.settings(),
+    ]
     child = machine.start(*words, log=log)
     wait_until("the migration runs", lambda: b"migration: creating" in log.read_bytes(), 120)
     time.sleep(random.random() * 2)  # noqa: S311  # any moment will do

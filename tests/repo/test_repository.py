@@ -32,7 +32,7 @@ def test_every_module_says_its_job_in_its_first_line() -> None:
     for path in tracked("*.py"):
         text = path.read_text()
         if text.strip():
-            assert text.startswith('"""') or text.startswith("#!"), path
+            assert text.startswith(('"""', "#!")), path
 
 
 def test_boto_typer_and_subprocess_stay_where_they_belong() -> None:

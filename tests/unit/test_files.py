@@ -38,9 +38,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(
 def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with held(path, "the first", wait=False):
-        with pytest.raises(LettaOpsError, match=rf"the first \(pid {os.getpid()}\)") as failure:
-            with held(path, "the second", wait=False):
-                pass
+        with (
+            pytest.raises(LettaOpsError, match=rf"the first \(pid {os.getpid()}\)") as failure,
+            held(path, "the second", wait=False),
+        ):
+            pass
         assert failure.value.code == "locked"
     with held(path, "the third", wait=False):
         assert "the third" in path.read_text()

@@ -7,7 +7,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from infra.errors import LettaOpsError
 from infra.process import attempt, command, follow, run, start_detached, tail
 from infra.sensitive import Sensitive
 
-WORDS = {"code": "test", "hint": "look", "what": "the test"}
+WORDS: dict[str, Any] = {"code": "test", "hint": "look", "what": "the test"}
 
 
 def python(source: str, **settings: object):  # type: ignore[no-untyped-def]  # -> Command
@@ -58,7 +60,9 @@ def test_secrets_are_redacted_in_output_error_and_log(caplog: pytest.LogCaptureF
     done = attempt(job, **WORDS)
     assert done.stdout == "[redacted]\n"
     assert done.stderr == "[redacted]\n"
-    failing = python(source + "; sys.exit(1)", environment={"S": "a-secret-value"}, secrets=(secret,))
+    failing = python(
+        source + "; sys.exit(1)", environment={"S": "a-secret-value"}, secrets=(secret,)
+    )
     with pytest.raises(LettaOpsError) as failure:
         run(failing, **WORDS)
     assert "a-secret-value" not in str(failure.value) + caplog.text
@@ -77,6 +81,15 @@ def test_a_followed_failure_ends_with_its_last_lines() -> None:
         follow(python("print('last words'); raise SystemExit(1)"), lambda line: None, **WORDS)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Also where the tests run as a shell's background job, which has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_program_is_asked_once_and_may_finish() -> None:
     """Ctrl-C reaches it through us alone, and its last lines are still read."""
     source = (

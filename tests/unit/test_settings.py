@@ -73,3 +73,21 @@ def test_every_problem_is_named_at_once() -> None:
         parse("local", {"target": "moon", "release": "0", "server.port": "x"}, environment={})
     assert len(failure.value.problems) == 3
     assert "3 problems" in failure.value.message
+
+
+URLS = [
+    ({}, {"openai": "http://127.0.0.1:8284/v1"}),
+    ({"model": "none"}, {"openai": "https://api.openai.com/v1"}),
+    ({"providers.openai.base_url": "http://h/v1/"}, {"openai": "http://h/v1"}),
+    (
+        {"providers.vllm.base_url": "http://h:8000"},
+        {"openai": "https://api.openai.com/v1", "vllm": "http://h:8000/v1"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), URLS)
+def test_a_providers_url_is_what_letta_makes_of_it(
+    values: dict[str, str], expected: dict[str, str]
+) -> None:
+    assert parse("local", values).provider_urls == expected

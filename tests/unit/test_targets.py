@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pytest
 from pulumi.runtime import rpc
-from pulumi.runtime.mocks import MockCallArgs, Mocks, MockResourceArgs
+from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs, Mocks
 
 from infra.locations import StackFolder
 from infra.settings import parse
@@ -27,7 +26,7 @@ class Recorder(Mocks):
             outputs[name] = f"{args.name}.{name}"
         return args.name, outputs
 
-    def call(self, args: MockCallArgs) -> dict[str, Any]:
+    def call(self, args: MockCallArgs) -> Any:
         raise AssertionError(f"the program calls nothing: {args.token}")
 
 
@@ -37,7 +36,7 @@ def _plain(value: Any) -> Any:
 
 
 @pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     from infra.targets import local
 
     monkeypatch.setenv("LETTA_OPS_CACHE", str(tmp_path / "cache"))
@@ -46,21 +45,21 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.clear()
 
     def run(values: dict[str, str]) -> dict[str, MockResourceArgs]:
-        @pulumi.runtime.test
+        @pulumi.runtime.test  # type: ignore[untyped-decorator]  # Pulumi's own
         def program() -> None:
             local.build(StackFolder(tmp_path, "demo"), parse("demo", values, environment={}))
 
         program()
         return {name: args for name, args in made.items() if args.typ.startswith("pulumi-python")}
 
-    yield run
+    return run
 
 
 def test_a_local_stack_is_made_of_these_resources(build: Any) -> None:
     assert set(build({})) == {
         "server-password", "encryption-key", "database-owner-password",
         "database-reader-password", "deployment-id", "release", "cluster", "postgres", "database",
-        "migration", "model", "letta", "profile",
+        "migration", "endpoints", "model", "letta", "profile",
     }  # fmt: skip
 
 

@@ -1,0 +1,33 @@
+"""Run every benchmark (or those named) on a stack of their own and print their figures.
+
+python -m benchmarks [cli] [provisioning] [messages]
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import cli, messages, provisioning
+from benchmarks.stage import stage
+
+BENCHMARKS = {
+    "cli": cli.measure,
+    "provisioning": provisioning.measure,
+    "messages": messages.measure,
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    with stage() as machine:
+        for name in names or BENCHMARKS:
+            for figure in BENCHMARKS[name](machine):
+                print(figure, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""Where the configured providers are, brought to the database, which keeps what it saw first.
+
+Letta writes a provider's URL into its database when it starts with it for the first time, copies it
+into every agent that uses it, and never updates either (`sync_base_providers` in its
+provider_manager: "no updates to avoid conflicts"). A changed URL or port would reach neither old
+agents nor new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from infra.connect import connection
+from infra.deployment import DATABASE_NAME
+from infra.embedded.database import administrator
+from infra.embedded.provider import Properties, Provider
+from infra.errors import LettaOpsError
+from infra.locations import StackFolder
+
+# The column's name, and the key inside its JSON that holds the provider's URL.
+CONFIGURATIONS = {"llm_config": "model_endpoint", "embedding_config": "embedding_endpoint"}
+# What was asked of a model in the past stays as it was.
+HISTORY = ("provider_traces", "llm_batch_items")
+
+
+class ModelEndpoints(Provider):
+    """Inputs: `port`, `urls` (provider's name -> URL). Runs before the server starts.
+
+    Only base providers (those of the configuration) are put right, and only configurations that
+    hold the old URL of one: what a person pointed elsewhere stays.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = ("urls",)
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        settings = administrator(folder, int(inputs["port"]), DATABASE_NAME)
+        with connection(settings) as link, link.transaction():
+            for name, url in inputs["urls"].items():
+                _move(link, name, url)
+        return folder.stack, {}
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        try:
+            with connection(administrator(folder, int(outputs["port"]), DATABASE_NAME)) as link:
+                for name, url in outputs["urls"].items():
+                    old = _url(link, name)
+                    if old not in (None, url):
+                        return f"the database has {old} for {name}"
+        except LettaOpsError:
+            return None  # Postgres is down: its own service says so
+        return None
+
+
+def _move(link: Any, name: str, url: str) -> None:
+    from psycopg import sql
+
+    old = _url(link, name)
+    if old is None or old == url:
+        return
+    link.execute(
+        "UPDATE providers SET base_url = %s WHERE name = %s AND organization_id IS NULL",
+        [url, name],
+    )
+    for table, column in _configurations(link):
+        key = CONFIGURATIONS[column]
+        link.execute(
+            sql.SQL(
+                "UPDATE {table} SET {column} ="
+                " jsonb_set({column}::jsonb, %s, to_jsonb(%s::text))::json"
+                " WHERE {column} ->> %s = %s"
+            ).format(table=sql.Identifier(table), column=sql.Identifier(column)),
+            [[key], url, key, old],
+        )
+
+
+def _url(link: Any, name: str) -> str | None:
+    row = link.execute(
+        "SELECT base_url FROM providers WHERE name = %s AND organization_id IS NULL", [name]
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def _configurations(link: Any) -> Iterator[tuple[str, str]]:
+    rows = link.execute(
+        "SELECT table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND column_name = ANY(%s)",
+        [list(CONFIGURATIONS)],
+    ).fetchall()
+    return ((table, column) for table, column in rows if table not in HISTORY)
