@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.machine import ROOT, Stack
+from tests.live.machine import ROOT, Stack, free_ports
 
 # `make test` in the README is what runs this very test.
 LEFT_OUT = {"make test"}
@@ -45,7 +45,8 @@ def blocks(document: str) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_of_a_document_works(document: str, checkout: Path, own_stack: Stack) -> None:
     script = "".join(blocks(document)).replace("--stack local", f"--stack {own_stack.name}")
-    script = re.sub(r"server\.port=\d+", "server.port=31999", script)
+    (port,) = free_ports(1)
+    script = re.sub(r"server\.port=\d+", f"server.port={port}", script)
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     answer = own_stack.machine.run(
         "sh", "-euxc", script,

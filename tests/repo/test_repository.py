@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -23,9 +24,10 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def test_no_module_in_infra_has_a_name_of_the_standard_library() -> None:
-    """Pulumi may put the program's folder first on sys.path: `infra/secrets.py` would hide `secrets`."""
-    names = {path.stem for path in (ROOT / "infra").iterdir()}
-    assert not names & (sys.stdlib_module_names - {"__init__", "__main__"})
+    """Nor of a package. Pulumi may put the program's folder first on sys.path: `infra/secrets.py` would hide `secrets`."""
+    names = {path.stem for path in (ROOT / "infra").iterdir()} - {"__init__", "__main__"}
+    assert not names & sys.stdlib_module_names
+    assert not names & (importlib.metadata.packages_distributions().keys() - {"infra"})
 
 
 def test_every_module_says_its_job_in_its_first_line() -> None:
@@ -35,18 +37,8 @@ def test_every_module_says_its_job_in_its_first_line() -> None:
             assert text.startswith(('"""', "#!")), path
 
 
-def test_boto_typer_and_subprocess_stay_where_they_belong() -> None:
-    places = {
-        "boto3": ("backups/stores/s3.py",),
-        "typer": ("ops_cli/",),
-        "subprocess": ("infra/process.py", "tools/", "tests/", "benchmarks/"),
-    }
-    for path in tracked("*.py"):
-        name = str(path.relative_to(ROOT))
-        imports = set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
-        for module, allowed in places.items():
-            if module in imports and not name.startswith("tests/"):
-                assert name.startswith(allowed), f"{name} imports {module}"
+def test_the_only_stack_that_is_kept_here_is_the_example() -> None:
+    assert [path.name for path in tracked("infra/stacks")] == ["Pulumi.local.yaml"]
 
 
 def test_the_lock_and_the_modules_pin_the_same_pulumi() -> None:

@@ -15,10 +15,12 @@ from infra.settings import parse
 
 SECRET = rpc._special_sig_key
 made: dict[str, MockResourceArgs] = {}
+hidden: dict[str, set[str]] = {}  # the inputs of each resource that Pulumi was told to encrypt
 
 
 class Recorder(Mocks):
     def new_resource(self, args: MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        hidden[args.name] = {name for name, value in args.inputs.items() if _is_secret(value)}
         args.inputs = {name: _plain(value) for name, value in args.inputs.items()}
         made[args.name] = args
         outputs = dict(args.inputs)
@@ -30,9 +32,13 @@ class Recorder(Mocks):
         raise AssertionError(f"the program calls nothing: {args.token}")
 
 
+def _is_secret(value: Any) -> bool:
+    return isinstance(value, dict) and SECRET in value
+
+
 def _plain(value: Any) -> Any:
     """What Pulumi sends for a secret is a wrapper around its value."""
-    return value["value"] if isinstance(value, dict) and SECRET in value else value
+    return value["value"] if _is_secret(value) else value
 
 
 @pytest.fixture
@@ -95,3 +101,14 @@ def test_a_literal_secret_in_the_profile_record_would_be_seen(build: Any) -> Non
     values = build({})["profile"].inputs["values"]
     assert not [key for key in values if "password" in key or "key" in key.rpartition(".")[2]]
     assert values["server.url"] == "http://127.0.0.1:8283"
+
+
+def test_pulumi_is_told_what_is_secret(build: Any) -> None:
+    build({})
+    assert "environment" in hidden["letta"]
+
+
+def test_a_secret_providers_url_is_secret_for_pulumi_too(build: Any, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("http://user:secret@h/v1")
+    build({"model": "none", "server.environment.OPENAI_BASE_URL": f"file:{tmp_path / 'url'}"})
+    assert "urls" in hidden["endpoints"]
