@@ -142,7 +142,7 @@ def database_facts(link: psycopg.Connection[Any]) -> DatabaseFacts:
 
 
 def count_agents(link: psycopg.Connection[Any], schema: str) -> int:
-    """Count the agents in the Letta tables of `schema`, as the API counts them."""
+    """Count the agents in the Letta tables of `schema`, of all organizations."""
     from psycopg import sql
 
     query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, "agents"))

@@ -70,8 +70,6 @@ def observe(deployment: Deployment) -> Status:
         facts, agents, database_problem = looked.result()
         services, uptime, supervisor_problem = supervised.result()
     problems = [server_problem, database_problem, supervisor_problem]
-    if counted is not None and agents is not None and counted != agents:
-        problems.append(f"the server counts {counted} agents, the database {agents}")
     release = RELEASES.get(version or deployment.release or "")
     return Status(
         stack=deployment.stack,

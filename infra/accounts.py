@@ -52,7 +52,7 @@ def service_account() -> Account:
 
 
 def give(account: Account, *folders: Path, mode: int = 0o700) -> None:
-    """Make `folders` and hand them, and what is in them, to `account`."""
+    """Make `folders` and hand them to `account`."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(mode)

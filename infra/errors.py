@@ -19,6 +19,9 @@ class LettaOpsError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n  next: {self.hint}"
 
+    def as_json(self) -> dict[str, str]:
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
     def __reduce__(self) -> tuple[type[LettaOpsError], tuple[str, str, str]]:
         return (LettaOpsError, (self.code, self.message, self.hint))
 
@@ -31,7 +34,3 @@ class ConfigurationError(LettaOpsError):
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         super().__init__("configuration", f"{source}: {count}\n{listing}", hint)
         self.problems = tuple(problems)
-
-    def __reduce__(self) -> tuple[type[LettaOpsError], tuple[str, str, str]]:
-        # Unpickled as the plain error: the message already holds every problem.
-        return (LettaOpsError, (self.code, self.message, self.hint))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import LettaOpsError
+
+MARKER = "installed"
 
 
 def write_private(path: Path, text: str, owner: tuple[int, int] | None = None) -> None:
@@ -36,24 +39,53 @@ def write_file(path: Path, text: str, mode: int, owner: tuple[int, int] | None =
 
 
 @contextmanager
-def held(path: Path, who: str, *, wait: bool) -> Iterator[None]:
+def held(path: Path, who: str, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock file at `path` for the block; the kernel lets go of it when we die.
 
-    The file says who holds it. Without `wait`, raises LettaOpsError (`locked`) naming the holder.
+    The file says who holds it. With `on_wait`, that is told the holder and we wait; without, raises
+    LettaOpsError (`locked`) naming the holder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
-            raise LettaOpsError(
-                "locked",
-                f"{holder} is changing this stack right now",
-                "wait until it has finished, then run this again",
-            ) from None
+            if on_wait is None:
+                raise LettaOpsError(
+                    "locked",
+                    f"{holder} is changing this stack right now",
+                    "wait until it has finished, then run this again",
+                ) from None
+            on_wait(f"waiting for {holder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(f"{who} (pid {os.getpid()})\n")
         lock.flush()
         yield
+
+
+def made_once(
+    folder: Path, who: str, report: Callable[[str], None], fill: Callable[[Path], None]
+) -> Path:
+    """Return `folder`, filled by `fill` if nobody has yet; two at once make it once.
+
+    The marker is written last: what an interruption leaves is removed and made anew.
+    """
+    marker = folder / MARKER
+    if marker.is_file():
+        return folder
+    with held(folder.with_name(f"{folder.name}.lock"), who, report):
+        if not marker.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, mode=0o755)
+            folder.chmod(0o755)
+            fill(folder)
+            write_file(marker, "", 0o644)
+    return folder
+
+
+def is_made(folder: Path) -> bool:
+    """Whether `made_once` has finished `folder`."""
+    return (folder / MARKER).is_file()

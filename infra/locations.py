@@ -33,17 +33,17 @@ def _folder(environment: Mapping[str, str], own: str, xdg: str, home: str, syste
     return Path(environment.get(xdg) or Path(home).expanduser()).absolute() / "letta-ops"
 
 
-RESERVED = ("passphrase", "stacks")
+NOT_A_STACK = ("passphrase", "stacks")
 
 
 def stack_folder(stack: str, state: Path | None = None) -> StackFolder:
     """Return the folder of `stack`; raises LettaOpsError (`stack-name`) for what can't be a name."""
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", stack) or stack in RESERVED:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", stack) or stack in NOT_A_STACK:
         raise LettaOpsError(
             "stack-name",
             f"{stack!r} cannot be the name of a stack",
             "use up to 40 lower-case letters, digits and dashes, beginning with a letter, and none"
-            f" of: {', '.join(RESERVED)}",
+            f" of: {', '.join(NOT_A_STACK)}",
         )
     return StackFolder(state or state_folder(), stack)
 
@@ -95,6 +95,19 @@ class StackFolder:
         return self.root / "run"
 
     @property
+    def backend(self) -> Path:
+        """Pulumi's file backend, of all stacks."""
+        return self.state / ".pulumi"
+
+    @property
+    def provider_lock(self) -> Path:
+        return self.root / "provider.lock"
+
+    @property
+    def has_data(self) -> bool:
+        return (self.postgres_data / "PG_VERSION").exists()
+
+    @property
     def services(self) -> Path:
         return self.root / "services"
 
@@ -119,8 +132,17 @@ class StackFolder:
     def logs(self) -> Path:
         return self.root / "logs"
 
-    def service_settings(self, service: str) -> Path:
-        return self.services / "programs" / f"{service}.conf"
+    @property
+    def programs(self) -> Path:
+        """The files from which supervisord knows the services."""
+        return self.services / "programs"
+
+    def program(self, service: str) -> Path:
+        return self.programs / f"{service}.conf"
+
+    def script(self, name: str) -> Path:
+        """A script of ours, copied for an interpreter of its own."""
+        return self.services / Path(name).name
 
     def log(self, service: str) -> Path:
         return self.logs / f"{service}.log"

@@ -17,6 +17,8 @@ from infra.sensitive import Sensitive, redact
 
 log = logging.getLogger("letta_ops.process")
 
+Report = Callable[[str], None]  # is told what happens, a line at a time
+
 TAIL_LINES = 15
 
 
@@ -180,7 +182,7 @@ def start_detached(job: Command, *, output: Path, code: str, hint: str, what: st
     return child.pid
 
 
-def replace(job: Command) -> None:
+def become(job: Command) -> None:
     """Become `job`: does not return. Used by thin wrappers that only prepare an environment."""
     os.execvpe(  # noqa: S606  # a list of words, as everywhere here
         job.argv[0], list(job.argv), dict(job.environment or os.environ)

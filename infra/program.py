@@ -9,8 +9,8 @@ from typing import Any
 import pulumi
 from pulumi.runtime.config import CONFIG, is_config_secret
 
+from infra import last_error
 from infra.errors import LettaOpsError
-from infra.files import write_private
 from infra.locations import StackFolder, stack_folder, state_folder
 from infra.profiles import flatten
 from infra.settings import Settings, parse
@@ -28,7 +28,7 @@ def main() -> None:
         settings = parse(folder.stack, values, secret_keys)
         TARGETS[settings.target](folder, settings)
     except LettaOpsError as error:
-        _keep(folder, error)
+        last_error.keep(folder, error)
         raise pulumi.RunError(str(error)) from None
 
 
@@ -56,11 +56,3 @@ def _flat(name: str, text: str) -> dict[str, Any]:
     except ValueError:
         return {name: text}
     return dict(flatten(tree, f"{name}.")) if isinstance(tree, Mapping) else {name: text}
-
-
-def _keep(folder: StackFolder, error: LettaOpsError) -> None:
-    record = {"code": error.code, "message": error.message, "hint": error.hint}
-    try:
-        write_private(folder.last_error, json.dumps(record))
-    except OSError:
-        return  # the folder itself is the problem; the engine still shows the message

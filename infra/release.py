@@ -5,18 +5,13 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-import shutil
-import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.errors import LettaOpsError
-from infra.files import held, write_file
-from infra.process import command, follow, run
-
-Report = Callable[[str], None]
+from infra.files import is_made, made_once
+from infra.process import Report, command, follow, run
 
 EXTRAS = ("server", "postgres", "redis", "sqlite")
 HINT = "look at the lines above, check the network and the free disk space, then run this again"
@@ -57,12 +52,8 @@ class InstalledRelease:
     def source(self) -> Path:
         return self.folder / "source"
 
-    @property
-    def finished(self) -> Path:
-        return self.folder / "installed"
-
     def is_complete(self) -> bool:
-        return self.finished.is_file() and self.python.exists()
+        return is_made(self.folder) and self.python.exists()
 
 
 def installed(release: Release, cache: Path, python: Path) -> InstalledRelease:
@@ -76,25 +67,21 @@ def install(release: Release, cache: Path, python: Path, report: Report) -> Inst
     """Install `release` for the interpreter `python` below `cache`, once; later calls find it there.
 
     The sdist is checked against its hash, the requirements are those of its own lock, each with
-    its hash. The marker is written last: what an interruption leaves is made anew.
+    its hash.
     """
     target = installed(release, cache, python)
-    if target.is_complete():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    cache.chmod(0o755)
-    with held(target.folder.with_suffix(".lock"), "an installation of Letta", wait=True):
-        if target.is_complete():
-            return target
-        shutil.rmtree(target.folder, ignore_errors=True)
-        target.folder.mkdir(parents=True, mode=0o755)
+
+    def fill(folder: Path) -> None:
         report(f"Letta {release.version}: fetching the source distribution (8 MB)")
-        archive = _fetch(release, target.folder)
+        archive = _fetch(release, folder)
         _unpack(archive, target.source)
         _install_requirements(target, python, archive, report)
         archive.unlink()
-        write_file(target.finished, f"{release.version}\n", 0o644)
-        report(f"Letta {release.version}: installed, cached in {target.folder}")
+        report(f"Letta {release.version}: installed, cached in {folder}")
+
+    cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o755)
+    made_once(target.folder, "another installation of Letta", report, fill)
     return target
 
 
@@ -135,6 +122,8 @@ def _verified(archive: Path, release: Release) -> Path:
 
 
 def _unpack(archive: Path, target: Path) -> None:
+    import tarfile
+
     draft = target.with_name("unpacking")
     with tarfile.open(archive) as source:
         source.extractall(draft, filter="data")

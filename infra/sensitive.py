@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 REDACTED = "[redacted]"
 
@@ -42,6 +43,11 @@ class Sensitive:
 
     def __reduce__(self) -> str:
         raise TypeError("a secret is not pickled: pass it by environment or by a file of mode 0600")
+
+
+def revealed(value: Any) -> Any:
+    """Return the value itself, whether it is a secret or not. For adapters only."""
+    return value.reveal() if isinstance(value, Sensitive) else value
 
 
 def redact(text: str, secrets: Iterable[Sensitive]) -> str:

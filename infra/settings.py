@@ -12,7 +12,7 @@ from infra.deployment import LOOPBACK, Model
 from infra.errors import ConfigurationError
 from infra.references import is_reference, resolve
 from infra.release import RELEASES
-from infra.sensitive import Sensitive
+from infra.sensitive import Sensitive, revealed
 
 ModelChoice = Literal["fake", "smollm2", "none"]
 
@@ -71,19 +71,15 @@ class Settings:
         return f"http://{LOOPBACK}:{self.model_port}/v1"
 
     @property
-    def provider_urls(self) -> Mapping[str, str]:
+    def provider_urls(self) -> Mapping[str, str | Sensitive]:
         """Where each provider with a URL is, by the name that Letta gives it."""
+        openai = self.environment.get("OPENAI_BASE_URL", OPENAI_URL)
         found = {
-            "openai": self.environment.get("OPENAI_BASE_URL", OPENAI_URL),
+            "openai": openai if self.model == "none" else self.model_url,
             "ollama": self.environment.get("OLLAMA_BASE_URL"),
             "vllm": self.environment.get("VLLM_API_BASE"),
         }
-        if self.model != "none":
-            found["openai"] = self.model_url
-        urls = {name: _text(url).rstrip("/") for name, url in found.items() if url}
-        if "vllm" in urls and not urls["vllm"].endswith("/v1"):
-            urls["vllm"] += "/v1"  # as Letta does
-        return urls
+        return {name: _as_letta(name, url) for name, url in found.items() if url}
 
     @property
     def ports(self) -> Mapping[str, int]:
@@ -139,8 +135,12 @@ def parse(
     )
 
 
-def _text(value: str | Sensitive) -> str:
-    return value.reveal() if isinstance(value, Sensitive) else value
+def _as_letta(name: str, url: str | Sensitive) -> str | Sensitive:
+    """A provider's URL as Letta keeps it: for vLLM, it adds the path itself."""
+    text = str(revealed(url)).rstrip("/")
+    if name == "vllm" and not text.endswith("/v1"):
+        text += "/v1"
+    return Sensitive(text) if isinstance(url, Sensitive) else text
 
 
 def _unknown(values: Mapping[str, Any]) -> Iterator[str]:

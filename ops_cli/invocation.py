@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.locations import StackFolder, state_folder
+from infra.locations import StackFolder, stack_folder
 
 if TYPE_CHECKING:
     from infra.deployment import Deployment
@@ -26,7 +26,7 @@ class Invocation:
 
     @property
     def folder(self) -> StackFolder:
-        return StackFolder(state_folder(), self.stack)
+        return stack_folder(self.stack)
 
     def deployment(self) -> Deployment:
         """Read the profile. Raises LettaOpsError when it is missing or wrong."""

@@ -69,23 +69,15 @@ def folder(name: str, path: Path, variable: str, needed: float = 2 * GIB) -> Tra
 
 def pulumi() -> Trait:
     """Which Pulumi CLI `up` would take. None at all is no failure: `up` gets one."""
-    from infra.process import attempt, command
-    from infra.pulumi_cache import PULUMI_VERSION, in_cache
-    from infra.pulumi_cli import fits
+    from infra.engine.cli import present
+    from infra.engine.cli_cache import PULUMI_VERSION
 
-    name = "pulumi"
-    if found := shutil.which("pulumi"):
-        asked = command(found, "version", timeout=30)
-        answer = attempt(asked, code="pulumi-cli", hint="", what="asking Pulumi for its version")
-        version = answer.stdout.strip() or "broken"
-        if fits(version):
-            return Trait(name, True, f"{found}, {version}")
-        seen = f"{found} is {version}, which does not fit"
-    else:
-        seen = "none on PATH"
-    if cached := in_cache(cache_folder() / "pulumi", []):
-        return Trait(name, True, f"{cached.executable}, {PULUMI_VERSION} ({cached.origin}; {seen})")
-    return Trait(name, True, f"{seen}; the first `up` gets {PULUMI_VERSION}, which takes minutes")
+    reasons: list[str] = []
+    found = present(os.environ, cache_folder(), reasons)
+    if found is None:
+        reasons.append(f"the first `up` gets {PULUMI_VERSION}, which takes minutes")
+        return Trait("pulumi", True, "; ".join(reasons))
+    return Trait("pulumi", True, f"{found.executable} ({found.origin}, {found.plugins} plugins)")
 
 
 def _folders(stack: StackFolder) -> Iterator[Trait]:
@@ -94,11 +86,12 @@ def _folders(stack: StackFolder) -> Iterator[Trait]:
 
 
 def _ports(stack: StackFolder) -> Trait:
+    from infra.engine.project import configured
     from infra.preflight import taken_ports
     from infra.settings import PORTS, parse
 
     try:
-        chosen = _configured(stack)
+        chosen = configured(stack)
         values = {name: chosen[name] for name in (*PORTS, "model") if name in chosen}
         settings = parse(stack.stack, values)
         taken = list(taken_ports(stack, settings))
@@ -109,24 +102,6 @@ def _ports(stack: StackFolder) -> Trait:
         return Trait("ports", False, "; ".join(taken), hint)
     ports = ", ".join(f"{port} ({name})" for name, port in settings.ports.items())
     return Trait("ports", True, f"free, or this stack's own: {ports}")
-
-
-def _configured(stack: StackFolder) -> dict[str, Any]:
-    """The stack's configuration as it was last provisioned, in flat keys; {} before that."""
-    import yaml
-
-    from infra.profiles import flatten
-
-    path = stack.project / f"Pulumi.{stack.stack}.yaml"
-    if not path.is_file():
-        return {}
-    try:
-        section = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
-    except (OSError, yaml.YAMLError, AttributeError) as error:
-        raise LettaOpsError(
-            "configuration", f"{path} cannot be read: {error}", "correct the file"
-        ) from None
-    return {name.partition(":")[2]: value for name, value in flatten(section)}
 
 
 def _profile(invocation: Invocation) -> Trait:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from infra.errors import LettaOpsError
+from infra.locations import stack_folder
+
 FLAGS = ("--json", "-v", "--verbose")
 WITH_VALUE = ("--stack", "--profile")
-# Pulumi's rule for stack names, without a dot in front: the name is also the name of a folder.
-STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def new_app(summary: str) -> typer.Typer:
@@ -54,10 +54,10 @@ def wants_json(arguments: list[str]) -> bool:
 
 def stack_name(name: str) -> str:
     """Return `name` when a stack may have it; raises typer.BadParameter."""
-    if not STACK_NAME.fullmatch(name):
-        raise typer.BadParameter(
-            f"{name!r} is no name for a stack: letters, digits, '-', '_' and '.', at most 100"
-        )
+    try:
+        stack_folder(name)
+    except LettaOpsError as error:
+        raise typer.BadParameter(f"{error.message}: {error.hint}") from None
     return name
 
 
@@ -72,7 +72,7 @@ def settings(pairs: list[str]) -> dict[str, str]:
     return found
 
 
-def complete_file(path: Any) -> Path | None:
+def expanded(path: Any) -> Path | None:
     return None if path is None else Path(path).expanduser()
 
 
@@ -92,7 +92,7 @@ Profile = Annotated[
         "--profile",
         metavar="FILE",
         help="The profile of a server that we did not provision, instead of the stack's own.",
-        callback=complete_file,
+        callback=expanded,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]

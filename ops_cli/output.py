@@ -64,8 +64,7 @@ def print_error(
 ) -> None:
     """Print a LettaOpsError: on stdout as JSON (beside `result`), else on stderr as text."""
     if as_json:
-        body = {"code": error.code, "message": error.message, "hint": error.hint}
-        print_json({**(result or {}), "error": body})
+        print_json({**(result or {}), "error": error.as_json()})
     else:
         sys.stdout.flush()
         print(f"error: {printable(error.message)}", file=sys.stderr)

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from infra.process import Report
 from ops_cli.invocation import Invocation
 from ops_cli.output import note, printable
 
-Report = Callable[[str], None]
 Clock = Callable[[], float]
 
 

@@ -60,7 +60,7 @@ def ask_supervisor(deployment: Deployment) -> Services:
 
     folder = _folder(deployment)
     states = supervisor.states(folder)
-    wanted = {file.stem for file in folder.service_settings("x").parent.glob("*.conf")}
+    wanted = {file.stem for file in folder.program("x").parent.glob("*.conf")}
     services = tuple(
         Service(name, states[name].state, states[name].uptime)
         if name in states

@@ -18,6 +18,7 @@ from infra.embedded.record import ProfileRecord
 from infra.embedded.runtime import LettaRelease, SmolLM2
 from infra.embedded.service import SupervisedService
 from infra.locations import StackFolder
+from infra.sensitive import Sensitive, revealed
 
 
 def inputs(folder: StackFolder, **properties: Any) -> dict[str, Any]:
@@ -81,12 +82,11 @@ class ReleaseInstallation(Resource, module="letta-ops", name="LettaRelease"):
     cache: pulumi.Output[str]
     python: pulumi.Output[str]
     interpreter: pulumi.Output[str]
-    source: pulumi.Output[str]
 
     def __init__(
         self, folder: StackFolder, release: str, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        outputs = ("cache", "python", "interpreter", "source")
+        outputs = ("cache", "python", "interpreter")
         super().__init__(LettaRelease(), "release", folder, {"release": release}, outputs, opts)
 
 
@@ -103,8 +103,6 @@ class SmolLM2Installation(Resource, module="letta-ops", name="SmolLM2"):
 
 
 class DatabaseInside(Resource, module="letta-ops", name="LettaDatabase"):
-    server_version: pulumi.Output[str]
-
     def __init__(
         self,
         folder: StackFolder,
@@ -118,9 +116,7 @@ class DatabaseInside(Resource, module="letta-ops", name="LettaDatabase"):
             "owner_password": owner_password,
             "reader_password": reader_password,
         }
-        super().__init__(
-            LettaDatabase(), "database", folder, properties, ("name", "server_version"), opts
-        )
+        super().__init__(LettaDatabase(), "database", folder, properties, (), opts)
 
 
 class SchemaMigration(Resource, module="letta-ops", name="Migration"):
@@ -150,10 +146,12 @@ class Endpoints(Resource, module="letta-ops", name="ModelEndpoints"):
         self,
         folder: StackFolder,
         port: int,
-        urls: Mapping[str, str],
+        urls: Mapping[str, str | Sensitive],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        properties = {"port": port, "urls": dict(urls)}
+        plain = {name: revealed(url) for name, url in urls.items()}
+        hidden = any(isinstance(url, Sensitive) for url in urls.values())
+        properties = {"port": port, "urls": pulumi.Output.secret(plain) if hidden else plain}
         super().__init__(ModelEndpoints(), "endpoints", folder, properties, (), opts)
 
 

@@ -20,7 +20,7 @@ from infra.deployment import (
     postgres_uri,
 )
 from infra.locations import StackFolder
-from infra.sensitive import Sensitive
+from infra.sensitive import Sensitive, revealed
 from infra.settings import Settings
 
 START_SECONDS = 240  # 15 to 45 s measured; slower on a busy machine
@@ -35,6 +35,10 @@ TELEMETRY_OFF = {
 }
 
 
+# What of the environment below must not be seen in a log.
+SECRETS = ("LETTA_PG_URI", "LETTA_SERVER_PASSWORD", "LETTA_ENCRYPTION_KEY")
+
+
 def server(
     folder: StackFolder,
     settings: Settings,
@@ -44,9 +48,11 @@ def server(
     after: list[pulumi.Resource],
 ) -> Service:
     """Return the server's service; it starts when everything in `after` is ready."""
+    added = settings.environment
+    environment = {**_environment(folder, secrets, settings), **model_environment, **added}
     command = [
         release.interpreter,
-        str(folder.services / "launch.py"),
+        str(folder.script("launch.py")),
         str(folder.server_environment),
         "letta.main:app",
         "server", "--secure", "--host", LOOPBACK, "--port", str(settings.server_port),
@@ -58,12 +64,9 @@ def server(
             "command": command,
             "directory": str(folder.home),
             "environment": pulumi.Output.secret(
-                {
-                    **_environment(folder, secrets, settings),
-                    **model_environment,
-                    **{name: _input(value) for name, value in settings.environment.items()},
-                }
+                {name: revealed(value) for name, value in environment.items()}
             ),
+            "secret_names": [*SECRETS, *(name for name, value in added.items() if _hidden(value))],
             "health": {"kind": "http", "path": "/v1/health/", "seconds": START_SECONDS},
             "port": settings.server_port,
             **beside("embedded/launch.py"),
@@ -95,5 +98,5 @@ def _uri(password: str, port: int) -> str:
     return postgres_uri(database, role, "ssl=disable").reveal()
 
 
-def _input(value: str | Sensitive) -> str:
-    return value.reveal() if isinstance(value, Sensitive) else value
+def _hidden(value: str | Sensitive) -> bool:
+    return isinstance(value, Sensitive)

@@ -34,7 +34,7 @@ class ModelService(pulumi.ComponentResource):
             folder,
             {
                 "command": [
-                    release.interpreter, str(folder.services / "fake_model.py"),
+                    release.interpreter, str(folder.script("fake_model.py")),
                     "--host", LOOPBACK, "--port", str(settings.model_port), *forward,
                 ],
                 "directory": "/",

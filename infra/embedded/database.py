@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.connect import connection
 from infra.deployment import ADMIN_ROLE, DATABASE_NAME, OWNER_ROLE, READER_ROLE
@@ -10,9 +12,12 @@ from infra.embedded.provider import Properties, Provider
 from infra.locations import StackFolder
 from infra.sensitive import Sensitive
 
+if TYPE_CHECKING:
+    import psycopg
+
 
 class LettaDatabase(Provider):
-    """Inputs: `port`, `owner_password`, `reader_password`. Outputs: `name`, `server_version`.
+    """Inputs: `port`, `owner_password`, `reader_password`.
 
     The owner owns the database and what Letta makes in it; the reader may read everything and
     write nothing. `remove` leaves both: they are data.
@@ -23,7 +28,7 @@ class LettaDatabase(Provider):
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         port = int(inputs["port"])
         owner, reader = (Sensitive(inputs[f"{role}_password"]) for role in ("owner", "reader"))
-        with connection(administrator(folder, port, ADMIN_ROLE)) as link:
+        with administrator(folder, port, ADMIN_ROLE) as link:
             _role(link, OWNER_ROLE, owner)
             _role(link, READER_ROLE, reader)
             link.execute(f"GRANT pg_read_all_data TO {READER_ROLE}")
@@ -34,20 +39,25 @@ class LettaDatabase(Provider):
                 link.execute(f"CREATE DATABASE {DATABASE_NAME} OWNER {OWNER_ROLE}")
             link.execute(f"REVOKE ALL ON DATABASE {DATABASE_NAME} FROM PUBLIC")
             link.execute(f"GRANT CONNECT ON DATABASE {DATABASE_NAME} TO {READER_ROLE}")
-            version = _value(link, "SHOW server_version")
-        with connection(administrator(folder, port, DATABASE_NAME)) as link:
+        with administrator(folder, port) as link:
             link.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        return DATABASE_NAME, {"name": DATABASE_NAME, "server_version": version}
+        return DATABASE_NAME, {}
 
 
-def administrator(folder: StackFolder, port: int, name: str) -> dict[str, str | int]:
-    """Connection settings of the administrator: by socket, known by the operating system, no password."""
-    return {"host": str(folder.sockets), "port": port, "dbname": name, "user": ADMIN_ROLE}
+@contextmanager
+def administrator(
+    folder: StackFolder, port: int, name: str = DATABASE_NAME
+) -> Iterator[psycopg.Connection[Any]]:
+    """Yield the administrator's connection: by socket, known by the operating system, no password."""
+    with connection(
+        {"host": str(folder.sockets), "port": port, "dbname": name, "user": ADMIN_ROLE}
+    ) as link:
+        yield link
 
 
 def revision(folder: StackFolder, port: int) -> str | None:
     """Return the alembic revision of Letta's database, or None where it was never migrated."""
-    with connection(administrator(folder, port, DATABASE_NAME)) as link:
+    with administrator(folder, port) as link:
         if _value(link, "SELECT to_regclass('alembic_version')::text") is None:
             return None
         found = _value(link, "SELECT version_num FROM alembic_version")

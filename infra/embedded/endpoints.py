@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from infra.connect import connection
-from infra.deployment import DATABASE_NAME
 from infra.embedded.database import administrator
 from infra.embedded.provider import Properties, Provider
 from infra.errors import LettaOpsError
@@ -34,15 +32,14 @@ class ModelEndpoints(Provider):
     compared: ClassVar[tuple[str, ...]] = ("urls",)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        settings = administrator(folder, int(inputs["port"]), DATABASE_NAME)
-        with connection(settings) as link, link.transaction():
+        with administrator(folder, int(inputs["port"])) as link, link.transaction():
             for name, url in inputs["urls"].items():
                 _move(link, name, url)
         return folder.stack, {}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         try:
-            with connection(administrator(folder, int(outputs["port"]), DATABASE_NAME)) as link:
+            with administrator(folder, int(outputs["port"])) as link:
                 for name, url in outputs["urls"].items():
                     old = _url(link, name)
                     if old not in (None, url):

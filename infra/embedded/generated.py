@@ -24,7 +24,6 @@ class GeneratedValue(Provider):
     """Inputs: `key` (path in the profile), `kind` (`secret` or `id`). Output: `value`."""
 
     compared: ClassVar[tuple[str, ...]] = ("kind",)
-    replaced_by: ClassVar[tuple[str, ...]] = ("key",)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         key = inputs["key"]
@@ -54,7 +53,7 @@ class GeneratedValue(Provider):
         return f"{outputs['key']} differs in {folder.profile}"
 
     def _refuse_new_secret_for_old_data(self, folder: StackFolder, key: str) -> None:
-        if (folder.postgres_data / "PG_VERSION").exists():
+        if folder.has_data:
             raise LettaOpsError(
                 "profile-lost",
                 f"{folder.postgres_data} holds data, but {folder.profile} has no {key} for it",

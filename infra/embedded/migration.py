@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from infra.accounts import as_account, service_account
-from infra.connect import connection
 from infra.deployment import (
     DATABASE_NAME,
     LOOPBACK,
@@ -60,7 +59,7 @@ def upgrade(folder: StackFolder, inputs: Mapping[str, Any]) -> str:
     release = RELEASES[inputs["release"]]
     port = int(inputs["port"])
     where = installed(release, Path(inputs["cache"]), Path(inputs["python"]))
-    with connection(administrator(folder, port, DATABASE_NAME)) as link:
+    with administrator(folder, port) as link:
         link.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
         before = revision(folder, port)
         if before == release.alembic_head:

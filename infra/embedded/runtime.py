@@ -13,7 +13,7 @@ from infra.release import RELEASES, install, installed
 
 
 class LettaRelease(Provider):
-    """Inputs: `release`. Outputs: `cache`, `python` (the base interpreter), `interpreter`, `source`.
+    """Inputs: `release`. Outputs: `cache`, `python` (the base interpreter), `interpreter`.
 
     `remove` leaves the cache: other stacks may run from it, and it can be made again.
     """
@@ -31,7 +31,6 @@ class LettaRelease(Provider):
             "cache": str(cache),
             "python": str(python),
             "interpreter": str(where.python),
-            "source": str(where.source),
         }
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:

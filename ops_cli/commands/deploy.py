@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.errors import LettaOpsError
+from infra.process import Report
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Config, DryRun, Yes, new_app, settings
 from ops_cli.output import Part, Table, facts, present
-from ops_cli.progress import Report, progress
+from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from healthchecks.smoke import Smoke
@@ -48,7 +49,7 @@ def up(
     smoke: Smoke | None = None
     with progress(invocation) as report:
         outcome = provision.up(request, report)
-        deployment = outcome.deployment or invocation.deployment()
+        deployment = invocation.deployment()
         if not no_smoke:
             smoke = _smoke(deployment, report)
     answer = {

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from infra.process import Report
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import EmbeddingHandle, ModelHandle, new_app
 from ops_cli.output import Part, Table, UnsuccessfulError, present
-from ops_cli.progress import Report, progress
+from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from healthchecks.smoke import Smoke, Step

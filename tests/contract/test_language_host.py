@@ -18,7 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.pulumi_cli import PulumiCli, ensure_passphrase, find_pulumi, pulumi_environment
+from infra.engine.cli import find_pulumi, pulumi_environment
+from infra.engine.cli_cache import PulumiCli
+from infra.engine.passphrase import ensure_passphrase
 
 PROGRAM = """
 import os
@@ -187,16 +189,6 @@ def test_a_failing_program_shows_its_reason_and_nothing_of_the_host(
     for internal in ("runpy", "language_host.py", "pulumi-language-python", "asyncio"):
         assert internal not in done.stdout
     assert "deleted" not in done.stdout, "a program that failed has not asked for deletions"
-
-
-def test_our_own_error_shows_message_and_next_step_only(standing_project: Project) -> None:
-    if standing_project.cli.plugins == "official":
-        pytest.skip("the official host knows only RunError: our program turns its errors into it")
-    standing_project.set("failure", "ours")
-    done = standing_project.run("up", "--yes", "--skip-preview")
-    assert done.returncode != 0
-    assert "error: port 1 is taken\n      next: choose another port" in done.stdout
-    assert "Traceback" not in done.stdout
 
 
 def test_an_interrupted_up_ends_its_plugins_and_can_be_repeated(project: Project) -> None:

@@ -49,7 +49,8 @@ def test_every_problem_of_a_configuration_is_named_at_once(fresh: Stack) -> None
              "--config", "providers.anthropic.api_key=sk-plain-text"]  # fmt: skip
     document = error(fresh.run("--json", "preview", *words))
     for key in ("server.prot: unknown key, did you mean server.port?", "target:", "model:",
-                "model_port:", "release: '9.9.9' is unknown", "providers.anthropic.api_key: is in plain text"):  # fmt: skip
+                "model_port:", "release: '9.9.9' is unknown",
+                "providers.anthropic.api_key: is in plain text"):  # fmt: skip
         assert key in document["message"], document["message"]
     assert "sk-plain-text" not in str(document)
 

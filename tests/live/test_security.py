@@ -40,7 +40,7 @@ def test_services_run_as_an_unprivileged_account(stack: Stack) -> None:
 def test_what_is_private_is_readable_by_its_owner_alone(stack: Stack) -> None:
     folder = stack.folder
     private = [folder.profile, folder.server_environment, folder.state / "passphrase",
-               folder.postgres_data / "pg_hba.conf", folder.service_settings("letta"),
+               folder.postgres_data / "pg_hba.conf", folder.program("letta"),
                folder.supervisor_settings, *folder.logs.glob("*.log")]  # fmt: skip
     for path in private:
         assert host.file(str(path)).mode == 0o600, path
@@ -83,11 +83,9 @@ def test_the_reader_may_read_everything_and_write_nothing(stack: Stack) -> None:
 def test_postgres_uses_scram_and_data_checksums_and_an_owner_without_privileges(
     stack: Stack,
 ) -> None:
-    from infra.connect import connection
     from infra.embedded.database import administrator
 
-    port = stack.ports["database.port"]
-    with connection(administrator(stack.folder, port, "letta")) as link:
+    with administrator(stack.folder, stack.ports["database.port"]) as link:
         assert link.execute("SHOW data_checksums").fetchone() == ("on",)
         rows = link.execute(
             "SELECT rolname, rolsuper, rolcreaterole, rolpassword LIKE 'SCRAM-SHA-256$%' "

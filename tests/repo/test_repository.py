@@ -24,7 +24,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def test_no_module_in_infra_has_a_name_of_the_standard_library() -> None:
-    """Nor of a package. Pulumi may put the program's folder first on sys.path: `infra/secrets.py` would hide `secrets`."""
+    """Nor of a package: where Pulumi puts the program's folder first on sys.path, it would hide that."""
     names = {path.stem for path in (ROOT / "infra").iterdir()} - {"__init__", "__main__"}
     assert not names & sys.stdlib_module_names
     assert not names & (importlib.metadata.packages_distributions().keys() - {"infra"})
@@ -42,7 +42,7 @@ def test_the_only_stack_that_is_kept_here_is_the_example() -> None:
 
 
 def test_the_lock_and_the_modules_pin_the_same_pulumi() -> None:
-    from infra.pulumi_cache import PULUMI_VERSION
+    from infra.engine.cli_cache import PULUMI_VERSION
 
     locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     (sdk,) = [package for package in locked if package["name"] == "pulumi"]

@@ -11,24 +11,20 @@ import pytest
 
 import infra.provision
 from healthchecks import smoke
-from infra.deployment import Deployment, Server
-from infra.engine import ResourceChange
+from infra.deployment import Deployment
+from infra.engine.events import ResourceChange
 from infra.errors import LettaOpsError
+from infra.profiles import remember
 from infra.provision import Outcome, Request
-from infra.sensitive import Sensitive
 from ops_cli import asking, main
 
-DEPLOYMENT = Deployment(
-    "local", "local", Server("http://127.0.0.1:8283", Sensitive("x" * 20)), profile=Path("/p.toml")
-)
 CREATED = Outcome(
     "local",
     {"create": 2, "same": 1},
     (ResourceChange("db", "Postgres", "create"),),
     41.2,
-    DEPLOYMENT,
 )
-UNCHANGED = Outcome("local", {"same": 9}, (), 3.0, DEPLOYMENT)
+UNCHANGED = Outcome("local", {"same": 9}, (), 3.0)
 GOOD = smoke.Smoke(True, 2.0, (smoke.Step("create", True, 1.0, "an agent"),))
 BAD = smoke.Smoke(False, 2.0, (smoke.Step("message", False, 1.0, "no answer"),))
 
@@ -60,7 +56,7 @@ def provisioning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Provisionin
     for name in [name for name in os.environ if name.startswith("LETTA_OPS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LETTA_OPS_STATE", str(tmp_path))
-    (tmp_path / "local").mkdir()
+    remember(tmp_path / "local" / "profile.toml", {"server.url": "http://127.0.0.1:8283"})
     double = Provisioning()
     for verb in ("up", "preview", "destroy"):
         monkeypatch.setattr(infra.provision, verb, double.call(verb))
@@ -73,7 +69,12 @@ def test_up_says_what_changed_where_it_is_and_what_comes_next(
 ) -> None:
     assert main.run(["up"]) == 0
     captured = capsys.readouterr()
-    for part in ("2 created", "http://127.0.0.1:8283", "/p.toml", "secret show server-password"):
+    for part in (
+        "2 created",
+        "http://127.0.0.1:8283",
+        "profile.toml",
+        "secret show server-password",
+    ):
         assert part in captured.out
     assert "[   0 s] postgres: created" in captured.err
     assert "smoke: create: passed" in captured.err

@@ -147,14 +147,16 @@ def test_a_folder_on_a_full_disk_or_that_is_a_file_does_not_pass(tmp_path: Path)
     assert "THE_VARIABLE" in trait.hint
 
 
-def test_the_ports_that_are_examined_are_those_of_the_stack(tmp_path: Path) -> None:
+def test_the_ports_that_are_examined_are_those_of_the_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import socket
 
     folder = StackFolder(tmp_path, "blue")
-    folder.project.mkdir(parents=True)
+    monkeypatch.setenv("LETTA_OPS_STACKS", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        (folder.project / "Pulumi.blue.yaml").write_text(
+        (tmp_path / "Pulumi.blue.yaml").write_text(
             f"config:\n  letta-ops:server:\n    port: {port}\n  letta-ops:model: none\n"
         )
         trait = machine._ports(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import LettaOpsError
-from infra.files import held, write_file, write_private
+from infra.files import held, is_made, made_once, write_file, write_private
 from infra.locations import stack_folder
 
 
@@ -37,18 +37,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(
 
 def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with held(path, "the first", wait=False):
+    with held(path, "the first"):
         with (
             pytest.raises(LettaOpsError, match=rf"the first \(pid {os.getpid()}\)") as failure,
-            held(path, "the second", wait=False),
+            held(path, "the second"),
         ):
             pass
         assert failure.value.code == "locked"
-    with held(path, "the third", wait=False):
+    with held(path, "the third"):
         assert "the third" in path.read_text()
 
 
-@pytest.mark.parametrize("name", ["", "A", "../x", "a/b", "1st", "passphrase", "x" * 41])
+@pytest.mark.parametrize(
+    "name", ["", "A", ".", "../x", "a/b", "a b", "a\n", ".pulumi", "1st", "passphrase", "x" * 41]
+)
 def test_a_name_that_cannot_be_a_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(LettaOpsError, match="cannot be the name of a stack"):
         stack_folder(name, tmp_path)
@@ -56,3 +58,27 @@ def test_a_name_that_cannot_be_a_folder_is_refused(tmp_path: Path, name: str) ->
 
 def test_a_stacks_folder_is_below_the_state_folder(tmp_path: Path) -> None:
     assert stack_folder("prod-2", tmp_path).profile == tmp_path / "prod-2" / "profile.toml"
+
+
+def test_what_is_made_once_is_made_by_the_first_and_found_by_the_next(tmp_path: Path) -> None:
+    made: list[Path] = []
+    folder = tmp_path / "cache" / "thing"
+    for _ in range(2):
+        assert made_once(folder, "someone", lambda _: None, made.append) == folder
+    assert made == [folder]
+    assert is_made(folder)
+
+
+def test_what_an_interruption_left_is_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "thing"
+
+    def interrupted(target: Path) -> None:
+        (target / "half").write_text("")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made_once(folder, "someone", lambda _: None, interrupted)
+    assert not is_made(folder)
+    made_once(folder, "someone", lambda _: None, lambda target: None)
+    assert not (folder / "half").exists()
+    assert is_made(folder)

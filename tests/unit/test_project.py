@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra.engine.backend import locks
+from infra.engine.project import configuration_file, configured, write_project
 from infra.locations import StackFolder
-from infra.project import break_dead_lock, configuration_file, live_lock, write_project
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ def test_what_is_set_is_kept_and_an_empty_value_removes_it(
     home = configuration_file(folder, environment)
     write_project(folder, {"server.port": "9000"}, keep=True, environment=environment)
     assert config(home) == {"letta-ops:server.port": "9000"}
+    assert configured(folder, environment) == {"server.port": "9000"}
     write_project(folder, {"server.port": ""}, keep=True, environment=environment)
     assert config(home) == {}
 
@@ -91,24 +93,22 @@ def dead_pid() -> int:
     return child.pid
 
 
-def test_the_lock_of_a_dead_run_is_removed_and_said(folder: StackFolder) -> None:
-    pid = dead_pid()
-    path = lock(folder, pid)
-    assert live_lock(folder) is None
-    message = break_dead_lock(folder)
-    assert message is not None
-    assert f"pid {pid}" in message
-    assert not path.exists()
+def test_the_lock_of_a_dead_run_is_told_from_that_of_a_living_one(folder: StackFolder) -> None:
+    path = lock(folder, dead_pid())
+    (found,) = locks(folder)
+    assert (found.path, found.is_here, found.is_held) == (path, True, False)
+    path.unlink()
+    path.parent.rmdir()
+    lock(folder, os.getpid())
+    (found,) = locks(folder)
+    assert (found.is_here, found.is_held) == (True, True)
 
 
-def test_the_lock_of_a_living_run_stays(folder: StackFolder) -> None:
-    path = lock(folder, os.getpid())
-    assert live_lock(folder) == os.getpid()
-    assert break_dead_lock(folder) is None
-    assert path.exists()
+def test_the_lock_of_another_machine_is_not_here(folder: StackFolder) -> None:
+    lock(folder, os.getpid(), "another-machine")
+    assert [found.is_here for found in locks(folder)] == [False]
 
 
-def test_the_lock_of_another_machine_stays(folder: StackFolder) -> None:
-    path = lock(folder, dead_pid(), "another-machine")
-    assert break_dead_lock(folder) is None
-    assert path.exists()
+def test_a_lock_that_cannot_be_read_is_held_by_nobody(folder: StackFolder) -> None:
+    lock(folder, 1).write_text("half a docum")
+    assert [(found.is_here, found.is_held) for found in locks(folder)] == [(True, False)]

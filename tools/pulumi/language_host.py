@@ -99,18 +99,11 @@ def _outcome(program: Path, run: Callable[[], object]) -> Any:
             return language_pb2.RunResponse()
         pulumi.log.error(f"the engine refused: {error.details()}")
     except Exception as error:  # noqa: BLE001 - whatever a program raises is its user's to see
-        pulumi.log.error(str(error) if _is_expected(error) else _user_traceback(program, error))
+        expected = isinstance(error, pulumi.RunError)
+        pulumi.log.error(str(error) if expected else _user_traceback(program, error))
     else:
         return language_pb2.RunResponse()
     return language_pb2.RunResponse(bail=True)
-
-
-def _is_expected(error: Exception) -> bool:
-    """Whether the message alone says what a person needs to know."""
-    # Found only if the program has loaded it, as any program that raised one has: a stand-in must
-    # also run programs that know nothing of letta-ops.
-    own = getattr(sys.modules.get("infra.errors"), "LettaOpsError", pulumi.RunError)
-    return isinstance(error, pulumi.RunError | own)
 
 
 def _user_traceback(program: Path, error: Exception) -> str:

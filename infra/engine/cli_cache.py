@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from infra.engine.cli_download import DownloadError, download_pulumi
+from infra.engine.go_tools import GoTool, build_tool, tools_folder
 from infra.errors import LettaOpsError
-from infra.go_tools import GoTool, build_tool, tools_folder
-from infra.pulumi_download import DownloadError, download_pulumi
+from infra.process import Report
 
 PULUMI_VERSION = "3.250.0"
 LANGUAGE_HOST = "pulumi-language-python"
@@ -36,8 +34,6 @@ PULUMI = GoTool(
     linker_flags="-s -w -X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v"
     + PULUMI_VERSION,
 )
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -148,20 +144,3 @@ def put_stand_ins(folder: Path) -> None:
         draft.write_bytes(content)
         draft.chmod(0o644 if name.endswith(".py") else 0o755)
         draft.replace(target)
-
-
-@contextmanager
-def one_at_a_time(path: Path, report: Report) -> Iterator[None]:
-    """Hold the lock file; the kernel lets go of it when we die. Waiting says for whom."""
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            report(f"{holder} is preparing the Pulumi CLI; waiting for it to finish")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} (since {time.strftime('%H:%M:%S')})\n")
-        lock.flush()
-        yield

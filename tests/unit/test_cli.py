@@ -11,15 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from infra import go_tools, pulumi_cache
+from infra.engine import cli_cache, go_tools
+from infra.engine.cli import find_pulumi, fits, pulumi_environment
+from infra.engine.cli_cache import PULUMI_VERSION, PulumiCli
 from infra.errors import LettaOpsError
-from infra.pulumi_cli import (
-    PULUMI_VERSION,
-    PulumiCli,
-    find_pulumi,
-    fits,
-    pulumi_environment,
-)
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -43,7 +38,7 @@ def cache_with_cli(cache: Path, plugins: str = "stand-in") -> Path:
     executable = script(cache / "pulumi" / PULUMI_VERSION / "pulumi", "echo v" + PULUMI_VERSION)
     facts = {"origin": "built", "plugins": plugins, "reasons": ["no official download: offline"]}
     facts["size"] = executable.stat().st_size  # type: ignore[assignment]
-    (executable.parent / pulumi_cache.FINISHED).write_text(json.dumps(facts))
+    (executable.parent / cli_cache.FINISHED).write_text(json.dumps(facts))
     return executable
 
 
@@ -100,7 +95,7 @@ def test_a_cli_without_a_language_host_gets_the_stand_ins(tmp_path: Path) -> Non
     found = find_pulumi(never, environment_of(tmp_path / "bin"), tmp_path / "cache")
     assert (found.executable, found.origin, found.plugins) == (executable, "path", "stand-in")
     assert found.plugin_folder is not None
-    assert names(found.plugin_folder) == sorted(pulumi_cache.STAND_INS)
+    assert names(found.plugin_folder) == sorted(cli_cache.STAND_INS)
     assert os.access(found.plugin_folder / "pulumi-language-python", os.X_OK)
     assert f"no pulumi-language-python beside {executable} nor on PATH" in found.reasons
 
@@ -148,7 +143,7 @@ def test_an_unfinished_cli_in_the_cache_is_made_anew(
 ) -> None:
     executable = cache_with_cli(tmp_path)
     if remains == "no marker":
-        (executable.parent / pulumi_cache.FINISHED).unlink()
+        (executable.parent / cli_cache.FINISHED).unlink()
     else:
         executable.write_text("half")
     (tmp_path / "pulumi" / ".partial-old").mkdir()
@@ -156,7 +151,7 @@ def test_an_unfinished_cli_in_the_cache_is_made_anew(
     def build(tool: object, target: Path, *_: object) -> None:
         script(target, "echo v3.250.0")
 
-    monkeypatch.setattr(pulumi_cache, "build_tool", build)
+    monkeypatch.setattr(cli_cache, "build_tool", build)
     lines: list[str] = []
     found = find_pulumi(lines.append, environment_of(), tmp_path)
     assert found.origin == "built"
@@ -174,7 +169,7 @@ def test_a_failed_build_leaves_nothing_behind(
         target.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pulumi_cache, "build_tool", build)
+    monkeypatch.setattr(cli_cache, "build_tool", build)
     with pytest.raises(KeyboardInterrupt):
         find_pulumi(lambda line: None, environment_of(), tmp_path)
     assert names(tmp_path / "pulumi") == ["lock"]
@@ -183,7 +178,7 @@ def test_a_failed_build_leaves_nothing_behind(
 def test_without_a_checkout_the_next_step_is_to_install_pulumi(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (pulumi_cache, go_tools):
+    for module in (cli_cache, go_tools):
         monkeypatch.setattr(module, "tools_folder", lambda: tmp_path / "no tools")
     with pytest.raises(LettaOpsError) as caught:
         find_pulumi(lambda line: None, environment_of(), tmp_path / "cache")
@@ -203,10 +198,10 @@ def test_two_at_once_make_one_and_the_second_says_whom_it_waits_for(
         built.append(script(target, "echo v3.250.0"))
 
     def second_report(line: str) -> None:
-        assert f"process {os.getpid()}" in line
+        assert f"pid {os.getpid()}" in line
         second_waits.set()
 
-    monkeypatch.setattr(pulumi_cache, "build_tool", build)
+    monkeypatch.setattr(cli_cache, "build_tool", build)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(find_pulumi, lambda line: None, environment_of(), tmp_path)
         assert building.wait(10)
@@ -224,6 +219,8 @@ def test_the_environment_has_the_state_folder_as_backend_and_the_cli_first(tmp_p
         "PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(tmp_path / "state" / "passphrase"),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "GRPC_ENABLE_FORK_SUPPORT": "false",
+        "GRPC_VERBOSITY": "NONE",
         "PULUMI_PYTHON_CMD": sys.executable,
         "LETTA_OPS_PYTHON": sys.executable,
     }

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from infra import pulumi_download
-from infra.pulumi_cli import PULUMI_VERSION
+from infra.engine import cli_download
+from infra.engine.cli_cache import PULUMI_VERSION
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -28,7 +28,7 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[P
     """A folder that is served like the release server, with the archive of this platform in it."""
     monkeypatch.setenv("no_proxy", "*")
     folder = tmp_path / "served"
-    name = f"pulumi-v{PULUMI_VERSION}-{pulumi_download._platform()}.tar.gz"
+    name = f"pulumi-v{PULUMI_VERSION}-{cli_download._platform()}.tar.gz"
     (folder / f"v{PULUMI_VERSION}").mkdir(parents=True)
     members = ("pulumi/pulumi", "pulumi/pulumi-language-python", "pulumi/pulumi-language-go")
     with tarfile.open(folder / name, "w:gz") as archive:
@@ -52,7 +52,7 @@ def test_the_download_is_checked_and_its_python_plugins_kept(
     _, url = release
     target = tmp_path / "a" / "b" / "c"
     target.mkdir(parents=True)
-    pulumi_download.download_pulumi(
+    cli_download.download_pulumi(
         PULUMI_VERSION, target, lambda line: None, archives=url, checksums=url
     )
     names = ["pulumi", "pulumi-language-python", "pulumi-python-escaped"]
@@ -70,8 +70,8 @@ def test_a_download_with_another_checksum_is_refused(
     archive.write_bytes(archive.read_bytes() + b"\0")
     target = tmp_path / "target"
     target.mkdir()
-    with pytest.raises(pulumi_download.DownloadError, match="was published"):
-        pulumi_download.download_pulumi(
+    with pytest.raises(cli_download.DownloadError, match="was published"):
+        cli_download.download_pulumi(
             PULUMI_VERSION, target, lambda line: None, archives=url, checksums=url
         )
     assert not list(target.iterdir())
@@ -81,7 +81,7 @@ def test_a_release_that_is_not_there_is_a_reason_not_a_crash(
     tmp_path: Path, release: tuple[Path, str]
 ) -> None:
     _, url = release
-    with pytest.raises(pulumi_download.DownloadError, match="HTTP Error 404"):
-        pulumi_download.download_pulumi(
+    with pytest.raises(cli_download.DownloadError, match="HTTP Error 404"):
+        cli_download.download_pulumi(
             "3.0.0", tmp_path, lambda line: None, archives=url, checksums=url
         )

@@ -1,0 +1,1 @@
+"""Driving Pulumi: its CLI, its projects and its state, its events."""
