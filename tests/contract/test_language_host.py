@@ -28,7 +28,6 @@ import sys
 import pulumi
 from beside import NAME
 from pulumi.dynamic import CreateResult, Resource, ResourceProvider
-from infra.errors import LettaOpsError
 
 config = pulumi.Config()
 print("first on sys.path:", sys.path[0], "- working directory:", os.getcwd())
@@ -49,8 +48,6 @@ class Thing(Resource):
 match config.get("failure"):
     case "run-error":
         raise pulumi.RunError("the port is taken")
-    case "ours":
-        raise LettaOpsError("port-taken", "port 1 is taken", "choose another port")
     case "late":
         pulumi.Output.from_input(1).apply(lambda _: (_ for _ in ()).throw(pulumi.RunError("late")))
     case "bug":
