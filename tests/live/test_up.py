@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -165,31 +166,44 @@ def test_destroy_leaves_the_data_and_the_next_up_finds_the_same_agents(own_stack
     assert own_stack.run("secret", "show", "encryption-key").out == key
 
 
-@pytest.mark.parametrize("seconds", [1.5, 4.0, 7.0, 14.0, 25.0])
-def test_up_killed_at_any_moment_is_finished_by_the_next(
-    machine: Machine, tmp_path: Path, seconds: float
-) -> None:
-    """`kill -9` of the command and of pulumi, while pulumi holds its lock; then `up` again."""
+def test_up_killed_at_every_step_is_finished_in_the_end(machine: Machine, tmp_path: Path) -> None:
+    """`kill -9` of the command and of pulumi, which then leaves its lock; each run goes on there."""
     made = machine.stack("killed")
-    log = tmp_path / "up.log"
-    words: list[str | Path] = [
-        LETTA_OPS,
-        "--stack",
-        made.name,
-        "up",
-        "--no-smoke",
-        *made.settings(),
-    ]
-    child = machine.start(*words, log=log)
-    time.sleep(seconds)
-    kill_tree(child)
-    outcome = made.up("--no-smoke")
-    assert outcome["url"] == f"http://127.0.0.1:{made.ports['server.port']}"
-    if seconds == 25.0:
-        assert made.json("smoke")["passed"] is True
-        made.destroy("--delete-data")
-        assert made.processes() == []
-        assert not made.folder.root.exists()
+    for step in ("server-password", "cluster", "postgres", "migration", "letta"):
+        log = tmp_path / f"{step}.log"
+        child = machine.start(
+            LETTA_OPS, "--stack", made.name, "up", "--no-smoke", *made.settings(), log=log
+        )
+        _wait_for_line(log, child, f"{step}: creating")
+        time.sleep(random.random())  # noqa: S311  # any moment within the step will do
+        kill_tree(child)
+    assert made.up()["smoke"]["passed"] is True
+    made.destroy("--delete-data")
+    assert made.processes() == []
+    assert not made.folder.root.exists()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_up_killed_at_random_moments_is_finished_by_the_next(
+    machine: Machine, tmp_path: Path
+) -> None:
+    made = machine.stack("random")
+    for number in range(10):
+        log = tmp_path / f"{number}.log"
+        child = machine.start(
+            LETTA_OPS, "--stack", made.name, "up", "--no-smoke", *made.settings(), log=log
+        )
+        time.sleep(random.uniform(0.5, 40))  # noqa: S311  # the moment is what is tried
+        kill_tree(child)
+        assert made.up()["smoke"]["passed"] is True
+        made.destroy(*(["--delete-data"] if number % 2 else []))
+    made.run("destroy", "--delete-data", "--yes")
+
+
+def _wait_for_line(log: Path, child: subprocess.Popen[bytes], line: str) -> None:
+    """Wait until `line` is in the log, or the command has ended: a step may be done already."""
+    wait_until(line, lambda: line.encode() in log.read_bytes() or child.poll() is not None, 120)
 
 
 def test_ctrl_c_is_answered_and_the_next_up_succeeds(machine: Machine, tmp_path: Path) -> None:
