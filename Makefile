@@ -4,6 +4,8 @@ STACK ?= $(or $(LETTA_OPS_STACK),local)
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	$$name -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,14))' 2>/dev/null && \
 	echo $$name && break; done)
+# Whatever the user's own settings of uv say.
+export UV_PROJECT_ENVIRONMENT := .venv
 PYTEST = .venv/bin/python -m pytest
 
 .PHONY: help up down test test-unit test-contract test-live test-long lint format bench setup

@@ -70,7 +70,7 @@ def _seconds(deployment: Deployment, agent: str, text: str) -> float:
 @contextmanager
 def _with_defaults(stack: Stack) -> Iterator[Deployment]:
     """The same release started as its documentation says: a database URI, a model, nothing else."""
-    account = service_account()
+    account = service_account(stack.folder, "server")
     where = installed(RELEASES["0.16.8"], cache_folder(), service_python(account))
     (port,) = free_ports(1)
     home = stack.machine.root / "defaults"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import shutil
@@ -10,11 +11,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from infra.errors import LettaOpsError
+from infra.locations import StackFolder
 from infra.process import Command, attempt, command, run
 
-ACCOUNT = "letta-ops"
+Role = Literal["server", "postgres"]
+
+PLAIN = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 USABLE = "import ssl, sqlite3, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))"
 
 
@@ -35,29 +40,63 @@ class Account:
         return self.uid == os.geteuid()
 
 
-def service_account() -> Account:
-    """Return the account of the services; as root, make the system account `letta-ops` once.
+def service_account(folder: StackFolder, role: Role) -> Account:
+    """Return the account of a stack's services; as root, make a system account for it once.
 
-    Postgres refuses to run as root, and the server runs code that agents write.
+    Postgres refuses to run as root, and the server runs code that agents write. Each stack has
+    accounts of its own, so that the tools of one can't read another; Postgres has one apart, so
+    that tools can't touch its files.
     """
     if os.geteuid() != 0:
-        name = pwd.getpwuid(os.geteuid()).pw_name
-        return Account(name, os.geteuid(), os.getegid())
+        return Account(_name_of(os.geteuid()), os.geteuid(), os.getegid())
+    name = account_name(folder, role)
     try:
-        entry = pwd.getpwnam(ACCOUNT)
+        entry = pwd.getpwnam(name)
     except KeyError:
-        _make_account()
-        entry = pwd.getpwnam(ACCOUNT)
+        _make_account(name, folder)
+        entry = pwd.getpwnam(name)
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def give(account: Account, *folders: Path, mode: int = 0o700) -> None:
-    """Make `folders` and hand them to `account`."""
+def account_name(folder: StackFolder, role: Role) -> str:
+    """The system account's name: short, since Linux allows 32 characters, and stable."""
+    digest = hashlib.sha256(os.fsencode(folder.root)).hexdigest()[:8]
+    return f"letta-{role}-{digest}"
+
+
+def remove_accounts(folder: StackFolder) -> None:
+    """Remove the system accounts of a stack whose data is gone; as another user, there are none."""
+    if os.geteuid() != 0:
+        return
+    for role in get_args(Role):
+        name = account_name(folder, role)
+        if _exists(name):
+            job = command(_administration("userdel", "deluser"), name)
+            run(job, code="account", hint="remove it by hand", what=f"removing the account {name}")
+
+
+def give(account: Account, *folders: Path) -> None:
+    """Make `folders`, private to `account`. Their parents must be ours.
+
+    We may be root, and what is in there is not ours: a link in the place of a folder is refused,
+    or code of an agent could have us hand it any folder of this machine.
+    """
     for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(mode)
-        if not account.is_us:
-            shutil.chown(folder, account.uid, account.gid)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise LettaOpsError(
+                "folder-replaced",
+                f"{folder} is not a plain folder any more: {error.strerror}",
+                "find out who replaced it: something with access to this stack's data may be hostile",
+            ) from None
+        try:
+            os.fchmod(descriptor, 0o700)
+            if not account.is_us:
+                os.fchown(descriptor, account.uid, account.gid)
+        finally:
+            os.close(descriptor)
 
 
 def let_through(account: Account, folder: Path) -> None:
@@ -90,7 +129,7 @@ def service_python(account: Account) -> Path:
     seen = []
     for candidate in _interpreters():
         seen.append(str(candidate))
-        probe = command(candidate, "-c", USABLE, directory=Path("/"), timeout=30)
+        probe = command(candidate, "-c", USABLE, directory=Path("/"), timeout=30, environment=PLAIN)
         try:
             if attempt(as_account(account, probe), code="", hint="", what="").returncode == 0:
                 return candidate
@@ -112,14 +151,48 @@ def _interpreters() -> Iterator[Path]:
                 yield folder / name
 
 
-def _make_account() -> None:
-    settings = {
+def _make_account(name: str, folder: StackFolder) -> None:
+    settings: dict[str, Any] = {
         "code": "no-account",
-        "hint": f"make the system account '{ACCOUNT}' by hand, or run this as another user than root",
-        "what": f"making the system account '{ACCOUNT}'",
+        "hint": f"make the system account '{name}' by hand, or run this as another user than root",
+        "what": f"making the system account '{name}'",
     }
-    if shutil.which("useradd"):
-        run(command("useradd", "--system", "--user-group", "--no-create-home", "--home-dir",
-                    "/nonexistent", "--shell", "/usr/sbin/nologin", ACCOUNT), **settings)  # fmt: skip
+    program = _administration("useradd", "adduser")
+    if program.endswith("useradd"):
+        run(command(program, "--system", "--user-group", "--no-create-home", "--home-dir",
+                    "/nonexistent", "--shell", "/usr/sbin/nologin", "--comment",
+                    f"letta-ops stack {folder.stack}", name), **settings)  # fmt: skip
     else:
-        run(command("adduser", "-S", "-D", "-H", "-s", "/sbin/nologin", ACCOUNT), **settings)
+        run(command(program, "-S", "-D", "-H", "-s", "/sbin/nologin", name), **settings)
+
+
+def _administration(*names: str) -> str:
+    """Find a program of the system's administration; these folders may be missing on PATH."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    for name in names:
+        if found := shutil.which(name, path=path):
+            return found
+    raise LettaOpsError(
+        "no-account",
+        f"as root, the services get accounts of their own, and there is no {' or '.join(names)}",
+        "install it (Debian: apt-get install passwd), or run this as another user than root",
+    )
+
+
+def _exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        raise LettaOpsError(
+            "no-account",
+            f"the user with the number {uid} has no name on this machine, which Postgres insists on",
+            "run this as a user of /etc/passwd, or as root",
+        ) from None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import LettaOpsError
+from infra.locations import make_folder
 
 MARKER = "installed"
 
@@ -21,17 +23,17 @@ def write_private(path: Path, text: str, owner: tuple[int, int] | None = None) -
 
 def write_file(path: Path, text: str, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Replace `path` by `text` in one step: written beside it, synced, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    make_folder(path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    draft = Path(name)
     try:
         with os.fdopen(descriptor, "w") as sink:
+            os.fchmod(descriptor, mode)
+            if owner is not None:
+                os.fchown(descriptor, *owner)
             sink.write(text)
             sink.flush()
-            os.fsync(sink.fileno())
-        draft.chmod(mode)
-        if owner is not None:
-            os.chown(draft, *owner)
+            os.fsync(descriptor)
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -45,7 +47,7 @@ def held(path: Path, who: str, on_wait: Callable[[str], None] | None = None) -> 
     The file says who holds it. With `on_wait`, that is told the holder and we wait; without, raises
     LettaOpsError (`locked`) naming the holder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +81,7 @@ def made_once(
     with held(folder.with_name(f"{folder.name}.lock"), who, report):
         if not marker.is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True, mode=0o755)
+            make_folder(folder)
             folder.chmod(0o755)
             fill(folder)
             write_file(marker, "", 0o644)

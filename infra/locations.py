@@ -30,6 +30,12 @@ def _folder(environment: Mapping[str, str], own: str, xdg: str, home: str, syste
         return Path(chosen).expanduser().absolute()
     if os.geteuid() == 0:
         return Path(system) / "letta-ops"
+    if not environment.get(xdg) and not environment.get("HOME"):
+        raise LettaOpsError(
+            "no-home",
+            f"neither HOME nor {xdg} is set",
+            f"set one of them, or name a folder with {own}",
+        )
     return Path(environment.get(xdg) or Path(home).expanduser()).absolute() / "letta-ops"
 
 
@@ -77,17 +83,21 @@ class StackFolder:
         return self.root / "last-error.json"
 
     @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
     def postgres_data(self) -> Path:
-        return self.root / "data" / "postgres"
+        return self.data / "postgres"
 
     @property
     def home(self) -> Path:
         """HOME of the server: Letta keeps git-backed memory and logs below it."""
-        return self.root / "data" / "home"
+        return self.data / "home"
 
     @property
     def sandbox(self) -> Path:
-        return self.root / "data" / "sandbox"
+        return self.data / "sandbox"
 
     @property
     def sockets(self) -> Path:
@@ -140,6 +150,9 @@ class StackFolder:
     def program(self, service: str) -> Path:
         return self.programs / f"{service}.conf"
 
+    def postgres_settings(self, name: str) -> Path:
+        return self.services / name
+
     def script(self, name: str) -> Path:
         """A script of ours, copied for an interpreter of its own."""
         return self.services / Path(name).name
@@ -148,10 +161,18 @@ class StackFolder:
         return self.logs / f"{service}.log"
 
 
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it, whatever the umask: root's services must get in."""
+    missing = [step for step in (folder, *folder.parents) if not step.exists()]
+    for step in reversed(missing):
+        step.mkdir(exist_ok=True)
+        step.chmod(0o755 if os.geteuid() == 0 else 0o700)
+
+
 def ensure_writable(folder: Path) -> None:
     """Make `folder`; raise LettaOpsError (`folder-not-writable`) when we can't write there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         probe = folder / f".writable-{os.getpid()}"
         probe.write_text("")
         probe.unlink()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
@@ -14,6 +16,8 @@ from infra.locations import StackFolder, cache_folder, ensure_writable
 from infra.settings import Settings
 
 DISK_BYTES = 2 * 1024**3
+RESTART_BYTES = 100 * 1024**2
+SOCKET_LIMIT = 107  # bytes of sun_path on Linux, less the closing zero
 
 
 def ensure_possible(folder: StackFolder, settings: Settings) -> None:
@@ -21,6 +25,7 @@ def ensure_possible(folder: StackFolder, settings: Settings) -> None:
     ensure_writable(folder.root)
     ensure_writable(cache_folder())
     ensure_space(folder)
+    ensure_short_paths(folder, settings)
     problems = list(taken_ports(folder, settings))
     if problems:
         raise ConfigurationError(
@@ -32,14 +37,30 @@ def ensure_possible(folder: StackFolder, settings: Settings) -> None:
 
 
 def ensure_space(folder: StackFolder) -> None:
+    """A new stack needs room to grow; one that is there must be able to start on a nearly full disk."""
     free = shutil.disk_usage(folder.root).free
-    if free < DISK_BYTES:
+    needed = RESTART_BYTES if folder.has_data else DISK_BYTES
+    if free < needed:
         raise LettaOpsError(
             "disk-full",
-            f"only {free / 1024**2:.0f} MiB are free for {folder.root}; a stack needs"
-            f" {DISK_BYTES / 1024**3:.0f} GiB",
+            f"only {free / 1024**2:.0f} MiB are free for {folder.root}; the stack needs"
+            f" {needed / 1024**2:.0f} MiB",
             "free some disk space, or name a folder on another disk with LETTA_OPS_STATE",
         )
+
+
+def ensure_short_paths(folder: StackFolder, settings: Settings) -> None:
+    longest = [
+        folder.sockets / f".s.PGSQL.{settings.database_port}",
+        Path(f"{folder.supervisor_socket}.4194304"),  # supervisord binds it with its pid behind
+    ]
+    for socket in longest:
+        if len(os.fsencode(socket)) > SOCKET_LIMIT:
+            raise LettaOpsError(
+                "path-too-long",
+                f"the path of a socket is too long for this system: {socket}",
+                "name a state folder with a shorter path with LETTA_OPS_STATE",
+            )
 
 
 def taken_ports(folder: StackFolder, settings: Settings) -> Iterator[str]:

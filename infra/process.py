@@ -105,13 +105,14 @@ def follow(
     hint: str,
     what: str,
     on_interrupt: Callable[[], None] = lambda: None,
+    apart: bool = False,
 ) -> None:
     """Run `job` and hand every line of its stdout and stderr (redacted) to `on_line` as it comes.
 
     Raises LettaOpsError like `run`, with the last lines that were seen. When we are interrupted, the
     program is asked once (SIGINT) to come to a good end, and `on_interrupt` is called while it does;
-    a second interruption asks again. It has a process group of its own, so that a Ctrl-C reaches it
-    through us only.
+    a second interruption asks again. With `apart` it has a process group of its own, so that a
+    Ctrl-C reaches it through us only; without, it ends with the group that we are in.
     """
     log.debug("run: %s", job)
     tail: list[str] = []
@@ -136,7 +137,7 @@ def follow(
             text=True,
             errors="replace",
             umask=job.umask,
-            process_group=0,
+            process_group=0 if apart else None,
             **_identity(job),
         )
     except OSError as error:

@@ -82,7 +82,9 @@ def load(
     """
     path = file or folder.profile
     overrides = {
-        key.path: environment[key.variable] for key in KEYS if environment.get(key.variable)
+        key.path: environment[key.variable]
+        for key in KEYS
+        if "." in key.path and environment.get(key.variable)  # LETTA_OPS_VERSION may be anything
     }
     if not path.is_file() and (file or "server.url" not in overrides):
         raise LettaOpsError(

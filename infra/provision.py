@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from infra import last_error
+from infra.accounts import remove_accounts
 from infra.embedded import supervisor
 from infra.engine.backend import exists, locks
 from infra.engine.cli import find_pulumi, pulumi_environment
@@ -66,6 +67,7 @@ class _Pulumi:
                 code="pulumi",
                 hint=HINT,
                 what=f"pulumi {arguments[0]}",
+                apart=True,
                 on_interrupt=lambda: events.report(told),
             )
         except LettaOpsError as error:
@@ -98,12 +100,13 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
             "see `ls` of that folder, and name the stack with --stack",
         )
     outcome = _run(request, report, "destroy", "--yes", "--skip-preview")
-    if delete_data:
-        with held(folder.lock, "letta-ops destroy"):
+    with held(folder.lock, "letta-ops destroy"):
+        supervisor.stop(folder)  # also what Pulumi's state knew nothing of
+        if delete_data:
             pulumi = _prepare(folder, request, report, keep=True)
             pulumi.call("stack", "rm", request.stack, "--yes", "--force")
-            supervisor.stop(folder)  # also what Pulumi's state knew nothing of
             shutil.rmtree(folder.root)
+            remove_accounts(folder)
             report(f"deleted {folder.root}")
     return outcome
 
@@ -143,15 +146,14 @@ def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: boo
 def _wait_for_other_run(folder: StackFolder, report: Report) -> None:
     """Wait for a Pulumi run that outlived the command that started it; clear up after dead ones.
 
-    Pulumi never removes the lock of a run that was killed. One of another machine is left to the
-    person who knows about it.
+    Pulumi never removes the lock of a run that was killed.
     """
     deadline = time.monotonic() + WAIT_SECONDS
     told = False
-    while here := [lock for lock in locks(folder) if lock.is_here]:
-        living = [lock for lock in here if lock.is_held]
+    while found := list(locks(folder)):
+        living = [lock for lock in found if lock.is_held]
         if not living:
-            for lock in here:
+            for lock in found:
                 lock.path.unlink(missing_ok=True)
                 report(f"an earlier run (pid {lock.pid or '?'}) was killed; its lock is removed")
             continue

@@ -13,6 +13,7 @@ from infra.errors import LettaOpsError
 from infra.files import is_made, made_once
 from infra.process import Report, command, follow, run
 
+BUILD_REQUIREMENTS = Path(__file__).with_suffix(".build.txt")  # of the sdist's build backend
 EXTRAS = ("server", "postgres", "redis", "sqlite")
 HINT = "look at the lines above, check the network and the free disk space, then run this again"
 
@@ -96,7 +97,7 @@ def _fetch(release: Release, folder: Path) -> Path:
         session.verify = bundle
     try:
         with PyPISimple(index, session=session) if index else PyPISimple(session=session) as client:
-            page = client.get_project_page("letta")
+            page = client.get_project_page("letta", timeout=(10, 60))
             package = next(item for item in page.packages if item.filename == name)
             client.download_package(package, folder / name, verify=False, timeout=60)
     except StopIteration:
@@ -156,4 +157,5 @@ def _install_requirements(
     # The account of the services can't write here: without bytecode each start compiles it anew.
     pip = (uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", target.python)
     follow(command(*pip, "--require-hashes", "-r", requirements, umask=0o022), report, **settings)
-    follow(command(*pip, "--no-deps", archive, umask=0o022), report, **settings)
+    build = ("--build-constraints", BUILD_REQUIREMENTS)
+    follow(command(*pip, "--no-deps", *build, archive, umask=0o022), report, **settings)

@@ -36,13 +36,11 @@ PROVIDERS: Mapping[str, tuple[str, str]] = {
 OPENAI_URL = "https://api.openai.com/v1"
 ENVIRONMENT = "server.environment."
 KNOWN = (*DEFAULTS, "model", *PROVIDERS)
+# More than one worker would each start without what `embedded/launch.py` prepares.
 RESERVED = (
-    "LETTA_PG_",
-    "LETTA_SERVER_",
-    "LETTA_ENCRYPTION_KEY",
-    "LETTA_DISABLE_SQLALCHEMY",
-    "HOME",
-)
+    "LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY",
+    "LETTA_UVICORN_", "LETTA_DIR", "MEMGPT_CONFIG_PATH", "HOME",
+)  # fmt: skip
 TARGETS = ("local",)
 
 FAKE_MODEL = Model("openai-proxy/fake", "openai/text-embedding-3-small")

@@ -67,14 +67,14 @@ class Resource(dynamic.Resource, module="letta-ops", name="Resource"):
 
 
 class Cluster(Resource, module="letta-ops", name="PostgresCluster"):
-    data: pulumi.Output[str]
+    configuration: pulumi.Output[str]
     binaries: pulumi.Output[str]
     digest: pulumi.Output[str]
 
     def __init__(
         self, folder: StackFolder, port: int, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        outputs = ("data", "binaries", "digest")
+        outputs = ("configuration", "binaries", "digest")
         super().__init__(PostgresCluster(), "cluster", folder, {"port": port}, outputs, opts)
 
 

@@ -66,6 +66,7 @@ def server(
             "environment": pulumi.Output.secret(
                 {name: revealed(value) for name, value in environment.items()}
             ),
+            "import_first": "letta.server.rest_api.app",
             "secret_names": [*SECRETS, *(name for name, value in added.items() if _hidden(value))],
             "health": {"kind": "http", "path": "/v1/health/", "seconds": START_SECONDS},
             "port": settings.server_port,
@@ -85,6 +86,8 @@ def _environment(folder: StackFolder, secrets: Secrets, settings: Settings) -> d
         "LETTA_SERVER_SECURE": "true",
         "LETTA_SERVER_PASSWORD": secrets["server-password"],
         "LETTA_ENCRYPTION_KEY": secrets["encryption-key"],
+        # Letta writes the database's URI, password and all, into its configuration file.
+        "MEMGPT_CONFIG_PATH": "/dev/null",
         "LETTA_DIR": str(folder.home / ".letta"),
         "TOOL_EXEC_DIR": str(folder.sandbox),
         "NLTK_DATA": str(folder.home / "nltk_data"),

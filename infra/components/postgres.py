@@ -39,10 +39,10 @@ class Postgres(pulumi.ComponentResource):
             {
                 "command": [
                     pulumi.Output.concat(cluster.binaries, "/bin/postgres"),
-                    "-D",
-                    cluster.data,
+                    pulumi.Output.concat("--config-file=", cluster.configuration),
                 ],
-                "directory": cluster.data,
+                "directory": "/",
+                "account": "postgres",
                 "health": {"kind": "tcp", "seconds": START_SECONDS},
                 "port": port,
                 "digest": cluster.digest,

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.connect import connection
-from infra.deployment import ADMIN_ROLE, DATABASE_NAME, OWNER_ROLE, READER_ROLE
+from infra.deployment import ADMIN_ROLE, DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE
 from infra.embedded.provider import Properties, Provider
+from infra.errors import LettaOpsError
 from infra.locations import StackFolder
 from infra.sensitive import Sensitive
 
@@ -37,11 +38,38 @@ class LettaDatabase(Provider):
                 "SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE_NAME]
             ).fetchone():
                 link.execute(f"CREATE DATABASE {DATABASE_NAME} OWNER {OWNER_ROLE}")
-            link.execute(f"REVOKE ALL ON DATABASE {DATABASE_NAME} FROM PUBLIC")
+            for name in (DATABASE_NAME, "postgres", "template1"):
+                link.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
             link.execute(f"GRANT CONNECT ON DATABASE {DATABASE_NAME} TO {READER_ROLE}")
         with administrator(folder, port) as link:
             link.execute("CREATE EXTENSION IF NOT EXISTS vector")
         return DATABASE_NAME, {}
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        """Log in as both roles: a data folder put back from a copy may know other passwords."""
+        port = int(outputs["port"])
+        try:
+            with administrator(folder, port) as link:
+                if not link.execute(
+                    "SELECT 1 FROM pg_extension WHERE extname = 'vector'"
+                ).fetchone():
+                    return "the extension vector is missing"
+        except LettaOpsError:
+            return None  # Postgres is down, or the database is: its own service says so
+        for name, key in ((OWNER_ROLE, "owner_password"), (READER_ROLE, "reader_password")):
+            settings: dict[str, str | int] = {
+                "host": LOOPBACK,
+                "port": port,
+                "dbname": DATABASE_NAME,
+                "user": name,
+                "password": outputs[key],
+            }
+            try:
+                with connection(settings):
+                    pass
+            except LettaOpsError:
+                return f"the role {name} can't log in"
+        return None
 
 
 @contextmanager

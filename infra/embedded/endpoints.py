@@ -29,7 +29,7 @@ class ModelEndpoints(Provider):
     hold the old URL of one: what a person pointed elsewhere stays.
     """
 
-    compared: ClassVar[tuple[str, ...]] = ("urls",)
+    compared: ClassVar[tuple[str, ...]] = ("urls", "port")
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         with administrator(folder, int(inputs["port"])) as link, link.transaction():

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from infra.accounts import Account, give, let_through
-from infra.locations import StackFolder
+import os
+
+from infra.accounts import PLAIN, give, let_through, service_account
+from infra.locations import StackFolder, make_folder
 
 
-def prepare_folders(account: Account, folder: StackFolder) -> None:
-    """Make the stack's folders; what services write belongs to their account, the rest to us."""
-    folder.root.mkdir(parents=True, exist_ok=True)
-    folder.root.chmod(0o711 if not account.is_us else 0o700)
-    for parent in (folder.services, folder.logs):
-        parent.mkdir(parents=True, exist_ok=True)
-        parent.chmod(0o711 if not account.is_us else 0o700)
-    give(account, folder.postgres_data.parent, folder.home, folder.sandbox, folder.sockets)
-    let_through(account, folder.root)
+def prepare_folders(folder: StackFolder) -> None:
+    """Make the stack's folders. Only the leaves belong to the accounts of the services.
+
+    What lies between is ours, so that nothing in there can be replaced by those accounts.
+    """
+    server, postgres = service_account(folder, "server"), service_account(folder, "postgres")
+    mode = 0o700 if server.is_us else 0o711
+    for ours in (folder.root, folder.data, folder.services, folder.programs, folder.logs):
+        make_folder(ours)
+        ours.chmod(mode)
+    give(server, folder.home, folder.sandbox)
+    give(postgres, folder.sockets)
+    let_through(server, folder.root)
 
 
 def plain_environment(folder: StackFolder) -> dict[str, str]:
-    """The environment of every program we start for a stack: nothing of the operator's own."""
-    return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(folder.home),
-        "LANG": "C.UTF-8",
-        "LETTA_OPS_STACK_FOLDER": str(folder.root),
-    }
+    """The environment of every program we start for a stack: nothing of the operator's own.
+
+    The last variable marks the stack's processes, so that they are found without their supervisor.
+    """
+    return {**PLAIN, "HOME": str(folder.home), "LETTA_OPS_STACK_FOLDER": os.fspath(folder.root)}

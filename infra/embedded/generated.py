@@ -14,6 +14,7 @@ from infra.embedded.provider import Properties, Provider
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
 from infra.profiles import remember, remembered
+from infra.references import resolve
 
 BYTES = 32
 # What the data depends on for ever: with another key, Letta's stored secrets can't be read.
@@ -27,7 +28,7 @@ class GeneratedValue(Provider):
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         key = inputs["key"]
-        value = remembered(folder.profile, key)
+        value = _kept(folder, key)
         if value is None:
             self._refuse_new_secret_for_old_data(folder, key)
             value = _generate(inputs["kind"])
@@ -36,7 +37,8 @@ class GeneratedValue(Provider):
 
     def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
         """A password changed in the profile wins; a lost profile gets the known value back."""
-        value = remembered(folder.profile, new["key"]) or old["value"]
+        kept = _kept(folder, new["key"])
+        value = kept or old["value"]
         if value != old["value"] and new["key"] in FIXED:
             raise LettaOpsError(
                 "fixed-value-changed",
@@ -44,11 +46,12 @@ class GeneratedValue(Provider):
                 f"delete its line from the file and run `letta-ops --stack {folder.stack} up`"
                 " again: it writes the right value back",
             )
-        remember(folder.profile, {new["key"]: value})
+        if kept is None:
+            remember(folder.profile, {new["key"]: value})
         return {"value": value}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
-        if remembered(folder.profile, outputs["key"]) == outputs["value"]:
+        if _kept(folder, outputs["key"]) == outputs["value"]:
             return None
         return f"{outputs['key']} differs in {folder.profile}"
 
@@ -61,6 +64,19 @@ class GeneratedValue(Provider):
                 f" data. To begin anew, run"
                 f" `letta-ops --stack {folder.stack} destroy --delete-data`",
             )
+
+
+def _kept(folder: StackFolder, key: str) -> str | None:
+    """What the profile says, a reference in it followed; None where it says nothing."""
+    text = remembered(folder.profile, key)
+    if text is None:
+        return None
+    try:
+        return resolve(str(text))
+    except ValueError as error:
+        raise LettaOpsError(
+            "configuration", f"{key} in {folder.profile}: {error}", "correct the reference"
+        ) from None
 
 
 def _generate(kind: str) -> str:

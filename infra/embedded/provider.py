@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -61,7 +62,12 @@ class Provider(dynamic.ResourceProvider):
     def diff(self, _id: str, olds: Properties, news: Properties) -> dynamic.DiffResult:
         olds, news = _whole(olds), _whole(news)
         changed = [name for name in self.compared if olds.get(name) != news.get(name)]
-        drifted = not changed and self.drift(_folder(news), _public(olds)) is not None
+        folder = _folder(news)
+        try:
+            drifted = not changed and self.drift(folder, _public(olds)) is not None
+        except LettaOpsError as error:
+            last_error.keep(folder, error)
+            raise
         return dynamic.DiffResult(changes=bool(changed or drifted))
 
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
@@ -83,7 +89,7 @@ class Provider(dynamic.ResourceProvider):
         _silence_grpc()
         try:
             # Also against a provider that outlived the `kill -9` of its Pulumi.
-            with held(folder.provider_lock, f"{type(self).__name__} {verb}", lambda _: None):
+            with held(folder.provider_lock, f"{type(self).__name__} {verb}", _tell):
                 return work()
         except (OSError, LettaOpsError) as error:
             told = _system_error(folder, verb, error) if isinstance(error, OSError) else error
@@ -100,6 +106,10 @@ def _system_error(folder: StackFolder, verb: str, error: OSError) -> LettaOpsErr
         if full
         else "mend the cause, then run the same command again: nothing is lost",
     )
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # the engine shows it as progress
 
 
 def _silence_grpc() -> None:

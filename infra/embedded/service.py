@@ -41,7 +41,7 @@ startsecs=2
 ; It never gives up: a service that can't start now may when the disk is free again.
 startretries=1000000
 stopsignal={stop_signal}
-stopwaitsecs=60
+stopwaitsecs={patience}
 {group}redirect_stderr=true
 stdout_logfile={log}
 stdout_logfile_maxbytes=20MB
@@ -52,13 +52,15 @@ environment={environment}
 
 class SupervisedService(Provider):
     """Inputs: `name`, `command` (list), `directory`, `health` (see `_healthy`), `port`, `digest` (of
-    what else it depends on), and optionally `files` (of this package, copied beside the program),
-    `environment` (written to the file that `launch.py` reads) with `secret_names` (which of it are
-    secrets), and `stop_signal`.
+    what else it depends on), and optionally `account` (`postgres`; else `server`), `files` (of this
+    package, copied beside the program), `stop_signal`, `environment` (written to the file that
+    `launch.py` reads) with `secret_names` (which of it are secrets) and `import_first` (the module
+    that reads them).
     """
 
     compared: ClassVar[tuple[str, ...]] = (
-        "command", "directory", "environment", "health", "port", "digest", "files", "stop_signal",
+        "command", "directory", "account", "environment", "health", "port", "digest", "files",
+        "stop_signal",
     )  # fmt: skip
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
@@ -79,6 +81,7 @@ class SupervisedService(Provider):
         if outputs.get("environment"):
             folder.server_environment.unlink(missing_ok=True)
         if supervisor.process(folder) is None:
+            supervisor.end_leftovers(folder)  # without a keeper, all of the stack's processes are
             return
         supervisor.drop_service(folder, name)
         if not list(folder.programs.glob("*.conf")):
@@ -91,8 +94,8 @@ class SupervisedService(Provider):
         return None
 
     def _start(self, folder: StackFolder, inputs: Properties) -> None:
-        account = service_account()
-        prepare_folders(account, folder)
+        prepare_folders(folder)
+        account = service_account(folder, inputs.get("account") or "server")
         for name in inputs.get("files") or []:
             copy = folder.script(name)
             shutil.copyfile(PACKAGE_FOLDER / name, copy)
@@ -119,6 +122,8 @@ def program(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) ->
         "stop_signal": stop_signal,
         # Postgres stops its own children; a signal to all of them would look like a crash.
         "group": "" if stop_signal == "INT" else "stopasgroup=true\nkillasgroup=true\n",
+        # A large database writes its last checkpoint as long as it takes.
+        "patience": 600 if stop_signal == "INT" else 60,
         "log": folder.log(inputs["name"]),
         "environment": pairs,
     }
@@ -129,16 +134,19 @@ def write_environment(account: Account, folder: StackFolder, inputs: Mapping[str
     """Write the file from which `launch.py` reads; only the service's account may read it."""
     document = {
         "environment": inputs["environment"],
+        "secret_names": inputs.get("secret_names") or [],
         "secrets": [secret.reveal() for secret in _secrets(inputs)],
+        "import_first": inputs.get("import_first"),
     }
     write_private(folder.server_environment, json.dumps(document, indent=1), account.owner)
 
 
 def _secrets(inputs: Mapping[str, Any]) -> list[Sensitive]:
-    """The secrets among the service's environment; of a URI, its password too."""
-    environment = inputs.get("environment") or {}
+    """The secrets among the service's environment, and the password of every URL in it."""
+    environment: Mapping[str, str] = inputs.get("environment") or {}
     values = [environment[name] for name in inputs.get("secret_names") or []]
-    passwords = [unquote(urlsplit(value).password or "") for value in values if "://" in value]
+    urls = [value for value in environment.values() if "://" in value]
+    passwords = [unquote(urlsplit(url).password or "") for url in urls]
     return [Sensitive(value) for value in (*values, *passwords) if value]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from infra.locations import StackFolder
 from infra.process import command, start_detached, tail
 
 START_SECONDS = 15.0
-STOP_SECONDS = 90.0
+STOP_SECONDS = 660.0  # a large database writes its last checkpoint as long as it takes
+ANSWER_SECONDS = 10.0
 
 CONFIGURATION = """\
 ; Written by letta-ops.
@@ -30,6 +33,7 @@ chmod=0700
 
 [supervisord]
 nodaemon=true
+silent=true
 {user}pidfile={pid}
 logfile={log}
 logfile_maxbytes=5MB
@@ -44,7 +48,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 serverurl=unix://{socket}
 
 [include]
-files={programs}/*.conf
+files=programs/*.conf
 """
 
 
@@ -72,7 +76,6 @@ def ensure_running(folder: StackFolder, environment: Mapping[str, str]) -> None:
         socket=folder.supervisor_socket,
         pid=folder.supervisor_pid,
         log=folder.log("supervisord"),
-        programs=folder.programs,
         user="user=root\n" if os.geteuid() == 0 else "",
     ).replace("%", "%%")
     write_file(folder.supervisor_settings, text, 0o600)
@@ -108,9 +111,10 @@ def process(folder: StackFolder) -> psutil.Process | None:
 
 
 def processes(folder: StackFolder) -> list[psutil.Process]:
-    """Return every process of the stack: supervisord and all below it."""
+    """Return every process of the stack: supervisord, all below it, and those that outlived one."""
     keeper = process(folder)
-    return [] if keeper is None else [keeper, *keeper.children(recursive=True)]
+    found = [] if keeper is None else [keeper, *keeper.children(recursive=True)]
+    return list(dict.fromkeys([*found, *_marked(folder)]))
 
 
 def states(folder: StackFolder) -> dict[str, ServiceState]:
@@ -120,7 +124,7 @@ def states(folder: StackFolder) -> dict[str, ServiceState]:
     try:
         with rpc(folder) as supervisor:
             rows: list[dict[str, Any]] = supervisor.getAllProcessInfo()
-    except OSError:
+    except (OSError, xmlrpc.client.Error):
         return {}
     return {
         row["name"]: ServiceState(
@@ -134,69 +138,99 @@ def states(folder: StackFolder) -> dict[str, ServiceState]:
 
 
 @contextmanager
-def rpc(folder: StackFolder) -> Iterator[Any]:
-    """Yield supervisord's `supervisor` XML-RPC namespace."""
-    from supervisor.xmlrpc import SupervisorTransport
+def rpc(folder: StackFolder, seconds: float = ANSWER_SECONDS) -> Iterator[Any]:
+    """Yield supervisord's `supervisor` XML-RPC namespace; it answers in `seconds`, or TimeoutError."""
+    from supervisor.xmlrpc import SupervisorTransport, UnixStreamHTTPConnection
+
+    class Connection(UnixStreamHTTPConnection):  # type: ignore[misc]  # supervisor ships no types
+        def connect(self) -> None:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(seconds)
+            self.sock.connect(str(folder.supervisor_socket))
 
     transport = SupervisorTransport(None, None, f"unix://{folder.supervisor_socket}")
+    transport._get_connection = lambda: Connection("localhost")  # noqa: SLF001  # its own has no limit
     with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as proxy:
         yield proxy.supervisor
 
 
 def reload_service(folder: StackFolder, name: str) -> None:
     """Let supervisord read its files anew and (re)start the service `name`, whole process group."""
-    with rpc(folder) as supervisor:
-        supervisor.reloadConfig()
-        drop_service(folder, name)
-        supervisor.addProcessGroup(name)
+    try:
+        with rpc(folder, STOP_SECONDS) as supervisor:
+            supervisor.reloadConfig()
+            _drop(supervisor, name)
+            supervisor.addProcessGroup(name)
+    except (OSError, xmlrpc.client.Error) as error:
+        raise _refused(folder, error) from None
 
 
 def drop_service(folder: StackFolder, name: str) -> None:
     """Stop the service `name` and forget it; nothing happens when it isn't there."""
-    with rpc(folder) as supervisor:
-        for call in (supervisor.stopProcessGroup, supervisor.removeProcessGroup):
-            try:
-                call(name)
-            except xmlrpc.client.Fault:
-                continue  # not there, or not running: what we want
+    try:
+        with rpc(folder, STOP_SECONDS) as supervisor:
+            _drop(supervisor, name)
+    except (OSError, xmlrpc.client.Error) as error:
+        raise _refused(folder, error) from None
+
+
+def _drop(supervisor: Any, name: str) -> None:
+    from supervisor.xmlrpc import Faults
+
+    for call in (supervisor.stopProcessGroup, supervisor.removeProcessGroup):
+        try:
+            call(name)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode not in (Faults.BAD_NAME, Faults.NOT_RUNNING):
+                raise
+
+
+def _refused(folder: StackFolder, error: Exception) -> LettaOpsError:
+    return LettaOpsError(
+        "supervisor-failed",
+        f"supervisord does not do what it is asked: {error}",
+        f"look at {folder.log('supervisord')}; `letta-ops --stack {folder.stack} destroy` ends it,"
+        " and the next `up` starts it anew",
+    )
 
 
 def stop(folder: StackFolder) -> None:
-    """End supervisord and everything below it, politely first."""
+    """End supervisord and everything of the stack, politely first."""
     keeper = process(folder)
     if keeper is not None:
         below = keeper.children(recursive=True)
-        keeper.terminate()
-        _, alive = psutil.wait_procs([keeper, *below], timeout=STOP_SECONDS)
-        for survivor in alive:
-            survivor.kill()
-        psutil.wait_procs(alive, timeout=10)
+        keeper.terminate()  # it ends each service with the service's own signal
+        _kill(psutil.wait_procs([keeper, *below], timeout=STOP_SECONDS)[1])
     end_leftovers(folder)
 
 
 def end_leftovers(folder: StackFolder) -> None:
     """End services of this stack whose supervisord was killed: they would hold ports and data."""
-    mark = str(folder.root)
-    orphans = []
-    for candidate in psutil.process_iter():
-        try:
-            if candidate.pid != os.getpid() and _mark(candidate) == mark:
-                orphans.append(candidate)
-        except psutil.Error:
-            continue
+    orphans = _marked(folder)
     for orphan in orphans:
-        try:
-            orphan.terminate()
-        except psutil.Error:
-            continue
-    _, alive = psutil.wait_procs(orphans, timeout=30)
-    for survivor in alive:
-        survivor.kill()
-    psutil.wait_procs(alive, timeout=10)
+        with suppress(psutil.Error):
+            # What is asked with SIGTERM to stop, Postgres does when the last session ends by itself.
+            orphan.send_signal(signal.SIGINT if orphan.name() == "postgres" else signal.SIGTERM)
+    _kill(psutil.wait_procs(orphans, timeout=STOP_SECONDS)[1])
 
 
-def _mark(candidate: psutil.Process) -> str | None:
-    return candidate.environ().get("LETTA_OPS_STACK_FOLDER")
+def _marked(folder: StackFolder) -> list[psutil.Process]:
+    """Every process that carries the stack's mark in its environment, but us."""
+    mark = str(folder.root)
+    found = []
+    for candidate in psutil.process_iter():
+        with suppress(psutil.Error):
+            marked = candidate.environ().get("LETTA_OPS_STACK_FOLDER") == mark
+            if marked and candidate.pid != os.getpid():
+                found.append(candidate)
+    return found
+
+
+def _kill(survivors: Iterable[psutil.Process]) -> None:
+    for survivor in survivors:
+        with suppress(psutil.Error):
+            survivor.kill()
+    psutil.wait_procs(list(survivors), timeout=10)
 
 
 def _answers(folder: StackFolder) -> bool:

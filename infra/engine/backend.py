@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import socket
 from collections.abc import Iterator, Mapping
@@ -16,20 +17,28 @@ from infra.locations import StackFolder
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock of Pulumi's: a file that says who holds the stack. A killed holder leaves it behind."""
+    """A lock of Pulumi's: a file that says who holds the stack. A killed holder leaves it behind.
+
+    The state folder belongs to one machine, whose other `letta-ops` runs we exclude: a lock with
+    another host's name is from before this machine (a container, mostly) got the name it has.
+    """
 
     path: Path
     host: str
     pid: int
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the holder ran on this machine: of another one, nothing can be said."""
-        return self.host in ("", socket.gethostname())
+    taken: datetime.datetime | None
 
     @property
     def is_held(self) -> bool:
-        return self.pid > 0 and psutil.pid_exists(self.pid)
+        """Whether the very process that took it is still there: pids are used again."""
+        if self.host != socket.gethostname() or self.taken is None:
+            return False
+        try:
+            holder = psutil.Process(self.pid)
+            started = datetime.datetime.fromtimestamp(holder.create_time(), datetime.UTC)
+            return "pulumi" in holder.name() and started <= self.taken
+        except (psutil.Error, ValueError):
+            return False
 
 
 def locks(folder: StackFolder) -> Iterator[Lock]:
@@ -37,11 +46,12 @@ def locks(folder: StackFolder) -> Iterator[Lock]:
     for path in (folder.backend / "locks").rglob(f"{folder.stack}/*.json"):
         try:
             holder = json.loads(path.read_text())
-            yield Lock(path, str(holder["hostname"]), int(holder["pid"]))
+            taken = datetime.datetime.fromisoformat(holder["timestamp"])
+            yield Lock(path, str(holder["hostname"]), int(holder["pid"]), taken)
         except FileNotFoundError:
             continue  # given back while we looked
         except (OSError, ValueError, KeyError, TypeError):
-            yield Lock(path, "", 0)
+            yield Lock(path, "", 0, None)
 
 
 def exists(folder: StackFolder, environment: Mapping[str, str]) -> bool | None:

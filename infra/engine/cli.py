@@ -87,7 +87,8 @@ def pulumi_environment(
     result |= {"GRPC_ENABLE_FORK_SUPPORT": "false", "GRPC_VERBOSITY": "NONE"}
     result["LETTA_OPS_PYTHON"] = sys.executable
     result.setdefault("PULUMI_PYTHON_CMD", sys.executable)
-    result.setdefault("PULUMI_BACKEND_URL", f"file://{state}")
+    if not result.get("PULUMI_BACKEND_URL"):
+        result["PULUMI_BACKEND_URL"] = f"file://{state}"
     if not has_own_passphrase(environment):
         result["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(state / "passphrase")
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import platform
@@ -40,6 +41,15 @@ def download_pulumi(
     Raises DownloadError when the server can't be reached, has no such file, or sends one whose
     SHA-256 is not the published one; nothing is unpacked in any of these cases.
     """
+    try:
+        _download(version, folder, report, archives, checksums)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DownloadError(f"the download broke off: {error or type(error).__name__}") from None
+
+
+def _download(version: str, folder: Path, report: Report, archives: str, checksums: str) -> None:
     name = f"pulumi-v{version}-{_platform()}.tar.gz"
     expected = _published(f"{checksums}/v{version}/pulumi-{version}-checksums.txt", name)
     report(f"  downloading {name} (about 150 MB)")
@@ -74,10 +84,7 @@ def _published(url: str, name: str) -> str:
 def _fetch(url: str, target: Path) -> str:
     """Save the answer at `url` as `target`; return its SHA-256."""
     with _open(url) as answer, target.open("wb") as sink:
-        try:
-            shutil.copyfileobj(answer, sink, 1024 * 1024)
-        except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            raise DownloadError(f"the download of {url} broke off: {error}") from None
+        shutil.copyfileobj(answer, sink, 1024 * 1024)
     with target.open("rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 

@@ -18,6 +18,7 @@ from infra.errors import LettaOpsError
 from infra.files import write_file, write_private
 from infra.locations import StackFolder
 from infra.profiles import flatten
+from infra.settings import parse
 
 PROJECT = "letta-ops"
 PROGRAM = Path(__file__).parent.parent
@@ -38,11 +39,17 @@ def write_project(
     document = _load(home)
     _set(document, config)
     if config and keep:
-        write_file(home, _yaml(document), 0o644)
+        # Judged before it is kept: what is refused, a key in plain text above all, is not written.
+        parse(folder.stack, *_flat(document), environment)
+        _write(home, _yaml(document))
     settings = folder.project / home.name
-    # A salt in the configuration wins: what it holds encrypted can't be read with another.
-    salt = {key: value for key, value in _load(settings).items() if key == "encryptionsalt"}
-    write_private(settings, _yaml({**salt, **document}))
+    if not _holds_encrypted(document):
+        # Only what is encrypted needs the salt it was encrypted with; else this machine's is kept,
+        # whatever another clone, or a literal `pulumi up` with another passphrase, wrote there.
+        document.pop("encryptionsalt", None)
+        salt = {key: value for key, value in _load(settings).items() if key == "encryptionsalt"}
+        document = {**salt, **document}
+    write_private(settings, _yaml(document))
     project = {
         "name": PROJECT,
         "main": str(PROGRAM),
@@ -54,8 +61,7 @@ def write_project(
 
 def configured(folder: StackFolder, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The stack's configuration in flat keys (`server.port`); {} where nothing is configured."""
-    section = _load(configuration_file(folder, environment)).get("config") or {}
-    return {name.partition(":")[2]: value for name, value in flatten(section)}
+    return _flat(_load(configuration_file(folder, environment)))[0]
 
 
 def configuration_file(folder: StackFolder, environment: Mapping[str, str] = os.environ) -> Path:
@@ -65,6 +71,34 @@ def configuration_file(folder: StackFolder, environment: Mapping[str, str] = os.
         return Path(chosen) / name
     checkout = (PROGRAM.parent / "Pulumi.yaml").is_file()
     return (PROGRAM / "stacks" if checkout else folder.state / "stacks") / name
+
+
+def _flat(document: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+    """The configuration of a stack file in flat keys, and which of them are encrypted."""
+    section = document.get("config") or {}
+    if not isinstance(section, Mapping):
+        raise LettaOpsError(
+            "configuration", "`config` must be a mapping", "correct the stack's file"
+        )
+    values = {name.partition(":")[2]: value for name, value in flatten(section)}
+    encrypted = {name for name in values if name.endswith(".secure")}
+    plain = {name.removesuffix(".secure"): value for name, value in values.items()}
+    return plain, frozenset(name.removesuffix(".secure") for name in encrypted)
+
+
+def _holds_encrypted(document: Mapping[str, Any]) -> bool:
+    return bool(_flat(document)[1])
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_file(path, text, 0o644)
+    except OSError as error:
+        raise LettaOpsError(
+            "configuration",
+            f"{path} cannot be written: {error.strerror}",
+            "name a folder for the configuration of stacks with LETTA_OPS_STACKS",
+        ) from None
 
 
 def _set(document: dict[str, Any], config: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from infra.errors import LettaOpsError
 from infra.process import Report
+from infra.profiles import load
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Config, DryRun, Yes, new_app, settings
 from ops_cli.output import Part, Table, facts, present
@@ -49,7 +50,7 @@ def up(
     smoke: Smoke | None = None
     with progress(invocation) as report:
         outcome = provision.up(request, report)
-        deployment = invocation.deployment()
+        deployment = load(invocation.folder, environment={})
         if not no_smoke:
             smoke = _smoke(deployment, report)
     answer = {

@@ -13,8 +13,8 @@ from tests.live.machine import Machine, Stack
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
-    """A state folder that the services' account can reach, with a path short enough for sockets."""
-    root = Path(tempfile.mkdtemp(prefix="letta-ops-test-"))
+    """A state folder that the services' accounts can reach; with a space, as in people's paths."""
+    root = Path(tempfile.mkdtemp(prefix="letta-ops test-"))
     root.chmod(0o755)
     made = Machine(root)
     yield made
@@ -38,3 +38,11 @@ def own_stack(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Stac
     made.up("--no-smoke")
     yield made
     made.run("destroy", "--delete-data", "--yes")
+
+
+@pytest.fixture(scope="session")
+def interpreter(stack: Stack) -> Path:
+    """The Python that the stacks' services run with: their accounts must be able to."""
+    from infra.accounts import service_account, service_python
+
+    return service_python(service_account(stack.folder, "server"))

@@ -69,16 +69,14 @@ def test_the_documents_have_commands_to_run() -> None:
 
 
 def test_the_tour_a_real_agent_file_moves_in_answers_and_moves_out(
-    own_stack: Stack, tmp_path: Path
+    own_stack: Stack, interpreter: Path, tmp_path: Path
 ) -> None:
     """The agent file is one of Letta 0.16.8's own, as its source distribution holds it."""
-    from infra.accounts import service_account, service_python
     from infra.connect import api
     from infra.locations import cache_folder
     from infra.release import RELEASES, installed
 
-    python = service_python(service_account())
-    source = installed(RELEASES["0.16.8"], cache_folder(), python).source
+    source = installed(RELEASES["0.16.8"], cache_folder(), interpreter).source
     file = (
         source
         / "tests"

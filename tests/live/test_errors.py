@@ -94,12 +94,11 @@ def test_a_server_that_does_not_become_healthy_shows_its_log(stack: Stack) -> No
     words = ["--config", "server.environment.LETTA_PG_POOL_SIZE=many"]
     refused = error(stack.run("--json", "up", *words))
     assert "LETTA_PG_POOL_SIZE" in refused["message"]  # reserved: said before anything is touched
-    words = ["--config", "server.environment.LETTA_UVICORN_WORKERS=many"]
+    words = ["--config", "server.environment.LETTA_LLM_REQUEST_TIMEOUT_SECONDS=many"]
     document = error(stack.run("--json", "up", "--no-smoke", *words))
     assert document["code"] == "service-not-healthy"
-    assert "uvicorn_workers" in document["message"]
-    back = ["--config", "server.environment.LETTA_UVICORN_WORKERS=",
-            "--config", "server.environment.LETTA_PG_POOL_SIZE="]  # fmt: skip
+    assert "llm_request_timeout_seconds" in document["message"]
+    back = ["--config", "server.environment.LETTA_LLM_REQUEST_TIMEOUT_SECONDS="]
     assert stack.json("up", *back)["smoke"]["passed"] is True
 
 

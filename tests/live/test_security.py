@@ -12,7 +12,7 @@ import psutil
 import pytest
 import testinfra
 
-from infra.accounts import service_account
+from infra.accounts import Role, service_account
 from infra.deployment import LOOPBACK
 from tests.live.machine import Stack
 
@@ -28,10 +28,13 @@ def test_every_service_listens_on_loopback_only(stack: Stack) -> None:
                 assert connection.laddr.ip == LOOPBACK
 
 
-def test_services_run_as_an_unprivileged_account(stack: Stack) -> None:
-    account = service_account()
-    assert account.uid != 0
-    for service in ("letta", "postgres", "model"):
+ROLES: dict[str, Role] = {"letta": "server", "model": "server", "postgres": "postgres"}
+
+
+def test_services_run_as_unprivileged_accounts_and_postgres_as_one_apart(stack: Stack) -> None:
+    for service, role in ROLES.items():
+        account = service_account(stack.folder, role)
+        assert account.uid != 0
         process = host.process.get(pid=stack.pid(service))
         assert process.euid == account.uid
         assert process.egid == account.gid
@@ -40,7 +43,7 @@ def test_services_run_as_an_unprivileged_account(stack: Stack) -> None:
 def test_what_is_private_is_readable_by_its_owner_alone(stack: Stack) -> None:
     folder = stack.folder
     private = [folder.profile, folder.server_environment, folder.state / "passphrase",
-               folder.postgres_data / "pg_hba.conf", folder.program("letta"),
+               folder.postgres_settings("pg_hba.conf"), folder.program("letta"),
                folder.supervisor_settings, *folder.logs.glob("*.log")]  # fmt: skip
     for path in private:
         assert host.file(str(path)).mode == 0o600, path
@@ -50,7 +53,9 @@ def test_what_is_private_is_readable_by_its_owner_alone(stack: Stack) -> None:
 
 def test_the_profile_belongs_to_the_operator_and_not_to_the_services(stack: Stack) -> None:
     assert stack.folder.profile.stat().st_uid == os.geteuid()
-    assert stack.folder.server_environment.stat().st_uid == service_account().uid
+    assert (
+        stack.folder.server_environment.stat().st_uid == service_account(stack.folder, "server").uid
+    )
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])
@@ -109,6 +114,66 @@ def test_a_wrong_database_password_is_refused(stack: Stack) -> None:
         pass
     assert failure.value.code == "database-unreachable"
     assert "wrong-password" not in str(failure.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root, all services run as the same user")
+def test_the_servers_account_reaches_neither_the_database_files_nor_another_stack(
+    stack: Stack, own_stack: Stack
+) -> None:
+    """An agent's tools run as the server's account."""
+    uid = service_account(stack.folder, "server").uid
+    other = own_stack.folder
+    for closed in (stack.folder.postgres_data, stack.folder.sockets, stack.folder.profile,
+                   stack.folder.postgres_settings("pg_hba.conf"), other.server_environment,
+                   other.home, other.profile):  # fmt: skip
+        reader = "-r" if closed.is_file() else "-x"
+        assert stack.machine.run("test", reader, closed, user=uid).code == 1, closed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's work could be led elsewhere")
+def test_a_link_in_the_place_of_a_folder_is_not_followed_by_root(own_stack: Stack) -> None:
+    victim = own_stack.machine.root / "victim"
+    victim.mkdir(mode=0o755)
+    owner = victim.stat().st_uid
+    home, aside = own_stack.folder.home, own_stack.folder.data / "aside"
+    home.rename(aside)
+    home.symlink_to(victim)
+    from infra.embedded import supervisor
+
+    with supervisor.rpc(own_stack.folder) as keeper:
+        keeper.stopProcess("model")
+    answer = own_stack.run("--json", "up", "--no-smoke")
+    assert answer.code == 1
+    assert answer.json["error"]["code"] == "folder-replaced"
+    assert victim.stat().st_uid == owner
+    assert victim.stat().st_mode & 0o777 == 0o755
+    home.unlink()
+    aside.rename(home)
+    own_stack.json("up")
+
+
+def test_an_agents_tool_finds_no_secret_in_its_environment(stack: Stack) -> None:
+    """Letta hands its own environment to local tools."""
+    from infra.connect import api
+
+    source = 'def show_environment() -> str:\n    """Show it."""\n'
+    source += "    import os\n    return str(dict(os.environ))\n"
+    with api(stack.deployment) as client:
+        tool = client.tools.create(source_code=source)
+        agent = client.agents.create(
+            model=stack.deployment.model.handle,
+            embedding=stack.deployment.model.embedding,
+            tool_ids=[tool.id],
+        )
+        answer = client.agents.messages.create(
+            agent.id, messages=[{"role": "user", "content": "call show_environment {}"}]
+        )
+        client.agents.delete(agent.id)
+        client.tools.delete(tool.id)
+    text = str(answer.messages)
+    assert "LETTA_OPS_STACK_FOLDER" in text  # it is the environment
+    for value in stack.deployment.secrets:
+        assert value.reveal() not in text
 
 
 def test_the_servers_process_has_pooling_encryption_and_its_own_home(stack: Stack) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from infra.accounts import service_account, service_python
 from infra.embedded import smollm2
 from infra.errors import LettaOpsError
 from tests.live.machine import Machine, free_ports, wait_until
@@ -22,9 +21,9 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def venv() -> Path:
+def venv(interpreter: Path) -> Path:
     """In the user's cache folder, where a stack finds it too; made if it isn't there."""
-    return smollm2.install(service_python(service_account()), print)
+    return smollm2.install(interpreter, print)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +55,9 @@ def ask(port: int, method: str, path: str, request: dict[str, Any] | None = None
     return json.loads(body)
 
 
-def test_a_finished_installation_is_used_again(venv: Path) -> None:
+def test_a_finished_installation_is_used_again(venv: Path, interpreter: Path) -> None:
     said: list[str] = []
-    assert smollm2.install(service_python(service_account()), said.append) == venv
+    assert smollm2.install(interpreter, said.append) == venv
     assert said == []
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import yaml
 
 from infra.engine.backend import locks
 from infra.engine.project import configuration_file, configured, write_project
+from infra.errors import LettaOpsError
 from infra.locations import StackFolder
 
 
@@ -47,8 +51,8 @@ def test_what_is_set_is_kept_and_an_empty_value_removes_it(
 def test_a_preview_uses_settings_without_keeping_them(
     folder: StackFolder, environment: dict[str, str]
 ) -> None:
-    project = write_project(folder, {"release": "1"}, keep=False, environment=environment)
-    assert config(project / "Pulumi.demo.yaml") == {"letta-ops:release": "1"}
+    project = write_project(folder, {"release": "0.16.8"}, keep=False, environment=environment)
+    assert config(project / "Pulumi.demo.yaml") == {"letta-ops:release": "0.16.8"}
     assert not configuration_file(folder, environment).exists()
 
 
@@ -57,58 +61,103 @@ def test_a_nested_key_is_replaced_and_not_doubled(
 ) -> None:
     home = configuration_file(folder, environment)
     home.parent.mkdir(parents=True)
-    home.write_text("config:\n  letta-ops:server:\n    port: 1\n    environment: {A: b}\n")
-    write_project(folder, {"server.port": "2"}, keep=True, environment=environment)
+    home.write_text("config:\n  letta-ops:server:\n    port: 2001\n    environment: {A: b}\n")
+    write_project(folder, {"server.port": "2002"}, keep=True, environment=environment)
     assert config(home) == {
         "letta-ops:server": {"environment": {"A": "b"}},
-        "letta-ops:server.port": "2",
+        "letta-ops:server.port": "2002",
     }
 
 
-def test_the_salt_of_this_machine_survives_and_one_in_the_configuration_wins(
+def test_the_salt_of_this_machine_survives_one_that_a_literal_run_left(
     folder: StackFolder, environment: dict[str, str]
 ) -> None:
+    """Pulumi writes its salt into the configuration; another clone has another passphrase."""
     project = write_project(folder, {}, keep=True, environment=environment)
     settings = project / "Pulumi.demo.yaml"
     settings.write_text("encryptionsalt: mine\n")
-    write_project(folder, {"release": "1"}, keep=True, environment=environment)
-    assert yaml.safe_load(settings.read_text())["encryptionsalt"] == "mine"
     home = configuration_file(folder, environment)
-    home.write_text("encryptionsalt: shared\nconfig: {}\n")
+    home.parent.mkdir(parents=True)
+    home.write_text("encryptionsalt: of-another\nconfig: {}\n")
     write_project(folder, {}, keep=True, environment=environment)
-    assert yaml.safe_load(settings.read_text())["encryptionsalt"] == "shared"
+    assert yaml.safe_load(settings.read_text())["encryptionsalt"] == "mine"
 
 
-def lock(folder: StackFolder, pid: int, hostname: str = "") -> Path:
-    path = folder.state / ".pulumi" / "locks" / "organization" / "letta-ops" / "demo" / "one.json"
-    path.parent.mkdir(parents=True)
-    holder = {"pid": pid, "hostname": hostname or socket.gethostname(), "username": "x"}
-    path.write_text(json.dumps(holder))
+def test_what_is_encrypted_brings_the_salt_that_it_needs(
+    folder: StackFolder, environment: dict[str, str]
+) -> None:
+    home = configuration_file(folder, environment)
+    home.parent.mkdir(parents=True)
+    home.write_text(
+        "encryptionsalt: shared\nconfig:\n  letta-ops:providers.openai.api_key: {secure: v1:x}\n"
+    )
+    project = write_project(folder, {}, keep=True, environment=environment)
+    assert yaml.safe_load((project / "Pulumi.demo.yaml").read_text())["encryptionsalt"] == "shared"
+
+
+def test_what_is_refused_is_not_written(folder: StackFolder, environment: dict[str, str]) -> None:
+    """An API key in plain text above all: the file goes into version control."""
+    with pytest.raises(LettaOpsError):
+        write_project(
+            folder, {"providers.openai.api_key": "sk-x"}, keep=True, environment=environment
+        )
+    assert not configuration_file(folder, environment).exists()
+
+
+def lock(folder: StackFolder, pid: int, hostname: str = "", timestamp: str = "") -> Path:
+    path = folder.backend / "locks" / "organization" / "letta-ops" / "demo" / "one.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC).isoformat()
+    holder = {"pid": pid, "hostname": hostname or socket.gethostname()}
+    path.write_text(json.dumps({**holder, "timestamp": timestamp or now}))
     return path
 
 
-def dead_pid() -> int:
+def held(folder: StackFolder) -> list[bool]:
+    return [found.is_held for found in locks(folder)]
+
+
+@pytest.fixture
+def living(tmp_path: Path) -> Iterator[int]:
+    """The pid of a process that is called pulumi."""
+    program = tmp_path / "pulumi"
+    shutil.copyfile("/bin/sleep", program)
+    program.chmod(0o755)
+    child = subprocess.Popen([program, "60"])
+    yield child.pid
+    child.kill()
+    child.wait()
+
+
+def test_the_lock_of_a_living_pulumi_is_held(folder: StackFolder, living: int) -> None:
+    lock(folder, living)
+    assert held(folder) == [True]
+
+
+def test_the_lock_of_a_dead_run_is_held_by_nobody(folder: StackFolder) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    return child.pid
+    lock(folder, child.pid)
+    assert held(folder) == [False]
 
 
-def test_the_lock_of_a_dead_run_is_told_from_that_of_a_living_one(folder: StackFolder) -> None:
-    path = lock(folder, dead_pid())
-    (found,) = locks(folder)
-    assert (found.path, found.is_here, found.is_held) == (path, True, False)
-    path.unlink()
-    path.parent.rmdir()
+def test_a_pid_that_another_program_got_holds_nothing(folder: StackFolder) -> None:
     lock(folder, os.getpid())
-    (found,) = locks(folder)
-    assert (found.is_here, found.is_held) == (True, True)
+    assert held(folder) == [False]
 
 
-def test_the_lock_of_another_machine_is_not_here(folder: StackFolder) -> None:
-    lock(folder, os.getpid(), "another-machine")
-    assert [found.is_here for found in locks(folder)] == [False]
+def test_a_pid_that_another_pulumi_got_holds_nothing(folder: StackFolder, living: int) -> None:
+    lock(folder, living, timestamp="2020-01-01T00:00:00Z")
+    assert held(folder) == [False]
+
+
+def test_a_lock_from_before_this_machine_had_its_name_holds_nothing(
+    folder: StackFolder, living: int
+) -> None:
+    lock(folder, living, "another-machine")
+    assert held(folder) == [False]
 
 
 def test_a_lock_that_cannot_be_read_is_held_by_nobody(folder: StackFolder) -> None:
     lock(folder, 1).write_text("half a docum")
-    assert [(found.is_here, found.is_held) for found in locks(folder)] == [(True, False)]
+    assert held(folder) == [False]

@@ -24,7 +24,15 @@ class Recorder(Mocks):
         args.inputs = {name: _plain(value) for name, value in args.inputs.items()}
         made[args.name] = args
         outputs = dict(args.inputs)
-        for name in ("value", "digest", "interpreter", "binaries", "data", "python", "venv"):
+        for name in (
+            "value",
+            "digest",
+            "interpreter",
+            "binaries",
+            "configuration",
+            "python",
+            "venv",
+        ):
             outputs[name] = f"{args.name}.{name}"
         return args.name, outputs
 
