@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -89,7 +88,7 @@ class Provider(dynamic.ResourceProvider):
         _silence_grpc()
         try:
             # Also against a provider that outlived the `kill -9` of its Pulumi.
-            with held(folder.provider_lock, f"{type(self).__name__} {verb}", _tell):
+            with held(folder.provider_lock, f"{type(self).__name__} {verb}", lambda _: None):
                 return work()
         except (OSError, LettaOpsError) as error:
             told = _system_error(folder, verb, error) if isinstance(error, OSError) else error
@@ -106,10 +105,6 @@ def _system_error(folder: StackFolder, verb: str, error: OSError) -> LettaOpsErr
         if full
         else "mend the cause, then run the same command again: nothing is lost",
     )
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # the engine shows it as progress
 
 
 def _silence_grpc() -> None:
