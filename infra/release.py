@@ -151,11 +151,16 @@ def _install_requirements(
     requirements = target.folder / "requirements.txt"
     requirements.write_text(export.stdout)
     count = sum("==" in line for line in export.stdout.splitlines())
-    report(f"Letta {target.release.version}: installing {count} locked packages (790 MB on disk)")
-    run(command(uv, "venv", "--quiet", "--python", python, target.folder / "venv", umask=0o022),
-        **settings)  # fmt: skip
+    report(f"{what}: {count} locked packages, 1.1 GB on disk, about a minute")
+    run(command(uv, "venv", "--quiet", "--allow-existing", "--python", python,
+                target.folder / "venv", umask=0o022), **settings)  # fmt: skip
+
+    def on_line(line: str) -> None:
+        if not line.startswith(" +"):  # one for each package
+            report(f"{what}: {line.strip()}")
+
     # The account of the services can't write here: without bytecode each start compiles it anew.
-    pip = (uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", target.python)
-    follow(command(*pip, "--require-hashes", "-r", requirements, umask=0o022), report, **settings)
+    pip = (uv, "pip", "install", "--compile-bytecode", "--python", target.python)
+    follow(command(*pip, "--require-hashes", "-r", requirements, umask=0o022), on_line, **settings)
     build = ("--build-constraints", BUILD_REQUIREMENTS)
-    follow(command(*pip, "--no-deps", *build, archive, umask=0o022), report, **settings)
+    follow(command(*pip, "--no-deps", *build, archive, umask=0o022), on_line, **settings)
