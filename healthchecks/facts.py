@@ -61,6 +61,19 @@ def server_version(deployment: Deployment, timeout: float = 10.0) -> str:
     return str(answer["version"])
 
 
+def running_version(deployment: Deployment) -> str:
+    """Return the version that the server names; while it's down, the one in the profile.
+
+    Raises LettaOpsError like `server_version` where the profile names none.
+    """
+    try:
+        return server_version(deployment)
+    except LettaOpsError:
+        if deployment.release is None:
+            raise
+        return deployment.release
+
+
 def agents_by_api(deployment: Deployment) -> int:
     """Let the server count its agents; that takes its password and its database.
 

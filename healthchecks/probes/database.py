@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from healthchecks.facts import DatabaseFacts, database_facts, reading, server_version
+from healthchecks.facts import DatabaseFacts, database_facts, reading, running_version
 from healthchecks.model import Measurement
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
@@ -47,12 +47,7 @@ def look_for_extension(deployment: Deployment) -> Reached:
 def read_revision(deployment: Deployment) -> Revision:
     """Compare by the version that the server names; the profile's counts only when it's down."""
     facts = _facts(deployment)
-    try:
-        version = server_version(deployment)
-    except LettaOpsError:
-        if deployment.release is None:
-            raise
-        version = deployment.release
+    version = running_version(deployment)
     release = RELEASES.get(version)
     return Revision(facts, version, release.alembic_head if release else None)
 

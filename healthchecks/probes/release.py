@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from healthchecks.facts import server_version
+from healthchecks.facts import running_version
 from healthchecks.model import Measurement
 from infra.deployment import Deployment
-from infra.errors import LettaOpsError
 from infra.release import RELEASES
 
 
@@ -23,11 +22,6 @@ class RunningRelease(Measurement):
 
 def read_release(deployment: Deployment) -> RunningRelease:
     """Ask the server for its version; while it's down, the profile's counts."""
-    try:
-        version = server_version(deployment)
-    except LettaOpsError:
-        if deployment.release is None:
-            raise
-        version = deployment.release
+    version = running_version(deployment)
     release = RELEASES.get(version)
     return RunningRelease(version, release is not None, release.end_of_life if release else None)
