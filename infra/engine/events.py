@@ -72,7 +72,9 @@ class Events:
         if severity == "error":
             self.errors.append(message)
         elif severity == "info#err" and message and not _noise(message):
-            self.report(f"{_name(body.get('urn') or '')}: {message}")
+            # A dynamic provider's words come without the resource that they are about.
+            name = _name(body.get("urn") or "")
+            self.report(f"{name}: {message}" if name else message)
 
     def _begin(self, metadata: Mapping[str, Any]) -> None:
         action = metadata["op"]
@@ -97,7 +99,7 @@ def _component(metadata: Mapping[str, Any]) -> bool:
 
 
 def _name(urn: str) -> str:
-    return urn.rpartition("::")[2] or "pulumi"
+    return urn.rpartition("::")[2]
 
 
 def _noise(message: str) -> bool:
