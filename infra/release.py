@@ -127,8 +127,10 @@ def _unpack(archive: Path, target: Path) -> None:
 
     draft = target.with_name("unpacking")
     with tarfile.open(archive) as source:
-        # Its hash is pinned. Debian 12's Python 3.11.2 has no filters yet, and needs none for this.
-        source.extractall(draft, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        # Debian 12's Python 3.11.2 has no filters yet; the archive's hash is pinned either way.
+        if hasattr(tarfile, "data_filter"):
+            source.extraction_filter = tarfile.data_filter
+        source.extractall(draft)  # noqa: S202  # see above
     (top,) = draft.iterdir()
     top.rename(target)
     draft.rmdir()
