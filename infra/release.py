@@ -14,6 +14,7 @@ from infra.files import is_made, made_once
 from infra.process import Report, command, follow, run
 
 BUILD_REQUIREMENTS = Path(__file__).with_suffix(".build.txt")  # of the sdist's build backend
+NEEDS_COMPILER = "psycopg2"  # the lock has psycopg2-binary too, which is the same, compiled
 EXTRAS = ("server", "postgres", "redis", "sqlite")
 HINT = "look at the lines above, check the network and the free disk space, then run this again"
 
@@ -147,7 +148,8 @@ def _install_requirements(
     extras = [word for extra in EXTRAS for word in ("--extra", extra)]
     # The sdist holds a .python-version that derails interpreter shims: the path is always given.
     export = run(
-        command(uv, "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", *extras,
+        command(uv, "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project",
+                *extras, "--no-emit-package", NEEDS_COMPILER,
                 "--python", python, directory=target.source),
         **settings,
     )  # fmt: skip
@@ -163,7 +165,7 @@ def _install_requirements(
             report(f"{what}: {line.strip()}")
 
     # The account of the services can't write here: without bytecode each start compiles it anew.
-    pip = (uv, "pip", "install", "--compile-bytecode", "--python", target.python)
+    pip = (uv, "pip", "install", "--compile-bytecode", "--python", target.python,
+           "--build-constraints", BUILD_REQUIREMENTS)  # fmt: skip
     follow(command(*pip, "--require-hashes", "-r", requirements, umask=0o022), on_line, **settings)
-    build = ("--build-constraints", BUILD_REQUIREMENTS)
-    follow(command(*pip, "--no-deps", *build, archive, umask=0o022), on_line, **settings)
+    follow(command(*pip, "--no-deps", archive, umask=0o022), on_line, **settings)
