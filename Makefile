@@ -6,6 +6,8 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	echo $$name && break; done)
 # Whatever the user's own settings of uv say.
 export UV_PROJECT_ENVIRONMENT := .venv
+# Live tests mostly wait: two files at a time, each with stacks of its own.
+TOGETHER = --numprocesses 2 --dist loadfile
 PYTEST = .venv/bin/python -m pytest
 
 .PHONY: help up down test test-unit test-contract test-live test-long lint format bench setup
@@ -21,7 +23,8 @@ down: setup  ## stop the stack; its data stays
 	@.venv/bin/letta-ops --stack $(STACK) destroy --yes
 
 test: setup lint  ## all tests, about 15 minutes on 2 cores
-	$(PYTEST) tests
+	$(PYTEST) tests/unit tests/repo tests/contract
+	$(PYTEST) $(TOGETHER) tests/live
 
 test-unit: setup  ## the fast tests
 	$(PYTEST) tests/unit tests/repo
@@ -30,10 +33,11 @@ test-contract: setup  ## the tests of our stand-ins and ports
 	$(PYTEST) tests/contract
 
 test-live: setup  ## the tests on real stacks
-	$(PYTEST) tests/live
+	$(PYTEST) $(TOGETHER) tests/live
 
 test-long: setup  ## also what takes minutes each: a real model, many interruptions
-	$(PYTEST) tests -m "long or not long"
+	$(PYTEST) tests/unit tests/repo tests/contract
+	$(PYTEST) $(TOGETHER) tests/live -m "long or not long"
 
 lint: setup  ## style, types, layers
 	.venv/bin/ruff check .

@@ -1,18 +1,10 @@
-"""`up` does what it must and no more, and gets over every interruption."""
+"""`up` does what it must and no more; `destroy` leaves the data."""
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import subprocess
-import time
 from pathlib import Path
 
-import psutil
-import pytest
-
-from tests.live.machine import LETTA_OPS, PULUMI, Machine, Stack, free_ports, kill_tree, wait_until
+from tests.live.machine import PULUMI, Stack, free_ports
 
 
 def test_a_second_up_changes_nothing_and_says_so(stack: Stack) -> None:
@@ -134,20 +126,6 @@ def test_a_provider_is_added_and_the_stacks_model_leaves(own_stack: Stack, tmp_p
     assert own_stack.deployment.model.handle is not None
 
 
-def test_two_at_once_are_told_apart(own_stack: Stack, tmp_path: Path) -> None:
-    """The second says who is at work, exits with 1 and changes nothing."""
-    first = own_stack.machine.start(
-        LETTA_OPS, "--stack", own_stack.name, "up", "--no-smoke", log=tmp_path / "first.log"
-    )
-    lock = own_stack.folder.lock
-    wait_until("the first holds the lock", lambda: f"pid {first.pid}" in lock.read_text(), 30)
-    second = own_stack.run("--json", "up", "--no-smoke")
-    assert second.code == 1
-    assert second.json["error"]["code"] == "locked"
-    assert f"pid {first.pid}" in second.json["error"]["message"]
-    assert first.wait(timeout=300) == 0
-
-
 def test_destroy_leaves_the_data_and_the_next_up_finds_the_same_agents(own_stack: Stack) -> None:
     from infra.connect import api
 
@@ -164,84 +142,3 @@ def test_destroy_leaves_the_data_and_the_next_up_finds_the_same_agents(own_stack
     own_stack.json("up", "--no-smoke")
     assert [each["id"] for each in own_stack.json("agent", "list")] == [agent.id]
     assert own_stack.run("secret", "show", "encryption-key").out == key
-
-
-def test_up_killed_at_every_step_is_finished_in_the_end(machine: Machine, tmp_path: Path) -> None:
-    """`kill -9` of the command and of pulumi, which then leaves its lock; each run goes on there."""
-    made = machine.stack("killed")
-    for step in ("server-password", "cluster", "postgres", "migration", "letta"):
-        log = tmp_path / f"{step}.log"
-        child = machine.start(
-            LETTA_OPS, "--stack", made.name, "up", "--no-smoke", *made.settings(), log=log
-        )
-        _wait_for_line(log, child, f"{step}: creating")
-        time.sleep(random.random())  # noqa: S311  # any moment within the step will do
-        kill_tree(child)
-    assert made.up()["smoke"]["passed"] is True
-    made.destroy("--delete-data")
-    assert made.processes() == []
-    assert not made.folder.root.exists()
-
-
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-def test_up_killed_at_random_moments_is_finished_by_the_next(
-    machine: Machine, tmp_path: Path
-) -> None:
-    made = machine.stack("random")
-    for number in range(10):
-        log = tmp_path / f"{number}.log"
-        child = machine.start(
-            LETTA_OPS, "--stack", made.name, "up", "--no-smoke", *made.settings(), log=log
-        )
-        time.sleep(random.uniform(0.5, 40))  # noqa: S311  # the moment is what is tried
-        kill_tree(child)
-        assert made.up()["smoke"]["passed"] is True
-        made.destroy(*(["--delete-data"] if number % 2 else []))
-    made.run("destroy", "--delete-data", "--yes")
-
-
-def _wait_for_line(log: Path, child: subprocess.Popen[bytes], line: str) -> None:
-    """Wait until `line` is in the log, or the command has ended: a step may be done already."""
-    wait_until(line, lambda: line.encode() in log.read_bytes() or child.poll() is not None, 120)
-
-
-def test_ctrl_c_is_answered_and_the_next_up_succeeds(machine: Machine, tmp_path: Path) -> None:
-    made = machine.stack("interrupted")
-    log = tmp_path / "up.log"
-    words: list[str | Path] = [
-        LETTA_OPS,
-        "--stack",
-        made.name,
-        "up",
-        "--no-smoke",
-        *made.settings(),
-    ]
-    child = machine.start(*words, log=log)
-    wait_until("the migration runs", lambda: b"migration: creating" in log.read_bytes(), 120)
-    time.sleep(random.random() * 2)  # noqa: S311  # any moment will do
-    os.killpg(child.pid, signal.SIGINT)
-    assert child.wait(timeout=120) == 130
-    assert b"interrupted" in log.read_bytes()
-    assert b"Traceback" not in log.read_bytes()
-    assert made.up()["smoke"]["passed"] is True
-    made.destroy("--delete-data")
-    assert made.processes() == []
-
-
-def test_a_run_that_outlived_its_command_is_waited_for(own_stack: Stack, tmp_path: Path) -> None:
-    """`kill -9` of letta-ops alone leaves pulumi at work: the next run waits until it is done."""
-    (port,) = free_ports(1)
-    child = own_stack.machine.start(
-        LETTA_OPS, "--stack", own_stack.name, "up", "--no-smoke",
-        "--config", f"server.port={port}", log=tmp_path / "up.log",
-    )  # fmt: skip
-    log = tmp_path / "up.log"
-    wait_until("the server restarts", lambda: b"letta: updating" in log.read_bytes(), 60)
-    (pulumi,) = [each for each in psutil.Process(child.pid).children() if "pulumi" in each.name()]
-    child.kill()
-    child.wait()
-    answer = own_stack.run("up", "--no-smoke")
-    assert answer.code == 0, answer.err
-    assert f"pid {pulumi.pid}" in answer.err
-    assert own_stack.deployment.server.port == port
