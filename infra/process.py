@@ -166,7 +166,8 @@ def start_detached(job: Command, *, output: Path, code: str, hint: str, what: st
     """
     log.debug("start: %s", job)
     try:
-        with output.open("ab") as sink:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with os.fdopen(os.open(output, flags, 0o600), "ab") as sink:
             child = subprocess.Popen(
                 job.argv,
                 env=None if job.environment is None else dict(job.environment),

@@ -72,7 +72,13 @@ class SupervisedService(Provider):
         return inputs["name"], {}
 
     def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
-        self._start(folder, new)
+        same = all(old.get(name) == new.get(name) for name in self.compared)
+        state = supervisor.states(folder).get(new["name"])
+        if same and state is not None and _is_coming(state, new["health"]):
+            # Its supervisor, started for another service, has started it as well.
+            _wait(folder, new)
+        else:
+            self._start(folder, new)
         return {}
 
     def remove(self, folder: StackFolder, outputs: Properties) -> None:
@@ -91,6 +97,8 @@ class SupervisedService(Provider):
         state = supervisor.states(folder).get(outputs["name"])
         if state is None or not state.running:
             return f"{outputs['name']} is {state.state if state else 'not running'}"
+        if not _healthy(outputs["health"], int(outputs["port"])):
+            return f"{outputs['name']} does not answer"
         return None
 
     def _start(self, folder: StackFolder, inputs: Properties) -> None:
@@ -178,6 +186,10 @@ def _not_healthy(folder: StackFolder, inputs: Mapping[str, Any], seconds: float)
         f"{inputs['name']} was not healthy after {seconds:.0f} s; the last lines of its log:\n{lines}",
         f"read {log}, mend the cause, then run `letta-ops --stack {folder.stack} up` again",
     )
+
+
+def _is_coming(state: supervisor.ServiceState, health: Mapping[str, Any]) -> bool:
+    return state.state in ("STARTING", "RUNNING") and state.uptime < float(health["seconds"])
 
 
 def _healthy(health: Mapping[str, Any], port: int) -> bool:
