@@ -9,13 +9,17 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
 from infra.process import Command, attempt, command, run
+
+if TYPE_CHECKING:
+    import psutil
 
 Role = Literal["server", "postgres"]
 
@@ -71,6 +75,7 @@ def remove_accounts(folder: StackFolder) -> None:
     for role in get_args(Role):
         name = account_name(folder, role)
         if _exists(name):
+            _end_all_of(name)
             job = command(_administration("userdel", "deluser"), name)
             run(job, code="account", hint="remove it by hand", what=f"removing the account {name}")
 
@@ -149,6 +154,23 @@ def _interpreters() -> Iterator[Path]:
         for name in ("python3.13", "python3.12", "python3.11", "python3"):
             if (folder / name).exists():
                 yield folder / name
+
+
+def _end_all_of(name: str) -> None:
+    """Kill what still runs as the account: a tool of an agent may have gone its own way."""
+    import psutil
+
+    uid = pwd.getpwnam(name).pw_uid
+    survivors = [each for each in psutil.process_iter(["uids"]) if _runs_as(each, uid)]
+    for survivor in survivors:
+        with suppress(psutil.Error):
+            survivor.kill()
+    psutil.wait_procs(survivors, timeout=10)
+
+
+def _runs_as(process: psutil.Process, uid: int) -> bool:
+    uids = process.info["uids"]
+    return uids is not None and uid in uids
 
 
 def _make_account(name: str, folder: StackFolder) -> None:

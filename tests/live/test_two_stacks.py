@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import pwd
+import subprocess
+
+import pytest
+
+from infra.accounts import service_account
 from tests.live.machine import Stack
 
 
@@ -37,8 +43,16 @@ def test_each_server_has_a_home_of_its_own(stack: Stack, own_stack: Stack) -> No
 
 def test_destroying_one_leaves_the_other(stack: Stack, own_stack: Stack) -> None:
     before = stack.pid("letta")
+    account = service_account(own_stack.folder, "server")
+    stray = subprocess.Popen(["/bin/sleep", "600"], user=account.uid, env={})  # an agent's, say
     own_stack.destroy("--delete-data")
     assert not own_stack.folder.root.exists()
     assert own_stack.processes() == []
+    if not account.is_us:
+        assert stray.wait(10) < 0
+        with pytest.raises(KeyError):
+            pwd.getpwnam(account.name)
+    stray.kill()
+    stray.wait()
     assert stack.pid("letta") == before
     assert stack.json("status")["server"]["healthy"] is True
