@@ -22,7 +22,7 @@ up: setup  ## provision the stack on this machine and smoke-test it
 down: setup  ## stop the stack; its data stays
 	@.venv/bin/letta-ops --stack $(STACK) destroy --yes
 
-test: setup lint  ## all tests, about 15 minutes on 2 cores
+test: setup lint  ## all tests, about 12 minutes on 2 cores, 15 with nothing cached
 	$(PYTEST) tests/unit tests/repo tests/contract
 	$(PYTEST) $(TOGETHER) tests/live
 
