@@ -72,8 +72,10 @@ class SupervisedService(Provider):
         return inputs["name"], {}
 
     def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
-        same = all(old.get(name) == new.get(name) for name in self.compared)
         state = supervisor.states(folder).get(new["name"])
+        same = all(old.get(name) == new.get(name) for name in self.compared)
+        # What is on disk may be left of an update that failed, which the engine doesn't know of.
+        same = same and is_written(folder, new)
         if same and state is not None and _is_coming(state, new["health"]):
             # Its supervisor, started for another service, has started it as well.
             _wait(folder, new)
@@ -94,6 +96,8 @@ class SupervisedService(Provider):
             supervisor.stop(folder)
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        if not is_written(folder, outputs):
+            return f"the settings of {outputs['name']} differ"
         state = supervisor.states(folder).get(outputs["name"])
         if state is None or not state.running:
             return f"{outputs['name']} is {state.state if state else 'not running'}"
@@ -140,13 +144,29 @@ def program(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) ->
 
 def write_environment(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) -> None:
     """Write the file from which `launch.py` reads; only the service's account may read it."""
+    write_private(folder.server_environment, environment_document(inputs), account.owner)
+
+
+def is_written(folder: StackFolder, inputs: Mapping[str, Any]) -> bool:
+    """Whether the files that the service starts from are those that `inputs` ask for."""
+    account = service_account(folder, inputs.get("account") or "server")
+    try:
+        same = folder.program(inputs["name"]).read_text() == program(account, folder, inputs)
+        if same and inputs.get("environment"):
+            return folder.server_environment.read_text() == environment_document(inputs)
+    except OSError:
+        return False
+    return same
+
+
+def environment_document(inputs: Mapping[str, Any]) -> str:
     document = {
         "environment": inputs["environment"],
         "secret_names": inputs.get("secret_names") or [],
         "secrets": [secret.reveal() for secret in _secrets(inputs)],
         "import_first": inputs.get("import_first"),
     }
-    write_private(folder.server_environment, json.dumps(document, indent=1), account.owner)
+    return json.dumps(document, indent=1, sort_keys=True)
 
 
 def _secrets(inputs: Mapping[str, Any]) -> list[Sensitive]:
