@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
+from infra.containers.names import Names
 from infra.locations import StackFolder
 from infra.sensitive import Sensitive
 
@@ -60,6 +61,7 @@ class Database:
     owner: Role
     reader: Role
     tls: str = "prefer"  # libpq's sslmode
+    container: str | None = None  # it is not published: reached from inside this container
 
     def connection(self, role: Role) -> dict[str, str | int]:
         """Keyword arguments for libpq, password included: hand them to `infra.connect` only."""
@@ -96,6 +98,7 @@ class Deployment:
     model: Model = Model()
     folder: StackFolder | None = None
     profile: Path | None = None
+    containers: Names | None = None  # the docker target's
 
     @property
     def secrets(self) -> tuple[Sensitive, ...]:

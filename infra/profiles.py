@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.containers.names import Names
 from infra.deployment import (
     DATABASE_NAME,
     OWNER_ROLE,
@@ -56,12 +57,14 @@ KEYS = (
     Key("database.port", int),
     Key("database.name"),
     Key("database.tls"),
+    Key("database.container"),
     Key("database.owner"),
     Key("database.owner_password", secret=True),
     Key("database.reader"),
     Key("database.reader_password", secret=True),
     Key("model.handle"),
     Key("model.embedding"),
+    Key("containers.prefix"),
 )
 SECRET_PATHS = {
     "server-password": "server.password",
@@ -224,6 +227,7 @@ def _deployment(clean: Mapping[str, Any], folder: StackFolder, path: Path | None
         model=Model(clean.get("model.handle"), clean.get("model.embedding")),
         folder=None if target == "external" else folder,
         profile=path,
+        containers=Names(clean["containers.prefix"]) if "containers.prefix" in clean else None,
     )
 
 
@@ -241,4 +245,5 @@ def _database(clean: Mapping[str, Any]) -> Database | None:
         owner=owner,
         reader=reader,
         tls=clean.get("database.tls", "prefer"),
+        container=clean.get("database.container"),
     )

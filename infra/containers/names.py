@@ -1,0 +1,64 @@
+"""What the docker target calls its containers, volumes, networks and labels. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SERVICE_PROXY = "proxy"
+SERVICE_REDIS = "redis"
+
+# Every object of ours carries these labels; nothing without them is ever touched.
+LABEL_PREFIX = "letta-ops.prefix"
+LABEL_SERVICE = "letta-ops.service"
+LABEL_DEPLOYMENT = "letta-ops.deployment"
+
+SERVER_PORT = 8283
+MODEL_PORT = 8284
+PROXY_PORT = 8080
+PROXY_TLS_PORT = 8443
+POSTGRES_PORT = 5432
+REDIS_PORT = 6379
+
+# The accounts of the images; each is alone in its container.
+SERVER_USER = 10001
+POSTGRES_USER = 10002
+PROXY_USER = 10003
+REDIS_USER = 10004
+
+SECRETS_FOLDER = "/secrets"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Every name of one stack on its engine, from the stack's `containers.prefix`."""
+
+    prefix: str
+
+    @property
+    def inner_network(self) -> str:
+        """Database, Redis, fake model and servers: no way out, nothing published."""
+        return f"{self.prefix}-inner"
+
+    @property
+    def outer_network(self) -> str:
+        """Proxy and servers: servers reach model providers through it."""
+        return f"{self.prefix}-outer"
+
+    def volume(self, what: str) -> str:
+        """A named volume: `database`, `home`, `secrets`, `proxy`."""
+        return f"{self.prefix}-{what}"
+
+    def container(self, service: str) -> str:
+        return f"{self.prefix}-{service}"
+
+    def server(self, digest: str, number: int) -> str:
+        """A server is named after its configuration: its successor has another name."""
+        return f"{self.prefix}-letta-{digest}-{number}"
+
+    def labels(self, service: str) -> Mapping[str, str]:
+        return {LABEL_PREFIX: self.prefix, LABEL_SERVICE: service}
+
+
+DATA_VOLUMES = ("database", "home", "proxy")
+VOLUMES = (*DATA_VOLUMES, "secrets")
