@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from healthchecks import rules
+from healthchecks import container_rules, provider_rules, rules
 from healthchecks.model import Check, Need
 from healthchecks.probes.api import ask_api
 from healthchecks.probes.authentication import try_as_stranger
+from healthchecks.probes.certificate import read_certificate
+from healthchecks.probes.containers import inspect, inspect_memory
 from healthchecks.probes.database import look_for_extension, reach, read_revision
 from healthchecks.probes.disk import measure_disk
 from healthchecks.probes.encryption import look_at_secrets
 from healthchecks.probes.identity import compare_server_and_database
+from healthchecks.probes.model import ask_providers
 from healthchecks.probes.release import read_release
 from healthchecks.probes.services import ask_supervisor, find_listeners
 
 DATABASE = (Need.DATABASE,)
 HERE = (Need.PROVISIONED_HERE,)
+CONTAINERS = (Need.CONTAINERS,)
+WITHIN_REACH = (Need.WITHIN_REACH,)
 
 CHECKS: tuple[Check[Any], ...] = (
     Check("services", ask_supervisor, rules.services_run, HERE),
+    Check("containers", inspect, container_rules.containers_run, CONTAINERS),
+    Check("restarts", inspect_memory, container_rules.nothing_restarts, CONTAINERS),
+    Check("memory", inspect_memory, container_rules.memory_suffices, CONTAINERS),
     Check("api", ask_api, rules.api_answers),
     Check("authentication", try_as_stranger, rules.authentication_on),
     Check("database", reach, rules.database_reachable, DATABASE),
@@ -28,6 +36,11 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("revision", read_revision, rules.revision_is_head, DATABASE),
     Check("encryption", look_at_secrets, rules.secrets_encrypted, DATABASE),
     Check("listening", find_listeners, rules.listens_on_loopback_only, HERE),
-    Check("disk", measure_disk, rules.disk_has_room, HERE),
+    Check("published", inspect, container_rules.only_the_proxy_is_published, CONTAINERS),
+    Check("hardening", inspect, container_rules.containers_are_confined, CONTAINERS),
+    Check("images", inspect, container_rules.images_are_recent, CONTAINERS),
+    Check("certificate", read_certificate, container_rules.certificate_lasts, (Need.TLS,)),
+    Check("model", ask_providers, provider_rules.models_reachable, WITHIN_REACH),
+    Check("disk", measure_disk, rules.disk_has_room, WITHIN_REACH),
     Check("release", read_release, rules.release_is_maintained),
 )

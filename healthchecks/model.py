@@ -33,7 +33,10 @@ class Need(enum.Enum):
     """What a check can't do without; the value says why it was left out."""
 
     DATABASE = "the profile names no database"
-    PROVISIONED_HERE = "the stack was not provisioned on this machine"
+    PROVISIONED_HERE = "no stack of target local was provisioned on this machine"
+    CONTAINERS = "the stack doesn't run in containers"
+    WITHIN_REACH = "the stack runs neither on this machine nor in containers"
+    TLS = "the server is reached over plain HTTP"
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class Thresholds:
     low_disk_bytes: int = 5 * 1000**3
     full_disk_share: float = 0.02
     full_disk_bytes: int = 1 * 1000**3
+    recent_restart: float = 24 * 3600.0
+    high_memory_share: float = 0.90
+    old_image_days: float = 90.0
+    certificate_days: float = 21.0
+    certificate_days_critical: float = 3.0
 
 
 M = TypeVar("M", bound=Measurement)

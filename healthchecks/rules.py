@@ -181,7 +181,7 @@ def services_run(seen: Services, _: Thresholds) -> Verdict:
     # A start takes its time; everything else is a service that failed, or was stopped.
     state = State.WARNING if all(e.state == "STARTING" for e in down) else State.CRITICAL
     names = ", ".join(each.name for each in down)
-    return Verdict(state, f"not running: {names}", words, "look at the logs in the state folder")
+    return Verdict(state, f"not running: {names}", words, "see why: `letta-ops logs`")
 
 
 def listens_on_loopback_only(seen: Listeners, _: Thresholds) -> Verdict:
@@ -211,7 +211,8 @@ def disk_has_room(seen: DiskSpace, thresholds: Thresholds) -> Verdict:
     share = seen.free / seen.total if seen.total else 0.0
     low = seen.free < thresholds.low_disk_bytes and share < thresholds.low_disk_share
     full = seen.free < thresholds.full_disk_bytes or (low and share < thresholds.full_disk_share)
-    room = f"{seen.free / 1000**3:.1f} GB ({share:.0%}) free at {seen.folder}"
+    where = f"{seen.folder}" + (f" in {seen.container}" if seen.container else "")
+    room = f"{seen.free / 1000**3:.1f} GB ({share:.0%}) free at {where}"
     hint = "free some space: Postgres stops when there is none"
     if full or low:
         return Verdict(State.CRITICAL if full else State.WARNING, f"only {room}", hint=hint)

@@ -90,11 +90,17 @@ def _examine(check: Check[Any], deployment: Deployment, thresholds: Thresholds) 
 
 
 def _met(need: Need, deployment: Deployment) -> bool:
-    if need is Need.DATABASE:
-        return deployment.database is not None
     # A profile may have been copied here from the machine that it describes.
     folder = deployment.folder
-    return deployment.target == "local" and folder is not None and folder.root.is_dir()
+    here = deployment.target == "local" and folder is not None and folder.root.is_dir()
+    contained = deployment.containers is not None
+    return {
+        Need.DATABASE: deployment.database is not None,
+        Need.PROVISIONED_HERE: here,
+        Need.CONTAINERS: contained,
+        Need.WITHIN_REACH: here or contained,
+        Need.TLS: deployment.server.url.startswith("https://"),
+    }[need]
 
 
 def _overdue(check: Check[Any], limit: float) -> Finding:

@@ -25,7 +25,8 @@ class Status:
     """The state of a stack; None where nobody could be asked, and `problems` says why.
 
     `healthy`: the server answered a request that needs its password and its database. `head` is
-    that of the release that really runs. `services` holds supervisord's words, by name.
+    that of the release that really runs. `services` holds the words of supervisord, or of the engine
+    (`RUNNING (healthy)`), by name.
     """
 
     stack: str
@@ -61,7 +62,7 @@ class Status:
 
 
 def observe(deployment: Deployment) -> Status:
-    """Ask the server, its database and its supervisor at once; that one is down is no exception."""
+    """Ask the server, its database and its keeper at once; that one is down is no exception."""
     with ThreadPoolExecutor(max_workers=3) as pool:
         asked = pool.submit(_server, deployment)
         looked = pool.submit(_database, deployment)
@@ -110,7 +111,9 @@ def _database(deployment: Deployment) -> tuple[DatabaseFacts | None, int | None,
 
 
 def _services(deployment: Deployment) -> tuple[dict[str, str], float | None, str]:
-    """The supervised services of a stack on this machine, and the server's uptime in seconds."""
+    """The stack's services as their keeper knows them, and the server's uptime in seconds."""
+    if deployment.containers is not None:
+        return _containers(deployment, deployment.containers.prefix)
     if deployment.folder is None or deployment.target != "local":
         return {}, None, ""
     from infra.embedded import supervisor
@@ -122,3 +125,17 @@ def _services(deployment: Deployment) -> tuple[dict[str, str], float | None, str
     server = states.get(SERVICE_SERVER)
     uptime = server.uptime if server is not None and server.running else None
     return {name: states[name].state for name in sorted(states)}, uptime, ""
+
+
+def _containers(deployment: Deployment, prefix: str) -> tuple[dict[str, str], float | None, str]:
+    """Of several servers, the uptime of the one that started last."""
+    from healthchecks.probes.containers import look
+
+    try:
+        found = sorted(look(deployment), key=lambda each: each.name)
+    except LettaOpsError as error:
+        return {}, None, error.message
+    uptimes = [each.uptime for each in found if each.service == SERVICE_SERVER and each.runs]
+    services = {each.name.removeprefix(f"{prefix}-"): each.state for each in found}
+    nothing = "" if found else "no container of the stack is on this engine"
+    return services, min(uptimes, default=None), nothing

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.deployment import Deployment, Role
+from infra.containers.names import POSTGRES_PORT
+from infra.deployment import ADMIN_ROLE, Deployment, Role
 from infra.errors import LettaOpsError
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from letta_client import Letta
 
 CONNECT_SECONDS = 5.0
+TUNNEL_SECONDS = 15.0  # a busy engine takes its time to run a command
 REQUEST_SECONDS = 120.0
 
 
@@ -64,11 +67,13 @@ def http(deployment: Deployment, timeout: float = REQUEST_SECONDS) -> httpx.Clie
     """
     import httpx
 
+    authority = deployment.server.authority
     local = deployment.server.host in ("127.0.0.1", "localhost", "::1")
     return httpx.Client(
         base_url=deployment.server.url,
         timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
         trust_env=not local,
+        verify=True if authority is None else ssl.create_default_context(cafile=str(authority)),
         follow_redirects=True,
     )
 
@@ -88,37 +93,73 @@ def authorized_http(deployment: Deployment, timeout: float = REQUEST_SECONDS) ->
 def database(deployment: Deployment, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:
     """Yield a connection to the deployment's database, as its reader unless told otherwise.
 
-    Raises LettaOpsError: `no-database` when the profile names none, `database-unreachable`.
+    A database that isn't published is reached from inside its container. Raises LettaOpsError:
+    `no-database` when the profile names none, `database-unreachable`, and those of
+    `infra.containers.engine`.
     """
-    if deployment.database is None:
+    found = deployment.database
+    if found is None:
         raise LettaOpsError(
             "no-database",
             f"the profile of stack '{deployment.stack}' names no database",
             "add [database] with host, port, name and a role to the profile (docs/profile.md)",
         )
-    chosen = role or deployment.database.reader
-    with connection(deployment.database.connection(chosen)) as link:
+    settings = found.connection(role or found.reader)
+    opened = connection(settings) if found.container is None else inside(found.container, settings)
+    with opened as link:
         yield link
 
 
 @contextmanager
-def connection(settings: dict[str, str | int]) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a psycopg connection in autocommit; raises LettaOpsError (`database-unreachable`)."""
+def administrator_in(container: str, name: str) -> Iterator[psycopg.Connection[Any]]:
+    """Yield the administrator's connection to database `name` in `container`: it has no password.
+
+    Whoever may use the engine is administrator. Raises LettaOpsError like `database`.
+    """
+    from infra.containers.tunnel import VIA_SOCKET
+
+    settings: dict[str, str | int] = {"dbname": name, "user": ADMIN_ROLE}
+    with inside(container, settings, VIA_SOCKET) as link:
+        yield link
+
+
+@contextmanager
+def inside(
+    container: str, settings: dict[str, str | int], command: Sequence[str] | None = None
+) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection to the Postgres inside `container`; host, port and TLS don't matter there."""
+    from infra.containers.tunnel import VIA_TCP, tunnel
+
+    with tunnel(container, command or VIA_TCP) as folder:
+        way = settings | {"host": str(folder), "port": POSTGRES_PORT, "sslmode": "disable"}
+        with connection(way, f"in container {container}", TUNNEL_SECONDS) as link:
+            yield link
+
+
+@contextmanager
+def connection(
+    settings: dict[str, str | int], place: str | None = None, seconds: float = CONNECT_SECONDS
+) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a psycopg connection in autocommit; raises LettaOpsError (`database-unreachable`).
+
+    `place` is what people call its host and port; `seconds` is how long connecting may take.
+    """
     import psycopg
 
     try:
         link = psycopg.connect(
             **settings,  # type: ignore[arg-type]  # libpq's own words, checked by libpq
             autocommit=True,
-            connect_timeout=int(CONNECT_SECONDS),
+            connect_timeout=int(seconds),
             application_name="letta-ops",
         )
     except psycopg.OperationalError as error:
-        place = f"{settings['host']}:{settings['port']}"
+        place = place or f"at {settings['host']}:{settings['port']}"
+        reason = str(error).strip().splitlines()[0].rpartition('" failed: ')[2]  # no socket's path
         raise LettaOpsError(
             "database-unreachable",
-            f"the database {settings['dbname']} at {place} cannot be reached as"
-            f" {settings['user']}: {str(error).strip().splitlines()[0]}",
+            f"the database {settings['dbname']} {place} cannot be reached as"
+            f" {settings['user']}: {reason}",
             "see whether Postgres runs (`letta-ops check`), and whether the profile's password holds",
         ) from None
     with link:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from infra.containers.names import Names
 from infra.locations import StackFolder
@@ -27,11 +27,15 @@ SERVICE_SERVER = "letta"
 
 @dataclass(frozen=True)
 class Server:
-    """The Letta API: `url` without a path, `password` is its bearer token (None: it has none)."""
+    """The Letta API: `url` without a path, `password` is its bearer token (None: it has none).
+
+    `authority` is a file with the certificates to trust, where the usual ones don't sign the URL's.
+    """
 
     url: str
     password: Sensitive | None = None
     encryption_key: Sensitive | None = None
+    authority: Path | None = None
 
     @property
     def host(self) -> str:
@@ -116,6 +120,22 @@ class Deployment:
             "database-owner-password": owner,
             "database-reader-password": reader,
         }
+
+
+def database_from_url(url: Sensitive) -> Database:
+    """Read `postgresql://ROLE:PASSWORD@HOST:PORT/NAME?sslmode=...`; its one role is owner and reader."""
+    parts = urlsplit(url.reveal())
+    query = dict(parse_qsl(parts.query))
+    password = Sensitive(unquote(parts.password)) if parts.password else None
+    role = Role(unquote(parts.username or OWNER_ROLE), password)
+    return Database(
+        host=parts.hostname or LOOPBACK,
+        port=parts.port or 5432,
+        name=unquote(parts.path.strip("/")) or DATABASE_NAME,
+        owner=role,
+        reader=role,
+        tls=query.get("sslmode", "prefer"),
+    )
 
 
 def postgres_uri(database: Database, role: Role, query: str = "") -> Sensitive:

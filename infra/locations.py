@@ -83,6 +83,16 @@ class StackFolder:
         return self.root / "last-error.json"
 
     @property
+    def authority(self) -> Path:
+        """The certificate of the proxy's own authority, which clients must trust."""
+        return self.root / "authority.pem"
+
+    @property
+    def agent_count(self) -> Path:
+        """How many agents there were before the last update (see `infra.agent_guard`)."""
+        return self.root / "agent-count.json"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 

@@ -16,7 +16,17 @@ from infra.profiles import flatten
 from infra.settings import Settings, parse
 from infra.targets import local
 
-TARGETS: Mapping[str, Callable[[StackFolder, Settings], None]] = {"local": local.build}
+
+def _docker(folder: StackFolder, settings: Settings) -> None:
+    from infra.targets import docker  # heavy, and nothing to a local stack
+
+    docker.build(folder, settings)
+
+
+TARGETS: Mapping[str, Callable[[StackFolder, Settings], None]] = {
+    "local": local.build,
+    "docker": _docker,
+}
 
 
 def main() -> None:

@@ -16,11 +16,13 @@ from infra.engine.cli import find_pulumi, pulumi_environment
 from infra.engine.cli_cache import PulumiCli
 from infra.engine.events import Events, ResourceChange
 from infra.engine.passphrase import ensure_passphrase, has_own_passphrase
-from infra.engine.project import write_project
+from infra.engine.project import configured, write_project
 from infra.errors import LettaOpsError
 from infra.files import held
 from infra.locations import StackFolder, ensure_writable, stack_folder
 from infra.process import Report, command, follow
+from infra.settings import parse
+from infra.stack_secrets import stack_secrets
 
 WAIT_SECONDS = 600.0  # for an earlier run that is still working
 HINT = "mend the cause and run the same command again: what was made is kept and used"
@@ -181,4 +183,19 @@ def _explain(folder: StackFolder, events: Events, error: LettaOpsError) -> Letta
             f"put your copy of {folder.state / 'passphrase'} back, or set"
             " PULUMI_CONFIG_PASSPHRASE_FILE to the right one",
         )
-    return LettaOpsError("pulumi", words, HINT)
+    return _containers_error(folder, words) or LettaOpsError("pulumi", words, HINT)
+
+
+def _containers_error(folder: StackFolder, words: str) -> LettaOpsError | None:
+    """What the engine knows of a failure, on the docker target; None elsewhere."""
+    settings = configured(folder)
+    try:
+        parsed = parse(folder.stack, settings)
+        if parsed.containers is None:
+            return None
+        from infra.containers.failure import explain_failure
+
+        known = stack_secrets(folder)
+        return explain_failure(words, parsed.containers.names.prefix, known.values.values())
+    except LettaOpsError:
+        return None  # what failed first is what is told

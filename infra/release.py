@@ -8,10 +8,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from infra.errors import LettaOpsError
 from infra.files import is_made, made_once
 from infra.process import Report, command, follow, run
+from infra.sensitive import Sensitive, redact
 
 BUILD_REQUIREMENTS = Path(__file__).with_suffix(".build.txt")  # of the sdist's build backend
 NEEDS_COMPILER = "psycopg2"  # the lock has psycopg2-binary too, which is the same, compiled
@@ -37,6 +39,28 @@ RELEASES = {
         end_of_life=datetime.date(2026, 8, 15),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Network:
+    """How packages are reached where that is not the plain way; the URLs may hold passwords."""
+
+    index_url: Sensitive | None = None
+    ca_bundle: Path | None = None
+    proxy: Sensitive | None = None
+
+    @classmethod
+    def of_environment(cls) -> Network:
+        index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL")
+        bundle = os.environ.get("SSL_CERT_FILE")
+        return cls(Sensitive(index) if index else None, Path(bundle) if bundle else None)
+
+    @property
+    def secrets(self) -> tuple[Sensitive, ...]:
+        """The URLs and the passwords in them, for redaction."""
+        urls = [url for url in (self.index_url, self.proxy) if url]
+        passwords = [urlsplit(url.reveal()).password for url in urls]
+        return (*urls, *(Sensitive(text) for text in passwords if text))
 
 
 @dataclass(frozen=True)
@@ -75,8 +99,8 @@ def install(release: Release, cache: Path, python: Path, report: Report) -> Inst
 
     def fill(folder: Path) -> None:
         report(f"Letta {release.version}: fetching the source distribution (8 MB)")
-        archive = _fetch(release, folder)
-        _unpack(archive, target.source)
+        archive = fetch(release, folder)
+        unpack(archive, target.source)
         _install_requirements(target, python, archive, report)
         archive.unlink()
         report(f"Letta {release.version}: installed, cached in {folder}")
@@ -87,15 +111,22 @@ def install(release: Release, cache: Path, python: Path, report: Report) -> Inst
     return target
 
 
-def _fetch(release: Release, folder: Path) -> Path:
+def fetch(release: Release, folder: Path, network: Network | None = None) -> Path:
+    """Download the source distribution of `release` into `folder` and return its path.
+
+    Raises LettaOpsError: `download-failed`, or `hash-mismatch` when it is not the pinned file.
+    """
     import requests
     from pypi_simple import PyPISimple
 
-    index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL")
+    network = network or Network.of_environment()
     name = f"letta-{release.version}.tar.gz"
     session = requests.Session()
-    if bundle := os.environ.get("SSL_CERT_FILE"):
-        session.verify = bundle
+    if network.ca_bundle:
+        session.verify = str(network.ca_bundle)
+    if network.proxy:
+        session.proxies = dict.fromkeys(("http", "https"), network.proxy.reveal())
+    index = network.index_url.reveal() if network.index_url else None
     try:
         with PyPISimple(index, session=session) if index else PyPISimple(session=session) as client:
             page = client.get_project_page("letta", timeout=(10, 60))
@@ -104,10 +135,22 @@ def _fetch(release: Release, folder: Path) -> Path:
     except StopIteration:
         reason = f"the package index has no {name}"
     except Exception as error:  # noqa: BLE001  # the client raises its own, requests' and urllib3's errors
-        reason = f"{name} could not be downloaded: {error}"
+        reason = redact(f"{name} could not be downloaded: {error}", network.secrets)
     else:
         return _verified(folder / name, release)
     raise LettaOpsError("download-failed", reason, HINT)
+
+
+def export_requirements(source: Path, python: Path) -> str:
+    """Return what the lock of the unpacked `source` says, as requirements with their hashes."""
+    from uv import find_uv_bin
+
+    extras = [word for extra in EXTRAS for word in ("--extra", extra)]
+    # The sdist holds a .python-version that derails interpreter shims: the path is always given.
+    job = command(find_uv_bin(), "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project",
+                  "--no-header", *extras, "--no-emit-package", NEEDS_COMPILER,
+                  "--python", python, directory=source)  # fmt: skip
+    return run(job, code="install-failed", hint=HINT, what="reading the lock of Letta").stdout
 
 
 def _verified(archive: Path, release: Release) -> Path:
@@ -123,7 +166,8 @@ def _verified(archive: Path, release: Release) -> Path:
     return archive
 
 
-def _unpack(archive: Path, target: Path) -> None:
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a source distribution: `target` becomes its top folder."""
     import tarfile
 
     draft = target.with_name("unpacking")
@@ -145,17 +189,10 @@ def _install_requirements(
     uv = find_uv_bin()
     what = f"installing Letta {target.release.version}"
     settings: dict[str, Any] = {"code": "install-failed", "hint": HINT, "what": what}
-    extras = [word for extra in EXTRAS for word in ("--extra", extra)]
-    # The sdist holds a .python-version that derails interpreter shims: the path is always given.
-    export = run(
-        command(uv, "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project",
-                *extras, "--no-emit-package", NEEDS_COMPILER,
-                "--python", python, directory=target.source),
-        **settings,
-    )  # fmt: skip
+    exported = export_requirements(target.source, python)
     requirements = target.folder / "requirements.txt"
-    requirements.write_text(export.stdout)
-    count = sum("==" in line for line in export.stdout.splitlines())
+    requirements.write_text(exported)
+    count = sum("==" in line for line in exported.splitlines())
     report(f"{what}: {count} locked packages, 1.1 GB on disk, about a minute")
     run(command(uv, "venv", "--quiet", "--allow-existing", "--python", python,
                 target.folder / "venv", umask=0o022), **settings)  # fmt: skip

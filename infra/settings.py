@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from infra.deployment import LOOPBACK, Model
+from infra import container_settings
+from infra.container_settings import ContainerSettings, parse_containers
+from infra.containers.names import MODEL_PORT
+from infra.deployment import LOOPBACK, SERVICE_MODEL, Model
 from infra.errors import ConfigurationError
 from infra.references import is_reference, resolve
 from infra.release import RELEASES
@@ -17,7 +20,7 @@ from infra.sensitive import Sensitive, revealed
 ModelChoice = Literal["fake", "smollm2", "none"]
 
 DEFAULTS: Mapping[str, Any] = {
-    "target": "local",
+    "target": "local",  # a stack that is called `docker` is of that target by default
     "release": "0.16.8",
     "server.port": 8283,
     "model_port": 8284,
@@ -35,13 +38,13 @@ PROVIDERS: Mapping[str, tuple[str, str]] = {
 }
 OPENAI_URL = "https://api.openai.com/v1"
 ENVIRONMENT = "server.environment."
-KNOWN = (*DEFAULTS, "model", *PROVIDERS)
+KNOWN = (*DEFAULTS, "model", *PROVIDERS, *container_settings.DEFAULTS)
 # More than one worker would each start without what `embedded/launch.py` prepares.
 RESERVED = (
     "LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY",
     "LETTA_UVICORN_", "LETTA_DIR", "MEMGPT_CONFIG_PATH", "HOME",
 )  # fmt: skip
-TARGETS = ("local",)
+TARGETS = ("local", "docker")
 
 FAKE_MODEL = Model("openai-proxy/fake", "openai/text-embedding-3-small")
 
@@ -59,14 +62,20 @@ class Settings:
     smollm2_port: int
     model: ModelChoice
     environment: Mapping[str, str | Sensitive] = field(default_factory=dict)
+    containers: ContainerSettings | None = None  # of the docker target
 
     @property
     def server_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.server_port}"
+        if self.containers is None:
+            return f"http://{LOOPBACK}:{self.server_port}"
+        scheme = "https" if self.containers.tls.on else "http"
+        return f"{scheme}://{self.containers.host}:{self.server_port}"
 
     @property
     def model_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.model_port}/v1"
+        if self.containers is None:
+            return f"http://{LOOPBACK}:{self.model_port}/v1"
+        return f"http://{self.containers.names.container(SERVICE_MODEL)}:{MODEL_PORT}/v1"
 
     @property
     def provider_urls(self) -> Mapping[str, str | Sensitive]:
@@ -81,7 +90,9 @@ class Settings:
 
     @property
     def ports(self) -> Mapping[str, int]:
-        """The ports that this stack listens on, by their key in the configuration."""
+        """The ports of this machine that the stack listens on, by their key in the configuration."""
+        if self.containers is not None:
+            return {"server.port": self.server_port}
         ports = {"server.port": self.server_port, "database.port": self.database_port}
         if self.model != "none":
             ports["model_port"] = self.model_port
@@ -102,7 +113,7 @@ def parse(
     Raises ConfigurationError with every problem, each with its key path.
     """
     problems = list(_unknown(values))
-    chosen = {**DEFAULTS, **values}
+    chosen = {**DEFAULTS, "target": stack if stack in TARGETS else "local", **values}
     ports = {name: _port(name, chosen[name], problems) for name in PORTS}
     problems += _collisions(ports)
     if chosen["release"] not in RELEASES:
@@ -113,6 +124,12 @@ def parse(
         problems.append(f"target: {chosen['target']!r} is unknown; this letta-ops knows {known}")
     server = dict(_environment(values, secret_keys, environment, problems))
     model = _model(values, problems)
+    containers = None
+    if chosen["target"] == "docker":
+        containers = parse_containers(stack, values, secret_keys, environment, problems)
+        problems += _not_on_docker(values)
+    else:
+        problems += _only_on_docker(values)
     if problems:
         raise ConfigurationError(
             f"configuration of stack '{stack}'",
@@ -130,7 +147,22 @@ def parse(
         smollm2_port=ports["smollm2_port"],
         model=model,
         environment=server,
+        containers=containers,
     )
+
+
+def _only_on_docker(values: Mapping[str, Any]) -> Iterator[str]:
+    for name in values:
+        if name in container_settings.DEFAULTS:
+            yield f"{name}: is for the target docker only"
+
+
+def _not_on_docker(values: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("model_port", "database.port", "smollm2_port"):
+        if name in values:
+            yield f"{name}: nothing but the server is published on the target docker"
+    if values.get("model") == "smollm2":
+        yield "model: smollm2 is for the target local only; configure a provider"
 
 
 def _as_letta(name: str, url: str | Sensitive) -> str | Sensitive:

@@ -16,6 +16,8 @@ from ops_cli.invocation import Invocation
 
 PYTHONS = ((3, 11), (3, 14))  # from, and before
 GIB = 1024**3
+ENGINE_SECONDS = 10.0
+LIMITS = {"memory": "MemoryLimit", "processes": "PidsLimit"}  # what the engine's `info` calls them
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,16 @@ class Trait:
 def examine(invocation: Invocation) -> tuple[Trait, ...]:
     """Examine this machine; with a profile of the user's own, only what using that needs."""
     if invocation.profile is not None:
-        return (python_version(), _profile(invocation))
+        return (
+            python_version(),
+            container_engine(_in_containers(invocation)),
+            _profile(invocation),
+        )
     return (
         python_version(),
         *_folders(invocation.folder),
         pulumi(),
+        container_engine(_in_containers(invocation)),
         _ports(invocation.folder),
         _profile(invocation),
     )
@@ -78,6 +85,51 @@ def pulumi() -> Trait:
         reasons.append(f"the first `up` gets {PULUMI_VERSION}, which takes minutes")
         return Trait("pulumi", True, "; ".join(reasons))
     return Trait("pulumi", True, f"{found.executable} ({found.origin}, {found.plugins} plugins)")
+
+
+def container_engine(needed: bool) -> Trait:
+    """The Docker engine. None at all is a failure only for a stack that runs in containers."""
+    from infra.containers.engine import engine, host
+
+    try:
+        with engine(ENGINE_SECONDS) as client:
+            facts = client.info()
+    except LettaOpsError as error:
+        if needed:
+            return Trait("docker", False, error.message, error.hint)
+        return Trait("docker", True, f"{error.message}; only stacks of target docker need one")
+    parts = [
+        f"engine {facts.get('ServerVersion')} at {host()}",
+        f"storage {facts.get('Driver')}",
+        f"cgroup v{facts.get('CgroupVersion', '1')}",
+    ]
+    if any("rootless" in option for option in facts.get("SecurityOptions") or ()):
+        parts.append("rootless")
+    unlimited = [word for word, key in LIMITS.items() if facts.get(key) is False]
+    if unlimited:
+        parts.append(f"can't limit {' and '.join(unlimited)}")
+    return Trait(
+        "docker",
+        not (needed and unlimited),
+        ", ".join(parts),
+        "let the engine's kernel and cgroups limit containers (Debian: cgroup_enable=memory)"
+        if unlimited
+        else "",
+    )
+
+
+def _in_containers(invocation: Invocation) -> bool:
+    """Whether the stack runs in containers, or is configured to; what can't be read says no."""
+    from infra.engine.project import configured
+
+    try:
+        return invocation.deployment().target == "docker"
+    except LettaOpsError:
+        try:
+            # A stack that is called `docker` is of that target unless told otherwise.
+            return bool(configured(invocation.folder).get("target", invocation.stack) == "docker")
+        except LettaOpsError:
+            return False  # other traits say so
 
 
 def _folders(stack: StackFolder) -> Iterator[Trait]:

@@ -40,6 +40,7 @@ NOUNS = (
     Noun("destroy", "deploy", "Stop the stack; its data stays unless told otherwise.", verb=True),
     Noun("status", "status", "What runs, where, in which version, on which database.", verb=True),
     Noun("check", "check", "Is it well? Exits 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.", verb=True),
+    Noun("logs", "logs", "What the services have logged; secrets are redacted.", verb=True),
     Noun("smoke", "smoke", "Let an agent do its work once, and clean up.", verb=True),
     Noun("doctor", "doctor", "Is this machine able to run a stack?", verb=True),
     Noun("agent", "agent", "List, export and import agents."),

@@ -51,7 +51,10 @@ def compare_server_and_database(deployment: Deployment) -> Identity:
         agents = _agents_of(link, facts.schema, organizations)
         sessions = _sessions(link)
     after = agents_by_api(deployment)
-    pools = True if deployment.target == "local" else None
+    database = deployment.database
+    # Where we provisioned server and database, there is no pooler of others in between.
+    ours = deployment.target == "local" or (database is not None and database.container is not None)
+    pools = True if ours else None
     return Identity(facts.name, len(tools), known, before, agents, after, sessions, pools)
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import pulumi
 from pulumi import dynamic
 
-from infra.embedded.database import LettaDatabase
-from infra.embedded.endpoints import ModelEndpoints
-from infra.embedded.generated import GeneratedValue
-from infra.embedded.migration import Migration
+from infra.embedded.migration import EmbeddedMigration
 from infra.embedded.postgres import PostgresCluster
-from infra.embedded.provider import Provider
-from infra.embedded.record import ProfileRecord
 from infra.embedded.runtime import LettaRelease, SmolLM2
 from infra.embedded.service import SupervisedService
 from infra.locations import StackFolder
+from infra.providers.database import LettaDatabase
+from infra.providers.endpoints import ModelEndpoints
+from infra.providers.generated import GeneratedValue
+from infra.providers.provider import Provider
+from infra.providers.record import ProfileRecord
 from infra.sensitive import Sensitive, revealed
 
 
@@ -43,10 +43,11 @@ class Generated(dynamic.Resource, module="letta-ops", name="GeneratedValue"):
         name: str,
         folder: StackFolder,
         key: str,
-        kind: str,
+        proposed: str,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        properties = inputs(folder, key=key, kind=kind, value=None)
+        hidden = pulumi.Output.secret(proposed)
+        properties = inputs(folder, key=key, proposed=hidden, value=None)
         super().__init__(GeneratedValue(), name, properties, _options(opts, ("value",)))
 
 
@@ -109,12 +110,14 @@ class DatabaseInside(Resource, module="letta-ops", name="LettaDatabase"):
         port: int,
         owner_password: pulumi.Input[str],
         reader_password: pulumi.Input[str],
+        deployment_id: pulumi.Input[str],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         properties = {
             "port": port,
             "owner_password": owner_password,
             "reader_password": reader_password,
+            "deployment_id": deployment_id,
         }
         super().__init__(LettaDatabase(), "database", folder, properties, (), opts)
 
@@ -138,20 +141,20 @@ class SchemaMigration(Resource, module="letta-ops", name="Migration"):
             "cache": installation.cache,
             "python": installation.python,
         }
-        super().__init__(Migration(), "migration", folder, properties, ("revision",), opts)
+        super().__init__(EmbeddedMigration(), "migration", folder, properties, ("revision",), opts)
 
 
 class Endpoints(Resource, module="letta-ops", name="ModelEndpoints"):
     def __init__(
         self,
         folder: StackFolder,
-        port: int,
+        place: Mapping[str, Any],
         urls: Mapping[str, str | Sensitive],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         plain = {name: revealed(url) for name, url in urls.items()}
         hidden = any(isinstance(url, Sensitive) for url in urls.values())
-        properties = {"port": port, "urls": pulumi.Output.secret(plain) if hidden else plain}
+        properties = {**place, "urls": pulumi.Output.secret(plain) if hidden else plain}
         super().__init__(ModelEndpoints(), "endpoints", folder, properties, (), opts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import pulumi
@@ -35,6 +36,7 @@ TELEMETRY_OFF = {
 }
 
 
+IMPORT_FIRST = "letta.server.rest_api.app"  # reads the settings, secrets among them
 # What of the environment below must not be seen in a log.
 SECRETS = ("LETTA_PG_URI", "LETTA_SERVER_PASSWORD", "LETTA_ENCRYPTION_KEY")
 
@@ -66,7 +68,7 @@ def server(
             "environment": pulumi.Output.secret(
                 {name: revealed(value) for name, value in environment.items()}
             ),
-            "import_first": "letta.server.rest_api.app",
+            "import_first": IMPORT_FIRST,
             "secret_names": [*SECRETS, *(name for name, value in added.items() if _hidden(value))],
             "health": {"kind": "http", "path": "/v1/health/", "seconds": START_SECONDS},
             "port": settings.server_port,
@@ -76,23 +78,33 @@ def server(
     )
 
 
-def _environment(folder: StackFolder, secrets: Secrets, settings: Settings) -> dict[str, Any]:
+def server_environment(
+    uri: Any, password: Any, encryption_key: Any, home: PurePath, sandbox: PurePath
+) -> dict[str, Any]:
+    """The environment of every Letta server of ours, whatever its target."""
     return {
-        # TLS to our own loopback costs time and protects nothing; pooling insists on it otherwise.
-        "LETTA_PG_URI": secrets["database-owner-password"].apply(
-            lambda password: _uri(password, settings.database_port)
-        ),
+        "LETTA_PG_URI": uri,
         "LETTA_DISABLE_SQLALCHEMY_POOLING": "false",
         "LETTA_SERVER_SECURE": "true",
-        "LETTA_SERVER_PASSWORD": secrets["server-password"],
-        "LETTA_ENCRYPTION_KEY": secrets["encryption-key"],
+        "LETTA_SERVER_PASSWORD": password,
+        "LETTA_ENCRYPTION_KEY": encryption_key,
         # Letta writes the database's URI, password and all, into its configuration file.
         "MEMGPT_CONFIG_PATH": "/dev/null",
-        "LETTA_DIR": str(folder.home / ".letta"),
-        "TOOL_EXEC_DIR": str(folder.sandbox),
-        "NLTK_DATA": str(folder.home / "nltk_data"),
+        "LETTA_DIR": str(home / ".letta"),
+        "TOOL_EXEC_DIR": str(sandbox),
+        "NLTK_DATA": str(home / "nltk_data"),
         **TELEMETRY_OFF,
     }
+
+
+def _environment(folder: StackFolder, secrets: Secrets, settings: Settings) -> dict[str, Any]:
+    # TLS to our own loopback costs time and protects nothing; pooling insists on it otherwise.
+    uri = secrets["database-owner-password"].apply(
+        lambda password: _uri(password, settings.database_port)
+    )
+    return server_environment(
+        uri, secrets["server-password"], secrets["encryption-key"], folder.home, folder.sandbox
+    )
 
 
 def _uri(password: str, port: int) -> str:

@@ -52,7 +52,7 @@ class Postgres(pulumi.ComponentResource):
         )
         owner, reader = secrets["database-owner-password"], secrets["database-reader-password"]
         after = pulumi.ResourceOptions(parent=self, depends_on=[service])
-        database = DatabaseInside(folder, port, owner, reader, after)
+        database = DatabaseInside(folder, port, owner, reader, secrets.deployment_id, after)
         self.ready = SchemaMigration(
             folder,
             port,

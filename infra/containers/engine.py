@@ -6,12 +6,14 @@ DOCKER_HOST names the engine, as for the `docker` command.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from infra.containers.names import LABEL_PREFIX, LABEL_SERVICE
 from infra.errors import LettaOpsError
+from infra.process import TAIL_LINES
+from infra.sensitive import Sensitive, redact
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -67,6 +69,15 @@ def find_container(client: DockerClient, name: str) -> Container | None:
         return client.containers.get(name)
     except docker.errors.NotFound:
         return None
+
+
+def last_lines(name: str, secrets: Iterable[Sensitive], count: int = TAIL_LINES) -> str:
+    """The last lines of a container's log, redacted and indented, for an error's message."""
+    with engine() as client:
+        found = find_container(client, name)
+        raw = b"" if found is None else found.logs(tail=count)
+    text = redact(raw.decode(errors="replace").rstrip(), secrets)
+    return "\n".join(f"    {line}" for line in text.splitlines()) or "    (it is empty)"
 
 
 def host() -> str:

@@ -45,6 +45,11 @@ class Names:
         """Proxy and servers: servers reach model providers through it."""
         return f"{self.prefix}-outer"
 
+    @property
+    def cache_network(self) -> str:
+        """Redis and servers: Redis has no password, so nobody else may speak to it."""
+        return f"{self.prefix}-cache"
+
     def volume(self, what: str) -> str:
         """A named volume: `database`, `home`, `secrets`, `proxy`."""
         return f"{self.prefix}-{what}"

@@ -110,7 +110,7 @@ def _mount(volume: str, path: str) -> Any:
     from docker.types import Mount
 
     target, _, mode = path.partition(":")
-    return Mount(target, volume, type="volume", read_only=mode == "ro", no_copy=True)
+    return Mount(target, volume, type="volume", read_only=mode == "ro")
 
 
 def _follow(client: Any, made: Container, job: Job, on_line: Callable[[str], None]) -> Done:

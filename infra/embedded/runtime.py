@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from infra.accounts import let_through, service_account, service_python
-from infra.embedded.provider import Properties, Provider
 from infra.locations import StackFolder, cache_folder, ensure_writable
+from infra.providers.provider import Properties, Provider
 from infra.release import RELEASES, install, installed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import socket
@@ -12,17 +11,17 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import unquote, urlsplit
 
 from infra.accounts import Account, service_account
 from infra.deployment import LOOPBACK
 from infra.embedded import supervisor
 from infra.embedded.folders import plain_environment, prepare_folders
-from infra.embedded.provider import Properties, Provider
 from infra.errors import LettaOpsError
 from infra.files import write_file, write_private
+from infra.launch_document import launch_document, secret_values
 from infra.locations import StackFolder
 from infra.process import tail
+from infra.providers.provider import Properties, Provider
 from infra.sensitive import Sensitive
 
 PACKAGE_FOLDER = Path(__file__).parent.parent
@@ -144,7 +143,7 @@ def program(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) ->
 
 def write_environment(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) -> None:
     """Write the file from which `launch.py` reads; only the service's account may read it."""
-    write_private(folder.server_environment, environment_document(inputs), account.owner)
+    write_private(folder.server_environment, _document(inputs), account.owner)
 
 
 def is_written(folder: StackFolder, inputs: Mapping[str, Any]) -> bool:
@@ -153,29 +152,20 @@ def is_written(folder: StackFolder, inputs: Mapping[str, Any]) -> bool:
     try:
         same = folder.program(inputs["name"]).read_text() == program(account, folder, inputs)
         if same and inputs.get("environment"):
-            return folder.server_environment.read_text() == environment_document(inputs)
+            return folder.server_environment.read_text() == _document(inputs)
     except OSError:
         return False
     return same
 
 
-def environment_document(inputs: Mapping[str, Any]) -> str:
-    document = {
-        "environment": inputs["environment"],
-        "secret_names": inputs.get("secret_names") or [],
-        "secrets": [secret.reveal() for secret in _secrets(inputs)],
-        "import_first": inputs.get("import_first"),
-    }
-    return json.dumps(document, indent=1, sort_keys=True)
+def _document(inputs: Mapping[str, Any]) -> str:
+    return launch_document(
+        inputs["environment"], inputs.get("secret_names") or [], inputs.get("import_first")
+    )
 
 
-def _secrets(inputs: Mapping[str, Any]) -> list[Sensitive]:
-    """The secrets among the service's environment, and the password of every URL in it."""
-    environment: Mapping[str, str] = inputs.get("environment") or {}
-    values = [environment[name] for name in inputs.get("secret_names") or []]
-    urls = [value for value in environment.values() if "://" in value]
-    passwords = [unquote(urlsplit(url).password or "") for url in urls]
-    return [Sensitive(value) for value in (*values, *passwords) if value]
+def _hidden(inputs: Mapping[str, Any]) -> list[Sensitive]:
+    return secret_values(inputs.get("environment") or {}, inputs.get("secret_names") or [])
 
 
 def _wait(folder: StackFolder, inputs: Mapping[str, Any]) -> None:
@@ -200,7 +190,7 @@ def _wait(folder: StackFolder, inputs: Mapping[str, Any]) -> None:
 
 def _not_healthy(folder: StackFolder, inputs: Mapping[str, Any], seconds: float) -> LettaOpsError:
     log = folder.log(inputs["name"])
-    lines = "\n".join(f"    {line}" for line in tail(log, secrets=_secrets(inputs)).splitlines())
+    lines = "\n".join(f"    {line}" for line in tail(log, secrets=_hidden(inputs)).splitlines())
     return LettaOpsError(
         "service-not-healthy",
         f"{inputs['name']} was not healthy after {seconds:.0f} s; the last lines of its log:\n{lines}",

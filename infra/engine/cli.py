@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from infra.engine.cli_cache import (
@@ -21,6 +22,7 @@ from infra.engine.cli_cache import (
     put_stand_ins,
 )
 from infra.engine.passphrase import ensure_passphrase, has_own_passphrase
+from infra.engine.plugins import DOCKER_PLUGIN, docker_stand_in
 from infra.errors import LettaOpsError
 from infra.files import held
 from infra.locations import cache_folder, ensure_writable, state_folder
@@ -39,6 +41,13 @@ def find_pulumi(
     about 4 on 2 cores; both happen once. Raises LettaOpsError when none can be had.
     """
     cache = cache or cache_folder(environment)
+    found = _find(report, environment, cache)
+    official = bool(_named(environment, DOCKER_PLUGIN))
+    folder = docker_stand_in(found, environment, cache, report, on_path=official)
+    return replace(found, docker_folder=folder)
+
+
+def _find(report: Report, environment: Mapping[str, str], cache: Path) -> PulumiCli:
     home = cache / "pulumi"
     reasons: list[str] = []
     if found := present(environment, cache, reasons):
@@ -78,7 +87,7 @@ def pulumi_environment(
 
     The state folder `state` is the file backend, and holds the passphrase (`ensure_passphrase`).
     """
-    folders = [cli.plugin_folder, cli.executable.parent]
+    folders = [cli.docker_folder, cli.plugin_folder, cli.executable.parent]
     ours = [str(folder) for folder in folders if folder is not None]
     result = dict(environment)
     result["PATH"] = os.pathsep.join([*ours, environment.get("PATH", os.defpath)])

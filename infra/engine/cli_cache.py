@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,32 @@ STAND_INS = (
     "dynamic_provider.py",
     "orphan.py",
 )
+DOCKER_STAND_INS = (
+    "pulumi-resource-docker",
+    "docker_provider.py",
+    "orphan.py",
+    *(
+        f"docker_plugin/{name}.py"
+        for name in (
+            "__init__",
+            "check",
+            "configuration",
+            "container",
+            "difference",
+            "engine",
+            "fields",
+            "image",
+            "network",
+            "outputs",
+            "properties",
+            "redaction",
+            "resource_types",
+            "schema",
+            "service",
+            "volume",
+        )
+    ),
+)
 FINISHED = "finished.json"
 HINT = f"install Pulumi {PULUMI_VERSION} (pulumi.com/docs/install) and put it on PATH"
 PULUMI = GoTool(
@@ -40,7 +66,8 @@ PULUMI = GoTool(
 class PulumiCli:
     """A Pulumi CLI that fits, and why it was not an earlier choice that was taken.
 
-    `plugin_folder` is where its Python plugins lie when that is not beside the executable.
+    `plugin_folder` is where its Python plugins lie when that is not beside the executable,
+    `docker_folder` where our stand-in for the docker plugin does, where no other can be had.
     """
 
     executable: Path
@@ -48,6 +75,7 @@ class PulumiCli:
     plugins: Literal["official", "stand-in"]
     reasons: tuple[str, ...] = ()
     plugin_folder: Path | None = None
+    docker_folder: Path | None = None
 
 
 def in_cache(home: Path, reasons: list[str]) -> PulumiCli | None:
@@ -124,23 +152,21 @@ def _build(folder: Path, cache: Path, environment: Mapping[str, str], report: Re
     build_tool(PULUMI, folder / "pulumi", cache, environment, report)
 
 
-def put_stand_ins(folder: Path) -> None:
+def put_stand_ins(folder: Path, names: Sequence[str] = STAND_INS) -> None:
     """Copy the stand-in plugins to `folder`, unless it has these very ones already."""
     source = tools_folder() / "pulumi"
     if not source.is_dir():
-        if all((folder / name).is_file() for name in STAND_INS):
+        if all((folder / name).is_file() for name in names):
             return
-        message = (
-            f"Pulumi's plugin {LANGUAGE_HOST} is missing, and there is no checkout to take it from"
-        )
+        message = f"Pulumi's plugin {names[0]} is missing, and there is no checkout to take it from"
         raise LettaOpsError("pulumi-cli", message, HINT)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in STAND_INS:
+    for name in names:
         target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
         content = (source / name).read_bytes()
         if target.is_file() and target.read_bytes() == content:
             continue
-        draft = folder / f".{name}.{os.getpid()}"
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
         draft.write_bytes(content)
         draft.chmod(0o644 if name.endswith(".py") else 0o755)
         draft.replace(target)

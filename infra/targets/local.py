@@ -15,17 +15,18 @@ from infra.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE, M
 from infra.locations import StackFolder
 from infra.preflight import ensure_possible
 from infra.settings import FAKE_MODEL, Settings
+from infra.stack_secrets import stack_secrets
 
 
 def build(folder: StackFolder, settings: Settings) -> None:
     """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
     ensure_possible(folder, settings)
-    secrets = Secrets(folder)
+    secrets = Secrets(folder, stack_secrets(folder))
     release = ReleaseInstallation(folder, settings.release)
     postgres = Postgres(folder, settings, secrets, release)
     endpoints = Endpoints(
         folder,
-        settings.database_port,
+        {"port": settings.database_port},
         settings.provider_urls,
         pulumi.ResourceOptions(depends_on=[postgres.ready]),
     )

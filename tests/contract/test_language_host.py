@@ -11,16 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from infra.engine.cli import find_pulumi, pulumi_environment
 from infra.engine.cli_cache import PulumiCli
-from infra.engine.passphrase import ensure_passphrase
+from tests.contract.project import Project, new_project, wait_until
 
 PROGRAM = """
 import os
@@ -60,93 +57,40 @@ pulumi.export("python", sys.executable)
 """
 
 
-@dataclass
-class Project:
-    """A Pulumi project of its own, with its own state, run by the real CLI."""
-
-    root: Path
-    cli: PulumiCli
-    environment: dict[str, str]
-
-    def argv(self, *words: str) -> list[str]:
-        return [str(self.cli.executable), *words, "--non-interactive", "--stack", "one"]
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.argv(*words),
-            cwd=self.root,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
+def start_slow_up(project: Project) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+    """An `up` that hangs in `create`; returns it and every process below it."""
+    note = project.root / "pid"
+    project.set("slow", str(note))
+    with (project.root / "up.log").open("wb") as log:
+        up = subprocess.Popen(
+            project.argv("up", "--yes", "--skip-preview"),
+            cwd=project.root,
+            env=project.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
-
-    def ok(self, *words: str) -> str:
-        done = self.run(*words)
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    def set(self, key: str, value: str) -> None:
-        self.ok("config", "set", key, value)
-
-    def start_slow_up(self) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
-        """An `up` that hangs in `create`; returns it and every process below it."""
-        note = self.root / "pid"
-        self.set("slow", str(note))
-        with (self.root / "up.log").open("wb") as log:
-            up = subprocess.Popen(
-                self.argv("up", "--yes", "--skip-preview"),
-                cwd=self.root,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(lambda: note.exists() and note.read_text() != "", "the slow create")
-        return up, psutil.Process(up.pid).children(recursive=True)
+    wait_until(lambda: note.exists() and note.read_text() != "", "the slow create")
+    return up, psutil.Process(up.pid).children(recursive=True)
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about in {seconds:.0f} s"
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="session")
-def cli() -> PulumiCli:
-    return find_pulumi(lambda line: print(line, file=sys.stderr))
-
-
-def new_project(folder: Path, cli: PulumiCli) -> Project:
-    """A project with a stack. The state folder's name has a space, which a URL must survive."""
-    root, state = folder / "project", folder / "the state"
-    (root / "program").mkdir(parents=True)
-    (root / "Pulumi.yaml").write_text("name: contract\nmain: program\nruntime: python\n")
-    (root / "program" / "__main__.py").write_text(PROGRAM)
-    (root / "program" / "beside.py").write_text('NAME = "thing"\n')
-    ensure_passphrase(state)
-    foreign = ("PULUMI_", "LETTA_OPS_")
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    environment = pulumi_environment(state, cli, {**ours, "PULUMI_HOME": str(folder / "home")})
-    project = Project(root, cli, environment)
-    project.ok("stack", "init")
+def made(folder: Path, cli: PulumiCli) -> Project:
+    program = {"__main__.py": PROGRAM, "beside.py": 'NAME = "thing"\n'}
+    project = new_project(folder, cli, program, folder / "home")
     project.ok("config", "set", "--secret", "token", "not-for-the-state")
     return project
 
 
 @pytest.fixture
 def project(tmp_path: Path, cli: PulumiCli) -> Project:
-    return new_project(tmp_path, cli)
+    return made(tmp_path, cli)
 
 
 @pytest.fixture(scope="module")
 def standing_project(tmp_path_factory: pytest.TempPathFactory, cli: PulumiCli) -> Project:
     """A project that is up already; for tests that change nothing."""
-    project = new_project(tmp_path_factory.mktemp("standing"), cli)
+    project = made(tmp_path_factory.mktemp("standing"), cli)
     project.ok("up", "--yes", "--skip-preview")
     return project
 
@@ -190,7 +134,7 @@ def test_a_failing_program_shows_its_reason_and_nothing_of_the_host(
 
 def test_an_interrupted_up_ends_its_plugins_and_can_be_repeated(project: Project) -> None:
     """One Ctrl-C lets the engine wait for what runs, a second one ends it (Pulumi's own rule)."""
-    up, below = project.start_slow_up()
+    up, below = start_slow_up(project)
     up.send_signal(signal.SIGINT)
     time.sleep(1)
     up.send_signal(signal.SIGINT)
@@ -207,7 +151,7 @@ def test_nothing_outlives_a_killed_cli(project: Project) -> None:
     """Neither the language host, nor the provider, nor the program that the provider is running."""
     if project.cli.plugins == "official":
         pytest.skip("the official launcher leaves the provider behind")
-    up, below = project.start_slow_up()
+    up, below = start_slow_up(project)
     names = " ".join(" ".join(process.cmdline()) for process in below)
     assert all(part in names for part in ("language_host.py", "dynamic_provider.py", "sleep 600"))
     up.kill()

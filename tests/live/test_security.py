@@ -88,9 +88,9 @@ def test_the_reader_may_read_everything_and_write_nothing(stack: Stack) -> None:
 def test_postgres_uses_scram_and_data_checksums_and_an_owner_without_privileges(
     stack: Stack,
 ) -> None:
-    from infra.embedded.database import administrator
+    from infra.administration import administrator
 
-    with administrator(stack.folder, stack.ports["database.port"]) as link:
+    with administrator(stack.folder, {"port": stack.ports["database.port"]}) as link:
         assert link.execute("SHOW data_checksums").fetchone() == ("on",)
         rows = link.execute(
             "SELECT rolname, rolsuper, rolcreaterole, rolpassword LIKE 'SCRAM-SHA-256$%' "

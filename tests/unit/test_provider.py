@@ -11,9 +11,9 @@ import dill
 import pytest
 from pulumi.dynamic.dynamic import serialize_provider
 
-from infra.embedded.generated import GeneratedValue
-from infra.embedded.provider import Properties, Provider
-from infra.embedded.record import ProfileRecord
+from infra.providers.generated import GeneratedValue
+from infra.providers.provider import Properties, Provider
+from infra.providers.record import ProfileRecord
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
 from infra.profiles import remember, remembered

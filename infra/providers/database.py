@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from infra.connect import connection
-from infra.deployment import ADMIN_ROLE, DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE
-from infra.embedded.provider import Properties, Provider
+from infra.administration import administrator, logged_in
+from infra.deployment import ADMIN_ROLE, DATABASE_NAME, OWNER_ROLE, READER_ROLE, Role
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
+from infra.providers.claim import claim
+from infra.providers.provider import Properties, Provider
 from infra.sensitive import Sensitive
-
-if TYPE_CHECKING:
-    import psycopg
 
 
 class LettaDatabase(Provider):
-    """Inputs: `port`, `owner_password`, `reader_password`.
+    """Inputs: where it is (see `infra.administration`), `owner_password`, `reader_password`,
+    `deployment_id` (refused when the database belongs to another).
 
     The owner owns the database and what Letta makes in it; the reader may read everything and
     write nothing. `remove` leaves both: they are data.
     """
 
-    compared: ClassVar[tuple[str, ...]] = ("port", "owner_password", "reader_password")
+    compared: ClassVar[tuple[str, ...]] = (
+        "port", "container", "owner_password", "reader_password", "deployment_id",
+    )  # fmt: skip
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        port = int(inputs["port"])
         owner, reader = (Sensitive(inputs[f"{role}_password"]) for role in ("owner", "reader"))
-        with administrator(folder, port, ADMIN_ROLE) as link:
+        with administrator(folder, inputs, ADMIN_ROLE) as link:
             _role(link, OWNER_ROLE, owner)
             _role(link, READER_ROLE, reader)
             link.execute(f"GRANT pg_read_all_data TO {READER_ROLE}")
@@ -41,15 +39,15 @@ class LettaDatabase(Provider):
             for name in (DATABASE_NAME, "postgres", "template1"):
                 link.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
             link.execute(f"GRANT CONNECT ON DATABASE {DATABASE_NAME} TO {READER_ROLE}")
-        with administrator(folder, port) as link:
+        with administrator(folder, inputs) as link:
             link.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            claim(link, inputs["deployment_id"])
         return DATABASE_NAME, {}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         """Log in as both roles: a data folder put back from a copy may know other passwords."""
-        port = int(outputs["port"])
         try:
-            with administrator(folder, port) as link:
+            with administrator(folder, outputs) as link:
                 if not link.execute(
                     "SELECT 1 FROM pg_extension WHERE extname = 'vector'"
                 ).fetchone():
@@ -57,39 +55,12 @@ class LettaDatabase(Provider):
         except LettaOpsError:
             return None  # Postgres is down, or the database is: its own service says so
         for name, key in ((OWNER_ROLE, "owner_password"), (READER_ROLE, "reader_password")):
-            settings: dict[str, str | int] = {
-                "host": LOOPBACK,
-                "port": port,
-                "dbname": DATABASE_NAME,
-                "user": name,
-                "password": outputs[key],
-            }
             try:
-                with connection(settings):
+                with logged_in(outputs, Role(name, Sensitive(outputs[key]))):
                     pass
             except LettaOpsError:
                 return f"the role {name} can't log in"
         return None
-
-
-@contextmanager
-def administrator(
-    folder: StackFolder, port: int, name: str = DATABASE_NAME
-) -> Iterator[psycopg.Connection[Any]]:
-    """Yield the administrator's connection: by socket, known by the operating system, no password."""
-    with connection(
-        {"host": str(folder.sockets), "port": port, "dbname": name, "user": ADMIN_ROLE}
-    ) as link:
-        yield link
-
-
-def revision(folder: StackFolder, port: int) -> str | None:
-    """Return the alembic revision of Letta's database, or None where it was never migrated."""
-    with administrator(folder, port) as link:
-        if _value(link, "SELECT to_regclass('alembic_version')::text") is None:
-            return None
-        found = _value(link, "SELECT version_num FROM alembic_version")
-    return None if found is None else str(found)
 
 
 def _role(link: Any, name: str, password: Sensitive) -> None:
@@ -103,8 +74,3 @@ def _role(link: Any, name: str, password: Sensitive) -> None:
             sql.SQL(verb), sql.Identifier(name), sql.Literal(password.reveal())
         )
     )
-
-
-def _value(link: Any, query: str) -> Any:
-    row = link.execute(query).fetchone()
-    return None if row is None else row[0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from infra.embedded.provider import Properties, Provider
 from infra.locations import StackFolder
 from infra.profiles import remember, remembered
+from infra.providers.provider import Properties, Provider
 
 
 class ProfileRecord(Provider):

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from infra.embedded.database import administrator
-from infra.embedded.provider import Properties, Provider
+from infra.administration import administrator
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
+from infra.providers.provider import Properties, Provider
 
 # The column's name, and the key inside its JSON that holds the provider's URL.
 CONFIGURATIONS = {"llm_config": "model_endpoint", "embedding_config": "embedding_endpoint"}
@@ -23,23 +23,23 @@ HISTORY = ("provider_traces", "llm_batch_items")
 
 
 class ModelEndpoints(Provider):
-    """Inputs: `port`, `urls` (provider's name -> URL). Runs before the server starts.
+    """Inputs: where the database is (see `infra.administration`), `urls` (provider's name -> URL).
 
     Only base providers (those of the configuration) are put right, and only configurations that
     hold the old URL of one: what a person pointed elsewhere stays.
     """
 
-    compared: ClassVar[tuple[str, ...]] = ("urls", "port")
+    compared: ClassVar[tuple[str, ...]] = ("urls", "port", "container", "uri")
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        with administrator(folder, int(inputs["port"])) as link, link.transaction():
+        with administrator(folder, inputs) as link, link.transaction():
             for name, url in inputs["urls"].items():
                 _move(link, name, url)
         return folder.stack, {}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         try:
-            with administrator(folder, int(outputs["port"])) as link:
+            with administrator(folder, outputs) as link:
                 for name, url in outputs["urls"].items():
                     old = _url(link, name)
                     if old not in (None, url):
@@ -81,7 +81,7 @@ def _url(link: Any, name: str) -> str | None:
 def _configurations(link: Any) -> Iterator[tuple[str, str]]:
     rows = link.execute(
         "SELECT table_name, column_name FROM information_schema.columns"
-        " WHERE table_schema = 'public' AND column_name = ANY(%s)",
+        " WHERE table_schema = current_schema() AND column_name = ANY(%s)",
         [list(CONFIGURATIONS)],
     ).fetchall()
     return ((table, column) for table, column in rows if table not in HISTORY)

@@ -1,0 +1,142 @@
+"""One hardened container: what every container of ours has, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pulumi
+import pulumi_docker as docker
+
+from infra.components.container_resources import Build, Limit
+from infra.containers.names import LABEL_DEPLOYMENT, Names
+from infra.locations import StackFolder
+from infra.settings import Settings
+from infra.stack_secrets import StackSecrets
+
+RESTART = "unless-stopped"
+LOG_OPTIONS = {"max-size": "20m", "max-file": "4"}
+SMALL_TMPFS = "rw,nosuid,nodev,noexec,size=64m,mode=1777"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What every component of a docker stack needs to know."""
+
+    folder: StackFolder
+    settings: Settings
+    secrets: StackSecrets
+
+    @property
+    def names(self) -> Names:
+        assert self.settings.containers is not None  # noqa: S101  # the docker target has them
+        return self.settings.containers.names
+
+    def labels(self, service: str) -> dict[str, str]:
+        return {**self.names.labels(service), LABEL_DEPLOYMENT: self.secrets.id}
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that is on the engine: its tag, and its id once it is."""
+
+    tag: str
+    id: pulumi.Output[str]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What differs from container to container. Memory is in MiB, `patience` in seconds."""
+
+    service: str
+    image: Image
+    networks: Sequence[str]
+    memory: int
+    processes: int
+    command: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)  # no secrets: it can be inspected
+    volumes: Mapping[str, str] = field(default_factory=dict)  # volume -> path; `:ro` behind it
+    tmpfs: Mapping[str, str] = field(default_factory=dict)
+    ports: Sequence[docker.ContainerPortArgs] = ()
+    health: Sequence[str] = ()  # a command; empty: the image's own
+    shared_memory: int = 64
+    patience: int = 30  # to end by itself, before it is killed
+    wait: int = 0  # seconds to wait until it is healthy; 0: not at all
+
+
+def image(place: Place, name: str, opts: pulumi.ResourceOptions) -> Image:
+    """Build an image of ours where it is missing, and let Pulumi know it."""
+    settings = place.settings
+    assert settings.containers is not None  # noqa: S101
+    built = Build(name, place.folder, settings.release, settings.containers.build, opts)
+    known = docker.RemoteImage(
+        f"image-{name}",
+        name=built.known_tag,
+        keep_locally=True,
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[built])),
+    )
+    return Image(built.known_tag, known.image_id)
+
+
+def container(
+    place: Place, resource_name: str, name: str, shape: Shape, opts: pulumi.ResourceOptions
+) -> docker.Container:
+    """Declare a container: non-root by its image, read-only, without capabilities, limited."""
+    made = docker.Container(
+        resource_name,
+        name=name,
+        image=shape.image.id,
+        command=list(shape.command) or None,
+        envs=[f"{key}={value}" for key, value in sorted(shape.environment.items())] or None,
+        networks_advanced=[
+            docker.ContainerNetworksAdvancedArgs(name=network) for network in shape.networks
+        ],
+        volumes=[_volume(volume, path) for volume, path in sorted(shape.volumes.items())],
+        ports=list(shape.ports) or None,
+        healthcheck=_health(shape.health),
+        tmpfs={"/tmp": SMALL_TMPFS, **shape.tmpfs},  # noqa: S108  # inside the container
+        read_only=True,
+        init=True,
+        capabilities=docker.ContainerCapabilitiesArgs(drops=["ALL"]),
+        security_opts=["no-new-privileges:true"],
+        memory=shape.memory,
+        memory_swap=shape.memory,
+        shm_size=shape.shared_memory,
+        log_driver="json-file",
+        log_opts=LOG_OPTIONS,
+        labels=[
+            docker.ContainerLabelArgs(label=label, value=value)
+            for label, value in sorted(place.labels(shape.service).items())
+        ],
+        restart=RESTART,
+        must_run=True,
+        destroy_grace_seconds=shape.patience,
+        stop_timeout=shape.patience,
+        wait=shape.wait > 0,
+        wait_timeout=shape.wait or 60,
+        opts=opts,
+    )
+    Limit(
+        f"{resource_name}-limit",
+        place.folder,
+        name,
+        made.id,
+        shape.processes,
+        pulumi.ResourceOptions(parent=made),
+    )
+    return made
+
+
+def _health(words: Sequence[str]) -> docker.ContainerHealthcheckArgs | None:
+    if not words:
+        return None
+    return docker.ContainerHealthcheckArgs(
+        tests=["CMD", *words], interval="5s", timeout="10s", retries=3, start_period="30s"
+    )
+
+
+def _volume(volume: str, path: str) -> docker.ContainerVolumeArgs:
+    target, _, mode = path.partition(":")
+    return docker.ContainerVolumeArgs(
+        volume_name=volume, container_path=target, read_only=mode == "ro"
+    )

@@ -1,0 +1,82 @@
+"""Postgres of the docker target: cluster, container, database with its roles, schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+
+from infra.components.container import Place, Shape, container
+from infra.components.container_base import Base
+from infra.components.container_resources import Cluster, Database, MigrationJob
+from infra.containers.cluster import DATA_FOLDER
+from infra.containers.names import POSTGRES_PORT
+from infra.deployment import (
+    DATABASE_NAME,
+    OWNER_ROLE,
+    SERVICE_POSTGRES,
+    Role,
+    postgres_uri,
+)
+from infra.deployment import Database as DatabaseAddress
+from infra.sensitive import Sensitive
+
+START_SECONDS = 180  # crash recovery of a large database takes its time
+STOP_SECONDS = 600  # as long as its last checkpoint takes
+
+
+class ContainerPostgres(pulumi.ComponentResource):
+    """Outputs: `place` (see `infra.administration`), `ready`, and `uri(query)` for the servers."""
+
+    def __init__(self, place: Place, base: Base) -> None:
+        super().__init__("letta-ops:docker:Postgres", "postgres")
+        opts = pulumi.ResourceOptions(parent=self)
+        settings, names, image = place.settings, place.names, base.images["postgres"]
+        assert settings.containers is not None  # noqa: S101
+        self._host = names.container(SERVICE_POSTGRES)
+        self._password = place.secrets["database-owner-password"]
+        self.place: dict[str, Any] = {"container": self._host}
+        after = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=base.ready))
+        cluster = Cluster(place.folder, names, image.tag, place.secrets.id, after)
+        service = container(
+            place,
+            SERVICE_POSTGRES,
+            self._host,
+            Shape(
+                service=SERVICE_POSTGRES,
+                image=image,
+                networks=[names.inner_network],
+                memory=settings.containers.database_memory,
+                shared_memory=min(256, settings.containers.database_memory // 2),
+                processes=512,
+                volumes={names.volume("database"): DATA_FOLDER},
+                tmpfs={"/run/postgresql": "rw,nosuid,nodev,noexec,size=16m,uid=10002,gid=10002"},
+                patience=STOP_SECONDS,
+                wait=START_SECONDS,
+            ),
+            pulumi.ResourceOptions(parent=self, depends_on=[cluster]),
+        )
+        database = Database(
+            place.folder,
+            self._host,
+            self._password,
+            place.secrets["database-reader-password"],
+            place.secrets.id,
+            pulumi.ResourceOptions(parent=self, depends_on=[service]),
+        )
+        self.ready: pulumi.Resource = MigrationJob(
+            place.folder,
+            names,
+            settings.release,
+            base.images["letta"].tag,
+            self.place,
+            [names.inner_network],
+            self.uri(""),
+            pulumi.ResourceOptions(parent=self, depends_on=[database]),
+        )
+        self.register_outputs({})
+
+    def uri(self, query: str) -> Sensitive:
+        role = Role(OWNER_ROLE, self._password)
+        address = DatabaseAddress(self._host, POSTGRES_PORT, DATABASE_NAME, role, role)
+        return postgres_uri(address, role, query)

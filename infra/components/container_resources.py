@@ -1,0 +1,158 @@
+"""Pulumi's side of the docker target's own providers: a typed resource class for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pulumi
+
+from infra.components.embedded import Resource
+from infra.containers.cluster import DatabaseCluster
+from infra.containers.image import BuiltImage
+from infra.containers.images import BuildSettings, tag
+from infra.containers.limits import ProcessLimit
+from infra.containers.migration import ContainerMigration
+from infra.containers.names import Names
+from infra.containers.route import Route
+from infra.containers.secret_file import SecretFile
+from infra.locations import StackFolder
+from infra.providers.database import LettaDatabase
+from infra.sensitive import Sensitive
+
+
+def _secret(value: Sensitive | None) -> pulumi.Output[str] | str:
+    return pulumi.Output.secret(value.reveal()) if value is not None else ""
+
+
+class Build(Resource, module="letta-ops", name="BuiltImage"):
+    image_id: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        folder: StackFolder,
+        release: str,
+        settings: BuildSettings,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        # Not `tag`: that attribute becomes the output of this name.
+        self.known_tag = tag(name, release, settings)
+        properties = {
+            "name": name,
+            "release": release,
+            "tag": self.known_tag,
+            "base": settings.base,
+            "ca_bundle": str(settings.ca_bundle or ""),
+            "proxy": _secret(settings.proxy),
+            "index_url": _secret(settings.index_url),
+            "apt_mirror": settings.apt_mirror or "",
+        }
+        super().__init__(BuiltImage(), f"build-{name}", folder, properties, ("image_id",), opts)
+
+
+class Cluster(Resource, module="letta-ops", name="DatabaseCluster"):
+    identifier: pulumi.Output[str]
+
+    def __init__(
+        self,
+        folder: StackFolder,
+        names: Names,
+        image: str,
+        deployment_id: str,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {"prefix": names.prefix, "image": image, "deployment_id": deployment_id}
+        super().__init__(DatabaseCluster(), "cluster", folder, properties, ("identifier",), opts)
+
+
+class Database(Resource, module="letta-ops", name="LettaDatabase"):
+    def __init__(
+        self,
+        folder: StackFolder,
+        container: str,
+        owner: Sensitive,
+        reader: Sensitive,
+        deployment_id: str,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {
+            "container": container,
+            "owner_password": _secret(owner),
+            "reader_password": _secret(reader),
+            "deployment_id": deployment_id,
+        }
+        super().__init__(LettaDatabase(), "database", folder, properties, (), opts)
+
+
+class MigrationJob(Resource, module="letta-ops", name="Migration"):
+    revision: pulumi.Output[str]
+
+    def __init__(
+        self,
+        folder: StackFolder,
+        names: Names,
+        release: str,
+        image: str,
+        place: Mapping[str, Any],
+        networks: Sequence[str],
+        server_uri: Sensitive,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {
+            "prefix": names.prefix,
+            "release": release,
+            "image": image,
+            "networks": list(networks),
+            "server_uri": _secret(server_uri),
+            **place,
+        }
+        super().__init__(ContainerMigration(), "migration", folder, properties, ("revision",), opts)
+
+
+class File(Resource, module="letta-ops", name="SecretFile"):
+    def __init__(
+        self,
+        resource_name: str,
+        folder: StackFolder,
+        names: Names,
+        image: str,
+        name: str,
+        owner: int,
+        content: Sensitive,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {
+            "prefix": names.prefix,
+            "image": image,
+            "name": name,
+            "owner": owner,
+            "content": _secret(content),
+        }
+        super().__init__(SecretFile(), resource_name, folder, properties, ("volume_created",), opts)
+
+
+class Limit(Resource, module="letta-ops", name="ProcessLimit"):
+    def __init__(
+        self,
+        resource_name: str,
+        folder: StackFolder,
+        container: str,
+        container_id: pulumi.Input[str],
+        limit: int,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {"container": container, "container_id": container_id, "limit": limit}
+        super().__init__(ProcessLimit(), resource_name, folder, properties, (), opts)
+
+
+class Switch(Resource, module="letta-ops", name="Route"):
+    def __init__(
+        self,
+        folder: StackFolder,
+        properties: Mapping[str, Any],
+        secrets: Sequence[Sensitive],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        hidden = pulumi.Output.secret([secret.reveal() for secret in secrets])
+        super().__init__(Route(), "route", folder, {**properties, "secrets": hidden}, (), opts)

@@ -1,0 +1,113 @@
+"""Running a command inside a running container: `docker exec`, its input and its output."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import LettaOpsError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+CHUNK = 64 * 1024
+STDOUT, STDERR = 1, 2
+SETTLE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A command that runs: write its input to `socket`, read its output with `frames(reader)`."""
+
+    id: str
+    socket: socket.socket
+    reader: Any
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def execute(
+    client: DockerClient,
+    container: str,
+    command: Sequence[str],
+    stdin: str = "",
+    seconds: float = 30.0,
+) -> Executed:
+    """Run `command` in `container`, as the image's user, and return its output.
+
+    The input isn't ended: over TLS it couldn't be. The command must know how much to read. Raises
+    LettaOpsError (`timeout`) when nothing comes for `seconds`, and what the engine raises.
+    """
+    parts = {STDOUT: b"", STDERR: b""}
+    try:
+        with attached(client.api, container, command) as running:
+            running.socket.settimeout(seconds)
+            running.socket.sendall(stdin.encode())
+            for kind, data in frames(running.reader):
+                parts[kind] = parts.get(kind, b"") + data
+    except TimeoutError:
+        raise LettaOpsError(
+            "timeout",
+            f"{command[0]} in {container} gave no answer in {seconds:.0f} s",
+            "see what the machine and the container are busy with",
+        ) from None
+    out, err = (parts[kind].decode(errors="replace") for kind in (STDOUT, STDERR))
+    return Executed(_exit_code(client, running.id), out, err)
+
+
+@contextmanager
+def attached(api: Any, container: str, command: Sequence[str]) -> Iterator[Attached]:
+    """Start `command` and yield its streams; they are closed in the end.
+
+    `api` is docker-py's APIClient, whose errors come through.
+    """
+    made = api.exec_create(container, list(command), stdin=True)
+    stream: Any = api.exec_start(made["Id"], socket=True)
+    plain = getattr(stream, "_sock", stream)
+    response = stream._response  # noqa: SLF001
+    try:
+        # What came along with the response's head stands in its buffer, not in the socket.
+        yield Attached(made["Id"], plain, response.raw._fp.fp)  # noqa: SLF001
+    finally:
+        response.close()
+        plain.close()
+
+
+def frames(reader: Any) -> Iterator[tuple[int, bytes]]:
+    """Yield (stream, data) of the engine's multiplexed output, a frame in as many pieces as come.
+
+    Each frame is headed by 8 bytes: the stream, three zeros, and the length in network order
+    (Docker Engine API, "ContainerAttach"). Ends with the stream, also in the middle of a frame.
+    """
+    while len(head := reader.read(8)) == 8:
+        kind, left = struct.unpack(">BxxxL", head)
+        while left > 0:
+            data = reader.read1(min(left, CHUNK))
+            if not data:
+                return
+            left -= len(data)
+            yield kind, data
+
+
+def _exit_code(client: DockerClient, made: str) -> int:
+    """The engine closes the streams a moment before it knows the code."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (code := client.api.exec_inspect(made)["ExitCode"]) is None:
+        if time.monotonic() > deadline:
+            raise LettaOpsError(
+                "engine", "the engine doesn't say how a command ended", "run the same command again"
+            )
+        time.sleep(0.02)
+    return int(code)

@@ -1,0 +1,184 @@
+"""The images of the docker target: which ones there are, what they are called, how they are built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.containers.engine import engine
+from infra.containers.image_build import SILENCE_SECONDS, ensure_base, has, run_build
+from infra.errors import LettaOpsError
+from infra.files import held, made_once
+from infra.locations import cache_folder
+from infra.process import Report
+from infra.release import (
+    BUILD_REQUIREMENTS,
+    EXTRAS,
+    NEEDS_COMPILER,
+    RELEASES,
+    Network,
+    Release,
+    export_requirements,
+    fetch,
+    unpack,
+)
+from infra.sensitive import Sensitive
+
+NAMES = ("postgres", "letta", "proxy", "redis")
+DEFAULT_BASE = (
+    "debian:trixie-slim@sha256:d7e12182ce18b85b93007c1dedf31f2d29e01ccf3182cc4017c709b6259bc132"
+)
+
+FOLDER = Path(__file__).parents[1] / "images"
+SCRIPTS = (  # of ours, run in the server's image
+    FOLDER.parent / "embedded" / "launch.py",
+    FOLDER.parent / "fake_model.py",
+    FOLDER / "letta" / "healthcheck.py",
+)
+VERSIONS = {"postgres": "17", "proxy": "2", "redis": "8"}  # letta's is its release
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How images are built on this machine. Only `base` shows in the result.
+
+    What is not set is taken from the environment: SSL_CERT_FILE, UV_DEFAULT_INDEX, HTTPS_PROXY...
+    """
+
+    base: str = DEFAULT_BASE
+    ca_bundle: Path | None = None
+    proxy: Sensitive | None = None  # for http and https; may hold a password
+    index_url: Sensitive | None = None  # Python package index; may hold a password
+    apt_mirror: str | None = None
+
+    @property
+    def network(self) -> Network:
+        """The same for what is downloaded outside of the build; unset ones as the environment says."""
+        found = Network.of_environment()
+        return Network(
+            self.index_url or found.index_url, self.ca_bundle or found.ca_bundle, self.proxy
+        )
+
+
+def tag(name: str, release_version: str, settings: BuildSettings) -> str:
+    """Return what the image is called: `letta-ops/<name>:<version>-<digest of what it is made of>`.
+
+    What only says how to reach the network is no part of it: the result is the same.
+    """
+    digest = hashlib.sha256()
+    for path, content in sorted(_files(name).items()):
+        digest.update(f"{path}\0{len(content)}\0".encode() + content)
+    version = _version(name, release_version)
+    parts = {"base": settings.base, "version": version}
+    if name == "letta":
+        parts["sdist"] = RELEASES[release_version].sdist_sha256
+        parts["requirements"] = " ".join((*EXTRAS, "-", NEEDS_COMPILER))
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    return f"letta-ops/{name}:{version}-{digest.hexdigest()[:12]}"
+
+
+def build(name: str, release: Release, settings: BuildSettings, report: Report) -> str:
+    """Build the image `name` unless the engine has it, and return its tag.
+
+    Raises LettaOpsError: `image-missing` (the base), `image-build-failed`, `disk-full`, `ca-bundle`,
+    what fetching the release raises, and those of `infra.containers.engine`.
+    """
+    wanted = tag(name, release.version, settings)
+    with engine(SILENCE_SECONDS) as client:
+        if has(client, wanted):
+            return wanted
+        with held(cache_folder() / "images.lock", f"the build of {wanted}", report):
+            if not has(client, wanted):  # somebody else has just built it
+                secrets = settings.network.secrets
+                ensure_base(client, settings.base, secrets, report)
+                files = {**_files(name), **_reach(settings)}
+                if name == "letta":
+                    files |= _release_files(release, settings, report)
+                report(f"building the image {wanted}")
+                arguments = _arguments(name, release.version, settings)
+                run_build(client, wanted, files, arguments, secrets, report)
+                report(f"built the image {wanted}")
+    return wanted
+
+
+def _version(name: str, release_version: str) -> str:
+    return VERSIONS.get(name, release_version)
+
+
+def _files(name: str) -> dict[str, bytes]:
+    """The files of the build that this repository holds, by their path in the build's context."""
+    found = {f"build/{path.name}": path.read_bytes() for path in (FOLDER / "build").iterdir()}
+    folder = FOLDER / name
+    found["Dockerfile"] = (folder / "Dockerfile").read_bytes()
+    if name == "letta":
+        found |= {f"scripts/{path.name}": path.read_bytes() for path in SCRIPTS}
+        found |= {
+            f"release/{part}": (folder / part).read_bytes() for part in ("install-letta", "uv.txt")
+        }
+        found["release/build-requirements.txt"] = BUILD_REQUIREMENTS.read_bytes()
+    else:
+        found |= {f"bin/{path.name}": path.read_bytes() for path in (folder / "bin").iterdir()}
+    return found
+
+
+def _reach(settings: BuildSettings) -> dict[str, bytes]:
+    """What the first stages need to reach the network; the last stage never sees these files."""
+    bundle = settings.network.ca_bundle
+    reason = None
+    try:
+        authority = bundle.read_bytes() if bundle else b""
+        if bundle and b"-----BEGIN CERTIFICATE-----" not in authority:
+            reason = "it holds no certificate in PEM form"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise LettaOpsError(
+            "ca-bundle",
+            f"the certificates {bundle} cannot be used for building images: {reason}",
+            "let image.ca_bundle (or SSL_CERT_FILE) name a file with certificates in PEM form",
+        )
+    return {
+        "build/ca.pem": authority,
+        "build/apt-mirror": (settings.apt_mirror or "").encode(),
+    }
+
+
+def _release_files(release: Release, settings: BuildSettings, report: Report) -> dict[str, bytes]:
+    """The release's source distribution and its locked requirements, fetched once into the cache."""
+    name = f"letta-{release.version}.tar.gz"
+
+    def fill(folder: Path) -> None:
+        report(f"Letta {release.version}: fetching the source distribution (8 MB)")
+        unpack(fetch(release, folder, settings.network), folder / "source")
+        exported = export_requirements(folder / "source", Path(sys.executable))
+        (folder / "requirements.txt").write_text(exported)
+        shutil.rmtree(folder / "source")
+
+    folder = made_once(
+        cache_folder() / "images" / f"letta-{release.version}-{release.sdist_sha256[:8]}",
+        "another build of Letta's image", report, fill,
+    )  # fmt: skip
+    return {
+        f"release/{name}": (folder / name).read_bytes(),
+        "release/SHA256SUMS": f"{release.sdist_sha256}  {name}\n".encode(),
+        "release/requirements.txt": (folder / "requirements.txt").read_bytes(),
+    }
+
+
+def _arguments(name: str, release_version: str, settings: BuildSettings) -> dict[str, str]:
+    """The build's arguments. Docker keeps those of proxies out of the image and its history."""
+    found = {"BASE": settings.base, "VERSION": _version(name, release_version)}
+    for variable in ("http_proxy", "https_proxy", "no_proxy"):
+        value = os.environ.get(variable.upper()) or os.environ.get(variable)
+        if settings.proxy:
+            value = None if variable == "no_proxy" else settings.proxy.reveal()
+        if value:
+            found[variable] = found[variable.upper()] = value
+    if index := settings.network.index_url:
+        found["FTP_PROXY"] = index.reveal()  # letta/install-letta says why
+    return found

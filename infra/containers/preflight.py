@@ -1,0 +1,110 @@
+"""What must be true before the docker target makes anything: engine, data, port, space."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra import agent_guard
+from infra.containers.cluster import IDENTIFIER, ensure_volume
+from infra.containers.engine import engine, find_container
+from infra.containers.names import SERVICE_PROXY, Names
+from infra.deployment import SERVICE_POSTGRES
+from infra.errors import ConfigurationError, LettaOpsError
+from infra.locations import StackFolder, cache_folder, ensure_writable
+from infra.profiles import remembered
+from infra.settings import Settings
+from infra.stack_secrets import StackSecrets
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+NEW_BYTES = 4 * 1024**3  # images, and room to grow
+RUNNING_BYTES = 200 * 1024**2
+
+
+def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecrets) -> None:
+    """Raise LettaOpsError when the stack can't be made here; nothing has been touched then."""
+    chosen = settings.containers
+    assert chosen is not None  # noqa: S101  # settings of this target have them
+    names = chosen.names
+    ensure_writable(folder.root)
+    ensure_writable(cache_folder())
+    with engine() as client:
+        _ensure_space(client, names)
+        _ensure_port(client, settings, names, chosen.bind)
+        if chosen.database is None:
+            _ensure_known(client, folder, names, secrets)
+    if chosen.database is None:
+        ensure_volume(folder, names, remembered(folder.profile, IDENTIFIER))
+    agent_guard.count_before(
+        folder,
+        {"uri": chosen.database.direct.reveal()}
+        if chosen.database
+        else {"container": names.container(SERVICE_POSTGRES)},
+        secrets.id,
+    )
+
+
+def _ensure_known(
+    client: DockerClient, folder: StackFolder, names: Names, secrets: StackSecrets
+) -> None:
+    """A volume with data, and no profile with the key to it: a new key couldn't read the old data."""
+    import docker.errors
+
+    if not secrets.fresh:
+        return
+    try:
+        client.volumes.get(names.volume("database"))
+    except docker.errors.NotFound:
+        return
+    raise LettaOpsError(
+        "profile-lost",
+        f"the volume {names.volume('database')} is there already, but {folder.profile} knows no"
+        " secrets for it",
+        f"put your copy of {folder.profile.name} back, or choose another name with"
+        f" `letta-ops --stack {folder.stack} up --config containers.prefix=NAME`; to begin anew,"
+        f" remove the volume: `docker volume rm {names.volume('database')}`",
+    )
+
+
+def _ensure_port(client: DockerClient, settings: Settings, names: Names, bind: str) -> None:
+    proxy = find_container(client, names.container(SERVICE_PROXY))
+    if proxy is not None:
+        bound = proxy.attrs["HostConfig"].get("PortBindings") or {}
+        ours = {entry["HostPort"] for entries in bound.values() for entry in entries}
+        if str(settings.server_port) in ours and proxy.status == "running":
+            return
+    if os.environ.get("DOCKER_HOST", "unix:").startswith("unix:"):
+        family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((bind, settings.server_port))
+            except OSError as error:
+                raise ConfigurationError(
+                    "ports",
+                    [f"server.port: {bind}:{settings.server_port}: {error.strerror}"],
+                    "end the other program, or choose another port:"
+                    f" `letta-ops --stack {settings.stack} up --config server.port=PORT`",
+                ) from None
+
+
+def _ensure_space(client: DockerClient, names: Names) -> None:
+    """Where the engine's folder is on this machine: elsewhere its disk can't be seen."""
+    root = Path(str(client.info().get("DockerRootDir") or ""))
+    if not root.is_dir():
+        return
+    running = find_container(client, names.container(SERVICE_POSTGRES)) is not None
+    needed = RUNNING_BYTES if running else NEW_BYTES
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise LettaOpsError(
+            "disk-full",
+            f"only {free / 1024**2:.0f} MiB are free for the Docker engine ({root}); the stack needs"
+            f" {needed / 1024**2:.0f} MiB",
+            "free some space: `docker system df` shows what takes it",
+        )

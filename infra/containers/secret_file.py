@@ -1,0 +1,73 @@
+"""A secret as a file in the stack's secrets volume, readable by one account alone."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from infra.containers.engine import engine
+from infra.containers.names import SECRETS_FOLDER, Names
+from infra.containers.oneshot import Job, ensure_done
+from infra.locations import StackFolder
+from infra.providers.provider import Properties, Provider
+from infra.sensitive import Sensitive
+
+# The file is there whole or not at all; who may list the folder is root.
+WRITE = """\
+set -eu; umask 077; cd /secrets; chmod 0711 .
+cat > ".$1.new"; chown "$2:$2" ".$1.new"; chmod 0400 ".$1.new"; mv ".$1.new" "$1"; sync
+"""
+HINT = "read the lines above; run the same command again when the cause is mended"
+
+
+class SecretFile(Provider):
+    """Inputs: `prefix`, `image` (any of ours), `name`, `owner` (uid), `content`.
+
+    The content goes there by the stdin of a short-lived container: `docker inspect`, the process
+    list and the image never see it.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = ("prefix", "name", "owner", "content")
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        content = Sensitive(inputs["content"])
+        words = ["sh", "-c", WRITE, "sh", inputs["name"], str(inputs["owner"])]
+        ensure_done(_job(inputs, words, content), "secret-file", HINT, "writing a secret's file")
+        volume = _volume(Names(inputs["prefix"]))
+        return inputs["name"], {"volume_created": volume.get("CreatedAt") if volume else None}
+
+    def remove(self, folder: StackFolder, outputs: Properties) -> None:
+        if _volume(Names(outputs["prefix"])) is None:
+            return
+        words = ["rm", "-f", f"{SECRETS_FOLDER}/{outputs['name']}"]
+        ensure_done(_job(outputs, words, None), "secret-file", HINT, "removing a secret's file")
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        volume = _volume(Names(outputs["prefix"]))
+        if volume is None or volume.get("CreatedAt") != outputs.get("volume_created"):
+            return "the secrets' volume is gone"
+        return None
+
+
+def _job(inputs: Properties, words: list[str], content: Sensitive | None) -> Job:
+    names = Names(inputs["prefix"])
+    return Job(
+        f"{names.prefix}-secret-{inputs['name']}",
+        inputs["image"],
+        words,
+        names.labels("secret"),
+        volumes={names.volume("secrets"): SECRETS_FOLDER},
+        stdin=None if content is None else content.reveal(),
+        user="0:0",
+        add_capabilities=("CHOWN", "FOWNER", "DAC_OVERRIDE"),
+        secrets=() if content is None else (content,),
+    )
+
+
+def _volume(names: Names) -> dict[str, Any] | None:
+    import docker.errors
+
+    with engine() as client:
+        try:
+            return dict(client.volumes.get(names.volume("secrets")).attrs)
+        except docker.errors.NotFound:
+            return None

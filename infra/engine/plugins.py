@@ -1,0 +1,126 @@
+"""Which docker plugin Pulumi gets: an official one wherever it can be had, else our stand-in.
+
+Pulumi takes what it finds on PATH before what is installed. So the stand-in has a folder of its own,
+which is on PATH only on machines that can have no other. Pulumi's official language host asks for
+the plugin of every package in the environment, so this matters to stacks without a container, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from infra.engine.cli_cache import DOCKER_STAND_INS, PulumiCli, put_stand_ins
+from infra.errors import LettaOpsError
+from infra.files import held, write_file
+from infra.process import Report, attempt, command
+
+DOCKER_PLUGIN = "pulumi-resource-docker"
+DOCKER_VERSION = "5.2.0"
+INSTALL_SECONDS = 120.0  # it has about 40 MB
+RETRY_SECONDS = 24 * 3600.0  # after an installation that failed: machines come to reach more
+HINT = f"pulumi plugin install resource docker {DOCKER_VERSION}"
+
+
+def docker_stand_in(
+    cli: PulumiCli,
+    environment: Mapping[str, str],
+    cache: Path,
+    report: Report,
+    *,
+    on_path: bool,
+    now: Callable[[], float] = time.time,
+) -> Path | None:
+    """Return the folder of the stand-in that `cli` needs on PATH; None where it needs none.
+
+    `on_path`: the user's own PATH has an official plugin. `report` is told when the stand-in was
+    not used before. Never raises what a stack without containers would fail of.
+    """
+    home = cache / "pulumi"
+    note = home / "docker-plugin.json"
+    try:
+        if on_path or _installed(environment):
+            note.unlink(missing_ok=True)
+            return None
+        tried = _last_try(note)
+        reason = "this machine has no official Pulumi, and so none of its plugins"
+        if _can_install(cli, environment) and now() - (tried or 0.0) > RETRY_SECONDS:
+            with held(home / "docker-plugin.lock", "another installation of a plugin", report):
+                reason = _install(cli, environment, report)
+                if not reason:
+                    note.unlink(missing_ok=True)
+                    return None
+                write_file(note, json.dumps({"tried": now(), "reason": reason}), 0o644)
+        folder = home / "docker-stand-in"
+        put_stand_ins(folder, DOCKER_STAND_INS)
+        if tried is None:
+            report(f"no official docker plugin ({reason}): containers are made by our stand-in")
+            if not note.exists():
+                write_file(note, json.dumps({"tried": 0.0, "reason": reason}), 0o644)
+    except (OSError, LettaOpsError) as error:
+        # Not raised: only a stack with containers needs the plugin, and Pulumi says then what is
+        # missing.
+        report(f"no docker plugin can be prepared: {_first_line(error)}")
+        return None
+    return folder
+
+
+def _install(cli: PulumiCli, environment: Mapping[str, str], report: Report) -> str:
+    """Have the CLI install the official plugin; return why it can't be had, or nothing."""
+    if _installed(environment):  # by whoever held the lock before us
+        return ""
+    report(f"installing Pulumi's docker plugin {DOCKER_VERSION}, once")
+    words = ("plugin", "install", "resource", "docker", DOCKER_VERSION)
+    quiet = {**environment, "PULUMI_SKIP_UPDATE_CHECK": "true"}
+    job = command(cli.executable, *words, environment=quiet, timeout=INSTALL_SECONDS)
+    try:
+        done = attempt(job, code="pulumi-plugin", hint=HINT, what="installing it")
+    except LettaOpsError as error:
+        return _first_line(error)
+    if done.returncode == 0:
+        return ""
+    last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+    return last[0].removeprefix("error: ") if last else f"exit code {done.returncode}"
+
+
+def _can_install(cli: PulumiCli, environment: Mapping[str, str]) -> bool:
+    # A machine that has built its CLI itself doesn't reach the hosts where the plugins are, either.
+    return cli.plugins == "official" and environment.get("LETTA_OPS_PULUMI_DOWNLOAD") != "0"
+
+
+def _installed(environment: Mapping[str, str]) -> bool:
+    """Whether Pulumi's own folder of plugins has one that serves our SDK."""
+    home = environment.get("PULUMI_HOME")
+    folder = Path(home) if home else Path(environment.get("HOME") or Path.home()) / ".pulumi"
+    lowest = _numbers(DOCKER_VERSION)
+    for found in (folder / "plugins").glob("resource-docker-v*"):
+        # Beside a plugin that is being installed lie files with other endings.
+        version = re.fullmatch(r"resource-docker-v(\d+\.\d+\.\d+)", found.name)
+        if version is None or found.with_name(f"{found.name}.partial").exists():
+            continue
+        numbers = _numbers(version.group(1))
+        fitting = lowest <= numbers < (lowest[0] + 1,)
+        if fitting and os.access(found / DOCKER_PLUGIN, os.X_OK):
+            return True
+    return False
+
+
+def _last_try(note: Path) -> float | None:
+    """When the official plugin was last tried (0.0: never); None when nothing is decided yet."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return float(json.loads(note.read_text())["tried"])
+    return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _first_line(error: OSError | LettaOpsError) -> str:
+    text = error.message if isinstance(error, LettaOpsError) else str(error.strerror or error)
+    return text.splitlines()[0]

@@ -1,0 +1,1 @@
+"""Dynamic providers of every target: each makes, reads, compares, changes and removes one thing."""

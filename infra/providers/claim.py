@@ -1,0 +1,42 @@
+"""Whose database is it? Every deployment writes its id into its database, and looks there first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra.errors import LettaOpsError
+
+SCHEMA = "letta_ops"
+
+
+def claim(link: Any, deployment: str) -> None:
+    """Write `deployment` into the database, or raise LettaOpsError when another one has."""
+    link.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+    link.execute(
+        f"CREATE TABLE IF NOT EXISTS {SCHEMA}.deployment ("
+        " id text PRIMARY KEY, claimed_at timestamptz NOT NULL DEFAULT now())"
+    )
+    found = claimed_by(link)
+    if found is None:
+        link.execute(f"INSERT INTO {SCHEMA}.deployment (id) VALUES (%s)", [deployment])  # noqa: S608
+    elif found != deployment:
+        raise foreign(found, deployment)
+
+
+def claimed_by(link: Any) -> str | None:
+    """The id of the deployment that this database belongs to; None where no one has claimed it."""
+    there = link.execute("SELECT to_regclass(%s)::text", [f"{SCHEMA}.deployment"]).fetchone()
+    if there is None or there[0] is None:
+        return None
+    row = link.execute(f"SELECT id FROM {SCHEMA}.deployment LIMIT 1").fetchone()  # noqa: S608
+    return None if row is None else str(row[0])
+
+
+def foreign(found: str, wanted: str) -> LettaOpsError:
+    release = f"DELETE FROM {SCHEMA}.deployment"  # noqa: S608  # shown, not run
+    return LettaOpsError(
+        "foreign-database",
+        f"the database belongs to deployment {found}, not to this one ({wanted})",
+        "name this deployment's own database, or put the profile back that belongs to this one; to"
+        f" take it over on purpose, run `{release}` in it",
+    )

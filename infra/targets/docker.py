@@ -1,0 +1,109 @@
+"""The docker target: Postgres, servers and a proxy in hardened containers of our own images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+
+from infra.components.container import Place
+from infra.components.container_base import Base
+from infra.components.container_extras import Proxy, fake_model, redis
+from infra.components.container_postgres import ContainerPostgres
+from infra.components.container_resources import Switch
+from infra.components.container_server import Servers
+from infra.components.embedded import Endpoints, Record
+from infra.components.secrets import Secrets
+from infra.container_settings import ContainerSettings
+from infra.containers.names import REDIS_PORT, SERVICE_REDIS
+from infra.containers.preflight import ensure_possible
+from infra.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE, Model
+from infra.locations import StackFolder
+from infra.sensitive import Sensitive
+from infra.settings import FAKE_MODEL, Settings
+from infra.stack_secrets import stack_secrets
+
+
+def build(folder: StackFolder, settings: Settings) -> None:
+    """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
+    chosen = settings.containers
+    assert chosen is not None  # noqa: S101  # settings of this target have them
+    known = stack_secrets(folder)
+    ensure_possible(folder, settings, known)
+    place = Place(folder, settings, known)
+    secrets = Secrets(folder, known)
+    base = Base(place, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
+    database = ContainerPostgres(place, base)
+    after: list[pulumi.Resource] = [database.ready]
+    more: dict[str, str | Sensitive] = {**settings.environment}
+    model = Model()
+    if settings.model != "none":
+        # Letta asks for the list of models when it starts, and never again: the model comes first.
+        after.append(fake_model(place, base))
+        model = FAKE_MODEL
+        more |= {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": settings.model_url}
+    if chosen.redis:
+        after.append(redis(place, base))
+        more["LETTA_REDIS_HOST"] = place.names.container(SERVICE_REDIS)
+        more["LETTA_REDIS_PORT"] = str(REDIS_PORT)
+    more["LETTA_PG_POOL_SIZE"] = str(chosen.pool_size)
+    servers = Servers(place, base, database.uri("ssl=disable"), more, after)
+    proxy = Proxy(place, base)
+    endpoints = Endpoints(
+        folder,
+        database.place,
+        settings.provider_urls,
+        pulumi.ResourceOptions(depends_on=servers.ready),
+    )
+    switch = Switch(
+        folder,
+        {
+            "proxy": place.names.container("proxy"),
+            "proxy_id": proxy.container.id,
+            "upstreams": servers.names,
+            "tls": _tls(chosen),
+            "files": proxy.files,
+            "max_request": chosen.max_request,
+            "model": model.handle or "",
+            "embedding": model.embedding or "",
+        },
+        servers.hidden,
+        pulumi.ResourceOptions(depends_on=[endpoints, proxy.container, *servers.ready]),
+    )
+    values = _profile(folder, settings, chosen, model)
+    Record(folder, values, pulumi.ResourceOptions(depends_on=[switch]))
+    pulumi.export("url", settings.server_url)
+    pulumi.export("profile", str(folder.profile))
+
+
+def _images(chosen: ContainerSettings) -> list[str]:
+    return ["letta", "postgres", "proxy", *(["redis"] if chosen.redis else [])]
+
+
+def _tls(chosen: ContainerSettings) -> dict[str, Any]:
+    return {
+        "mode": chosen.tls.mode,
+        "host": chosen.tls.host,
+        "email": chosen.tls.email,
+        "acme_directory": chosen.tls.acme_directory,
+        "acme_ca": str(chosen.tls.acme_ca or ""),
+    }
+
+
+def _profile(
+    folder: StackFolder, settings: Settings, chosen: ContainerSettings, model: Model
+) -> dict[str, Any]:
+    return {
+        "target": settings.target,
+        "release": settings.release,
+        "server.url": settings.server_url,
+        "server.authority": str(folder.authority) if chosen.tls.mode == "internal" else "",
+        "containers.prefix": chosen.names.prefix,
+        "database.container": chosen.names.container("postgres"),
+        "database.host": LOOPBACK,
+        "database.name": DATABASE_NAME,
+        "database.owner": OWNER_ROLE,
+        "database.reader": READER_ROLE,
+        "model.handle": model.handle or "",
+        "model.embedding": model.embedding or "",
+    }

@@ -1,0 +1,309 @@
+"""Tunnel and logs with real containers. Where no engine answers they are skipped, and say so."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.connect import administrator_in, database, inside
+from infra.containers import logs
+from infra.containers.engine import engine, own_containers
+from infra.containers.images import BuildSettings, build
+from infra.containers.names import Names
+from infra.containers.tunnel import VIA_SOCKET, tunnel
+from infra.deployment import SERVICE_POSTGRES, Database, Deployment, Role, Server
+from infra.errors import LettaOpsError
+from infra.log_lines import LogLine, Wanted
+from infra.release import RELEASES
+from infra.sensitive import Sensitive
+
+PASSWORD = Sensitive("a-password-with-'quotes")
+# Where nothing can be pulled: the name of a Debian image that the engine has.
+BASE_VARIABLE = "LETTA_OPS_TEST_BASE"
+START = "letta-ops-initdb && exec letta-ops-postgres postgres"
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    base = os.environ.get(BASE_VARIABLE)
+    settings = BuildSettings(base=base) if base else BuildSettings()
+    try:
+        return build("postgres", RELEASES["0.16.8"], settings, print)
+    except LettaOpsError as error:
+        if error.code not in ("no-engine", "engine-permission", "image-missing"):
+            raise
+        pytest.skip(f"{error.message} ({BASE_VARIABLE} names a base image)")
+
+
+@pytest.fixture(scope="module")
+def names() -> Names:
+    return Names(f"letta-test-{secrets.token_hex(4)}")
+
+
+@pytest.fixture(scope="module")
+def start(image: str, names: Names) -> Iterator[Callable[..., Any]]:
+    """Start containers of a stack of the test's own; all of them are removed in the end."""
+    with engine() as client:
+
+        def started(service: str, script: str, name: str | None = None) -> Any:
+            return client.containers.run(
+                image, entrypoint=["sh", "-c", script], command=[],
+                name=name or names.container(service), labels=dict(names.labels(service)),
+                network_mode="none", mem_limit="512m", cap_drop=["ALL"],
+                security_opt=["no-new-privileges:true"], healthcheck={"test": ["NONE"]},
+                stop_signal="SIGKILL", detach=True,
+            )  # fmt: skip
+
+        yield started
+        for each in own_containers(client, names.prefix):
+            each.remove(force=True, v=True)
+
+
+@pytest.fixture(scope="module")
+def postgres(start: Callable[..., Any]) -> str:
+    container = start(SERVICE_POSTGRES, START)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with administrator_in(container.name, "postgres") as link:
+                link.execute(f"CREATE ROLE reader LOGIN PASSWORD {quoted(PASSWORD)}")
+                return str(container.name)
+        except LettaOpsError:
+            assert time.monotonic() < deadline, container.logs().decode()
+            time.sleep(0.3)
+
+
+def quoted(secret: Sensitive) -> Any:
+    return "'" + secret.reveal().replace("'", "''") + "'"
+
+
+def deployment(container: str, password: Sensitive = PASSWORD) -> Deployment:
+    role = Role("reader", password)
+    found = Database("nowhere.invalid", 1, "postgres", role, role, container=container)
+    return Deployment("prod", "docker", Server("http://127.0.0.1:9"), database=found)
+
+
+def programs(container: str) -> list[str]:
+    with engine() as client:
+        listing = client.containers.get(container).top(ps_args="-o pid,args")
+        return [row[-1] for row in listing["Processes"]]
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def settled(container: str) -> bool:
+    """Whether neither a relay nor what it was for is left in the container."""
+    deadline = time.monotonic() + 5
+    while any(word in each for each in programs(container) for word in ("socat", "COPY")):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_role_with_a_password_and_the_administrator_without_one_get_in(postgres: str) -> None:
+    with database(deployment(postgres)) as link:
+        assert link.execute("SELECT current_user").fetchone() == ("reader",)
+    with administrator_in(postgres, "template1") as link:
+        row = link.execute("SELECT current_user, current_database()").fetchone()
+        assert row == ("postgres", "template1")
+
+
+def test_nothing_is_left_of_a_tunnel(postgres: str) -> None:
+    with administrator_in(postgres, "postgres"):
+        pass
+    before = (open_files(), threading.active_count())
+    folders = []
+    for _ in range(3):
+        with tunnel(postgres, VIA_SOCKET) as folder:
+            folders.append(folder)
+            assert folder.stat().st_mode & 0o777 == 0o700
+        with administrator_in(postgres, "postgres") as link:
+            link.execute("SELECT 1")
+    assert settled(postgres)
+    assert not any(folder.exists() for folder in folders)
+    assert (open_files(), threading.active_count()) == before
+
+
+def test_large_transfers_arrive_whole_in_both_directions(postgres: str) -> None:
+    query = "SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 50000) AS i"
+    row = "y" * 991 + "\n"
+    with administrator_in(postgres, "postgres") as link:
+        digest = hashlib.sha256()
+        with link.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT") as copy:
+            for block in copy:
+                digest.update(block)
+        expected = hashlib.sha256()
+        for i in range(1, 50001):
+            word = hashlib.md5(str(i).encode(), usedforsecurity=False).hexdigest()
+            expected.update(f"{i}\t{word * 20}\n".encode())
+        assert digest.digest() == expected.digest()
+        link.execute("CREATE TEMPORARY TABLE sink (line text)")
+        with link.cursor() as cursor, cursor.copy("COPY sink FROM STDIN") as copy:
+            for _ in range(300):
+                copy.write(row * 100)
+        counted = link.execute("SELECT count(*), sum(length(line)) FROM sink").fetchone()
+        assert counted == (30000, 991 * 30000)
+
+
+def test_many_connections_go_through_one_tunnel(postgres: str) -> None:
+    import psycopg
+
+    with tunnel(postgres, VIA_SOCKET) as folder:
+        links = [
+            psycopg.connect(host=str(folder), dbname="postgres", user="postgres") for _ in range(8)
+        ]
+        found = {link.execute("SELECT pg_backend_pid()").fetchone() for link in links}
+        for link in links:
+            link.close()
+    assert len(found) == 8
+    assert settled(postgres)
+
+
+def test_a_client_that_stops_in_the_middle_leaves_nothing_running(postgres: str) -> None:
+    endless = "SELECT 'x' FROM pg_class a, pg_class b, pg_class c, pg_class d"
+    with tunnel(postgres, VIA_SOCKET) as folder:
+        import psycopg
+
+        link = psycopg.connect(host=str(folder), dbname="postgres", user="postgres")
+        link.pgconn.exec_(f"COPY ({endless}) TO STDOUT".encode())
+        link.pgconn.get_copy_data(0)
+        link.pgconn.finish()
+        assert settled(postgres)
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "words"),
+    [
+        ("letta-test-nowhere", PASSWORD, "its container letta-test-nowhere doesn't exist"),
+        (None, Sensitive("wrong"), 'password authentication failed for user "reader"'),
+    ],
+)
+def test_a_database_that_cannot_be_reached_is_said_to_be_so(
+    postgres: str, name: str | None, password: Sensitive, words: str
+) -> None:
+    with pytest.raises(LettaOpsError) as caught, database(deployment(name or postgres, password)):
+        pass
+    assert caught.value.code == "database-unreachable"
+    assert words in caught.value.message
+    assert "/.s.PGSQL" not in caught.value.message
+
+
+def test_a_container_in_which_nothing_listens_and_one_that_ended_are_told_apart(
+    start: Callable[..., Any], names: Names
+) -> None:
+    container = start("idle", "sleep 600")
+    settings: dict[str, str | int] = {"dbname": "postgres", "user": "reader"}
+    with pytest.raises(LettaOpsError, match="Connection refused"), inside(container.name, settings):
+        pass
+    container.kill()
+    with pytest.raises(LettaOpsError, match="it is exited"), inside(container.name, settings):
+        pass
+
+
+def test_connecting_is_quick(postgres: str) -> None:
+    """150 ms on a quiet machine; the best of some, since this one is busy."""
+    taken = []
+    for _ in range(8):
+        started = time.monotonic()
+        with administrator_in(postgres, "postgres") as link:
+            link.execute("SELECT 1")
+        taken.append(time.monotonic() - started)
+    assert min(taken) < 0.25
+
+
+SPEAK = "for i in 1 2 3; do echo {word} $i; sleep 0.2; done; sleep 600"
+
+
+@pytest.fixture(scope="module")
+def speakers(start: Callable[..., Any], names: Names) -> str:
+    secret = PASSWORD.reveal().replace("'", "'\\''")
+    start("talker", SPEAK.format(word="'" + secret + "'"))
+    start("other", SPEAK.format(word="other"), f"{names.prefix}-other-a1-1")
+    start("long", "head -c 40000 /dev/zero | tr '\\0' z; echo; echo end; sleep 600")
+    time.sleep(2)
+    return names.prefix
+
+
+def heard(prefix: str, **wanted: Any) -> list[LogLine]:
+    return list(logs.lines(prefix, Wanted(**wanted), (PASSWORD,)))
+
+
+def test_the_logs_of_all_containers_are_merged_by_time_and_redacted(speakers: str) -> None:
+    found = [line for line in heard(speakers) if line.service in ("talker", "other")]
+    assert [line.time for line in found] == sorted(line.time for line in found if line.time)
+    assert {line.source for line in found} == {"talker", "other-a1-1"}
+    assert [line.text for line in found if line.service == "talker"] == [
+        "[redacted] 1",
+        "[redacted] 2",
+        "[redacted] 3",
+    ]
+
+
+def test_a_line_that_the_engine_has_cut_into_pieces_is_whole_again(speakers: str) -> None:
+    assert [line.text for line in heard(speakers, service="long")] == ["z" * 40000, "end"]
+
+
+def test_only_the_last_lines_and_only_since_a_moment(speakers: str) -> None:
+    all_lines = heard(speakers, service="other")
+    assert heard(speakers, service="other", tail=1) == all_lines[-1:]
+    assert all_lines[1].time is not None
+    moment = all_lines[1].time - dt.timedelta(milliseconds=50)
+    assert heard(speakers, service="other", since=moment) == all_lines[1:]
+
+
+def test_a_service_that_is_not_there_is_refused_with_the_names_of_those_that_are(
+    speakers: str,
+) -> None:
+    with pytest.raises(LettaOpsError) as caught:
+        heard(speakers, service="redis")
+    assert caught.value.code == "unknown-service"
+    assert "other" in caught.value.hint
+
+
+def test_following_hears_each_line_once_over_restarts_and_of_newcomers(
+    start: Callable[..., Any], names: Names, speakers: str
+) -> None:
+    first = start("followed", "echo one; sleep 1; echo two; sleep 600", f"{names.prefix}-f-1")
+    found: list[tuple[str, str]] = []
+    lines = logs.lines(names.prefix, Wanted("followed", follow=True), ())
+    for line in lines:
+        found.append((line.source, line.text))
+        if len(found) == 2:
+            first.restart(timeout=0)
+        if len(found) == 4:
+            start("followed", "echo three; sleep 600", f"{names.prefix}-f-2")
+        if len(found) == 5:
+            break
+    lines.close()  # type: ignore[attr-defined]  # it is a generator
+    assert found == [
+        ("f-1", "one"),
+        ("f-1", "two"),
+        ("f-1", "one"),
+        ("f-1", "two"),
+        ("f-2", "three"),
+    ]
+
+
+def test_the_sockets_path_is_short_enough_however_long_the_temporary_folder_is(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with administrator_in(postgres, "postgres") as link:
+        assert link.execute("SELECT 1").fetchone() == (1,)
+    assert not list(deep.iterdir())
