@@ -60,13 +60,17 @@ def ensure_not_fewer(folder: StackFolder, agents: int) -> None:
     before = int(known["agents"])
     fell = agents < before if known.get("live") else agents == 0 < before
     if fell:
-        raise LettaOpsError(
-            "agents-missing",
-            f"the new server sees {agents} agents, and there were {before} at"
-            f" {known['counted_at']}: it was not switched to",
-            "find out which database it uses (`letta-ops check`); if the agents were deleted on"
-            f" purpose, remove {folder.agent_count} and run the same command again",
-        )
+        raise missing(folder, agents, before, f"at {known['counted_at']}")
+
+
+def missing(folder: StackFolder, agents: int, before: int, where: str) -> LettaOpsError:
+    return LettaOpsError(
+        "agents-missing",
+        f"the new server sees {agents} agents, and there were {before} {where}: it was not"
+        " switched to",
+        "find out which database it uses (`letta-ops check`); if the agents were deleted on"
+        f" purpose, remove {folder.agent_count} and run the same command again",
+    )
 
 
 def _kept(folder: StackFolder) -> dict[str, Any] | None:

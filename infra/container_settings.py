@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from infra.containers.database_url import url_problems
 from infra.containers.images import BuildSettings
 from infra.containers.names import Names
 from infra.deployment import LOOPBACK
@@ -28,6 +28,7 @@ DEFAULTS: Mapping[str, Any] = {
     "database.pool_size": 25,
     "database.url": "",
     "database.direct_url": "",
+    "database.network": "",
     "tls.mode": "off",
     "tls.host": "",
     "tls.certificate": "",
@@ -66,11 +67,15 @@ class Tls:
 
 @dataclass(frozen=True)
 class ExternalDatabase:
-    """A Postgres that is there already. `direct` goes past a transaction pooler (for migrations)."""
+    """A Postgres that is there already. `direct` goes past a transaction pooler (for migrations).
+
+    `network` is one of Docker's, which everything that speaks to the database joins.
+    """
 
     url: Sensitive
     direct: Sensitive
     reference: str | None = None  # of `direct`, as it was configured: what the profile keeps
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,8 +225,9 @@ def _build(reader: _Reader) -> BuildSettings:
 def _database(reader: _Reader) -> ExternalDatabase | None:
     mode = reader.choice("database.mode", ("container", "external"))
     if mode != "external":
-        if reader.text("database.url"):
-            reader.problems.append("database.url: is set, but database.mode is not external")
+        for name in (*SECRET, "database.network"):
+            if reader.text(name):
+                reader.problems.append(f"{name}: is set, but database.mode is not external")
         return None
     for name in SECRET:
         text = reader.text(name)
@@ -235,19 +241,12 @@ def _database(reader: _Reader) -> ExternalDatabase | None:
         reader.problems.append("database.url: is missing; database.mode is external")
         return None
     direct = reader.sensitive("database.direct_url") or url
-    reader.problems.extend(_url_problems("database.url", url))
+    problems = [f"database.url: {words}" for words in url_problems(url)]
     if direct is not url:
-        reader.problems.extend(_url_problems("database.direct_url", direct))
+        problems += [f"database.direct_url: {words}" for words in url_problems(direct)]
+    reader.problems.extend(problems)
+    if problems:
+        return None
     configured = reader.text("database.direct_url") or reader.text("database.url")
-    return ExternalDatabase(url, direct, configured if is_reference(configured) else None)
-
-
-def _url_problems(name: str, url: Sensitive) -> Iterator[str]:
-    try:
-        parts = urlsplit(url.reveal())
-        complete = parts.hostname and parts.username and parts.path.strip("/") and parts.port != 0
-    except ValueError:
-        complete = False
-        parts = urlsplit("")
-    if parts.scheme not in ("postgresql", "postgres") or not complete:
-        yield f"{name}: must look like postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE?sslmode=require"
+    reference = configured if is_reference(configured) else None
+    return ExternalDatabase(url, direct, reference, reader.text("database.network"))

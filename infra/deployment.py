@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,6 +67,7 @@ class Database:
     reader: Role
     tls: str = "prefer"  # libpq's sslmode
     container: str | None = None  # it is not published: reached from inside this container
+    authority: str | None = None  # libpq's sslrootcert: a file with certificates, or `system`
 
     def connection(self, role: Role) -> dict[str, str | int]:
         """Keyword arguments for libpq, password included: hand them to `infra.connect` only."""
@@ -76,6 +78,8 @@ class Database:
             "user": role.name,
             "sslmode": self.tls,
         }
+        if self.authority is not None:
+            settings["sslrootcert"] = _certificates(self.authority)
         if role.password is not None:
             settings["password"] = role.password.reveal()
         return settings
@@ -123,7 +127,10 @@ class Deployment:
 
 
 def database_from_url(url: Sensitive) -> Database:
-    """Read `postgresql://ROLE:PASSWORD@HOST:PORT/NAME?sslmode=...`; its one role is owner and reader."""
+    """Read `postgresql://ROLE:PASSWORD@HOST:PORT/NAME?sslmode=...`; its one role is owner and reader.
+
+    Of its parameters, `sslmode` and `sslrootcert` are taken.
+    """
     parts = urlsplit(url.reveal())
     query = dict(parse_qsl(parts.query))
     password = Sensitive(unquote(parts.password)) if parts.password else None
@@ -135,6 +142,7 @@ def database_from_url(url: Sensitive) -> Database:
         owner=role,
         reader=role,
         tls=query.get("sslmode", "prefer"),
+        authority=query.get("sslrootcert"),
     )
 
 
@@ -149,3 +157,10 @@ def postgres_uri(database: Database, role: Role, query: str = "") -> Sensitive:
         f"postgresql://{quote(role.name, safe='')}{password}"
         f"@{database.host}:{database.port}/{quote(database.name, safe='')}{suffix}"
     )
+
+
+def _certificates(authority: str) -> str:
+    """A file for libpq: the one that comes with psycopg looks for `system` where it was built."""
+    if authority != "system":
+        return str(Path(authority).expanduser())
+    return ssl.get_default_verify_paths().cafile or authority

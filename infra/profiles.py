@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.containers.database_url import url_problems
 from infra.containers.names import Names
 from infra.deployment import (
     DATABASE_NAME,
@@ -20,6 +21,7 @@ from infra.deployment import (
     Model,
     Role,
     Server,
+    database_from_url,
 )
 from infra.errors import ConfigurationError, LettaOpsError
 from infra.files import write_private
@@ -54,6 +56,7 @@ KEYS = (
     Key("server.authority"),
     Key("server.password", secret=True),
     Key("server.encryption_key", secret=True),
+    Key("database.url", secret=True),
     Key("database.host"),
     Key("database.port", int),
     Key("database.name"),
@@ -206,7 +209,12 @@ def _contradictions(clean: Mapping[str, Any], values: Mapping[str, Any]) -> Iter
         yield f"server.url: must begin with http:// or https://, not {url!r}"
     if clean.get("target", "external") not in TARGETS:
         yield f"target: must be one of {', '.join(TARGETS)}, not {clean['target']!r}"
-    if any(name.startswith("database.") for name in values) and "database.host" not in values:
+    if "database.url" in values and "database.host" in values:
+        yield "database.url: is there, and database.host too; keep one of them"
+    elif "database.url" in values:
+        if "database.url" in clean:
+            yield from (f"database.url: {words}" for words in url_problems(clean["database.url"]))
+    elif any(name.startswith("database.") for name in values) and "database.host" not in values:
         yield "database.host: is missing, but other database keys are there"
     port = clean.get("database.port", 5432)
     if not 0 < port < 65536:
@@ -235,6 +243,8 @@ def _deployment(clean: Mapping[str, Any], folder: StackFolder, path: Path | None
 
 
 def _database(clean: Mapping[str, Any]) -> Database | None:
+    if "database.url" in clean:
+        return database_from_url(clean["database.url"])
     if "database.host" not in clean:
         return None
     owner = Role(clean.get("database.owner", OWNER_ROLE), clean.get("database.owner_password"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from infra import last_error
 from infra.accounts import remove_accounts
+from infra.containers.removal import remove_all
 from infra.embedded import supervisor
 from infra.engine.backend import exists, locks
 from infra.engine.cli import find_pulumi, pulumi_environment
@@ -21,8 +22,8 @@ from infra.errors import LettaOpsError
 from infra.files import held
 from infra.locations import StackFolder, ensure_writable, stack_folder
 from infra.process import Report, command, follow
-from infra.settings import parse
-from infra.stack_secrets import stack_secrets
+from infra.settings import container_names, parse
+from infra.stack_secrets import kept_value, stack_secrets
 
 WAIT_SECONDS = 600.0  # for an earlier run that is still working
 HINT = "mend the cause and run the same command again: what was made is kept and used"
@@ -104,6 +105,8 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
     outcome = _run(request, report, "destroy", "--yes", "--skip-preview")
     with held(folder.lock, "letta-ops destroy"):
         supervisor.stop(folder)  # also what Pulumi's state knew nothing of
+        if names := container_names(folder.stack, configured(folder)):
+            remove_all(names, kept_value(folder, "id"), delete_data)
         if delete_data:
             pulumi = _prepare(folder, request, report, keep=True)
             pulumi.call("stack", "rm", request.stack, "--yes", "--force")

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from infra import container_settings
 from infra.container_settings import ContainerSettings, parse_containers
-from infra.containers.names import MODEL_PORT
+from infra.containers.names import MODEL_PORT, Names
 from infra.deployment import LOOPBACK, SERVICE_MODEL, Model
 from infra.errors import ConfigurationError
 from infra.references import is_reference, resolve
@@ -148,6 +148,16 @@ def parse(
         model=model,
         environment=server,
         containers=containers,
+    )
+
+
+def container_names(stack: str, values: Mapping[str, Any]) -> Names | None:
+    """What a stack's containers are called, however wrong the rest of `values` is; None: it has none."""
+    target = values.get("target", stack if stack in TARGETS else "local")
+    return (
+        Names(str(values.get("containers.prefix") or f"letta-{stack}"))
+        if target == "docker"
+        else None
     )
 
 

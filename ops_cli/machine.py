@@ -36,11 +36,8 @@ class Trait:
 def examine(invocation: Invocation) -> tuple[Trait, ...]:
     """Examine this machine; with a profile of the user's own, only what using that needs."""
     if invocation.profile is not None:
-        return (
-            python_version(),
-            container_engine(_in_containers(invocation)),
-            _profile(invocation),
-        )
+        engines = (container_engine(needed=True),) if _in_containers(invocation) else ()
+        return (python_version(), *engines, _profile(invocation))
     return (
         python_version(),
         *_folders(invocation.folder),

@@ -148,7 +148,7 @@ def _facts(
     runs = state["Status"] == "running"
     now = dt.datetime.now(dt.UTC)
     limit = int(host.get("Memory") or 0) or None
-    made, labels = _image(client, attributes["Image"])
+    image, made, labels = _image(client, attributes["Image"])
     return ContainerFacts(
         name=str(container.name),
         service=service,
@@ -161,7 +161,7 @@ def _facts(
         killed=_killed(client, container) if memory and runs else 0,
         used=_used(client, str(container.id)) if memory and runs and limit else None,
         limit=limit,
-        image=str(attributes["Config"]["Image"]),
+        image=image,
         image_days=None if made is None else (now - made).total_seconds() / 86400,
         base=next((labels[name] for name in BASE_LABELS if labels.get(name)), None),
         published=tuple(_published(attributes)),
@@ -195,15 +195,16 @@ def _published(attributes: Mapping[str, Any]) -> Iterator[Published]:
     yield from sorted(found, key=lambda each: (each.port, each.address))
 
 
-def _image(client: DockerClient, image: str) -> tuple[dt.datetime | None, Mapping[str, str]]:
-    """When the image was made, and its labels; a container outlives an image that is deleted."""
+def _image(client: DockerClient, image: str) -> tuple[str, dt.datetime | None, Mapping[str, str]]:
+    """Its name, when it was made, and its labels; a container outlives an image that is deleted."""
     import docker.errors
 
+    short = image.removeprefix("sha256:")[:12]
     try:
         found = client.images.get(image)
     except docker.errors.ImageNotFound:
-        return None, {}
-    return _moment(found.attrs["Created"]), found.labels
+        return short, None, {}
+    return (*found.tags, short)[0], _moment(found.attrs["Created"]), found.labels
 
 
 def _used(client: DockerClient, container: str) -> int | None:

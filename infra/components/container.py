@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pulumi
 import pulumi_docker as docker
@@ -17,6 +19,16 @@ from infra.stack_secrets import StackSecrets
 RESTART = "unless-stopped"
 LOG_OPTIONS = {"max-size": "20m", "max-file": "4"}
 SMALL_TMPFS = "rw,nosuid,nodev,noexec,size=64m,mode=1777"
+
+
+# Changes whenever this file does, and so whenever the containers that it makes may.
+SHAPE_DIGEST = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+
+
+def own_tmpfs(user: int, megabytes: int, *flags: str) -> str:
+    """Options of a tmpfs that belongs to `user`. Its mode is that of the image's folder, if any."""
+    words = ("rw", "nosuid", "nodev", *flags, f"size={megabytes}m", f"uid={user}", f"gid={user}")
+    return ",".join(words)
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Shape:
     volumes: Mapping[str, str] = field(default_factory=dict)  # volume -> path; `:ro` behind it
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     ports: Sequence[docker.ContainerPortArgs] = ()
+    alias: str = ""  # a name on its first network, which other containers may share
     health: Sequence[str] = ()  # a command; empty: the image's own
     shared_memory: int = 64
     patience: int = 30  # to end by itself, before it is killed
@@ -88,9 +101,7 @@ def container(
         image=shape.image.id,
         command=list(shape.command) or None,
         envs=[f"{key}={value}" for key, value in sorted(shape.environment.items())] or None,
-        networks_advanced=[
-            docker.ContainerNetworksAdvancedArgs(name=network) for network in shape.networks
-        ],
+        networks_advanced=list(_networks(shape)),
         volumes=[_volume(volume, path) for volume, path in sorted(shape.volumes.items())],
         ports=list(shape.ports) or None,
         healthcheck=_health(shape.health),
@@ -125,6 +136,13 @@ def container(
         pulumi.ResourceOptions(parent=made),
     )
     return made
+
+
+def _networks(shape: Shape) -> Iterator[docker.ContainerNetworksAdvancedArgs]:
+    aliases = [shape.alias] if shape.alias else None
+    for network in shape.networks:
+        yield docker.ContainerNetworksAdvancedArgs(name=network, aliases=aliases)
+        aliases = None
 
 
 def _health(words: Sequence[str]) -> docker.ContainerHealthcheckArgs | None:

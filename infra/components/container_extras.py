@@ -7,7 +7,7 @@ import hashlib
 import pulumi
 import pulumi_docker as docker
 
-from infra.components.container import Place, Shape, container
+from infra.components.container import Place, Shape, container, own_tmpfs
 from infra.components.container_base import Base
 from infra.components.container_resources import File
 from infra.containers.migration import PYTHON
@@ -130,7 +130,7 @@ class Proxy(pulumi.ComponentResource):
                     place.names.volume("proxy"): "/data",
                     place.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
                 },
-                tmpfs={"/run/caddy": f"rw,nosuid,nodev,noexec,size=16m,uid={PROXY_USER},gid={PROXY_USER}"},
+                tmpfs={"/run/proxy": own_tmpfs(PROXY_USER, 16, "noexec")},
                 ports=ports,
                 patience=60,
             ),

@@ -6,11 +6,11 @@ from typing import Any
 
 import pulumi
 
-from infra.components.container import Place, Shape, container
+from infra.components.container import Place, Shape, container, own_tmpfs
 from infra.components.container_base import Base
 from infra.components.container_resources import Cluster, Database, MigrationJob
 from infra.containers.cluster import DATA_FOLDER
-from infra.containers.names import POSTGRES_PORT
+from infra.containers.names import POSTGRES_PORT, POSTGRES_USER
 from infra.deployment import (
     DATABASE_NAME,
     OWNER_ROLE,
@@ -50,7 +50,7 @@ class ContainerPostgres(pulumi.ComponentResource):
                 shared_memory=min(256, settings.containers.database_memory // 2),
                 processes=512,
                 volumes={names.volume("database"): DATA_FOLDER},
-                tmpfs={"/run/postgresql": "rw,nosuid,nodev,noexec,size=16m,uid=10002,gid=10002"},
+                tmpfs={"/run/postgresql": own_tmpfs(POSTGRES_USER, 16, "noexec")},
                 patience=STOP_SECONDS,
                 wait=START_SECONDS,
             ),

@@ -7,11 +7,12 @@ import hmac
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 
-from infra.components.container import Place, Shape, container
+from infra.components.container import SHAPE_DIGEST, Place, Shape, container, own_tmpfs
 from infra.components.container_base import Base
 from infra.components.container_resources import File
 from infra.components.letta import IMPORT_FIRST, SECRETS, server_environment
@@ -29,7 +30,9 @@ PROCESSES = 1024
 
 
 class Servers(pulumi.ComponentResource):
-    """Outputs: `names` of the containers, `ready` to wait for, `hidden` (what logs must not show)."""
+    """Outputs: `names` of the containers and the `alias` that they share, `ready` to wait for, and
+    `hidden` (what logs must not show).
+    """
 
     def __init__(
         self,
@@ -45,8 +48,10 @@ class Servers(pulumi.ComponentResource):
         secret_names = [*SECRETS, *(key for key, value in more.items() if _hidden(value))]
         self.hidden = secret_values(environment, secret_names)
         document = launch_document(environment, secret_names, IMPORT_FIRST)
-        memory = place.settings.containers.server_memory
-        digest = _digest(place, document, base.images["letta"].tag, memory)
+        nameless = {**vars(_shape(place, base, "")), "image": base.images["letta"].tag}
+        digest = _digest(place, [document, nameless])
+        shape = _shape(place, base, digest)
+        self.alias = shape.alias
         file = File(
             f"server-environment-{digest}",
             place.folder,
@@ -57,27 +62,6 @@ class Servers(pulumi.ComponentResource):
             Sensitive(document),
             pulumi.ResourceOptions(parent=self, depends_on=base.ready),
         )
-        path = f"{SECRETS_FOLDER}/server-{digest}.json"
-        shape = Shape(
-            service=SERVICE_SERVER,
-            image=base.images["letta"],
-            networks=_networks(place),
-            memory=memory,
-            processes=PROCESSES,
-            command=[
-                PYTHON, LAUNCH, path, "letta.main:app",
-                "server", "--secure", "--host", "0.0.0.0", "--port", str(SERVER_PORT),  # noqa: S104
-            ],
-            environment={"LETTA_OPS_ENVIRONMENT_FILE": path},
-            volumes={
-                place.names.volume("home"): str(HOME),
-                place.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
-            },
-            # Tools of agents are written and run there.
-            tmpfs={str(SANDBOX): f"rw,nosuid,nodev,size=256m,mode=0700,uid={SERVER_USER},gid={SERVER_USER}"},
-            patience=DRAIN_SECONDS,
-            wait=START_SECONDS,
-        )  # fmt: skip
         self.names = [
             place.names.server(digest, number + 1)
             for number in range(place.settings.containers.replicas)
@@ -109,10 +93,41 @@ def _networks(place: Place) -> list[str]:
     return [names.inner_network, names.outer_network, *cache]
 
 
-def _digest(place: Place, document: str, image: str, memory: int) -> str:
-    """Eight digits that change with anything the server starts from, and say nothing of its secrets."""
+def _shape(place: Place, base: Base, digest: str) -> Shape:
+    path = f"{SECRETS_FOLDER}/server-{digest}.json"
+    chosen = place.settings.containers
+    assert chosen is not None  # noqa: S101
+    return Shape(
+        service=SERVICE_SERVER,
+        image=base.images["letta"],
+        networks=_networks(place),
+        alias=f"{SERVICE_SERVER}-{digest}",
+        memory=chosen.server_memory,
+        processes=PROCESSES,
+        command=[
+            PYTHON, LAUNCH, path, "letta.main:app",
+            "server", "--secure", "--host", "0.0.0.0", "--port", str(SERVER_PORT),  # noqa: S104
+        ],
+        environment={"LETTA_OPS_ENVIRONMENT_FILE": path},
+        volumes={
+            place.names.volume("home"): str(HOME),
+            place.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
+        },
+        # Tools of agents are written and run there.
+        tmpfs={str(SANDBOX): own_tmpfs(SERVER_USER, 256, "mode=0700")},
+        patience=DRAIN_SECONDS,
+        wait=START_SECONDS,
+    )  # fmt: skip
+
+
+def _digest(place: Place, parts: list[Any]) -> str:
+    """Eight digits that change with anything the server is made from, and tell none of its secrets.
+
+    So also with an update of ours that changes how containers are made: a container of the same
+    name would be replaced by ending it first.
+    """
     key = place.secrets["encryption-key"].reveal().encode()
-    whole = json.dumps([document, image, memory, _networks(place)])
+    whole = json.dumps([*parts, SHAPE_DIGEST], sort_keys=True)
     return hmac.new(key, whole.encode(), hashlib.sha256).hexdigest()[:8]
 
 

@@ -40,7 +40,7 @@ SCRIPTS = (  # of ours, run in the server's image
     FOLDER.parent / "fake_model.py",
     FOLDER / "letta" / "healthcheck.py",
 )
-VERSIONS = {"postgres": "17", "proxy": "2", "redis": "8"}  # letta's is its release
+VERSIONS = {"postgres": "17", "proxy": "1.26", "redis": "8"}  # letta's is its release
 
 
 @dataclass(frozen=True)

@@ -54,12 +54,17 @@ class _Reader:
         self._known: set[str] = set()
 
     def history(self, container: Container) -> Iterator[LogLine]:
-        """What the container has said up to now."""
+        """What the container has said up to now; nothing, when it was removed while we looked."""
+        import docker.errors
+
         self._known.add(str(container.id))
         settings = _settings(self._wanted.since)
         if self._wanted.tail is not None:
             settings["tail"] = self._wanted.tail
-        stream: Any = container.logs(stream=True, follow=False, **settings)
+        try:
+            stream: Any = container.logs(stream=True, follow=False, **settings)
+        except docker.errors.NotFound:
+            return
         for message in messages(stream):
             yield self._line(container, message)
 

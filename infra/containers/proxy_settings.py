@@ -1,115 +1,139 @@
-"""Caddy's configuration for one stack: who is behind it, and how clients are received. Pure.
-
-https://caddyserver.com/docs/json/ describes every key.
-"""
+"""nginx's settings for one stack: who is behind it, and how clients are received. Pure."""
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra.containers.names import PROXY_PORT, PROXY_TLS_PORT, SECRETS_FOLDER, SERVER_PORT
 
-ADMIN = "unix//run/caddy/admin.sock"
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": ["nosniff"],
-    "X-Frame-Options": ["DENY"],
-    "Referrer-Policy": ["no-referrer"],
-}
-STRICT_TRANSPORT = {"Strict-Transport-Security": ["max-age=31536000"]}
 CERTIFICATE, KEY = "proxy-certificate.pem", "proxy-key.pem"  # in the secrets' volume
 ACME_CA = "proxy-acme-ca.pem"
+ACME_FOLDER = "/data/acme"
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+MARK = "# servers: "
+
+SETTINGS = """\
+# Written by letta-ops.
+{mark}{servers}
+worker_processes 2;
+pid /run/proxy/nginx.pid;
+error_log stderr notice;
+events {{
+    worker_connections 4096;
+}}
+http {{
+    access_log /dev/stdout;
+    server_tokens off;
+    default_type application/json;
+    client_body_temp_path /run/proxy/tmp/body;
+    proxy_temp_path /run/proxy/tmp/proxy;
+    fastcgi_temp_path /run/proxy/tmp/fastcgi;
+    uwsgi_temp_path /run/proxy/tmp/uwsgi;
+    scgi_temp_path /run/proxy/tmp/scgi;
+    keepalive_timeout 300s;
+    # A server that ends leaves the engine's own name service at once.
+    resolver 127.0.0.11 valid=2s ipv6=off;
+    server {{
+        listen 127.0.0.1:8081;
+        access_log off;
+        return 204;
+    }}
+{front}    server {{
+{listen}
+        client_max_body_size {max_request}m;
+        add_header X-Content-Type-Options nosniff always;
+        add_header X-Frame-Options DENY always;
+        add_header Referrer-Policy no-referrer always;
+{strict}        location / {{
+            set $letta http://{alias}:{port};
+            proxy_pass $letta;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            # Answers of agents are streams of events, and may take long: each goes out as it comes.
+            proxy_buffering off;
+            proxy_request_buffering off;
+            proxy_read_timeout 3600s;
+            proxy_send_timeout 3600s;
+            proxy_connect_timeout 2s;
+            # Only what never reached a server is tried again at another.
+            proxy_next_upstream error timeout;
+            proxy_next_upstream_timeout 15s;
+        }}
+    }}
+}}
+"""
+LISTEN_TLS = """\
+        listen {port} ssl;
+        http2 on;
+        ssl_certificate {certificate};
+        ssl_certificate_key {key};
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_session_tickets off;
+        ssl_session_cache shared:letta:2m;"""
+STRICT = "        add_header Strict-Transport-Security max-age=31536000 always;\n"
+CHALLENGE = """\
+    server {{
+        listen {port};
+        location /.well-known/acme-challenge/ {{
+            root {folder}/webroot;
+            default_type text/plain;
+        }}
+        location / {{
+            return 308 https://$host$request_uri;
+        }}
+    }}
+"""
 
 
-def caddy_settings(upstreams: Sequence[str], tls: Mapping[str, Any], max_request: int) -> str:
-    """Return Caddy's JSON. `tls` is `{"mode", "host", "email", "acme_directory", "acme_ca"}`;
-
-    `max_request` is in MiB.
+def nginx_settings(
+    alias: str, servers: Sequence[str], tls: Mapping[str, Any], max_request: int
+) -> str:
+    """Return nginx's settings file. `alias` is the name that all of `servers` (containers) share;
+    `tls` has `mode` and `host`; `max_request` is in MiB.
     """
-    on = tls["mode"] != "off"
-    server: dict[str, Any] = {
-        "listen": [f":{PROXY_TLS_PORT if on else PROXY_PORT}"],
-        "routes": [{"handle": _handlers(upstreams, max_request, on)}],
-        "protocols": ["h1", "h2"],
-        "idle_timeout": "5m",
-        "read_header_timeout": "30s",
-        "automatic_https": {"disable_redirects": True} if on else {"disable": True},
+    mode = tls["mode"]
+    on = mode != "off"
+    live = f"{ACME_FOLDER}/live"
+    acme = mode == "acme"
+    listen = LISTEN_TLS.format(
+        port=PROXY_TLS_PORT,
+        certificate=f"{live}/certificate.pem" if acme else f"{SECRETS_FOLDER}/{CERTIFICATE}",
+        key=f"{live}/key.pem" if acme else f"{SECRETS_FOLDER}/{KEY}",
+    )
+    return SETTINGS.format(
+        mark=MARK,
+        servers=" ".join(servers),
+        listen=listen if on else f"        listen {PROXY_PORT};",
+        front=CHALLENGE.format(port=PROXY_PORT, folder=ACME_FOLDER) if acme else "",
+        strict=STRICT if on else "",
+        max_request=max_request,
+        alias=alias,
+        port=SERVER_PORT,
+    )
+
+
+def acme_settings(tls: Mapping[str, Any]) -> str:
+    """Return what `letta-ops-acme` of the proxy's image reads; empty when there's nothing to fetch."""
+    if tls["mode"] != "acme":
+        return ""
+    authority = f"{SECRETS_FOLDER}/{ACME_CA}" if tls.get("acme_ca") else ""
+    words = {
+        "host": tls["host"],
+        "email": tls.get("email") or "",
+        "directory": tls.get("acme_directory") or LETS_ENCRYPT,
+        "authority": authority,
     }
-    apps: dict[str, Any] = {"http": {"servers": {"letta": server}}}
-    if on:
-        server["tls_connection_policies"] = [{"default_sni": tls["host"]}]
-        apps["tls"] = _certificates(tls)
-        apps["pki"] = {"certificate_authorities": {"local": {"install_trust": False}}}
-    settings = {
-        "admin": {"listen": ADMIN, "config": {"persist": False}},
-        "storage": {"module": "file_system", "root": "/data/certificates"},
-        "logging": {"logs": {"default": {"level": "INFO", "encoder": {"format": "console"}}}},
-        "apps": apps,
-    }
-    return json.dumps(settings, indent=1, sort_keys=True) + "\n"
+    return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in words.items())
 
 
-def upstreams_of(text: str) -> list[str]:
-    """The servers that a configuration of ours sends clients to; [] for what isn't one."""
-    try:
-        handlers = json.loads(text)["apps"]["http"]["servers"]["letta"]["routes"][0]["handle"]
-        found = next(item for item in handlers if item["handler"] == "reverse_proxy")
-        return [str(item["dial"]).partition(":")[0] for item in found["upstreams"]]
-    except (ValueError, KeyError, IndexError, StopIteration, TypeError):
-        return []
-
-
-def _handlers(upstreams: Sequence[str], max_request: int, on: bool) -> list[dict[str, Any]]:
-    headers = {**SECURITY_HEADERS, **(STRICT_TRANSPORT if on else {})}
-    return [
-        {
-            "handler": "headers",
-            "response": {"set": headers, "delete": ["Server"], "deferred": True},
-        },
-        {"handler": "request_body", "max_size": max_request * 1024**2},
-        {
-            "handler": "reverse_proxy",
-            "upstreams": [{"dial": f"{name}:{SERVER_PORT}"} for name in upstreams],
-            # Answers of agents are streams of events: each goes out as it comes.
-            "flush_interval": -1,
-            "transport": {
-                "protocol": "http",
-                "dial_timeout": "3s",
-                # uvicorn closes idle connections after 5 s: we must be the first to do so.
-                "keep_alive": {"enabled": True, "idle_timeout": "3s"},
-            },
-            "load_balancing": {
-                "selection_policy": {"policy": "least_conn"},
-                # Only what never reached a server is tried again at another.
-                "try_duration": "10s",
-                "try_interval": "250ms",
-            },
-            "health_checks": {
-                "passive": {"fail_duration": "5s", "max_fails": 1},
-            },
-        },
-    ]
-
-
-def _certificates(tls: Mapping[str, Any]) -> dict[str, Any]:
-    if tls["mode"] == "files":
-        files = {
-            "certificate": f"{SECRETS_FOLDER}/{CERTIFICATE}",
-            "key": f"{SECRETS_FOLDER}/{KEY}",
-        }
-        return {"certificates": {"load_files": [files]}}
-    subjects = [tls["host"]]
-    issuer: dict[str, Any] = {"module": "internal", "lifetime": "720h"}
-    if tls["mode"] == "acme":
-        issuer = {"module": "acme", "email": tls.get("email") or ""}
-        if tls.get("acme_directory"):
-            issuer["ca"] = tls["acme_directory"]
-        if tls.get("acme_ca"):
-            issuer["trusted_roots_pem_files"] = [f"{SECRETS_FOLDER}/{ACME_CA}"]
-    else:
-        subjects = sorted({tls["host"], "localhost", "127.0.0.1"})
-    return {
-        "certificates": {"automate": subjects},
-        "automation": {"policies": [{"subjects": subjects, "issuers": [issuer]}]},
-    }
+def servers_of(text: str) -> list[str]:
+    """The containers that settings of ours send clients to; [] for what isn't one."""
+    for line in text.splitlines():
+        if line.startswith(MARK):
+            return line.removeprefix(MARK).split()
+    return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,32 +13,35 @@ from infra.containers.engine import last_lines
 from infra.containers.execute import execute
 from infra.containers.migration import PYTHON
 from infra.containers.names import PROXY_PORT, PROXY_TLS_PORT
-from infra.containers.proxy_settings import ADMIN, caddy_settings, upstreams_of
+from infra.containers.proxy_settings import acme_settings, nginx_settings, servers_of
 from infra.errors import LettaOpsError
-from infra.files import write_file
 from infra.locations import StackFolder
 from infra.providers.provider import Properties, Provider
 from infra.sensitive import Sensitive
 
-SETTINGS = "/data/proxy/caddy.json"
-AUTHORITY = "/data/certificates/pki/authorities/local/root.crt"
+SETTINGS = "/data/proxy/nginx.conf"
+ACME_SETTINGS = "/data/acme/settings"
 START_SECONDS = 60.0
+ATTEMPTS = 4
 PROOF = Path(__file__).with_name("prove.py")
 
-# Caddy checks the new file first; what it refuses doesn't replace what it runs.
+# nginx checks the new file first; what it refuses doesn't replace what it runs.
 SWITCH = f"""\
-set -eu; umask 077; mkdir -p /data/proxy; cat > {SETTINGS}.new
-caddy validate --config {SETTINGS}.new >/tmp/validate 2>&1 || {{ tail -n 5 /tmp/validate; exit 3; }}
-if [ -S /run/caddy/admin.sock ]; then
-    caddy reload --force --config {SETTINGS}.new --address {ADMIN} >/tmp/reload 2>&1 \\
-        || {{ tail -n 5 /tmp/reload; exit 4; }}
-fi
+set -eu; umask 077; mkdir -p /data/proxy /run/proxy/tmp; cat > {SETTINGS}.new
+nginx -t -q -e stderr -c {SETTINGS}.new
 mv {SETTINGS}.new {SETTINGS}
+if [ -s /run/proxy/nginx.pid ]; then nginx -e stderr -c {SETTINGS} -s reload; fi
+"""
+ACME = f"""\
+set -eu; umask 077; mkdir -p /data/acme; cat > {ACME_SETTINGS}.new
+cmp -s {ACME_SETTINGS}.new {ACME_SETTINGS} || mv {ACME_SETTINGS}.new {ACME_SETTINGS}
+letta-ops-acme placeholder
 """
 
 
 class Route(Provider):
-    """Inputs: `proxy`, `proxy_id`, `upstreams` (container names), `tls`, `files` (digest of given
+    """Inputs: `proxy`, `proxy_id`, `alias` and `upstreams` (the name that the
+    new servers share, and the containers), `tls`, `files` (digest of given
     certificates), `max_request`, `model`, `embedding`, `secrets` (values, for redaction).
 
     A server that isn't in the running configuration yet is proven first: healthy, password asked
@@ -50,16 +53,13 @@ class Route(Provider):
     )  # fmt: skip
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        serving = upstreams_of(_current(inputs["proxy"]))
+        serving = servers_of(_current(inputs["proxy"]))
         for server in inputs["upstreams"]:
             if server not in serving:
                 agents = _prove(server, inputs)
-                agent_guard.ensure_not_fewer(folder, agents)
+                _ensure_no_agent_lost(folder, server, agents, serving)
         _switch(inputs)
         _ensure_through(inputs)
-        if inputs["tls"]["mode"] == "internal":
-            authority = execute(inputs["proxy"], ["cat", AUTHORITY])
-            write_file(folder.authority, authority.output, 0o644)
         return inputs["proxy"], {}
 
     def remove(self, folder: StackFolder, outputs: Properties) -> None:
@@ -74,7 +74,9 @@ class Route(Provider):
 
 
 def _settings(inputs: Mapping[str, Any]) -> str:
-    return caddy_settings(inputs["upstreams"], inputs["tls"], int(inputs["max_request"]))
+    return nginx_settings(
+        inputs["alias"], inputs["upstreams"], inputs["tls"], int(inputs["max_request"])
+    )
 
 
 def _current(proxy: str) -> str:
@@ -89,6 +91,36 @@ def _prove(server: str, inputs: Mapping[str, Any]) -> int:
     if "failed" in outcome:
         raise _refused(server, inputs, f"the step '{outcome['failed']}': {outcome['reason']}")
     return int(outcome["agents"])
+
+
+def _ensure_no_agent_lost(
+    folder: StackFolder, server: str, agents: int, serving: Sequence[str]
+) -> None:
+    """The new server must see what the serving one sees now; without one, what was counted before.
+
+    Clients create and delete agents while we ask one and then the other: so a difference counts
+    only when it stays.
+    """
+    for attempt in range(ATTEMPTS):
+        others = [int(found["agents"]) for found in _answers(serving)]
+        if not others:
+            agent_guard.ensure_not_fewer(folder, agents)
+            return
+        if agents >= max(others):
+            return
+        time.sleep(attempt)
+        agents = int(_ask(server, []).get("agents", 0))
+    raise agent_guard.missing(folder, agents, max(others), "on the server that serves now")
+
+
+def _answers(serving: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for server in serving:
+        try:
+            outcome = _ask(server, [])
+        except LettaOpsError:
+            continue  # it doesn't run
+        if "failed" not in outcome:
+            yield outcome
 
 
 def _ensure_through(inputs: Mapping[str, Any]) -> None:
@@ -122,6 +154,8 @@ def _ask(server: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _switch(inputs: Mapping[str, Any]) -> None:
+    if acme := acme_settings(inputs["tls"]):
+        execute(inputs["proxy"], ["sh", "-c", ACME], acme)
     answer = execute(inputs["proxy"], ["sh", "-c", SWITCH], _settings(inputs))
     if answer.code != 0:
         raise LettaOpsError(
@@ -132,7 +166,7 @@ def _switch(inputs: Mapping[str, Any]) -> None:
 
 
 def _refused(server: str, inputs: Mapping[str, Any], why: str) -> LettaOpsError:
-    serving = upstreams_of(_current(inputs["proxy"]))
+    serving = servers_of(_current(inputs["proxy"]))
     still = f"; {', '.join(serving)} goes on serving" if serving else ""
     return LettaOpsError(
         "server-not-proven",

@@ -29,27 +29,22 @@ DOCKER_STAND_INS = (
     "pulumi-resource-docker",
     "docker_provider.py",
     "orphan.py",
-    *(
-        f"docker_plugin/{name}.py"
-        for name in (
-            "__init__",
-            "check",
-            "configuration",
-            "container",
-            "difference",
-            "engine",
-            "fields",
-            "image",
-            "network",
-            "outputs",
-            "properties",
-            "redaction",
-            "resource_types",
-            "schema",
-            "service",
-            "volume",
-        )
-    ),
+    "docker_plugin/__init__.py",
+    "docker_plugin/check.py",
+    "docker_plugin/configuration.py",
+    "docker_plugin/container.py",
+    "docker_plugin/difference.py",
+    "docker_plugin/engine.py",
+    "docker_plugin/fields.py",
+    "docker_plugin/image.py",
+    "docker_plugin/network.py",
+    "docker_plugin/outputs.py",
+    "docker_plugin/properties.py",
+    "docker_plugin/redaction.py",
+    "docker_plugin/resource_types.py",
+    "docker_plugin/schema.py",
+    "docker_plugin/service.py",
+    "docker_plugin/volume.py",
 )
 FINISHED = "finished.json"
 HINT = f"install Pulumi {PULUMI_VERSION} (pulumi.com/docs/install) and put it on PATH"

@@ -22,8 +22,9 @@ from infra.process import Report, attempt, command
 
 DOCKER_PLUGIN = "pulumi-resource-docker"
 DOCKER_VERSION = "5.2.0"
-INSTALL_SECONDS = 120.0  # it has about 40 MB
+INSTALL_SECONDS = 120.0  # then this run goes on without it
 RETRY_SECONDS = 24 * 3600.0  # after an installation that failed: machines come to reach more
+UNREACHABLE = "this machine has no official Pulumi, and so none of its plugins"
 HINT = f"pulumi plugin install resource docker {DOCKER_VERSION}"
 
 
@@ -43,37 +44,56 @@ def docker_stand_in(
     """
     home = cache / "pulumi"
     note = home / "docker-plugin.json"
+    decided = note.is_file()
     try:
-        if on_path or _installed(environment):
-            note.unlink(missing_ok=True)
+        official = on_path or _installed(environment)
+        reason = "" if official else _refusal(cli, environment, note, report, now)
+        if not reason:
+            if decided:
+                note.unlink(missing_ok=True)
             return None
-        tried = _last_try(note)
-        reason = "this machine has no official Pulumi, and so none of its plugins"
-        if _can_install(cli, environment) and now() - (tried or 0.0) > RETRY_SECONDS:
-            with held(home / "docker-plugin.lock", "another installation of a plugin", report):
-                reason = _install(cli, environment, report)
-                if not reason:
-                    note.unlink(missing_ok=True)
-                    return None
-                write_file(note, json.dumps({"tried": now(), "reason": reason}), 0o644)
         folder = home / "docker-stand-in"
         put_stand_ins(folder, DOCKER_STAND_INS)
-        if tried is None:
-            report(f"no official docker plugin ({reason}): containers are made by our stand-in")
-            if not note.exists():
-                write_file(note, json.dumps({"tried": 0.0, "reason": reason}), 0o644)
     except (OSError, LettaOpsError) as error:
         # Not raised: only a stack with containers needs the plugin, and Pulumi says then what is
         # missing.
-        report(f"no docker plugin can be prepared: {_first_line(error)}")
+        if not decided:
+            report(f"no docker plugin can be prepared: {_first_line(error)}")
         return None
+    if not decided:
+        report(f"no official docker plugin ({reason}): containers are made by our stand-in")
     return folder
+
+
+def _refusal(
+    cli: PulumiCli,
+    environment: Mapping[str, str],
+    note: Path,
+    report: Report,
+    now: Callable[[], float],
+) -> str:
+    """Have the official plugin installed; return why it can't be had, or nothing.
+
+    It is tried once a day at most; `note` keeps when, and what came of it.
+    """
+    if not _can_install(cli, environment):
+        if not note.exists():
+            _keep(note, 0.0, UNREACHABLE)
+        return UNREACHABLE
+    if reason := _recent(note, now()):
+        return reason
+    with held(note.with_suffix(".lock"), "another installation of a plugin", report):
+        # Whoever held the lock before us may have tried.
+        if reason := _recent(note, now()):
+            return reason
+        reason = "" if _installed(environment) else _install(cli, environment, report)
+        if reason:
+            _keep(note, now(), reason)
+        return reason
 
 
 def _install(cli: PulumiCli, environment: Mapping[str, str], report: Report) -> str:
     """Have the CLI install the official plugin; return why it can't be had, or nothing."""
-    if _installed(environment):  # by whoever held the lock before us
-        return ""
     report(f"installing Pulumi's docker plugin {DOCKER_VERSION}, once")
     words = ("plugin", "install", "resource", "docker", DOCKER_VERSION)
     quiet = {**environment, "PULUMI_SKIP_UPDATE_CHECK": "true"}
@@ -110,11 +130,17 @@ def _installed(environment: Mapping[str, str]) -> bool:
     return False
 
 
-def _last_try(note: Path) -> float | None:
-    """When the official plugin was last tried (0.0: never); None when nothing is decided yet."""
+def _recent(note: Path, now: float) -> str:
+    """Why the last try failed, if that was less than a day ago; else nothing."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return float(json.loads(note.read_text())["tried"])
-    return None
+        known = json.loads(note.read_text())
+        if now - known["tried"] < RETRY_SECONDS:
+            return str(known["reason"])
+    return ""
+
+
+def _keep(note: Path, tried: float, reason: str) -> None:
+    write_file(note, json.dumps({"tried": tried, "reason": reason}), 0o644)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

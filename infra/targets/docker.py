@@ -60,6 +60,7 @@ def build(folder: StackFolder, settings: Settings) -> None:
         {
             "proxy": place.names.container("proxy"),
             "proxy_id": proxy.container.id,
+            "alias": servers.alias,
             "upstreams": servers.names,
             "tls": _tls(chosen),
             "files": proxy.files,

@@ -50,8 +50,8 @@ class Project:
     def set(self, key: str, value: str) -> None:
         self.ok("config", "set", key, value)
 
-    def preview(self, *flags: str) -> list[tuple[str, str]]:
-        """What a preview would do, in its order: operations and the names of their resources."""
+    def preview(self, *flags: str) -> dict[str, str]:
+        """What a preview would change: the names of resources, and what would be done to them."""
         done = subprocess.run(
             self.argv("preview", "--json", *flags),
             cwd=self.root,
@@ -63,8 +63,8 @@ class Project:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         steps = json.loads(done.stdout)["steps"]
-        print(done.stdout[:9000])
-        return [(step["op"], step["urn"].split("::")[-1]) for step in steps]
+        found = {step["urn"].split("::")[-1]: step["op"] for step in steps}
+        return {name: done for name, done in found.items() if done not in ("same", "refresh")}
 
     def replacement(self) -> list[str]:
         """The steps of a previewed replacement, in their order."""

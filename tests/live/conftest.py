@@ -1,4 +1,8 @@
-"""Stacks for the live tests: real Pulumi, real Postgres, real Letta, ports and folders of their own."""
+"""Stacks for the live tests: real Pulumi, real Postgres, real Letta, ports and folders of their own.
+
+The same tests run on each target, one target a run (`LETTA_OPS_TEST_TARGET`). What can hold on one
+of them only says so with `@pytest.mark.target`, and is left out of the runs on others.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.machine import Machine, Stack
+from tests.live.docker_stack import DockerStack
+from tests.live.machine import Machine, Stack, chosen_target
+
+# They make containers of their own: once is enough.
+OF_DOCKER = ("test_containers.py", "test_external.py", "test_images.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen, here = chosen_target(), Path(__file__).parent
+    left_out = [
+        item for item in items if here in item.path.parents and _target(item) not in (None, chosen)
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _target(item: pytest.Item) -> str | None:
+    """The one target that the test is for, or None."""
+    marker = item.get_closest_marker("target")
+    if marker is not None:
+        assert marker.kwargs.get("reason"), f"{item.nodeid}: a test of one target says why"
+        return str(marker.args[0])
+    return "docker" if item.path.name in OF_DOCKER else None
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +64,13 @@ def own_stack(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Stac
     made.up("--no-smoke")
     yield made
     made.run("destroy", "--delete-data", "--yes")
+
+
+@pytest.fixture(scope="session")
+def containers(stack: Stack) -> DockerStack:
+    """The shared stack, for the tests that are about the target docker only."""
+    assert isinstance(stack, DockerStack)
+    return stack
 
 
 @pytest.fixture(scope="session")

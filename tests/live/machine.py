@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -14,83 +14,26 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from infra.deployment import Deployment
-from infra.locations import StackFolder
-from infra.profiles import load
+from tests.live.docker_stack import DockerStack, remove_everything
+from tests.live.local_stack import LocalStack
+from tests.live.stack import LETTA_OPS, Answer, Stack
 
+__all__ = ["LETTA_OPS", "PULUMI", "ROOT", "Answer", "Machine", "Stack"]
+
+# On which target the tests run; `make test-live` runs them once on each.
+TARGET_VARIABLE = "LETTA_OPS_TEST_TARGET"
+TARGETS = ("local", "docker")
 ROOT = Path(__file__).resolve().parents[2]
-LETTA_OPS = Path(sys.executable).with_name("letta-ops")
 PULUMI = Path(sys.executable).with_name("pulumi")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One stack of a test machine."""
-
-    machine: Machine
-    name: str
-    ports: Mapping[str, int]
-
-    @property
-    def folder(self) -> StackFolder:
-        return StackFolder(self.machine.state, self.name)
-
-    @property
-    def deployment(self) -> Deployment:
-        return load(self.folder, environment={})
-
-    def settings(self) -> list[str]:
-        return [word for key, port in self.ports.items() for word in ("--config", f"{key}={port}")]
-
-    def run(self, *words: str, **settings: Any) -> Answer:
-        """Run `letta-ops --stack NAME WORDS...`."""
-        return self.machine.run(LETTA_OPS, "--stack", self.name, *words, **settings)
-
-    def json(self, *words: str, code: int = 0) -> Any:
-        """Run it with --json, insist on the exit code, return the document."""
-        answer = self.run("--json", *words)
-        assert answer.code == code, f"{words}: exit {answer.code}\n{answer.out}\n{answer.err}"
-        return answer.json
-
-    def up(self, *words: str) -> Any:
-        return self.json("up", *self.settings(), *words)
-
-    def destroy(self, *words: str) -> Any:
-        return self.json("destroy", "--yes", *words)
-
-    def processes(self) -> list[psutil.Process]:
-        """Every process that carries this stack's mark in its environment."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("LETTA_OPS_STACK_FOLDER") == str(self.folder.root):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-    def pid(self, service: str) -> int:
-        """The pid of a service as its supervisor knows it."""
-        from infra.embedded import supervisor
-
-        return supervisor.states(self.folder)[service].pid
+def chosen_target() -> str:
+    chosen = os.environ.get(TARGET_VARIABLE) or TARGETS[0]
+    assert chosen in TARGETS, f"{TARGET_VARIABLE} must be one of {', '.join(TARGETS)}"
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -99,6 +42,9 @@ class Machine:
 
     root: Path
     extra: dict[str, str] = field(default_factory=dict)
+    target: str = field(default_factory=chosen_target)
+    # What the names of its stacks begin with on the engine, where others have stacks, too.
+    mark: str = field(default_factory=lambda: f"letta-test-{secrets.token_hex(4)}")
 
     @property
     def state(self) -> Path:
@@ -116,9 +62,11 @@ class Machine:
         }
 
     def stack(self, name: str) -> Stack:
+        if self.target == "docker":
+            return DockerStack(self, name, {"server.port": free_ports(1)[0]})
         server, model, database = free_ports(3)
         ports = {"server.port": server, "model_port": model, "database.port": database}
-        return Stack(self, name, ports)
+        return LocalStack(self, name, ports)
 
     def run(
         self,
@@ -159,12 +107,17 @@ class Machine:
             )
 
     def clean(self) -> None:
-        """End what tests left running in this state folder, then remove it."""
-        for profile in self.state.glob("*/profile.toml"):
-            stack = Stack(self, profile.parent.name, {})
-            stack.run("destroy", "--delete-data", "--yes")
-            for process in stack.processes():
-                process.kill()
+        """End what tests left running in this state folder and on the engine, then remove it."""
+        try:
+            for profile in self.state.glob("*/profile.toml"):
+                stack = self.stack(profile.parent.name)
+                stack.run("destroy", "--delete-data", "--yes")
+                if self.target == "local":
+                    for process in stack.processes():
+                        process.kill()
+        finally:
+            if self.target == "docker":
+                remove_everything(f"{self.mark}-")
         shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from tests.live.machine import PULUMI, Stack, free_ports
+import httpx
+import pytest
+
+from tests.live.docker_stack import DockerStack
+from tests.live.machine import PULUMI, Stack, free_ports, wait_until
+
+# What follows from another server.port.
+OF_THE_PORT = {
+    "local": {"letta", "profile"},
+    "docker": {"proxy", "proxy-limit", "route", "profile"},
+}
+SECONDS = "server.environment.LETTA_LLM_REQUEST_TIMEOUT_SECONDS"
+
+
+def named(preview: Any) -> set[str]:
+    return {change["name"] for change in preview["resources"]}
 
 
 def test_a_second_up_changes_nothing_and_says_so(stack: Stack) -> None:
-    before = {service: stack.pid(service) for service in ("letta", "postgres", "model")}
+    before = stack.pids()
     answer = stack.run("up", "--no-smoke")
     assert answer.code == 0, answer.err
     assert "nothing to change" in answer.out + answer.err
-    assert {service: stack.pid(service) for service in before} == before
+    assert stack.pids() == before
 
 
 def test_a_preview_after_up_shows_no_difference(stack: Stack) -> None:
@@ -23,7 +43,7 @@ def test_a_preview_after_up_shows_no_difference(stack: Stack) -> None:
 def test_a_preview_keeps_no_setting(stack: Stack) -> None:
     (port,) = free_ports(1)
     shown = stack.json("preview", "--config", f"server.port={port}")
-    assert {change["name"] for change in shown["resources"]} == {"letta", "profile"}
+    assert named(shown) == OF_THE_PORT[stack.target]
     assert set(stack.json("preview")["changes"]) == {"same"}
 
 
@@ -40,29 +60,29 @@ def test_a_literal_pulumi_up_sees_the_same_stack(stack: Stack) -> None:
 
 
 def test_a_stopped_service_is_a_difference_and_up_starts_it(own_stack: Stack) -> None:
-    from infra.embedded import supervisor
-
-    with supervisor.rpc(own_stack.folder) as keeper:
-        keeper.stopProcess("model")
-    changed = {change["name"] for change in own_stack.json("preview")["resources"]}
-    assert changed == {"model"}
+    own_stack.stop("model")
+    wait_until("the model is stopped", lambda: own_stack.pid("model") == 0)
+    changed = named(own_stack.json("preview"))
+    assert "model" in changed
+    assert not {name for name in changed if name.startswith(("letta", "postgres", "cluster"))}
     own_stack.json("up", "--no-smoke")
-    assert supervisor.states(own_stack.folder)["model"].running
+    assert own_stack.pid("model") != 0
+    assert set(own_stack.json("preview")["changes"]) == {"same"}
 
 
-def test_another_server_port_restarts_the_server_only(own_stack: Stack) -> None:
+def test_another_server_port_restarts_what_listens_there_and_nothing_else(own_stack: Stack) -> None:
     (port,) = free_ports(1)
-    before = {service: own_stack.pid(service) for service in ("letta", "postgres", "model")}
-    changed = own_stack.json("up", "--no-smoke", "--config", f"server.port={port}")["changes"]
-    assert {action for action in changed if changed[action]} == {"update", "same"}
-    assert changed["update"] == 2  # the server and the profile
-    assert own_stack.pid("letta") != before["letta"]
-    assert own_stack.pid("postgres") == before["postgres"]
-    assert own_stack.pid("model") == before["model"]
+    before = own_stack.pids()
+    words = ("--config", f"server.port={port}")
+    assert named(own_stack.json("preview", *words)) == OF_THE_PORT[own_stack.target]
+    own_stack.json("up", "--no-smoke", *words)
+    after = own_stack.pids()
+    assert {name for name in before if after[name] != before[name]} == {own_stack.front}
     assert own_stack.json("status")["server"]["healthy"] is True
     assert own_stack.deployment.server.port == port
 
 
+@pytest.mark.target("local", reason="in containers the model's address can't be chosen")
 def test_another_model_port_reaches_agents_that_were_made_before(own_stack: Stack) -> None:
     """Letta keeps the URL it saw first, in its database and in each agent."""
     from infra.connect import api
@@ -126,19 +146,81 @@ def test_a_provider_is_added_and_the_stacks_model_leaves(own_stack: Stack, tmp_p
     assert own_stack.deployment.model.handle is not None
 
 
+@pytest.mark.target("docker", reason="a process is restarted, a container has a successor")
+def test_another_provider_key_gives_a_new_server_and_the_old_one_goes(
+    own_stack: Stack, tmp_path: Path
+) -> None:
+    assert isinstance(own_stack, DockerStack)
+    key = tmp_path / "key"
+    key.write_text("sk-test-provider-key-0123456789\n")
+    with agent_of(own_stack) as agent:
+        (old,) = own_stack.containers("letta")
+        before = own_stack.pids("postgres", "model", "proxy")
+        words = ("--config", f"providers.anthropic.api_key=file:{key}", "--config", "model=fake")
+        own_stack.json("up", *words)
+        (new,) = own_stack.containers("letta")
+        assert new["Name"] != old["Name"]
+        assert own_stack.pids(*before) == before
+        assert agent in {each["id"] for each in own_stack.json("agent", "list")}
+        own_stack.json("up", "--config", "providers.anthropic.api_key=", "--config", "model=")
+        (back,) = own_stack.containers("letta")
+        assert back["Name"] == old["Name"]  # named after its configuration
+
+
+@pytest.mark.target("docker", reason="a single process can't keep serving while it is replaced")
+def test_a_client_that_talks_while_the_server_is_replaced_notices_nothing(own_stack: Stack) -> None:
+    from infra.connect import authorized_http
+
+    failures: list[str] = []
+    answers: list[int] = []
+    done = threading.Event()
+
+    def talk() -> None:
+        with authorized_http(own_stack.deployment, timeout=30) as client:
+            while not done.is_set():
+                try:
+                    answers.append(client.get("/v1/agents/?limit=1").status_code)
+                except httpx.HTTPError as error:
+                    failures.append(repr(error))
+                time.sleep(0.05)
+
+    talker = threading.Thread(target=talk)
+    talker.start()
+    try:
+        own_stack.json("up", "--no-smoke", "--config", f"{SECONDS}=61")
+    finally:
+        done.set()
+        talker.join()
+    assert failures == []
+    assert set(answers) == {200}
+    assert len(answers) > 50
+
+
 def test_destroy_leaves_the_data_and_the_next_up_finds_the_same_agents(own_stack: Stack) -> None:
+    with agent_of(own_stack) as agent:
+        key = own_stack.run("secret", "show", "encryption-key").out
+        own_stack.destroy()
+        assert own_stack.processes() == []
+        assert own_stack.has_data
+        own_stack.json("up", "--no-smoke")
+        assert [each["id"] for each in own_stack.json("agent", "list")] == [agent]
+        assert own_stack.run("secret", "show", "encryption-key").out == key
+
+
+def test_destroy_with_the_data_leaves_nothing(own_stack: Stack) -> None:
+    own_stack.destroy("--delete-data")
+    assert own_stack.remains() == []
+    assert not own_stack.folder.root.exists()
+
+
+@contextmanager
+def agent_of(stack: Stack) -> Iterator[str]:
+    """An agent while the test lasts; its id."""
     from infra.connect import api
 
-    with api(own_stack.deployment) as client:
-        agent = client.agents.create(
-            name="kept",
-            model=own_stack.deployment.model.handle,
-            embedding=own_stack.deployment.model.embedding,
-        )
-    key = own_stack.run("secret", "show", "encryption-key").out
-    own_stack.destroy()
-    assert own_stack.processes() == []
-    assert (own_stack.folder.postgres_data / "PG_VERSION").exists()
-    own_stack.json("up", "--no-smoke")
-    assert [each["id"] for each in own_stack.json("agent", "list")] == [agent.id]
-    assert own_stack.run("secret", "show", "encryption-key").out == key
+    model = stack.deployment.model
+    with api(stack.deployment) as client:
+        agent = client.agents.create(name="kept", model=model.handle, embedding=model.embedding)
+    yield agent.id
+    with api(stack.deployment) as client:
+        client.agents.delete(agent.id)

@@ -14,13 +14,16 @@ from typing import Any
 
 import pytest
 
+from healthchecks.probes.containers import inspect, inspect_memory
+from healthchecks.probes.disk import measure_disk
+from healthchecks.status import observe
 from infra.connect import administrator_in, database, inside
 from infra.containers import logs
 from infra.containers.engine import engine, own_containers
 from infra.containers.images import BuildSettings, build
 from infra.containers.names import Names
 from infra.containers.tunnel import VIA_SOCKET, tunnel
-from infra.deployment import SERVICE_POSTGRES, Database, Deployment, Role, Server
+from infra.deployment import SERVICE_POSTGRES, SERVICE_SERVER, Database, Deployment, Role, Server
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
 from infra.release import RELEASES
@@ -86,10 +89,13 @@ def quoted(secret: Sensitive) -> Any:
     return "'" + secret.reveal().replace("'", "''") + "'"
 
 
-def deployment(container: str, password: Sensitive = PASSWORD) -> Deployment:
+def deployment(
+    container: str, password: Sensitive = PASSWORD, names: Names | None = None
+) -> Deployment:
     role = Role("reader", password)
     found = Database("nowhere.invalid", 1, "postgres", role, role, container=container)
-    return Deployment("prod", "docker", Server("http://127.0.0.1:9"), database=found)
+    server = Server("http://127.0.0.1:9")
+    return Deployment("prod", "docker", server, database=found, containers=names)
 
 
 def programs(container: str) -> list[str]:
@@ -307,3 +313,51 @@ def test_the_sockets_path_is_short_enough_however_long_the_temporary_folder_is(
     with administrator_in(postgres, "postgres") as link:
         assert link.execute("SELECT 1").fetchone() == (1,)
     assert not list(deep.iterdir())
+
+
+def test_the_engine_tells_what_a_container_may_and_what_it_uses(
+    postgres: str, names: Names
+) -> None:
+    seen = inspect_memory(deployment(postgres, names=names))
+    (facts,) = (each for each in seen.containers if each.service == SERVICE_POSTGRES)
+    assert (facts.name, facts.state, facts.restarts, facts.killed) == (postgres, "RUNNING", 0, 0)
+    assert facts.limit == 512 * 1024**2
+    assert facts.used is not None
+    assert 1024**2 < facts.used < facts.limit
+    assert facts.confinement.user == "10002:10002"
+    assert facts.confinement.drops_all
+    assert facts.confinement.no_new_privileges
+    assert not facts.confinement.read_only
+    assert facts.published == ()
+    assert seen.missing == ("letta", "proxy")
+    assert {each.service for each in seen.containers} == {SERVICE_POSTGRES}
+
+
+def test_a_part_that_was_killed_for_want_of_memory_is_counted(
+    start: Callable[..., Any], names: Names, postgres: str
+) -> None:
+    hungry = "head -c 900m /dev/zero | tail >/dev/null; sleep 600"
+    container = start(SERVICE_SERVER, hungry, names.server("abc", 1))
+    try:
+        deadline = time.monotonic() + 30
+        seen = deployment(postgres, names=names)
+        while True:
+            found = {each.service: each for each in inspect_memory(seen).containers}
+            if found[SERVICE_SERVER].killed:
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert found[SERVICE_SERVER].runs
+        assert not found[SERVICE_SERVER].killed_whole
+        status = observe(seen)
+        assert status.services == {"letta-abc-1": "RUNNING", "postgres": "RUNNING"}
+        assert status.uptime_seconds is not None
+    finally:
+        container.remove(force=True)
+    assert "letta" in inspect(seen).missing
+
+
+def test_the_disk_is_measured_where_the_data_is(postgres: str, names: Names) -> None:
+    seen = measure_disk(deployment(postgres, names=names))
+    assert 0 < seen.free < seen.total
+    assert seen.container == postgres

@@ -58,6 +58,7 @@ BUILDING = {
 SERVERS = {"initdb", "pg_ctl", "postgres", "psql", "redis-server", "valkey-server"}
 
 Run = Callable[..., "Container"]
+WithSecret = Callable[[str, str, int], dict[str, dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +87,32 @@ def tags(engine: DockerClient) -> dict[str, str]:
 
 
 @pytest.fixture
-def run(engine: DockerClient, tags: dict[str, str]) -> Iterator[Run]:
+def new_volume(engine: DockerClient) -> Iterator[Callable[[], str]]:
+    """Make a volume; all are gone at the end, after the containers of `run`."""
+    made = []
+
+    def make() -> str:
+        made.append(engine.volumes.create(f"letta-ops-test-{uuid.uuid4().hex[:8]}"))
+        return str(made[-1].name)
+
+    yield make
+    for each in made:
+        each.remove(force=True)
+
+
+@pytest.fixture
+def volume(new_volume: Callable[[], str]) -> str:
+    return new_volume()
+
+
+@pytest.fixture
+def run(engine: DockerClient, tags: dict[str, str], new_volume: Callable[[], str]) -> Iterator[Run]:
     """Start a hardened container of an image; gone at the end."""
     started = []
 
-    def start(name: str, *command: str, **settings: Any) -> Container:
+    def start(image: str, *command: str, **settings: Any) -> Container:
         container: Container = engine.containers.run(
-            tags[name],
+            tags[image],
             list(command) or None,
             **{
                 "detach": True,
@@ -101,7 +121,7 @@ def run(engine: DockerClient, tags: dict[str, str]) -> Iterator[Run]:
                 "cap_drop": ["ALL"],
                 "security_opt": ["no-new-privileges:true"],
                 "network_mode": "none",
-                "tmpfs": dict.fromkeys(TEMPORARY[name], ""),
+                "tmpfs": dict.fromkeys(TEMPORARY[image], ""),
                 **settings,
             },
         )
@@ -114,33 +134,23 @@ def run(engine: DockerClient, tags: dict[str, str]) -> Iterator[Run]:
 
 
 @pytest.fixture
-def volume(engine: DockerClient) -> Iterator[str]:
-    made = engine.volumes.create(f"letta-ops-test-{uuid.uuid4().hex[:8]}")
-    yield made.name
-    made.remove(force=True)
+def with_secret(
+    engine: DockerClient, tags: dict[str, str], new_volume: Callable[[], str]
+) -> WithSecret:
+    """Mount /secrets with one file in it that only one account can read."""
 
-
-@pytest.fixture
-def secrets_volume(engine: DockerClient, tags: dict[str, str]) -> Iterator[Callable[..., str]]:
-    """Make a volume for /secrets with one file in it that only one account can read."""
-    volumes = []
-
-    def make(name: str, text: str, user: int) -> str:
-        made = engine.volumes.create(f"letta-ops-test-{uuid.uuid4().hex[:8]}")
-        volumes.append(made)
-        path = f"/secrets/{name}"
+    def make(name: str, text: str, user: int) -> dict[str, dict[str, str]]:
+        volume, path = new_volume(), f"/secrets/{name}"
         encoded = base64.b64encode(text.encode()).decode()
         engine.containers.run(
             tags["redis"],
             ["-c", f"echo {encoded} | base64 -d > {path}; chown {user} {path}; chmod 400 {path}"],
             entrypoint="sh", user="0:0", remove=True, network_mode="none",
-            volumes={made.name: {"bind": "/secrets"}},
+            volumes={volume: {"bind": "/secrets"}},
         )  # fmt: skip
-        return str(made.name)
+        return {volume: {"bind": "/secrets", "mode": "ro"}}
 
-    yield make
-    for made in volumes:
-        made.remove(force=True)
+    return make
 
 
 def ended(container: Container, seconds: float = 60) -> tuple[int, str]:
@@ -313,7 +323,6 @@ def test_a_build_behind_a_proxy_leaves_no_trace_of_it(
         made = images.build("redis", RELEASE, settings, print)
         assert any(marks["mirror"] in path for path in Proxy.asked)
         image = engine.images.get(made)
-        assert image.id != engine.images.get(tags["redis"]).id
         told = json.dumps([image.attrs, image.history()])
         assert [what for what, mark in marks.items() if mark in told] == []
         with exported(engine, made) as archive:
@@ -498,10 +507,9 @@ def put(container: Container, path: str, text: str, user: int) -> None:
 # Redis
 
 
-def test_redis_demands_its_password(run: Run, secrets_volume: Callable[..., str]) -> None:
+def test_redis_demands_its_password(run: Run, with_secret: WithSecret) -> None:
     settings = f'bind 127.0.0.1\nport 6379\nsave ""\nrequirepass {PASSWORD}\n'
-    made = secrets_volume("redis.conf", settings, REDIS_USER)
-    container = run("redis", volumes={made: {"bind": "/secrets", "mode": "ro"}})
+    container = run("redis", volumes=with_secret("redis.conf", settings, REDIS_USER))
     wait("healthy", lambda: health(container) == "healthy")
     assert "NOAUTH" in inside(container, "valkey-cli", "ping")[1]
     done: Any = container.exec_run(["valkey-cli", "ping"], environment={"REDISCLI_AUTH": PASSWORD})
@@ -514,15 +522,17 @@ def test_redis_demands_its_password(run: Run, secrets_volume: Callable[..., str]
 
 
 def test_the_server_is_healthy_with_its_database_only(
-    engine: DockerClient, run: Run, volume: str, secrets_volume: Callable[..., str]
+    engine: DockerClient, run: Run, new_volume: Callable[[], str], with_secret: WithSecret
 ) -> None:
     """Migrated by its own image, served by Python of the base, unhealthy when the database goes."""
-    volumes = {volume: {"bind": DATA}}
+    home, volumes = new_volume(), {new_volume(): {"bind": DATA}}
     assert ended(run("postgres", "letta-ops-initdb", volumes=volumes))[0] == 0
-    network = engine.networks.create(f"letta-ops-test-{uuid.uuid4().hex[:8]}", internal=True)
+    network_name = f"letta-ops-test-{uuid.uuid4().hex[:8]}"
+    network = engine.networks.create(network_name, internal=True)
     started = []
     try:
-        database = run("postgres", volumes=volumes, network_mode=None, network=str(network.name))
+        database = run("postgres", volumes=volumes, network_mode=None, network=network_name,
+                       name=f"{network_name}-database")  # fmt: skip
         started.append(database)
         wait("healthy", lambda: health(database) == "healthy")
         query = ("psql", "-XAtU", "postgres", "-v", "ON_ERROR_STOP=1", "-c")
@@ -538,10 +548,9 @@ def test_the_server_is_healthy_with_its_database_only(
             "LETTA_SERVER_SECURE": "true",
             "LETTA_DISABLE_SQLALCHEMY_POOLING": "false",
             "MEMGPT_CONFIG_PATH": "/dev/null",
-            "LETTA_DIR": "/tmp/.letta",  # noqa: S108  # inside the container
             "OTEL_SDK_DISABLED": "true",
         }
-        migration = launch(run, secrets_volume, str(network.name), environment, None,
+        migration = launch(run, with_secret, home, network_name, environment, None,
                            "alembic.config:main", "upgrade", "head")  # fmt: skip
         started.append(migration)
         code, output = ended(migration, 120)
@@ -551,7 +560,7 @@ def test_the_server_is_healthy_with_its_database_only(
         assert head == (0, f"{RELEASE.alembic_head}\n")
 
         environment["LETTA_PG_URI"] += "?ssl=disable"
-        server = launch(run, secrets_volume, str(network.name), environment,
+        server = launch(run, with_secret, home, network_name, environment,
                         "letta.server.rest_api.app", "letta.main:app",
                         "server", "--secure", "--host", "0.0.0.0", "--port", "8283")  # fmt: skip
         started.append(server)
@@ -572,17 +581,16 @@ def test_the_server_is_healthy_with_its_database_only(
 
 
 def launch(
-    run: Run, secrets_volume: Callable[..., str], network: str, environment: dict[str, str],
+    run: Run, with_secret: WithSecret, home: str, network: str, environment: dict[str, str],
     import_first: str | None, *words: str,
 ) -> Container:  # fmt: skip
     from infra.launch_document import launch_document
 
     hidden = ["LETTA_PG_URI", "LETTA_SERVER_PASSWORD"]
     document = launch_document(environment, hidden if import_first else (), import_first)
-    volume = secrets_volume("server-environment.json", document, SERVER_USER)
+    mounts = with_secret("server-environment.json", document, SERVER_USER)
     return run(
         "letta", "/opt/letta/bin/python", "/opt/letta-ops/launch.py",
-        "/secrets/server-environment.json", *words,
-        volumes={volume: {"bind": "/secrets", "mode": "ro"}}, working_dir="/opt/letta/source",
-        network_mode=None, network=network,
+        "/secrets/server-environment.json", *words, working_dir="/opt/letta/source",
+        volumes={**mounts, home: {"bind": "/home/letta"}}, network_mode=None, network=network,
     )  # fmt: skip

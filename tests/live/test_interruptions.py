@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -12,7 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.live.machine import LETTA_OPS, Machine, Stack, free_ports, kill_tree, wait_until
+from tests.live.machine import LETTA_OPS, Machine, Stack, kill_tree, wait_until
+
+# Resources, in the order in which they are made.
+STEPS = {
+    "local": ("server-password", "cluster", "postgres", "migration", "letta"),
+    "docker": ("volume-database", "cluster", "postgres", "migration", "letta", "route"),
+}
 
 
 def test_two_at_once_are_told_apart(own_stack: Stack, tmp_path: Path) -> None:
@@ -32,17 +39,17 @@ def test_two_at_once_are_told_apart(own_stack: Stack, tmp_path: Path) -> None:
 def test_up_killed_at_every_step_is_finished_in_the_end(machine: Machine, tmp_path: Path) -> None:
     """`kill -9` of the command and of pulumi, which then leaves its lock; each run goes on there."""
     made = machine.stack("killed")
-    for step in ("server-password", "cluster", "postgres", "migration", "letta"):
+    for step in STEPS[made.target]:
         log = tmp_path / f"{step}.log"
         child = machine.start(
             LETTA_OPS, "--stack", made.name, "up", "--no-smoke", *made.settings(), log=log
         )
-        _wait_for_line(log, child, f"{step}: creating")
+        _wait_for_step(log, child, step)
         time.sleep(random.random())  # noqa: S311  # any moment within the step will do
         kill_tree(child)
     assert made.up()["smoke"]["passed"] is True
     made.destroy("--delete-data")
-    assert made.processes() == []
+    assert made.remains() == []
     assert not made.folder.root.exists()
 
 
@@ -64,9 +71,14 @@ def test_up_killed_at_random_moments_is_finished_by_the_next(
     made.run("destroy", "--delete-data", "--yes")
 
 
-def _wait_for_line(log: Path, child: subprocess.Popen[bytes], line: str) -> None:
-    """Wait until `line` is in the log, or the command has ended: a step may be done already."""
-    wait_until(line, lambda: line.encode() in log.read_bytes() or child.poll() is not None, 120)
+def _wait_for_step(log: Path, child: subprocess.Popen[bytes], step: str) -> None:
+    """Wait until a resource is being made, or the command has ended: it may be there already."""
+    wait_until(step, lambda: _at_work(log, step) or child.poll() is not None, 120)
+
+
+def _at_work(log: Path, step: str) -> bool:
+    """Whether the resource is being made or changed; a server's name ends with a digest."""
+    return re.search(rf"\] {step}[-\w]*: (creating|updating)", log.read_text()) is not None
 
 
 def test_ctrl_c_is_answered_and_the_next_up_succeeds(machine: Machine, tmp_path: Path) -> None:
@@ -81,7 +93,7 @@ def test_ctrl_c_is_answered_and_the_next_up_succeeds(machine: Machine, tmp_path:
         *made.settings(),
     ]
     child = machine.start(*words, log=log)
-    wait_until("the migration runs", lambda: b"migration: creating" in log.read_bytes(), 120)
+    wait_until("the migration runs", lambda: _at_work(log, "migration"), 120)
     time.sleep(random.random() * 2)  # noqa: S311  # any moment will do
     os.killpg(child.pid, signal.SIGINT)
     assert child.wait(timeout=120) == 130
@@ -89,22 +101,24 @@ def test_ctrl_c_is_answered_and_the_next_up_succeeds(machine: Machine, tmp_path:
     assert b"Traceback" not in log.read_bytes()
     assert made.up()["smoke"]["passed"] is True
     made.destroy("--delete-data")
-    assert made.processes() == []
+    assert made.remains() == []
 
 
 def test_a_run_that_outlived_its_command_is_waited_for(own_stack: Stack, tmp_path: Path) -> None:
     """`kill -9` of letta-ops alone leaves pulumi at work: the next run waits until it is done."""
-    (port,) = free_ports(1)
+    before = own_stack.pid("letta")
+    setting = "server.environment.LETTA_LLM_REQUEST_TIMEOUT_SECONDS"
     child = own_stack.machine.start(
         LETTA_OPS, "--stack", own_stack.name, "up", "--no-smoke",
-        "--config", f"server.port={port}", log=tmp_path / "up.log",
+        "--config", f"{setting}=61", log=tmp_path / "up.log",
     )  # fmt: skip
     log = tmp_path / "up.log"
-    wait_until("the server restarts", lambda: b"letta: updating" in log.read_bytes(), 60)
+    wait_until("the server restarts", lambda: _at_work(log, "letta"), 60)
     (pulumi,) = [each for each in psutil.Process(child.pid).children() if "pulumi" in each.name()]
     child.kill()
     child.wait()
     answer = own_stack.run("up", "--no-smoke")
     assert answer.code == 0, answer.err
     assert f"pid {pulumi.pid}" in answer.err
-    assert own_stack.deployment.server.port == port
+    assert own_stack.pid("letta") not in (0, before)
+    assert own_stack.server_settings()[setting.rpartition(".")[2]] == "61"

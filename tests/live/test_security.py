@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +16,25 @@ import testinfra
 
 from infra.accounts import Role, service_account
 from infra.deployment import LOOPBACK
+from tests.live.docker_stack import DockerStack
 from tests.live.machine import Stack
 
 host = testinfra.get_host("local://")
+PROCESSES = pytest.mark.target("local", reason="test_hardening.py looks into the containers")
 
 
-def test_every_service_listens_on_loopback_only(stack: Stack) -> None:
+def test_every_port_is_open_on_loopback_only(stack: Stack) -> None:
     for port in stack.ports.values():
-        assert host.socket(f"tcp://{LOOPBACK}:{port}").is_listening
+        with socket.create_connection((LOOPBACK, port), timeout=5):
+            pass
+        listening = host.socket.get_listening_sockets()
+        assert [each for each in listening if each.endswith(f":{port}")] == [
+            f"tcp://{LOOPBACK}:{port}"
+        ]
+
+
+@PROCESSES
+def test_no_process_listens_anywhere_else(stack: Stack) -> None:
     for process in stack.processes():
         for connection in process.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN:
@@ -31,6 +44,7 @@ def test_every_service_listens_on_loopback_only(stack: Stack) -> None:
 ROLES: dict[str, Role] = {"letta": "server", "model": "server", "postgres": "postgres"}
 
 
+@PROCESSES
 def test_services_run_as_unprivileged_accounts_and_postgres_as_one_apart(stack: Stack) -> None:
     for service, role in ROLES.items():
         account = service_account(stack.folder, role)
@@ -40,22 +54,23 @@ def test_services_run_as_unprivileged_accounts_and_postgres_as_one_apart(stack: 
         assert process.egid == account.gid
 
 
-def test_what_is_private_is_readable_by_its_owner_alone(stack: Stack) -> None:
+def test_the_operators_secrets_are_readable_by_the_operator_alone(stack: Stack) -> None:
     folder = stack.folder
-    private = [folder.profile, folder.server_environment, folder.state / "passphrase",
-               folder.postgres_settings("pg_hba.conf"), folder.program("letta"),
-               folder.supervisor_settings, *folder.logs.glob("*.log")]  # fmt: skip
-    for path in private:
+    for path in (folder.profile, folder.state / "passphrase", *folder.logs.glob("*.log")):
+        assert host.file(str(path)).mode == 0o600, path
+    assert folder.profile.stat().st_uid == os.geteuid()
+
+
+@PROCESSES
+def test_what_is_the_services_is_readable_by_them_alone(stack: Stack) -> None:
+    folder = stack.folder
+    for path in (folder.server_environment, folder.postgres_settings("pg_hba.conf"),
+                 folder.program("letta"), folder.supervisor_settings):  # fmt: skip
         assert host.file(str(path)).mode == 0o600, path
     for path in (folder.postgres_data, folder.home, folder.sandbox, folder.sockets):
         assert host.file(str(path)).mode == 0o700, path
-
-
-def test_the_profile_belongs_to_the_operator_and_not_to_the_services(stack: Stack) -> None:
-    assert stack.folder.profile.stat().st_uid == os.geteuid()
-    assert (
-        stack.folder.server_environment.stat().st_uid == service_account(stack.folder, "server").uid
-    )
+    account = service_account(folder, "server")
+    assert folder.server_environment.stat().st_uid == account.uid
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])
@@ -90,7 +105,7 @@ def test_postgres_uses_scram_and_data_checksums_and_an_owner_without_privileges(
 ) -> None:
     from infra.administration import administrator
 
-    with administrator(stack.folder, {"port": stack.ports["database.port"]}) as link:
+    with administrator(stack.folder, stack.place) as link:
         assert link.execute("SHOW data_checksums").fetchone() == ("on",)
         rows = link.execute(
             "SELECT rolname, rolsuper, rolcreaterole, rolpassword LIKE 'SCRAM-SHA-256$%' "
@@ -100,22 +115,19 @@ def test_postgres_uses_scram_and_data_checksums_and_an_owner_without_privileges(
 
 
 def test_a_wrong_database_password_is_refused(stack: Stack) -> None:
-    from infra.connect import connection
+    from infra.connect import database
+    from infra.deployment import OWNER_ROLE, Role
     from infra.errors import LettaOpsError
+    from infra.sensitive import Sensitive
 
-    settings: dict[str, str | int] = {
-        "host": LOOPBACK,
-        "port": stack.ports["database.port"],
-        "dbname": "letta",
-        "user": "letta",
-        "password": "wrong-password",
-    }
-    with pytest.raises(LettaOpsError) as failure, connection(settings):
+    role = Role(OWNER_ROLE, Sensitive("wrong-password"))
+    with pytest.raises(LettaOpsError) as failure, database(stack.deployment, role):
         pass
     assert failure.value.code == "database-unreachable"
     assert "wrong-password" not in str(failure.value)
 
 
+@PROCESSES
 @pytest.mark.skipif(os.geteuid() != 0, reason="without root, all services run as the same user")
 def test_the_servers_account_reaches_neither_the_database_files_nor_another_stack(
     stack: Stack, own_stack: Stack
@@ -130,6 +142,7 @@ def test_the_servers_account_reaches_neither_the_database_files_nor_another_stac
         assert stack.machine.run("test", reader, closed, user=uid).code == 1, closed
 
 
+@PROCESSES
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's work could be led elsewhere")
 def test_a_link_in_the_place_of_a_folder_is_not_followed_by_root(own_stack: Stack) -> None:
     victim = own_stack.machine.root / "victim"
@@ -138,10 +151,7 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed_by_root(own_stack: Stac
     home, aside = own_stack.folder.home, own_stack.folder.data / "aside"
     home.rename(aside)
     home.symlink_to(victim)
-    from infra.embedded import supervisor
-
-    with supervisor.rpc(own_stack.folder) as keeper:
-        keeper.stopProcess("model")
+    own_stack.stop("model")
     answer = own_stack.run("--json", "up", "--no-smoke")
     assert answer.code == 1
     assert answer.json["error"]["code"] == "folder-replaced"
@@ -171,28 +181,26 @@ def test_an_agents_tool_finds_no_secret_in_its_environment(stack: Stack) -> None
         client.agents.delete(agent.id)
         client.tools.delete(tool.id)
     text = str(answer.messages)
-    assert "LETTA_OPS_STACK_FOLDER" in text  # it is the environment
+    assert "LETTA_OPS_" in text  # it is the environment
     for value in stack.deployment.secrets:
         assert value.reveal() not in text
 
 
 def test_the_servers_process_has_pooling_encryption_and_its_own_home(stack: Stack) -> None:
     """What the server was started with, as the one file says that it reads it from."""
-    import json
-
-    environment = json.loads(stack.folder.server_environment.read_text())["environment"]
+    environment = stack.server_settings()
     assert environment["LETTA_DISABLE_SQLALCHEMY_POOLING"] == "false"
     assert environment["LETTA_SERVER_SECURE"] == "true"
     assert environment["LETTA_ENCRYPTION_KEY"]
     assert environment["OTEL_SDK_DISABLED"] == "true"
     arguments = psutil.Process(stack.pid("letta")).cmdline()
     assert "--secure" in arguments
-    assert arguments[arguments.index("--host") + 1] == LOOPBACK
+    # A container's own network is reached by the proxy; nothing of it is published.
+    everywhere = stack.target == "docker"
+    assert arguments[arguments.index("--host") + 1] == ("0.0.0.0" if everywhere else LOOPBACK)
 
 
-def test_no_secret_is_anywhere_but_in_the_two_files_that_may_hold_them(
-    stack: Stack, tmp_path: Path
-) -> None:
+def test_no_secret_is_anywhere_but_in_the_files_that_may_hold_them(stack: Stack) -> None:
     """The leak test: every log, state file, argument and output, for every generated secret."""
     said = []
     for words in (["up", "-v"], ["up", "--config", "release=0.0.0"], ["smoke"], ["check"],
@@ -207,13 +215,31 @@ def test_no_secret_is_anywhere_but_in_the_two_files_that_may_hold_them(
     for text in said:
         assert not _found(secrets, text), text
     for process in stack.processes():
-        assert not _found(secrets, " ".join(process.cmdline()))
+        words = [*process.cmdline(), *map(str, process.environ().items())]
+        assert not _found(secrets, " ".join(words)), process
     holders = {path for path in _files(stack.folder.state) if _found(secrets, _text(path))}
-    assert holders == {
-        stack.folder.profile,
-        stack.folder.server_environment,
-        stack.folder.state / "passphrase",
-    }
+    of_local = {stack.folder.server_environment} if stack.target == "local" else set()
+    passphrase = stack.folder.state / "passphrase"
+    assert holders == {stack.folder.profile, passphrase} | of_local
+
+
+@pytest.mark.target("docker", reason="the engine knows of containers only")
+def test_the_engine_knows_no_secret(containers: DockerStack) -> None:
+    """Not in what it tells of containers, images, volumes and networks, and not in its logs."""
+    from infra.containers.engine import engine
+    from tests.live.docker_stack import everything_of
+
+    secrets = {name: value.reveal() for name, value in _secrets(containers).items()}
+    with engine() as client:
+        for thing in everything_of(containers, client):
+            thing.reload()
+            assert not _found(secrets, json.dumps(thing.attrs)), thing.name
+        for found in containers.containers():
+            one = client.containers.get(found["Id"])
+            assert not _found(secrets, one.logs().decode(errors="replace")), found["Name"]
+            assert not _found(secrets, str(one.top(ps_args="-eo pid,args"))), found["Name"]
+            assert not _found(secrets, json.dumps(one.image.history())), found["Name"]
+            assert not _found(secrets, json.dumps(one.image.attrs)), found["Name"]
 
 
 def test_the_state_holds_the_secrets_encrypted_only(stack: Stack) -> None:

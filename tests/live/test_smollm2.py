@@ -17,7 +17,11 @@ from infra.errors import LettaOpsError
 from tests.live.machine import Machine, free_ports, wait_until
 
 # The download and the compilation: 4 minutes on 2 processors, more on a busy machine.
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(1500),
+    pytest.mark.target("local", reason="the real model is a process of this machine"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import psutil
 import pytest
 
 from tests.live.machine import Stack, wait_until
 
-SERVICES = [("letta",), ("postgres",), ("letta", "postgres"), ("model",)]
+SERVICES = [
+    ("letta",),
+    ("postgres",),
+    ("letta", "postgres"),
+    ("model",),
+    pytest.param(
+        ("proxy",), marks=pytest.mark.target("docker", reason="only containers are behind one")
+    ),
+]
 
 
-@pytest.mark.parametrize("killed", SERVICES, ids=" and ".join)
+@pytest.mark.parametrize("killed", SERVICES, ids=lambda killed: " and ".join(killed))
 def test_killed_services_come_back_with_all_data(stack: Stack, killed: tuple[str, ...]) -> None:
     from infra.connect import api
 
     with api(stack.deployment) as client:
         block = client.blocks.create(label="survivor", value="still here")
-    before = {service: stack.pid(service) for service in killed}
-    for pid in before.values():
-        psutil.Process(pid).kill()
+    before = stack.pids(*killed)
+    for service in killed:
+        stack.kill(service)
     wait_until(
         f"{killed} have new processes",
         lambda: all(stack.pid(name) not in (0, pid) for name, pid in before.items()),
@@ -30,6 +37,7 @@ def test_killed_services_come_back_with_all_data(stack: Stack, killed: tuple[str
         client.blocks.delete(block.id)
 
 
+@pytest.mark.target("local", reason="containers are kept by the engine")
 def test_a_killed_supervisor_is_replaced_by_the_next_up(stack: Stack) -> None:
     """Its services live on without it; `up` ends those leftovers and starts all anew."""
     from infra.embedded import supervisor

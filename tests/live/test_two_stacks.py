@@ -8,7 +8,11 @@ import subprocess
 import pytest
 
 from infra.accounts import service_account
+from infra.containers.migration import PYTHON
+from tests.live.docker_stack import DockerStack
 from tests.live.machine import Stack
+
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 5432), timeout=3)"
 
 
 def test_two_stacks_share_no_process_port_file_secret_or_agent(
@@ -34,6 +38,7 @@ def test_two_stacks_share_no_process_port_file_secret_or_agent(
         client.agents.delete(agent.id)
 
 
+@pytest.mark.target("local", reason="in containers the home is a volume")
 def test_each_server_has_a_home_of_its_own(stack: Stack, own_stack: Stack) -> None:
     for one in (stack, own_stack):
         homes = {each.environ()["HOME"] for each in one.processes()}
@@ -41,18 +46,40 @@ def test_each_server_has_a_home_of_its_own(stack: Stack, own_stack: Stack) -> No
         assert (one.folder.home / ".letta").is_dir()
 
 
-def test_destroying_one_leaves_the_other(stack: Stack, own_stack: Stack) -> None:
-    before = stack.pid("letta")
+@pytest.mark.target("docker", reason="the network of a machine is one")
+def test_no_container_reaches_one_of_another_stack(stack: Stack, own_stack: Stack) -> None:
+    """Not even by its address: nothing but the engine joins the two stacks' networks."""
+    from infra.containers.execute import execute
+
+    assert isinstance(stack, DockerStack)
+    assert isinstance(own_stack, DockerStack)
+    server = stack.container("letta")["Name"].lstrip("/")
+    mine, other = (each.container("postgres") for each in (stack, own_stack))
+    for container, reached in ((mine, True), (other, False)):
+        (network,) = container["NetworkSettings"]["Networks"].values()
+        answer = execute(server, [PYTHON, "-c", CONNECT, network["IPAddress"]])
+        assert (answer.code == 0) is reached, answer.output
+
+
+@pytest.mark.target("local", reason="a container's processes end with it")
+def test_what_an_agent_left_running_ends_with_its_stack(own_stack: Stack) -> None:
     account = service_account(own_stack.folder, "server")
     stray = subprocess.Popen(["/bin/sleep", "600"], user=account.uid, env={})  # an agent's, say
     own_stack.destroy("--delete-data")
-    assert not own_stack.folder.root.exists()
-    assert own_stack.processes() == []
+    assert own_stack.remains() == []
     if not account.is_us:
         assert stray.wait(10) < 0
         with pytest.raises(KeyError):
             pwd.getpwnam(account.name)
     stray.kill()
     stray.wait()
-    assert stack.pid("letta") == before
+    own_stack.up("--no-smoke")
+
+
+def test_destroying_one_leaves_the_other(stack: Stack, own_stack: Stack) -> None:
+    before = stack.pids()
+    own_stack.destroy("--delete-data")
+    assert not own_stack.folder.root.exists()
+    assert own_stack.remains() == []
+    assert stack.pids() == before
     assert stack.json("status")["server"]["healthy"] is True

@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from infra.engine import cli_cache, go_tools
+from infra.engine import cli, cli_cache, go_tools
 from infra.engine.cli import find_pulumi, fits, pulumi_environment
 from infra.engine.cli_cache import PULUMI_VERSION, PulumiCli
 from infra.errors import LettaOpsError
 
 TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture(autouse=True)
+def _official_docker_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The choice of the docker plugin has tests of its own (test_plugins.py)."""
+    monkeypatch.setattr(cli, "docker_stand_in", lambda *_, **__: None)
 
 
 def script(path: Path, body: str) -> Path:

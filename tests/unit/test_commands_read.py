@@ -183,3 +183,13 @@ def test_doctor_fails_with_the_next_steps_when_something_is_missing(
     assert answer["able"] is False
     assert answer["error"]["code"] == "not-able"
     assert not machine.examine(Invocation(profile=bad))[1].passed
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_an_absent_engine_is_a_failure_only_for_a_stack_that_needs_one(
+    needed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+    trait = machine.container_engine(needed)
+    assert trait.passed is not needed
+    assert f"no Docker engine answers at unix://{tmp_path}/nobody.sock" in trait.detail

@@ -20,8 +20,8 @@ def redacted(text: str, properties: Mapping[str, Any]) -> str:
 def _private(properties: Mapping[str, Any]) -> Iterator[str]:
     for variable in properties.get("envs") or []:
         name, separator, value = str(variable).partition("=")
-        # Without a name the engine refuses it, and shows it whole.
-        yield value if name or not separator else str(variable)
+        # What is no `NAME=VALUE` the engine refuses, and shows whole.
+        yield value if name and separator else str(variable)
     for upload in properties.get("uploads") or []:
         if isinstance(upload, Mapping):
             yield str(upload.get("content") or "")

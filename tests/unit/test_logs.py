@@ -1,0 +1,243 @@
+"""Log lines: moments, merging, rotated files, the engine's pieces; and `letta-ops logs` itself."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra.containers.logs import messages
+from infra.deployment import Deployment, Server
+from infra.embedded.logs import lines, stamp
+from infra.errors import LettaOpsError
+from infra.locations import StackFolder
+from infra.log_lines import LogLine, Wanted, merged, moment, read
+from infra.sensitive import Sensitive
+from ops_cli import main
+
+NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
+SECRET = Sensitive("swordfish-server")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StackFolder:
+    made = StackFolder(tmp_path, "prod")
+    made.logs.mkdir(parents=True)
+    return made
+
+
+def texts(folder: StackFolder, **wanted: object) -> list[str]:
+    return [line.text for line in lines(folder, Wanted(**wanted), (SECRET,))]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30s", NOW - dt.timedelta(seconds=30)),
+        ("10m", NOW - dt.timedelta(minutes=10)),
+        ("2h", NOW - dt.timedelta(hours=2)),
+        (" 1d ", NOW - dt.timedelta(days=1)),
+        ("2026-11-21T10:00Z", NOW - dt.timedelta(hours=2)),
+        ("2026-11-21T10:00+02:00", NOW - dt.timedelta(hours=4)),
+        ("2026-11-21T10:00", dt.datetime(2026, 11, 21, 10).astimezone()),
+    ],
+)
+def test_a_moment_is_ago_or_a_date(text: str, expected: dt.datetime) -> None:
+    assert moment(text, NOW) == expected
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "yesterday", "10 minutes", "-5m"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Invalid isoformat"):
+        moment(text, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-21 10:00:00.413 UTC [87] LOG:  ready", NOW.replace(hour=10, microsecond=413000)),
+        ("2026-11-21T10:00:00Z x", NOW.replace(hour=10)),
+        ("2026-11-21 10:00:00,005 INFO x", dt.datetime(2026, 11, 21, 10, 0, 0, 5000).astimezone()),
+        ("INFO: no time", None),
+        ("2026-99-21 10:00:00 x", None),
+    ],
+)
+def test_the_time_of_a_line_is_read_where_it_has_one(
+    text: str, expected: dt.datetime | None
+) -> None:
+    assert stamp(text) == expected
+
+
+def line(seconds: int | None, text: str) -> LogLine:
+    time = None if seconds is None else NOW + dt.timedelta(seconds=seconds)
+    return LogLine("s", "s", time, text)
+
+
+def test_sources_are_merged_by_time_each_in_its_own_order() -> None:
+    one = [line(None, "a"), line(1, "c"), line(1, "d"), line(9, "f")]
+    two = [line(0, "b"), line(5, "e")]
+    assert [each.text for each in merged([one, two])] == list("abcdef")
+
+
+def test_files_are_merged_redacted_and_lines_without_a_time_stay_with_their_forerunner(
+    folder: StackFolder,
+) -> None:
+    folder.log("letta").write_text(
+        "2026-11-21 10:00:02 UTC failed\n  trace\n2026-11-21 10:00:05 UTC swordfish-server\n"
+    )
+    folder.log("postgres").write_text("2026-11-21 10:00:03 UTC ready\n")
+    folder.log("supervisord").write_text("2026-11-21 10:00:00 UTC not shown\n")
+    folder.log("migration-x").write_text("2026-11-21 10:00:00 UTC not shown\n")
+    assert [text.removeprefix("2026-11-21 10:00:") for text in texts(folder)] == [
+        "02 UTC failed",
+        "  trace",
+        "03 UTC ready",
+        "05 UTC [redacted]",
+    ]
+    assert len(texts(folder, service="supervisord")) == 1
+
+
+def test_tail_and_since_reach_back_into_rotated_files(folder: StackFolder) -> None:
+    path = folder.log("letta")
+    for number, name in ((1, "letta.log.2"), (2, "letta.log.1"), (3, "letta.log")):
+        rows = [f"2026-11-21 10:0{number}:0{second} UTC {number}{second}" for second in range(3)]
+        path.with_name(name).write_text("\n".join(rows) + "\n")
+    ends = [text[-2:] for text in texts(folder)]
+    assert ends == ["10", "11", "12", "20", "21", "22", "30", "31", "32"]
+    assert [text[-2:] for text in texts(folder, tail=4)] == ["22", "30", "31", "32"]
+    assert texts(folder, tail=0) == []
+    since = NOW.replace(hour=10, minute=2, second=1)
+    assert [text[-2:] for text in texts(folder, since=since)] == ["21", "22", "30", "31", "32"]
+
+
+def test_following_hears_each_line_once_also_over_a_rotation(folder: StackFolder) -> None:
+    path = folder.log("letta")
+    path.write_text("old\nhalf")
+    found: list[str] = []
+    enough = threading.Event()
+
+    def listen() -> None:
+        for each in lines(folder, Wanted("letta", tail=1, follow=True), ()):
+            found.append(each.text)
+            if each.text == "end":
+                enough.set()
+                return
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    wait_until(lambda: found == ["old"])
+    with path.open("a") as sink:
+        sink.write(" and half\n")
+    wait_until(lambda: found[-1] == "half and half")
+    with path.open("a") as sink:
+        sink.write("last before\n")
+        path.rename(path.with_name("letta.log.1"))
+        path.write_text("first after\n")
+        sink.write("late\n")
+    wait_until(lambda: found[-1] == "first after")
+    path.write_text("cut\n")  # shorter than before
+    wait_until(lambda: found[-1] == "cut")
+    with path.open("a") as sink:
+        sink.write("end\n")
+    assert enough.wait(10)
+    assert found == ["old", "half and half", "last before", "late", "first after", "cut", "end"]
+
+
+def wait_until(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_service_that_has_no_log_is_refused_with_the_names_of_those_that_have(
+    folder: StackFolder,
+) -> None:
+    folder.log("letta").write_text("x\n")
+    with pytest.raises(LettaOpsError, match="no service 'redis'") as caught:
+        texts(folder, service="redis")
+    assert caught.value.hint == "name one of: letta"
+    with pytest.raises(LettaOpsError):
+        texts(folder, service="../prod/logs/letta")
+
+
+def test_the_logs_of_a_server_that_is_not_ours_are_out_of_reach() -> None:
+    with pytest.raises(LettaOpsError) as caught:
+        read(Deployment("prod", "external", Server("http://x")), Wanted())
+    assert caught.value.code == "no-logs"
+
+
+def test_the_engines_pieces_are_put_together_and_lose_their_timestamps() -> None:
+    chunks = [b"T1 whole\n", b"T2 be", b"T3 gin", b"T4 ning\r\n", b"T5 \n", b"T6 rest"]
+    assert list(messages(chunks)) == [
+        ("T1", "whole"),
+        ("T2", "beginning"),
+        ("T5", ""),
+        ("T6", "rest"),
+    ]
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
+    monkeypatch.setenv("LETTA_OPS_STATE", str(tmp_path))
+    made = StackFolder(tmp_path, "prod")
+    made.logs.mkdir(parents=True)
+    made.profile.write_text(
+        'target = "local"\n[server]\nurl = "http://127.0.0.1:1"\npassword = "swordfish-server"\n'
+    )
+    made.profile.chmod(0o600)
+    made.log("letta").write_text("\x1b[32m2026-11-21 10:00:00 UTC\x1b[0m swordfish-server\x07\n")
+    made.log("postgres").write_text("2026-11-21 10:00:01 UTC ready\n")
+    return made
+
+
+def test_the_source_stands_in_front_of_the_lines_of_several(
+    stack: StackFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--stack", "prod", "logs"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "letta  2026-11-21 10:00:00 UTC [redacted]\\x07",
+        "postgres  2026-11-21 10:00:01 UTC ready",
+    ]
+    assert main.run(["--stack", "prod", "logs", "letta", "--tail", "5"]) == 0
+    assert capsys.readouterr().out == "2026-11-21 10:00:00 UTC [redacted]\\x07\n"
+
+
+def test_as_json_it_is_one_list(stack: StackFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["--stack", "prod", "logs", "postgres", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "service": "postgres",
+            "source": "postgres",
+            "time": "2026-11-21T10:00:01+00:00",
+            "text": "2026-11-21 10:00:01 UTC ready",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [["--json", "--follow"], ["--since", "yesterday"], ["--tail", "-1"]]
+)
+def test_what_makes_no_sense_is_wrong_usage(
+    words: list[str], stack: StackFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--stack", "prod", "logs", *words]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_interruption_ends_following_quietly(
+    stack: StackFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("infra.embedded.logs.time.sleep", interrupted)
+    assert main.run(["--stack", "prod", "logs", "postgres", "-f"]) == 130
+    seen = capsys.readouterr()
+    assert seen.out == "2026-11-21 10:00:01 UTC ready\n"
+    assert seen.err == ""
