@@ -88,6 +88,10 @@ class StackFolder:
         return self.root / "authority.pem"
 
     @property
+    def authority_key(self) -> Path:
+        return self.root / "authority-key.pem"
+
+    @property
     def agent_count(self) -> Path:
         """How many agents there were before the last update (see `infra.agent_guard`)."""
         return self.root / "agent-count.json"

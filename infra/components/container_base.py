@@ -16,11 +16,12 @@ class Base(pulumi.ComponentResource):
         super().__init__("letta-ops:docker:Base", "base", {}, opts)
         opts = pulumi.ResourceOptions(parent=self)
         self.images: dict[str, Image] = {name: image(place, name, opts) for name in image_names}
+        own = "postgres" in image_names  # an external database has no volume here
         self.ready: list[pulumi.Resource] = [
             self._network(place, "inner", place.names.inner_network, internal=True),
             self._network(place, "outer", place.names.outer_network, internal=False),
             *self._cache(place, "redis" in image_names),
-            *(self._volume(place, what) for what in VOLUMES),
+            *(self._volume(place, what) for what in VOLUMES if what != "database" or own),
         ]
         self.register_outputs({})
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import pulumi
 import pulumi_docker as docker
 
 from infra.components.container import Place, Shape, container, own_tmpfs
 from infra.components.container_base import Base
-from infra.components.container_resources import File
+from infra.components.container_resources import Certificate, File
 from infra.containers.migration import PYTHON
 from infra.containers.names import (
     MODEL_PORT,
@@ -89,6 +90,10 @@ def redis(place: Place, base: Base) -> docker.Container:
     )
 
 
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
 class Proxy(pulumi.ComponentResource):
     """Outputs: `container`, and `files` (digest of the certificates that were given)."""
 
@@ -102,13 +107,17 @@ class Proxy(pulumi.ComponentResource):
             ACME_CA: chosen.tls.acme_ca,
         }
         contents = {name: path.read_text() for name, path in given.items() if path is not None}
-        self.files = hashlib.sha256("\0".join(contents.values()).encode()).hexdigest()[:16]
+        self.files: pulumi.Input[str] = _digest(contents.values())
         opts = pulumi.ResourceOptions(parent=self, depends_on=base.ready)
         tag = base.images["proxy"].tag
-        written = [
+        written: list[pulumi.Resource] = [
             File(name, place.folder, place.names, tag, name, PROXY_USER, Sensitive(text), opts)
             for name, text in contents.items()
         ]
+        if chosen.tls.mode == "internal":
+            own = Certificate(place.folder, place.names, tag, chosen.tls.host, opts)
+            self.files = own.fingerprint
+            written.append(own)
         ports = [
             docker.ContainerPortArgs(
                 internal=PROXY_TLS_PORT if chosen.tls.on else PROXY_PORT,

@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 
 from infra.components.embedded import Resource
+from infra.containers.certificate import OwnCertificate
 from infra.containers.cluster import DatabaseCluster
 from infra.containers.image import BuiltImage
 from infra.containers.images import BuildSettings, tag
@@ -144,6 +145,22 @@ class Limit(Resource, module="letta-ops", name="ProcessLimit"):
     ) -> None:
         properties = {"container": container, "container_id": container_id, "limit": limit}
         super().__init__(ProcessLimit(), resource_name, folder, properties, (), opts)
+
+
+class Certificate(Resource, module="letta-ops", name="OwnCertificate"):
+    fingerprint: pulumi.Output[str]
+
+    def __init__(
+        self,
+        folder: StackFolder,
+        names: Names,
+        image: str,
+        host: str,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {"prefix": names.prefix, "image": image, "host": host}
+        outputs = ("fingerprint", "not_after", "volume_created")
+        super().__init__(OwnCertificate(), "certificate", folder, properties, outputs, opts)
 
 
 class Switch(Resource, module="letta-ops", name="Route"):

@@ -90,7 +90,9 @@ def _environment(
 def _networks(place: Place) -> list[str]:
     names, settings = place.names, place.settings.containers
     cache = [names.cache_network] if settings is not None and settings.redis else []
-    return [names.inner_network, names.outer_network, *cache]
+    external = settings.database if settings is not None else None
+    database = [external.network] if external is not None and external.network else []
+    return [names.inner_network, names.outer_network, *cache, *database]
 
 
 def _shape(place: Place, base: Base, digest: str) -> Shape:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from infra import agent_guard
 from infra.containers.cluster import IDENTIFIER, ensure_volume
+from infra.containers.database_preflight import ensure_usable
 from infra.containers.engine import engine, find_container
 from infra.containers.names import SERVICE_PROXY, Names
 from infra.deployment import SERVICE_POSTGRES
@@ -40,6 +41,8 @@ def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecre
             _ensure_known(client, folder, names, secrets)
     if chosen.database is None:
         ensure_volume(folder, names, remembered(folder.profile, IDENTIFIER))
+    else:
+        ensure_usable(folder, settings, secrets)
     agent_guard.count_before(
         folder,
         {"uri": chosen.database.direct.reveal()}
@@ -98,7 +101,7 @@ def _ensure_space(client: DockerClient, names: Names) -> None:
     root = Path(str(client.info().get("DockerRootDir") or ""))
     if not root.is_dir():
         return
-    running = find_container(client, names.container(SERVICE_POSTGRES)) is not None
+    running = find_container(client, names.container(SERVICE_PROXY)) is not None
     needed = RUNNING_BYTES if running else NEW_BYTES
     free = shutil.disk_usage(root).free
     if free < needed:

@@ -29,30 +29,38 @@ class SecretFile(Provider):
     compared: ClassVar[tuple[str, ...]] = ("prefix", "name", "owner", "content")
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        content = Sensitive(inputs["content"])
-        words = ["sh", "-c", WRITE, "sh", inputs["name"], str(inputs["owner"])]
-        ensure_done(_job(inputs, words, content), "secret-file", HINT, "writing a secret's file")
-        volume = _volume(Names(inputs["prefix"]))
+        names = Names(inputs["prefix"])
+        owner, content = int(inputs["owner"]), Sensitive(inputs["content"])
+        write_secret(names, inputs["image"], inputs["name"], owner, content)
+        volume = volume_attributes(names)
         return inputs["name"], {"volume_created": volume.get("CreatedAt") if volume else None}
 
     def remove(self, folder: StackFolder, outputs: Properties) -> None:
-        if _volume(Names(outputs["prefix"])) is None:
+        names = Names(outputs["prefix"])
+        if volume_attributes(names) is None:
             return
         words = ["rm", "-f", f"{SECRETS_FOLDER}/{outputs['name']}"]
-        ensure_done(_job(outputs, words, None), "secret-file", HINT, "removing a secret's file")
+        job = _job(names, outputs["image"], outputs["name"], words, None)
+        ensure_done(job, "secret-file", HINT, "removing a secret's file")
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
-        volume = _volume(Names(outputs["prefix"]))
+        volume = volume_attributes(Names(outputs["prefix"]))
         if volume is None or volume.get("CreatedAt") != outputs.get("volume_created"):
             return "the secrets' volume is gone"
         return None
 
 
-def _job(inputs: Properties, words: list[str], content: Sensitive | None) -> Job:
-    names = Names(inputs["prefix"])
+def write_secret(names: Names, image: str, name: str, owner: int, content: Sensitive) -> None:
+    """Write `content` into the stack's secrets volume as the file `name` of the account `owner`."""
+    words = ["sh", "-c", WRITE, "sh", name, str(owner)]
+    job = _job(names, image, name, words, content)
+    ensure_done(job, "secret-file", HINT, "writing a secret's file")
+
+
+def _job(names: Names, image: str, name: str, words: list[str], content: Sensitive | None) -> Job:
     return Job(
-        f"{names.prefix}-secret-{inputs['name']}",
-        inputs["image"],
+        f"{names.prefix}-secret-{name}",
+        image,
         words,
         names.labels("secret"),
         volumes={names.volume("secrets"): SECRETS_FOLDER},
@@ -63,7 +71,7 @@ def _job(inputs: Properties, words: list[str], content: Sensitive | None) -> Job
     )
 
 
-def _volume(names: Names) -> dict[str, Any] | None:
+def volume_attributes(names: Names) -> dict[str, Any] | None:
     import docker.errors
 
     with engine() as client:

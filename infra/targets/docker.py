@@ -8,6 +8,7 @@ import pulumi
 
 from infra.components.container import Place
 from infra.components.container_base import Base
+from infra.components.container_external import ExternalPostgres, Preflight
 from infra.components.container_extras import Proxy, fake_model, redis
 from infra.components.container_postgres import ContainerPostgres
 from infra.components.container_resources import Switch
@@ -15,6 +16,7 @@ from infra.components.container_server import Servers
 from infra.components.embedded import Endpoints, Record
 from infra.components.secrets import Secrets
 from infra.container_settings import ContainerSettings
+from infra.containers.database_preflight import image_is_there
 from infra.containers.names import REDIS_PORT, SERVICE_REDIS
 from infra.containers.preflight import ensure_possible
 from infra.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE, Model
@@ -32,10 +34,18 @@ def build(folder: StackFolder, settings: Settings) -> None:
     ensure_possible(folder, settings, known)
     place = Place(folder, settings, known)
     secrets = Secrets(folder, known)
-    base = Base(place, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
-    database = ContainerPostgres(place, base)
-    after: list[pulumi.Resource] = [database.ready]
+    first: list[pulumi.Resource] = [secrets]
+    if chosen.database is not None:
+        first.append(Preflight(place, looked=image_is_there(settings)))
+    base = Base(place, _images(chosen), pulumi.ResourceOptions(depends_on=first))
     more: dict[str, str | Sensitive] = {**settings.environment}
+    database: ContainerPostgres | ExternalPostgres
+    if chosen.database is None:
+        database = ContainerPostgres(place, base)
+    else:
+        database = ExternalPostgres(place, base)
+        more |= database.environment
+    after: list[pulumi.Resource] = [database.ready]
     model = Model()
     if settings.model != "none":
         # Letta asks for the list of models when it starts, and never again: the model comes first.
@@ -78,7 +88,8 @@ def build(folder: StackFolder, settings: Settings) -> None:
 
 
 def _images(chosen: ContainerSettings) -> list[str]:
-    return ["letta", "postgres", "proxy", *(["redis"] if chosen.redis else [])]
+    own = ["postgres"] if chosen.database is None else []
+    return ["letta", *own, "proxy", *(["redis"] if chosen.redis else [])]
 
 
 def _tls(chosen: ContainerSettings) -> dict[str, Any]:
@@ -100,11 +111,26 @@ def _profile(
         "server.url": settings.server_url,
         "server.authority": str(folder.authority) if chosen.tls.mode == "internal" else "",
         "containers.prefix": chosen.names.prefix,
-        "database.container": chosen.names.container("postgres"),
-        "database.host": LOOPBACK,
-        "database.name": DATABASE_NAME,
-        "database.owner": OWNER_ROLE,
-        "database.reader": READER_ROLE,
+        **_database(chosen),
         "model.handle": model.handle or "",
         "model.embedding": model.embedding or "",
+    }
+
+
+def _database(chosen: ContainerSettings) -> dict[str, Any]:
+    """How the command line reaches the database: in its container, or by the external one's URL."""
+    if chosen.database is None:
+        return {
+            "database.container": chosen.names.container("postgres"),
+            "database.host": LOOPBACK,
+            "database.name": DATABASE_NAME,
+            "database.owner": OWNER_ROLE,
+            "database.reader": READER_ROLE,
+            "database.url": "",
+        }
+    none = dict.fromkeys(("container", "host", "name", "owner", "reader"), "")
+    reference = chosen.database.reference
+    return {
+        **{f"database.{name}": value for name, value in none.items()},
+        "database.url": reference or pulumi.Output.secret(chosen.database.direct.reveal()),
     }

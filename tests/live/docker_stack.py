@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import psutil
 
 from infra.containers.engine import engine, own_containers
+from infra.containers.execute import execute
 from infra.containers.names import LABEL_PREFIX, Names
 from infra.deployment import SERVICE_POSTGRES
 from tests.live.stack import Stack
@@ -89,11 +90,10 @@ class DockerStack(Stack):
         return [psutil.Process(pid) for pid in found if psutil.pid_exists(pid)]
 
     def server_settings(self) -> dict[str, str]:
-        with self._newest("letta") as container:
-            script = 'cat "$LETTA_OPS_ENVIRONMENT_FILE"'
-            code, output = container.exec_run(["sh", "-c", script])
-        assert code == 0, output
-        return dict(json.loads(output)["environment"])
+        name = str(self.container("letta")["Name"]).lstrip("/")
+        answer = execute(name, ["sh", "-c", 'cat "$LETTA_OPS_ENVIRONMENT_FILE"'])
+        assert answer.code == 0, answer.output
+        return dict(json.loads(answer.output)["environment"])
 
     @contextmanager
     def data_elsewhere(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from tests.live.machine import ROOT, Stack, free_ports
 
 # `make test` in the README is what runs this very test.
 LEFT_OUT = {"make test"}
+EXAMPLE = ROOT / "docs" / "example.af"
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 
@@ -68,25 +69,26 @@ def test_the_documents_have_commands_to_run() -> None:
     assert sum(len(blocks(document)) for document in DOCUMENTS) > 10
 
 
-def test_the_tour_a_real_agent_file_moves_in_answers_and_moves_out(
-    own_stack: Stack, interpreter: Path, tmp_path: Path
-) -> None:
-    """The agent file is one of Letta 0.16.8's own, as its source distribution holds it."""
-    from infra.connect import api
+@pytest.mark.target("local", reason="the release is installed on this machine only there")
+def test_the_example_is_one_of_lettas_own_agent_files(interpreter: Path) -> None:
+    """Of Letta 0.16.8, as its source distribution holds it."""
     from infra.locations import cache_folder
     from infra.release import RELEASES, installed
 
     source = installed(RELEASES["0.16.8"], cache_folder(), interpreter).source
-    file = (
-        source
-        / "tests"
-        / "test_agent_files"
-        / ("test_basic_agent_with_blocks_tools_messages_v2.af")
-    )
-    assert (ROOT / "docs" / "example.af").read_bytes() == file.read_bytes()
+    file = "test_basic_agent_with_blocks_tools_messages_v2.af"
+    assert EXAMPLE.read_bytes() == (source / "tests" / "test_agent_files" / file).read_bytes()
+
+
+def test_the_tour_a_real_agent_file_moves_in_answers_and_moves_out(
+    own_stack: Stack, tmp_path: Path
+) -> None:
+    from infra.connect import api
+
     before = own_stack.json("status")["agents"]
     model = ["--model", "openai-proxy/fake", "--embedding", "openai/text-embedding-3-small"]
-    (agent,) = own_stack.json("agent", "import", str(file), "--name", "tourist", *model)["agents"]
+    answer = own_stack.json("agent", "import", str(EXAMPLE), "--name", "tourist", *model)
+    (agent,) = answer["agents"]
     assert own_stack.json("status")["agents"] == before + 1
     with api(own_stack.deployment) as client:
         answer = client.agents.messages.create(

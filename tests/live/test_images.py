@@ -172,6 +172,16 @@ def wait(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
     pytest.fail(f"{what}: not within {seconds:.0f} s")
 
 
+def wait_for_health(container: Container, wanted: str = "healthy", seconds: float = 60) -> None:
+    def has_come() -> bool:
+        found = health(container)  # also reads the state anew
+        if container.status not in ("running", "paused"):
+            pytest.fail(f"it has ended:\n{ended(container)[1][-2000:]}")
+        return found == wanted
+
+    wait(wanted, has_come, seconds)
+
+
 def inside(container: Container, *words: str) -> tuple[int, str]:
     done: Any = container.exec_run(list(words))
     return int(done.exit_code), str(done.output.decode())
@@ -406,7 +416,7 @@ def test_a_cluster_is_made_once_and_served(run: Run, volume: str) -> None:
     assert "is not empty" in words
 
     container = run("postgres", volumes=volumes)
-    wait("healthy", lambda: health(container) == "healthy")
+    wait_for_health(container)
     query = ("psql", "-XAtU", "postgres", "-c")
     assert inside(container, *query, "CREATE EXTENSION vector")[0] == 0
     assert inside(container, *query, "SELECT '[1,2]'::vector <-> '[1,4]'") == (0, "2\n")
@@ -475,7 +485,7 @@ def test_the_proxy_waits_for_its_configuration_and_serves_it(run: Run, volume: s
             )  # fmt: skip
             assert code == 0, output
         wait(f"the {answer} answer", partial(answers, container, answer))
-    wait("healthy", lambda: health(container) == "healthy")
+    wait_for_health(container)
     assert inside(container, "id", "-u")[1].strip() == str(PROXY_USER)
 
 
@@ -510,7 +520,7 @@ def put(container: Container, path: str, text: str, user: int) -> None:
 def test_redis_demands_its_password(run: Run, with_secret: WithSecret) -> None:
     settings = f'bind 127.0.0.1\nport 6379\nsave ""\nrequirepass {PASSWORD}\n'
     container = run("redis", volumes=with_secret("redis.conf", settings, REDIS_USER))
-    wait("healthy", lambda: health(container) == "healthy")
+    wait_for_health(container)
     assert "NOAUTH" in inside(container, "valkey-cli", "ping")[1]
     done: Any = container.exec_run(["valkey-cli", "ping"], environment={"REDISCLI_AUTH": PASSWORD})
     assert done.output.decode().strip() == "PONG"
@@ -534,7 +544,7 @@ def test_the_server_is_healthy_with_its_database_only(
         database = run("postgres", volumes=volumes, network_mode=None, network=network_name,
                        name=f"{network_name}-database")  # fmt: skip
         started.append(database)
-        wait("healthy", lambda: health(database) == "healthy")
+        wait_for_health(database)
         query = ("psql", "-XAtU", "postgres", "-v", "ON_ERROR_STOP=1", "-c")
         for words in (
             f"CREATE ROLE letta LOGIN PASSWORD '{PASSWORD}'",
@@ -564,13 +574,13 @@ def test_the_server_is_healthy_with_its_database_only(
                         "letta.server.rest_api.app", "letta.main:app",
                         "server", "--secure", "--host", "0.0.0.0", "--port", "8283")  # fmt: skip
         started.append(server)
-        wait("healthy", lambda: health(server) == "healthy", 180)
+        wait_for_health(server, seconds=180)
         assert PASSWORD not in server.logs().decode()
         assert PASSWORD not in json.dumps(server.attrs)
         database.pause()
-        wait("unhealthy", lambda: health(server) == "unhealthy", 90)
+        wait_for_health(server, "unhealthy", 90)
         database.unpause()
-        wait("healthy again", lambda: health(server) == "healthy", 90)
+        wait_for_health(server, seconds=90)
     finally:
         for container in started:
             with contextlib.suppress(Exception):  # it may have ended, or not begun

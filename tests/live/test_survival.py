@@ -17,7 +17,7 @@ SERVICES = [
 ]
 
 
-@pytest.mark.parametrize("killed", SERVICES, ids=lambda killed: " and ".join(killed))
+@pytest.mark.parametrize("killed", SERVICES, ids=" and ".join)
 def test_killed_services_come_back_with_all_data(stack: Stack, killed: tuple[str, ...]) -> None:
     from infra.connect import api
 

@@ -1,0 +1,138 @@
+"""A Postgres that is there already: looked at, marked as ours, migrated; nothing of it is made."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pulumi
+
+from infra.components.container import Place
+from infra.components.container_base import Base
+from infra.components.container_resources import File
+from infra.components.embedded import Resource
+from infra.container_settings import ExternalDatabase
+from infra.containers.database_preflight import DatabaseCheck
+from infra.containers.database_url import SYSTEM, SYSTEM_FILE, asyncpg_uri, authority
+from infra.containers.external_migration import ExternalMigration
+from infra.containers.images import tag
+from infra.containers.names import SECRETS_FOLDER, SERVER_USER
+from infra.deployment import database_from_url
+from infra.providers.external_database import ExternalDatabase as ExternalDatabaseProvider
+from infra.sensitive import Sensitive
+
+
+class Preflight(Resource, module="letta-ops", name="DatabaseCheck"):
+    """The first resource of the stack: until it is content with the database, nothing is made."""
+
+    def __init__(self, place: Place, *, looked: bool) -> None:
+        chosen, database = _chosen(place)
+        build = chosen.build
+        properties = {
+            "name": "letta",
+            "release": place.settings.release,
+            "tag": tag("letta", place.settings.release, build),
+            "base": build.base,
+            "ca_bundle": str(build.ca_bundle or ""),
+            "proxy": _hidden(build.proxy),
+            "index_url": _hidden(build.index_url),
+            "apt_mirror": build.apt_mirror or "",
+            "prefix": place.names.prefix,
+            "servers": _hidden(database.url),
+            "direct": _hidden(database.direct),
+            "own_direct": database.direct is not database.url,
+            "network": database.network,
+            "replicas": chosen.replicas,
+            "pool_size": chosen.pool_size,
+            "deployment_id": place.secrets.id,
+            "looked": looked,
+        }
+        super().__init__(DatabaseCheck(), "database-check", place.folder, properties, (), None)
+
+
+class Marked(Resource, module="letta-ops", name="ExternalDatabase"):
+    def __init__(
+        self, place: Place, uri: pulumi.Output[str], opts: pulumi.ResourceOptions
+    ) -> None:
+        properties = {"uri": uri, "deployment_id": place.secrets.id}
+        super().__init__(
+            ExternalDatabaseProvider(), "external-database", place.folder, properties, (), opts
+        )
+
+
+class Migrated(Resource, module="letta-ops", name="Migration"):
+    revision: pulumi.Output[str]
+
+    def __init__(
+        self,
+        place: Place,
+        base: Base,
+        uri: pulumi.Output[str],
+        networks: list[str],
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        properties = {
+            "prefix": place.names.prefix,
+            "release": place.settings.release,
+            "image": base.images["letta"].tag,
+            "networks": networks,
+            "uri": uri,
+        }
+        super().__init__(
+            ExternalMigration(), "migration", place.folder, properties, ("revision",), opts
+        )
+
+
+class ExternalPostgres(pulumi.ComponentResource):
+    """Outputs like those of `ContainerPostgres`, and `environment` for the servers."""
+
+    def __init__(self, place: Place, base: Base) -> None:
+        super().__init__("letta-ops:docker:ExternalPostgres", "external-postgres")
+        opts = pulumi.ResourceOptions(parent=self, depends_on=base.ready)
+        self._database = _chosen(place)[1]
+        hidden = pulumi.Output.secret(self._database.direct.reveal())
+        self.place: dict[str, Any] = {"uri": hidden}
+        self.environment, files = _trust(place, base, self._database.url, opts)
+        joined = [self._database.network] if self._database.network else []
+        marked = Marked(place, hidden, opts)
+        self.ready: pulumi.Resource = Migrated(
+            place,
+            base,
+            hidden,
+            [place.names.outer_network, *joined],
+            pulumi.ResourceOptions(parent=self, depends_on=[marked, *files]),
+        )
+        self.register_outputs({})
+
+    def uri(self, _query: str) -> Sensitive:
+        """What the servers connect with; its TLS is as its own URL says, not as `_query` does."""
+        return asyncpg_uri(self._database.url)
+
+
+def _trust(
+    place: Place, base: Base, url: Sensitive, opts: pulumi.ResourceOptions
+) -> tuple[dict[str, str], list[pulumi.Resource]]:
+    """The certificates that the servers trust: asyncpg takes them from a file, named by environment."""
+    found = authority(database_from_url(url))
+    if found is None:
+        return {}, []
+    if found == SYSTEM:
+        return {"PGSSLROOTCERT": SYSTEM_FILE}, []
+    # Named after its contents: a server that starts from other certificates is another server.
+    name = f"database-authority-{hashlib.sha256(found.encode()).hexdigest()[:8]}.pem"
+    tag_ = base.images["letta"].tag
+    file = File(
+        name, place.folder, place.names, tag_, name, SERVER_USER, Sensitive(found), opts
+    )
+    return {"PGSSLROOTCERT": f"{SECRETS_FOLDER}/{name}"}, [file]
+
+
+def _chosen(place: Place) -> tuple[Any, ExternalDatabase]:
+    chosen = place.settings.containers
+    assert chosen is not None  # noqa: S101  # settings of this target have them
+    assert chosen.database is not None  # noqa: S101  # made for an external database only
+    return chosen, chosen.database
+
+
+def _hidden(value: Sensitive | None) -> pulumi.Output[str] | str:
+    return pulumi.Output.secret(value.reveal()) if value is not None else ""

@@ -1,0 +1,308 @@
+"""The containers of a running stack, looked at from inside and by the engine: what they can't do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import testinfra
+
+from infra.containers.names import (
+    LABEL_DEPLOYMENT,
+    LABEL_PREFIX,
+    LABEL_SERVICE,
+    MODEL_PORT,
+    POSTGRES_PORT,
+    POSTGRES_USER,
+    PROXY_PORT,
+    PROXY_USER,
+    SERVER_PORT,
+    SERVER_USER,
+)
+from infra.deployment import LOOPBACK
+from tests.live.docker_stack import DockerStack
+
+pytestmark = pytest.mark.target("docker", reason="it is about containers")
+
+SERVICES = ("letta", "postgres", "model", "proxy")
+USERS = {
+    "letta": SERVER_USER,
+    "postgres": POSTGRES_USER,
+    "model": SERVER_USER,
+    "proxy": PROXY_USER,
+}
+MEMORY = {"letta": 2048, "postgres": 1024, "model": 256, "proxy": 256}  # MiB
+PROCESSES = {"letta": 1024, "postgres": 512, "model": 128, "proxy": 256}
+PORTS = {
+    "letta": SERVER_PORT,
+    "postgres": POSTGRES_PORT,
+    "model": MODEL_PORT,
+    "proxy": PROXY_PORT,
+}
+NETWORKS = {
+    "letta": {"inner", "outer"},
+    "postgres": {"inner"},
+    "model": {"inner"},
+    "proxy": {"inner", "outer"},
+}
+WRITABLE = {
+    "letta": {"/home/letta", "/sandbox", "/tmp"},  # noqa: S108  # inside the container
+    "postgres": {"/var/lib/postgresql/data", "/run/postgresql", "/tmp"},  # noqa: S108
+    "model": {"/tmp"},  # noqa: S108
+    "proxy": {"/data", "/run/caddy", "/tmp"},  # noqa: S108
+}
+ENGINES = {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}  # written by the engine, root's
+BUILDING = ("gcc", "cc", "c++", "g++", "clang", "ld", "as", "make", "cargo", "rustc", "pip", "pip3",
+            "uv", "apt-get", "curl", "wget")  # fmt: skip
+NO_CAPABILITY = "0000000000000000"
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def inspected(containers: DockerStack, service: str) -> dict[str, Any]:
+    return containers.container(service)
+
+
+@pytest.fixture
+def host(inspected: dict[str, Any]) -> Any:
+    """The container from inside, as the user that it runs as."""
+    return testinfra.get_host(f"docker://{inspected['Id']}")
+
+
+def test_every_container_runs_and_is_healthy(containers: DockerStack) -> None:
+    found = containers.containers()
+    assert {each["Config"]["Labels"][LABEL_SERVICE] for each in found} == set(SERVICES)
+    for each in found:
+        assert each["State"]["Running"]
+        assert each["State"]["Health"]["Status"] == "healthy"
+        assert each["RestartCount"] == 0
+
+
+def test_it_runs_as_its_own_user_and_never_as_root(
+    service: str, host: Any, inspected: dict[str, Any]
+) -> None:
+    user = USERS[service]
+    assert inspected["Config"]["User"] == f"{user}:{user}"
+    assert host.user().uid == user
+    assert host.user().gid == user
+    for status in statuses(host):
+        assert status["Uid"].split() == status["Gid"].split() == [str(user)] * 4
+
+
+def test_no_process_has_a_capability_or_can_get_one(host: Any, inspected: dict[str, Any]) -> None:
+    for status in statuses(host):
+        for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert status[kind] == NO_CAPABILITY, status["Name"]
+        assert status["NoNewPrivs"] == "1"
+    limits = inspected["HostConfig"]
+    assert limits["CapDrop"] == ["ALL"]
+    assert not limits["CapAdd"]
+    assert not limits["Privileged"]
+    assert "no-new-privileges:true" in limits["SecurityOpt"]
+    assert "seccomp=unconfined" not in limits["SecurityOpt"]
+
+
+def test_no_program_runs_with_the_rights_of_another(host: Any) -> None:
+    assert host.check_output("find / -xdev -type f -perm /6000 2>/dev/null || true") == ""
+
+
+def test_its_root_is_read_only_and_only_these_places_can_be_written(
+    service: str, host: Any, inspected: dict[str, Any]
+) -> None:
+    assert inspected["HostConfig"]["ReadonlyRootfs"] is True
+    mounts = {mount.split()[1]: mount.split() for mount in lines(host, "cat /proc/mounts")}
+    assert "ro" in mounts["/"][3].split(",")
+    writable = {
+        path for path, (_, _, _, options, *_) in mounts.items()
+        if "rw" in options.split(",")
+        and not path.startswith(("/proc", "/dev", "/sys"))
+        and path not in ENGINES
+    }  # fmt: skip
+    assert writable == WRITABLE[service]
+    for folder in ("/", "/etc", "/usr", "/usr/local/bin", "/opt"):
+        assert host.run("test -w %s", folder).rc == 1, folder
+
+
+def test_what_is_mounted_comes_from_its_own_volumes_only(
+    service: str, containers: DockerStack, inspected: dict[str, Any]
+) -> None:
+    """No folder of the machine, and above all not the engine's socket."""
+    for mount in inspected["Mounts"]:
+        assert mount["Type"] in ("volume", "tmpfs")
+        if mount["Type"] == "volume":
+            assert mount["Name"].startswith(f"{containers.names.prefix}-")
+        if mount["Destination"] == "/secrets":
+            assert mount["RW"] is False
+    has_secrets = any(mount["Destination"] == "/secrets" for mount in inspected["Mounts"])
+    assert has_secrets is (service in ("letta", "proxy"))
+
+
+def test_nobody_can_run_what_is_put_into_a_temporary_folder(host: Any) -> None:
+    tmp = host.mount_point("/tmp")  # noqa: S108  # inside the container
+    assert {"noexec", "nosuid", "nodev"} <= set(tmp.options)
+
+
+def test_it_is_limited(service: str, inspected: dict[str, Any], host: Any) -> None:
+    limits = inspected["HostConfig"]
+    assert limits["Memory"] == limits["MemorySwap"] == MEMORY[service] * 1024**2
+    assert limits["PidsLimit"] == PROCESSES[service]
+    assert limits["LogConfig"]["Type"] == "json-file"
+    assert limits["LogConfig"]["Config"] == {"max-size": "20m", "max-file": "4"}
+    assert limits["RestartPolicy"]["Name"] == "unless-stopped"
+    assert limits["Init"] is True
+    assert limits["PidMode"] == ""  # sees no process of the machine
+    assert limits["IpcMode"] == "private"
+    assert limits["UsernsMode"] != "host"
+
+
+def test_it_listens_on_its_one_port(service: str, host: Any) -> None:
+    assert listening(host) == {PORTS[service]}
+
+
+def test_it_is_on_the_networks_that_it_needs(
+    service: str, containers: DockerStack, inspected: dict[str, Any]
+) -> None:
+    prefix = containers.names.prefix
+    expected = {f"{prefix}-{network}" for network in NETWORKS[service]}
+    assert set(inspected["NetworkSettings"]["Networks"]) == expected
+
+
+def test_nothing_is_published_but_the_proxy_on_loopback(
+    service: str, containers: DockerStack, inspected: dict[str, Any]
+) -> None:
+    published = [entry for entries in inspected["NetworkSettings"]["Ports"].values()
+                 for entry in entries or ()]  # fmt: skip
+    port = str(containers.ports["server.port"])
+    proxy = [{"HostIp": LOOPBACK, "HostPort": port}]
+    assert published == (proxy if service == "proxy" else [])
+    assert inspected["HostConfig"]["PublishAllPorts"] is False
+
+
+def test_it_says_whose_it_is(
+    service: str, containers: DockerStack, inspected: dict[str, Any]
+) -> None:
+    labels = inspected["Config"]["Labels"]
+    assert labels[LABEL_PREFIX] == containers.names.prefix
+    assert labels[LABEL_SERVICE] == service
+    assert labels[LABEL_DEPLOYMENT] == containers.deployment.id
+    assert labels["org.opencontainers.image.title"]
+    assert labels["org.opencontainers.image.version"]
+
+
+def test_it_has_nothing_to_build_or_fetch_programs_with(host: Any) -> None:
+    for program in BUILDING:
+        assert not host.exists(program), program
+
+
+def test_the_servers_container_has_no_database_and_the_databases_no_letta(
+    containers: DockerStack,
+) -> None:
+    server, postgres = (inside(containers, name) for name in ("letta", "postgres"))
+    for program in ("postgres", "psql", "redis-server", "valkey-server", "caddy"):
+        assert not server.exists(program)
+    assert not server.run("/opt/letta/bin/python -m pip --version").rc == 0
+    assert not postgres.file("/opt/letta").exists
+    assert not postgres.exists("python3")
+
+
+def test_what_runs_is_the_service_and_nothing_else(containers: DockerStack) -> None:
+    names = {service: programs(containers, service) for service in SERVICES}
+    assert names["postgres"] == {"docker-init", "postgres"}
+    assert names["proxy"] == {"docker-init", "caddy"}
+    for service in ("letta", "model"):
+        assert {name for name in names[service] if not name.startswith("python")} == {"docker-init"}
+
+
+def test_the_secrets_are_files_that_only_the_server_can_read(containers: DockerStack) -> None:
+    server, proxy = (inside(containers, name) for name in ("letta", "proxy"))
+    path = server.check_output("printenv LETTA_OPS_ENVIRONMENT_FILE")
+    stat = server.check_output("stat -c '%%u:%%g %%a' %s", path)
+    assert stat == f"{SERVER_USER}:{SERVER_USER} 400"
+    assert server.check_output("stat -c '%%u:%%g %%a' /secrets") == "0:0 711"
+    assert server.run("ls /secrets").rc != 0
+    assert proxy.run("cat %s", path).rc != 0
+    assert server.run("sh -c ': > %s'", path).rc != 0
+
+
+def test_the_database_takes_passwords_only_as_scram_and_only_from_the_network(
+    containers: DockerStack,
+) -> None:
+    """By its socket it knows the administrator: whoever may use the engine."""
+    postgres = inside(containers, "postgres")
+    rules = [line.split() for line in lines(postgres, f"cat {hba(postgres)}")
+             if line and not line.startswith("#")]  # fmt: skip
+    assert {rule[-1] for rule in rules if rule[0].startswith("host")} == {"scram-sha-256"}
+    assert {rule[-1] for rule in rules if rule[0] == "local"} <= {"peer", "scram-sha-256"}
+    assert "trust" not in {rule[-1] for rule in rules}
+
+
+def test_the_inner_network_has_no_way_out(containers: DockerStack) -> None:
+    from infra.containers.engine import engine
+
+    with engine() as client:
+        inner = client.networks.get(containers.names.inner_network).attrs
+        outer = client.networks.get(containers.names.outer_network).attrs
+    assert inner["Internal"] is True
+    assert outer["Internal"] is False
+    for name in ("postgres", "model"):
+        routes = lines(inside(containers, name), "cat /proc/net/route")[1:]
+        assert not [route for route in routes if route.split()[1] == "00000000"], name
+
+
+def test_no_image_holds_an_environment_that_looks_like_a_secret(containers: DockerStack) -> None:
+    for each in containers.containers():
+        for entry in each["Config"]["Env"]:
+            name, _, value = entry.partition("=")
+            words = ("PASSWORD", "SECRET", "TOKEN", "API_KEY", "PG_URI")
+            assert not any(word in name for word in words), entry
+            assert "://" not in value or "@" not in value, entry
+    assert json.dumps(containers.containers()).count("ENCRYPTION_KEY") == 0
+
+
+def inside(containers: DockerStack, service: str) -> Any:
+    return testinfra.get_host(f"docker://{containers.container(service)['Id']}")
+
+
+def lines(host: Any, command: str) -> list[str]:
+    return list(host.check_output(command).splitlines())
+
+
+def statuses(host: Any) -> list[dict[str, str]]:
+    """What /proc says of every process of the container but those that ask."""
+    text = host.check_output(
+        "for each in /proc/[0-9]*/status; do cat $each 2>/dev/null && echo; done; true"
+    )
+    found = []
+    for block in text.split("\n\n"):
+        pairs = (line.partition(":") for line in block.splitlines() if ":" in line)
+        found.append({name: value.strip() for name, _, value in pairs})
+    assert found
+    return [each for each in found if each]
+
+
+def programs(containers: DockerStack, service: str) -> set[str]:
+    """The names of the programs that the container was started for."""
+    asking = {"sh", "cat", "socat", "pg_isready", "head"}
+    return {each["Name"] for each in statuses(inside(containers, service))} - asking
+
+
+def listening(host: Any) -> set[int]:
+    """TCP ports that are open to other containers; the engine's own DNS is on 127.0.0.11."""
+    found = set()
+    for line in lines(host, "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true"):
+        fields = line.split()
+        if len(fields) > 3 and fields[3] == "0A":
+            address, _, port = fields[1].rpartition(":")
+            if address != "0B00007F":
+                found.add(int(port, 16))
+    return found
+
+
+def hba(postgres: Any) -> str:
+    found = postgres.check_output("find /var/lib/postgresql /etc /usr/local -name pg_hba.conf")
+    return str(found).splitlines()[0]
