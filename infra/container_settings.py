@@ -22,6 +22,7 @@ DEFAULTS: Mapping[str, Any] = {
     "server.bind": LOOPBACK,
     "server.replicas": 1,
     "server.memory": 2048,  # MiB
+    "server.start_seconds": 180,  # until a new server must be healthy
     "redis": "auto",
     "database.mode": "container",
     "database.memory": 1024,  # MiB
@@ -86,6 +87,7 @@ class ContainerSettings:
     bind: str = LOOPBACK
     replicas: int = 1
     server_memory: int = 2048
+    start_seconds: int = 180
     database_memory: int = 1024
     pool_size: int = 25
     redis: bool = False
@@ -121,6 +123,7 @@ def parse_containers(
         bind=bind,
         replicas=replicas,
         server_memory=reader.number("server.memory", 512, 1024**2),
+        start_seconds=reader.number("server.start_seconds", 10, 3600),
         database_memory=reader.number("database.memory", 128, 1024**2),
         pool_size=reader.number("database.pool_size", 1, 1000),
         redis=redis == "true" or (redis == "auto" and replicas > 1),

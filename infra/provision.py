@@ -123,6 +123,8 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
     with held(folder.lock, f"letta-ops {verb}"):
         pulumi = _prepare(folder, request, report, keep=keep)
         events = Events(report, preview=verb == "preview")
+        if verb != "destroy" and container_names(folder.stack, configured(folder)):
+            flags = (*flags, "--refresh")  # a container may have been changed or removed by hand
         pulumi.call(verb, "--stack", request.stack, "--json", *flags, events=events)
     seconds = round(time.monotonic() - started, 1)
     return Outcome(request.stack, events.changes, tuple(events.resources), seconds)

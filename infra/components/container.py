@@ -10,7 +10,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from infra.components.container_resources import Build, Limit
+from infra.components.container_resources import Build, Running
 from infra.containers.names import LABEL_DEPLOYMENT, Names
 from infra.locations import StackFolder
 from infra.settings import Settings
@@ -57,6 +57,14 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Started:
+    """A declared container: its id, and the resource after which it runs."""
+
+    id: pulumi.Output[str]
+    ready: pulumi.Resource
+
+
+@dataclass(frozen=True)
 class Shape:
     """What differs from container to container. Memory is in MiB, `patience` in seconds."""
 
@@ -93,7 +101,7 @@ def image(place: Place, name: str, opts: pulumi.ResourceOptions) -> Image:
 
 def container(
     place: Place, resource_name: str, name: str, shape: Shape, opts: pulumi.ResourceOptions
-) -> docker.Container:
+) -> Started:
     """Declare a container: non-root by its image, read-only, without capabilities, limited."""
     made = docker.Container(
         resource_name,
@@ -120,22 +128,24 @@ def container(
             for label, value in sorted(place.labels(shape.service).items())
         ],
         restart=RESTART,
-        must_run=True,
+        # Not `must_run`: a refresh, and so a preview, would remove a container that was stopped.
+        must_run=False,
         destroy_grace_seconds=shape.patience,
         stop_timeout=shape.patience,
         wait=shape.wait > 0,
         wait_timeout=shape.wait or 60,
         opts=opts,
     )
-    Limit(
-        f"{resource_name}-limit",
+    running = Running(
+        f"{resource_name}-running",
         place.folder,
         name,
         made.id,
         shape.processes,
+        shape.wait,
         pulumi.ResourceOptions(parent=made),
     )
-    return made
+    return Started(made.id, running)
 
 
 def _networks(shape: Shape) -> Iterator[docker.ContainerNetworksAdvancedArgs]:

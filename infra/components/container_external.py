@@ -45,15 +45,14 @@ class Preflight(Resource, module="letta-ops", name="DatabaseCheck"):
             "replicas": chosen.replicas,
             "pool_size": chosen.pool_size,
             "deployment_id": place.secrets.id,
+            "has_key": not place.secrets.fresh,
             "looked": looked,
         }
         super().__init__(DatabaseCheck(), "database-check", place.folder, properties, (), None)
 
 
 class Marked(Resource, module="letta-ops", name="ExternalDatabase"):
-    def __init__(
-        self, place: Place, uri: pulumi.Output[str], opts: pulumi.ResourceOptions
-    ) -> None:
+    def __init__(self, place: Place, uri: pulumi.Output[str], opts: pulumi.ResourceOptions) -> None:
         properties = {"uri": uri, "deployment_id": place.secrets.id}
         super().__init__(
             ExternalDatabaseProvider(), "external-database", place.folder, properties, (), opts
@@ -121,9 +120,7 @@ def _trust(
     # Named after its contents: a server that starts from other certificates is another server.
     name = f"database-authority-{hashlib.sha256(found.encode()).hexdigest()[:8]}.pem"
     tag_ = base.images["letta"].tag
-    file = File(
-        name, place.folder, place.names, tag_, name, SERVER_USER, Sensitive(found), opts
-    )
+    file = File(name, place.folder, place.names, tag_, name, SERVER_USER, Sensitive(found), opts)
     return {"PGSSLROOTCERT": f"{SECRETS_FOLDER}/{name}"}, [file]
 
 

@@ -43,7 +43,7 @@ dir /tmp
 """
 
 
-def fake_model(place: Place, base: Base) -> docker.Container:
+def fake_model(place: Place, base: Base) -> pulumi.Resource:
     """The model that comes with a stack when no provider is configured."""
     shape = Shape(
         service=SERVICE_MODEL,
@@ -61,10 +61,10 @@ def fake_model(place: Place, base: Base) -> docker.Container:
         place.names.container(SERVICE_MODEL),
         shape,
         pulumi.ResourceOptions(parent=base, depends_on=base.ready),
-    )
+    ).ready
 
 
-def redis(place: Place, base: Base) -> docker.Container:
+def redis(place: Place, base: Base) -> pulumi.Resource:
     """What several servers share while they work: locks, and streams of runs in the background."""
     opts = pulumi.ResourceOptions(parent=base, depends_on=base.ready)
     tag = base.images["redis"].tag
@@ -87,7 +87,7 @@ def redis(place: Place, base: Base) -> docker.Container:
         place.names.container(SERVICE_REDIS),
         shape,
         pulumi.ResourceOptions(parent=base, depends_on=[file]),
-    )
+    ).ready
 
 
 def _digest(texts: Iterable[str]) -> str:
@@ -95,7 +95,7 @@ def _digest(texts: Iterable[str]) -> str:
 
 
 class Proxy(pulumi.ComponentResource):
-    """Outputs: `container`, and `files` (digest of the certificates that were given)."""
+    """Outputs: `container` (see `Started`), and `files` (digest of the certificates that were given)."""
 
     def __init__(self, place: Place, base: Base) -> None:
         super().__init__("letta-ops:docker:Proxy", "proxy-front")

@@ -62,7 +62,7 @@ class ContainerPostgres(pulumi.ComponentResource):
             self._password,
             place.secrets["database-reader-password"],
             place.secrets.id,
-            pulumi.ResourceOptions(parent=self, depends_on=[service]),
+            pulumi.ResourceOptions(parent=self, depends_on=[service.ready]),
         )
         self.ready: pulumi.Resource = MigrationJob(
             place.folder,

@@ -12,10 +12,10 @@ from infra.containers.certificate import OwnCertificate
 from infra.containers.cluster import DatabaseCluster
 from infra.containers.image import BuiltImage
 from infra.containers.images import BuildSettings, tag
-from infra.containers.limits import ProcessLimit
 from infra.containers.migration import ContainerMigration
 from infra.containers.names import Names
 from infra.containers.route import Route
+from infra.containers.running import RunningContainer
 from infra.containers.secret_file import SecretFile
 from infra.locations import StackFolder
 from infra.providers.database import LettaDatabase
@@ -133,7 +133,7 @@ class File(Resource, module="letta-ops", name="SecretFile"):
         super().__init__(SecretFile(), resource_name, folder, properties, ("volume_created",), opts)
 
 
-class Limit(Resource, module="letta-ops", name="ProcessLimit"):
+class Running(Resource, module="letta-ops", name="RunningContainer"):
     def __init__(
         self,
         resource_name: str,
@@ -141,10 +141,16 @@ class Limit(Resource, module="letta-ops", name="ProcessLimit"):
         container: str,
         container_id: pulumi.Input[str],
         limit: int,
+        seconds: int,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        properties = {"container": container, "container_id": container_id, "limit": limit}
-        super().__init__(ProcessLimit(), resource_name, folder, properties, (), opts)
+        properties = {
+            "container": container,
+            "container_id": container_id,
+            "limit": limit,
+            "seconds": seconds,
+        }
+        super().__init__(RunningContainer(), resource_name, folder, properties, (), opts)
 
 
 class Certificate(Resource, module="letta-ops", name="OwnCertificate"):

@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pulumi
-import pulumi_docker as docker
 
 from infra.components.container import SHAPE_DIGEST, Place, Shape, container, own_tmpfs
 from infra.components.container_base import Base
@@ -24,7 +23,6 @@ from infra.sensitive import Sensitive, revealed
 
 HOME = PurePosixPath("/home/letta")
 SANDBOX = PurePosixPath("/sandbox")
-START_SECONDS = 240
 DRAIN_SECONDS = 300  # requests at hand are answered before a server that was replaced ends
 PROCESSES = 1024
 
@@ -48,7 +46,7 @@ class Servers(pulumi.ComponentResource):
         secret_names = [*SECRETS, *(key for key, value in more.items() if _hidden(value))]
         self.hidden = secret_values(environment, secret_names)
         document = launch_document(environment, secret_names, IMPORT_FIRST)
-        nameless = {**vars(_shape(place, base, "")), "image": base.images["letta"].tag}
+        nameless = {**vars(_shape(place, base, "")), "wait": 0, "image": base.images["letta"].tag}
         digest = _digest(place, [document, nameless])
         shape = _shape(place, base, digest)
         self.alias = shape.alias
@@ -66,14 +64,13 @@ class Servers(pulumi.ComponentResource):
             place.names.server(digest, number + 1)
             for number in range(place.settings.containers.replicas)
         ]
-        self.ready: list[docker.Container] = []
+        self.ready: list[pulumi.Resource] = []
         for number, name in enumerate(self.names, 1):
             # The first may write what all share (base tools, providers); the others follow it.
             behind = [file, *after, *self.ready[:1]]
             opts = pulumi.ResourceOptions(parent=self, depends_on=behind)
-            self.ready.append(
-                container(place, f"{SERVICE_SERVER}-{digest}-{number}", name, shape, opts)
-            )
+            started = container(place, f"{SERVICE_SERVER}-{digest}-{number}", name, shape, opts)
+            self.ready.append(started.ready)
         self.register_outputs({})
 
 
@@ -118,7 +115,7 @@ def _shape(place: Place, base: Base, digest: str) -> Shape:
         # Tools of agents are written and run there.
         tmpfs={str(SANDBOX): own_tmpfs(SERVER_USER, 256, "mode=0700")},
         patience=DRAIN_SECONDS,
-        wait=START_SECONDS,
+        wait=chosen.start_seconds,
     )  # fmt: skip
 
 

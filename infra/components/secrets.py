@@ -13,8 +13,13 @@ from infra.stack_secrets import StackSecrets
 class Secrets(pulumi.ComponentResource):
     """Outputs: one secret for each name of `letta-ops secret show`, and `deployment_id`."""
 
-    def __init__(self, folder: StackFolder, known: StackSecrets) -> None:
-        super().__init__("letta-ops:local:Secrets", "secrets")
+    def __init__(
+        self,
+        folder: StackFolder,
+        known: StackSecrets,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("letta-ops:local:Secrets", "secrets", {}, opts)
         opts = pulumi.ResourceOptions(parent=self)
         self._values = {
             name: Generated(name, folder, path, known[name].reveal(), opts).value

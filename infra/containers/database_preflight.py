@@ -22,6 +22,7 @@ from infra.locations import StackFolder
 from infra.providers.provider import Properties, Provider
 from infra.sensitive import Sensitive
 from infra.settings import Settings
+from infra.stack_secrets import StackSecrets
 
 BRIDGE = "bridge"  # Docker's own network: the stack's aren't there yet
 SECONDS = 180.0
@@ -29,7 +30,7 @@ SECONDS = 180.0
 
 class DatabaseCheck(Provider):
     """Inputs: those of `BuiltImage` for Letta's image, `prefix`, `servers` and `direct` (URLs),
-    `own_direct`, `network`, `replicas`, `pool_size`, `deployment_id`, and `looked`.
+    `own_direct`, `network`, `replicas`, `pool_size`, `deployment_id`, `has_key`, `looked`.
 
     The first resource of a stack on an external database; everything else waits for it. `looked`
     says that the program has done it already, which it does when it finds the image.
@@ -48,6 +49,7 @@ class DatabaseCheck(Provider):
                 inputs["replicas"],
                 inputs["pool_size"],
                 bool(inputs["own_direct"]),
+                bool(inputs["has_key"]),
             )
             servers, direct = Sensitive(inputs["servers"]), Sensitive(inputs["direct"])
             _ensure_fit(
@@ -64,7 +66,7 @@ def image_is_there(settings: Settings) -> bool:
         return has(client, tag("letta", settings.release, settings.containers.build))
 
 
-def ensure_usable(folder: StackFolder, settings: Settings, deployment: str) -> None:
+def ensure_usable(folder: StackFolder, settings: Settings, secrets: StackSecrets) -> None:
     """Raise LettaOpsError with everything that speaks against the external database.
 
     Looks from inside a container when the image is there; else only whether this machine reaches
@@ -80,7 +82,12 @@ def ensure_usable(folder: StackFolder, settings: Settings, deployment: str) -> N
             raise as_error([found])
         return
     wanted = Wanted(
-        deployment, settings.release, chosen.replicas, chosen.pool_size, direct is not url
+        secrets.id,
+        settings.release,
+        chosen.replicas,
+        chosen.pool_size,
+        own_direct=direct is not url,
+        has_key=not secrets.fresh,
     )
     image = tag("letta", settings.release, chosen.build)
     _ensure_fit(folder, chosen.names, image, url, direct, network, wanted)

@@ -200,6 +200,7 @@ def ask(target: Document, versions: Path) -> tuple[Document, Document | None]:
         facts["trial"] = trial(link, facts["vector"]["version"] is None)
         facts |= revision(link, facts, versions)
         facts |= claimed(link, facts["claim_there"])
+        facts["encrypted"] = [each for (each,) in link.run(ENCRYPTED) if sealed(link, each)]
     finally:
         link.close()
     return seen, facts
@@ -248,6 +249,17 @@ def revision(link: Any, facts: Document, versions: Path) -> Document:
     return {"revision": found[0][0], "revision_known": known}
 
 
+def sealed(link: Any, place: str) -> bool:
+    """Whether a column holds what Letta's encryption key is needed for; False where it can't be read.
+
+    Letta's ciphertexts are base64 of 44 bytes and more (letta/helpers/crypto_utils.py, 0.16.8);
+    without a key it keeps plain text in the same columns, and API keys have a dash or underscore.
+    """
+    table, column = place.split(".")
+    query = f"SELECT 1 FROM {table} WHERE {column} ~ '^[A-Za-z0-9+/]{{58,}}=*$' LIMIT 1"  # noqa: S608
+    return attempt(link, query) is None and bool(link.run(query))
+
+
 def claimed(link: Any, there: bool) -> Document:
     query = "SELECT id FROM letta_ops.deployment LIMIT 1"
     if not there:
@@ -284,6 +296,10 @@ SELECT current_setting('max_connections')::int AS most,
     (SELECT count(*)::int FROM pg_stat_activity
         WHERE usesysid = r.oid AND datid = d.oid AND pid <> pg_backend_pid()) AS used_by_both
 FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = current_database()
+"""
+ENCRYPTED = """
+SELECT quote_ident(table_name) || '.' || quote_ident(column_name) FROM information_schema.columns
+WHERE table_schema = current_schema() AND column_name LIKE '%\\_enc' ORDER BY 1
 """
 # Without those of extensions.
 TABLES = """

@@ -32,6 +32,7 @@ class Wanted:
     replicas: int
     pool_size: int
     own_direct: bool  # database.direct_url is set
+    has_key: bool  # the profile has an encryption key, from an earlier run or written by hand
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,9 @@ def _refused(key: str, way: Facts, place: str, words: str, state: str | None) ->
         )
         return Problem("database-authentication", told, hint)
     if state == "57P03":
-        return Problem("database-unreachable", told, "wait until Postgres is up, then run this again")
+        return Problem(
+            "database-unreachable", told, "wait until Postgres is up, then run this again"
+        )
     return Problem(
         "database-authentication",
         told,
@@ -327,6 +330,14 @@ def _contents(facts: Facts, wanted: Wanted) -> Iterator[Problem]:
             f"the database is at revision {facts['revision']}, which Letta {wanted.release} doesn't"
             " know",
             "use the release that wrote this database, or another database",
+        )
+    if facts["encrypted"] and facts["claimed_by"] is None and not wanted.has_key:
+        yield Problem(
+            "encryption-key-missing",
+            f"the database holds secrets that are encrypted ({_some(facts['encrypted'])}), and the"
+            " profile has no key: a new one could not read them",
+            "write the LETTA_ENCRYPTION_KEY of the server that wrote them into the profile, as"
+            f" server.encryption_key ({DOCUMENT})",
         )
     others = [table for table, owned in tables.items() if not owned]
     if letta and others:

@@ -32,7 +32,11 @@ def _unhealthy(prefix: str, secrets: tuple[Sensitive, ...]) -> LettaOpsError | N
         failed = [each for each in own_containers(client, prefix) if not _is_well(each)]
     if not failed:
         return None
-    newest = failed[-1]
+    return not_healthy(failed[-1], secrets)
+
+
+def not_healthy(newest: Container, secrets: Iterable[Sensitive]) -> LettaOpsError:
+    """Say why a container isn't well: out of memory, or its state and the last lines of its log."""
     service = str(newest.labels.get(LABEL_SERVICE, newest.name))
     state, log = _state(newest), last_lines(str(newest.name), secrets)
     if newest.attrs["State"].get("OOMKilled"):
@@ -69,4 +73,3 @@ def _sentence(words: str) -> str:
     """Pulumi's errors come as a list with one entry."""
     lines = [line.strip().lstrip("*").strip() for line in words.splitlines()]
     return " ".join(line for line in lines if line and not line.endswith("occurred:"))
-

@@ -10,13 +10,13 @@ from infra.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, Database, Role
 from infra.embedded.folders import plain_environment
 from infra.locations import StackFolder
 from infra.process import command, follow
-from infra.providers.migration import Migration, failed_hint
+from infra.providers import migration
 from infra.providers.provider import Properties
 from infra.release import RELEASES, InstalledRelease, installed
 from infra.sensitive import Sensitive
 
 
-class EmbeddedMigration(Migration):
+class EmbeddedMigration(migration.Migration):
     """Further inputs: `owner_password`, `cache`, `python` (of the installed release)."""
 
     def knows(self, folder: StackFolder, inputs: Properties, revision: str) -> bool:
@@ -48,7 +48,7 @@ class EmbeddedMigration(Migration):
             as_account(service_account(folder, "server"), job),
             keep,
             code="migration-failed",
-            hint=failed_hint(log),
+            hint=migration.failed_hint(log),
             what="migrating the database",
         )
 
@@ -56,3 +56,6 @@ class EmbeddedMigration(Migration):
 def _where(inputs: Properties) -> InstalledRelease:
     release = RELEASES[inputs["release"]]
     return installed(release, Path(inputs["cache"]), Path(inputs["python"]))
+
+
+Migration = EmbeddedMigration  # its name in the state of stacks from before the docker target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,33 @@ Properties = dict[str, Any]
 T = TypeVar("T")
 
 
+# Where each provider is now. A name here is in the state of people's stacks: it never goes.
+MODULES = {
+    "BuiltImage": "infra.containers.image",
+    "ContainerMigration": "infra.containers.migration",
+    "DatabaseCluster": "infra.containers.cluster",
+    "EmbeddedMigration": "infra.embedded.migration",
+    "GeneratedValue": "infra.providers.generated",
+    "LettaDatabase": "infra.providers.database",
+    "LettaRelease": "infra.embedded.runtime",
+    "ModelEndpoints": "infra.providers.endpoints",
+    "OwnCertificate": "infra.containers.certificate",
+    "PostgresCluster": "infra.embedded.postgres",
+    "ProfileRecord": "infra.providers.record",
+    "Route": "infra.containers.route",
+    "RunningContainer": "infra.containers.running",
+    "SecretFile": "infra.containers.secret_file",
+    "SmolLM2": "infra.embedded.runtime",
+    "SupervisedService": "infra.embedded.service",
+}
+
+
+def provider_named(name: str) -> Provider:
+    """Return the provider that a stack's state names."""
+    made: Provider = getattr(importlib.import_module(MODULES[name]), name)()
+    return made
+
+
 class Provider(dynamic.ResourceProvider):
     """Base of the embedded providers.
 
@@ -31,6 +59,10 @@ class Provider(dynamic.ResourceProvider):
     serialize_as_secret_always = False
 
     compared: ClassVar[tuple[str, ...]] = ()
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Pulumi keeps the pickled provider in its state: only a name that outlives every move."""
+        return provider_named, (type(self).__name__,)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         """Create the thing, or adopt what is there; return its id and its outputs."""

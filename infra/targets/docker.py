@@ -33,11 +33,11 @@ def build(folder: StackFolder, settings: Settings) -> None:
     known = stack_secrets(folder)
     ensure_possible(folder, settings, known)
     place = Place(folder, settings, known)
-    secrets = Secrets(folder, known)
-    first: list[pulumi.Resource] = [secrets]
+    first: list[pulumi.Resource] = []
     if chosen.database is not None:
         first.append(Preflight(place, looked=image_is_there(settings)))
-    base = Base(place, _images(chosen), pulumi.ResourceOptions(depends_on=first))
+    secrets = Secrets(folder, known, pulumi.ResourceOptions(depends_on=first))
+    base = Base(place, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
     more: dict[str, str | Sensitive] = {**settings.environment}
     database: ContainerPostgres | ExternalPostgres
     if chosen.database is None:
@@ -79,7 +79,7 @@ def build(folder: StackFolder, settings: Settings) -> None:
             "embedding": model.embedding or "",
         },
         servers.hidden,
-        pulumi.ResourceOptions(depends_on=[endpoints, proxy.container, *servers.ready]),
+        pulumi.ResourceOptions(depends_on=[endpoints, proxy.container.ready, *servers.ready]),
     )
     values = _profile(folder, settings, chosen, model)
     Record(folder, values, pulumi.ResourceOptions(depends_on=[switch]))

@@ -81,12 +81,18 @@ class DockerStack(Stack):
             container.stop()
 
     def processes(self) -> list[psutil.Process]:
+        return self.processes_of(None)
+
+    def processes_of(self, service: str | None) -> list[psutil.Process]:
+        """Those of a container begin with its first one."""
         found = []
         with engine() as client:
-            for container in own_containers(client, self.names.prefix):
+            for container in own_containers(client, self.names.prefix, service):
                 if container.status == "running":
                     rows = container.top(ps_args="-o pid")["Processes"]
-                    found += [int(row[0]) for row in rows]
+                    first = int(container.attrs["State"]["Pid"])
+                    pids = {int(row[0]) for row in rows} - {first}
+                    found += [first, *sorted(pids)]
         return [psutil.Process(pid) for pid in found if psutil.pid_exists(pid)]
 
     def server_settings(self) -> dict[str, str]:

@@ -47,7 +47,7 @@ USERS = {
 TEMPORARY = {
     "letta": ["/tmp"],  # noqa: S108  # inside the container
     "postgres": ["/tmp", "/run/postgresql"],  # noqa: S108
-    "proxy": ["/run/caddy"],
+    "proxy": ["/run/proxy"],
     "redis": [],
 }
 PASSWORD = "correct-horse-battery"
@@ -121,7 +121,7 @@ def run(engine: DockerClient, tags: dict[str, str], new_volume: Callable[[], str
                 "cap_drop": ["ALL"],
                 "security_opt": ["no-new-privileges:true"],
                 "network_mode": "none",
-                "tmpfs": dict.fromkeys(TEMPORARY[image], ""),
+                "tmpfs": dict.fromkeys(TEMPORARY[image], f"uid={USERS[image]}"),
                 **settings,
             },
         )
@@ -466,23 +466,24 @@ def test_a_volume_with_other_files_is_foreign(run: Run, volume: str) -> None:
 # Proxy
 
 
-def test_the_proxy_waits_for_its_configuration_and_serves_it(run: Run, volume: str) -> None:
+def test_the_proxy_waits_for_its_settings_and_serves_them(run: Run, volume: str) -> None:
     container = run("proxy", volumes={volume: {"bind": "/data"}})
-    wait("waiting", lambda: b"waiting for /data/proxy/caddy.json\n" in container.logs())
+    wait("waiting", lambda: b"waiting for /data/proxy/nginx.conf\n" in container.logs())
     assert inside(container, "letta-ops-proxy-health")[0] != 0
     for answer in ("first", "second"):
-        settings = {
-            "admin": {"listen": "unix//run/caddy/admin.sock"},
-            "storage": {"module": "file_system", "root": "/data/certificates"},
-            "apps": {"http": {"servers": {"it": {"listen": [":8080"], "routes": [
-                {"handle": [{"handler": "static_response", "body": answer}]}]}}}},
-        }  # fmt: skip
-        put(container, "/data/proxy/caddy.json", json.dumps(settings), PROXY_USER)
+        settings = (
+            "pid /run/proxy/nginx.pid; error_log stderr; events {} http { access_log /dev/stdout;"
+            + "".join(
+                f"{kind}_temp_path /run/proxy/tmp/{kind};"
+                for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            )
+            + "server { listen 127.0.0.1:8081; return 204; }"
+            + f"server {{ listen 8080; return 200 {answer}; }} }}"
+        )
+        put(container, "/data/proxy/nginx.conf", settings, PROXY_USER)
         if answer == "second":
-            code, output = inside(
-                container, "caddy", "reload", "--address", "unix//run/caddy/admin.sock",
-                "--config", "/data/proxy/caddy.json",
-            )  # fmt: skip
+            reload = ("nginx", "-e", "stderr", "-c", "/data/proxy/nginx.conf", "-s", "reload")
+            code, output = inside(container, *reload)
             assert code == 0, output
         wait(f"the {answer} answer", partial(answers, container, answer))
     wait_for_health(container)
@@ -601,6 +602,7 @@ def launch(
     mounts = with_secret("server-environment.json", document, SERVER_USER)
     return run(
         "letta", "/opt/letta/bin/python", "/opt/letta-ops/launch.py",
-        "/secrets/server-environment.json", *words, working_dir="/opt/letta/source",
+        "/secrets/server-environment.json", *words,
         volumes={**mounts, home: {"bind": "/home/letta"}}, network_mode=None, network=network,
+        working_dir=None if import_first else "/opt/letta/source",  # where alembic's settings are
     )  # fmt: skip

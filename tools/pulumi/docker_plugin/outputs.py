@@ -18,7 +18,12 @@ def outputs(found: Mapping[str, Any], state: Mapping[str, Any]) -> Properties:
     What can't change while a container lives is shown as it was asked for (`state`), and where
     nothing was asked for as it is; what can change always as it is.
     """
-    asked = {name: state[name] for name in CONTAINER.fields if is_given(state.get(name))}
+    # A plain "no" was asked for as well: of `mustRun` the default is the opposite.
+    asked = {
+        name: state[name]
+        for name in CONTAINER.fields
+        if is_given(state.get(name)) or isinstance(state.get(name), bool)
+    }
     result = {**_decided(found), **asked, **_changeable(found, state)}
     result["ports"] = [_port(port, found) for port in state.get("ports") or []]
     result["containerLogs"] = state.get("containerLogs")
