@@ -9,8 +9,17 @@ export UV_PROJECT_ENVIRONMENT := .venv
 # Live tests mostly wait: two files at a time, each with stacks of its own.
 TOGETHER = --numprocesses 2 --dist loadfile
 PYTEST = .venv/bin/python -m pytest
+# The same tests run on stacks of each target. The base of the images is what `make engine` makes.
+ON_LOCAL = LETTA_OPS_TEST_TARGET=local $(PYTEST) $(TOGETHER) tests/live
+ON_DOCKER = LETTA_OPS_TEST_TARGET=docker \
+	LETTA_OPS_TEST_BASE="$${LETTA_OPS_TEST_BASE:-letta-ops-base:trixie}" \
+	$(PYTEST) $(TOGETHER) tests/live
+# The file that says whether there is an engine for the tests: `ready` or `left-out`.
+ENGINE = .venv/engine
 
-.PHONY: help up down test test-unit test-contract test-live test-long lint format bench setup
+.PHONY: help up down test test-unit test-contract test-live test-live-local test-live-docker \
+	test-long engine lint format bench setup
+.NOTPARALLEL:
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s'|' 2>/dev/null || \
@@ -22,9 +31,10 @@ up: setup  ## provision the stack on this machine and smoke-test it
 down: setup  ## stop the stack; its data stays
 	@.venv/bin/letta-ops --stack $(STACK) destroy --yes
 
-test: setup lint  ## all tests, about 12 minutes on 2 cores, 15 with nothing cached
+test: setup lint engine  ## all tests, about 30 minutes on 2 cores, 40 with nothing cached
 	$(PYTEST) tests/unit tests/repo tests/contract
-	$(PYTEST) $(TOGETHER) tests/live
+	$(ON_LOCAL)
+	@$(call docker-tests,$(ON_DOCKER))
 
 test-unit: setup  ## the fast tests
 	$(PYTEST) tests/unit tests/repo
@@ -32,12 +42,30 @@ test-unit: setup  ## the fast tests
 test-contract: setup  ## the tests of our stand-ins and ports
 	$(PYTEST) tests/contract
 
-test-live: setup  ## the tests on real stacks
-	$(PYTEST) $(TOGETHER) tests/live
+test-live: test-live-local test-live-docker  ## the tests on real stacks, of each target
 
-test-long: setup  ## also what takes minutes each: a real model, many interruptions
+test-live-local: setup  ## those on processes of this machine
+	$(ON_LOCAL)
+
+test-live-docker: setup engine  ## those on containers
+	@$(call docker-tests,$(ON_DOCKER))
+
+test-long: setup engine  ## also what takes minutes each: a real model, many interruptions
 	$(PYTEST) tests/unit tests/repo tests/contract
-	$(PYTEST) $(TOGETHER) tests/live -m "long or not long"
+	$(ON_LOCAL) -m "long or not long"
+	@$(call docker-tests,$(ON_DOCKER) -m "long or not long")
+
+engine: setup  ## see to a Docker engine for the tests: as root on Debian it is installed
+	@$(PYTHON) tools/docker_engine.py ensure >$(ENGINE)
+
+# Without an engine the tests on containers are left out; `make engine` has said why.
+define docker-tests
+if [ "$$(cat $(ENGINE))" = ready ]; then \
+	set -x; $(1); \
+else \
+	echo "LEFT OUT: the tests on containers; for why, see above or run: make engine" >&2; \
+fi
+endef
 
 lint: setup  ## style, types, layers
 	.venv/bin/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from typing import Any
 
 import pulumi
@@ -13,13 +14,21 @@ from infra.components.container_resources import File
 from infra.components.embedded import Resource
 from infra.container_settings import ExternalDatabase
 from infra.containers.database_preflight import DatabaseCheck
-from infra.containers.database_url import SYSTEM, SYSTEM_FILE, asyncpg_uri, authority
+from infra.containers.database_url import (
+    SYSTEM,
+    SYSTEM_FILE,
+    asyncpg_uri,
+    authority,
+    password_file,
+)
 from infra.containers.external_migration import ExternalMigration
 from infra.containers.images import tag
 from infra.containers.names import SECRETS_FOLDER, SERVER_USER
 from infra.deployment import database_from_url
 from infra.providers.external_database import ExternalDatabase as ExternalDatabaseProvider
 from infra.sensitive import Sensitive
+
+FILES = {"PGPASSFILE": "database-password", "PGSSLROOTCERT": "database-authority"}
 
 
 class Preflight(Resource, module="letta-ops", name="DatabaseCheck"):
@@ -83,7 +92,7 @@ class Migrated(Resource, module="letta-ops", name="Migration"):
 
 
 class ExternalPostgres(pulumi.ComponentResource):
-    """Outputs like those of `ContainerPostgres`, and `environment` for the servers."""
+    """Outputs like those of `ContainerPostgres`, and `environment` and `files` of the servers."""
 
     def __init__(self, place: Place, base: Base) -> None:
         super().__init__("letta-ops:docker:ExternalPostgres", "external-postgres")
@@ -91,7 +100,7 @@ class ExternalPostgres(pulumi.ComponentResource):
         self._database = _chosen(place)[1]
         hidden = pulumi.Output.secret(self._database.direct.reveal())
         self.place: dict[str, Any] = {"uri": hidden}
-        self.environment, files = _trust(place, base, self._database.url, opts)
+        self.environment, self.files = _files(place, base, self._database.url, opts)
         joined = [self._database.network] if self._database.network else []
         marked = Marked(place, hidden, opts)
         self.ready: pulumi.Resource = Migrated(
@@ -99,7 +108,7 @@ class ExternalPostgres(pulumi.ComponentResource):
             base,
             hidden,
             [place.names.outer_network, *joined],
-            pulumi.ResourceOptions(parent=self, depends_on=[marked, *files]),
+            pulumi.ResourceOptions(parent=self, depends_on=[marked]),
         )
         self.register_outputs({})
 
@@ -108,20 +117,36 @@ class ExternalPostgres(pulumi.ComponentResource):
         return asyncpg_uri(self._database.url)
 
 
-def _trust(
+def _files(
     place: Place, base: Base, url: Sensitive, opts: pulumi.ResourceOptions
 ) -> tuple[dict[str, str], list[pulumi.Resource]]:
-    """The certificates that the servers trust: asyncpg takes them from a file, named by environment."""
-    found = authority(database_from_url(url))
-    if found is None:
-        return {}, []
-    if found == SYSTEM:
-        return {"PGSSLROOTCERT": SYSTEM_FILE}, []
-    # Named after its contents: a server that starts from other certificates is another server.
-    name = f"database-authority-{hashlib.sha256(found.encode()).hexdigest()[:8]}.pem"
-    tag_ = base.images["letta"].tag
-    file = File(name, place.folder, place.names, tag_, name, SERVER_USER, Sensitive(found), opts)
-    return {"PGSSLROOTCERT": f"{SECRETS_FOLDER}/{name}"}, [file]
+    """Password and certificates for asyncpg: in files that its environment names.
+
+    Each is named after its content: a server that starts from another one is another server.
+    """
+    environment: dict[str, str] = {}
+    files: list[pulumi.Resource] = []
+    trusted = authority(database_from_url(url))
+    contents = {
+        "PGPASSFILE": password_file(url),
+        "PGSSLROOTCERT": Sensitive(trusted) if trusted not in (None, SYSTEM) else None,
+    }
+    for variable, content in contents.items():
+        if content is None:
+            continue
+        name = f"{FILES[variable]}-{_digest(place, content)}"
+        environment[variable] = f"{SECRETS_FOLDER}/{name}"
+        image = base.images["letta"].tag
+        files.append(File(name, place.folder, place.names, image, name, SERVER_USER, content, opts))
+    if trusted == SYSTEM:
+        environment["PGSSLROOTCERT"] = SYSTEM_FILE
+    return environment, files
+
+
+def _digest(place: Place, content: Sensitive) -> str:
+    """Eight digits that change with `content`, and tell nothing of it."""
+    key = place.secrets["encryption-key"].reveal().encode()
+    return hmac.new(key, content.reveal().encode(), hashlib.sha256).hexdigest()[:8]
 
 
 def _chosen(place: Place) -> tuple[Any, ExternalDatabase]:

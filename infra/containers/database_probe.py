@@ -22,7 +22,8 @@ SECONDS = 10.0
 ROUNDS = 4
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # protocol 3.0, "SSLRequest"
 SYSTEM_FILE = "/etc/ssl/certs/ca-certificates.crt"
-AUTHORITY_FILE = "/tmp/authority.pem"  # noqa: S108  # inside the container
+AUTHORITY_FILE = Path("/tmp/authority.pem")  # noqa: S108  # inside the container
+PASSWORD_FILE = Path("/tmp/password")  # noqa: S108  # inside the container
 TRIAL = "letta_ops_trial"
 
 Document = dict[str, Any]
@@ -123,9 +124,8 @@ def tls_context(target: Document) -> ssl.SSLContext | bool | None:
 async def connect(target: Document) -> Any:
     """Connect as Letta's server does; raises Stage `authentication` or `driver`."""
     asyncpg: Any = importlib.import_module("asyncpg")
-    trust(target["authority"])
-    names = ("host", "port", "user", "password", "database")
-    words = {name: target[name] for name in names if target[name] is not None}
+    prepare(target)
+    words = {name: target[name] for name in ("host", "port", "user", "database")}
     try:
         return await asyncpg.connect(
             **words, ssl=target["tls"], timeout=SECONDS, command_timeout=SECONDS,
@@ -137,14 +137,17 @@ async def connect(target: Document) -> Any:
         raise Stage("driver", error) from error
 
 
-def trust(authority: str | None) -> None:
-    """Tell asyncpg whose certificates to trust; it takes them by environment only."""
+def prepare(target: Document) -> None:
+    """Give asyncpg password and certificates as it gets them in the server: by files."""
     os.environ.pop("PGSSLROOTCERT", None)
-    if authority == "system":
+    if target["authority"] == "system":
         os.environ["PGSSLROOTCERT"] = SYSTEM_FILE
-    elif authority:
-        Path(AUTHORITY_FILE).write_text(authority)
-        os.environ["PGSSLROOTCERT"] = AUTHORITY_FILE
+    elif target["authority"]:
+        AUTHORITY_FILE.write_text(target["authority"])
+        os.environ["PGSSLROOTCERT"] = str(AUTHORITY_FILE)
+    PASSWORD_FILE.touch(mode=0o600)
+    PASSWORD_FILE.write_text(target["password_file"] or "")
+    os.environ["PGPASSFILE"] = str(PASSWORD_FILE)
 
 
 async def pooled(one: Any, other: Any) -> bool:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from infra.deployment import Database, database_from_url, postgres_uri
+from infra.deployment import Database, Role, database_from_url, postgres_uri
 from infra.sensitive import Sensitive
 
 MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
@@ -38,25 +38,42 @@ def url_problems(url: Sensitive) -> Iterator[str]:
         return
     if ":" in (parts.hostname or ""):
         yield "names an IPv6 address, which Letta can't read in a URL; use a name"
+    for part, name in (("role", parts.username or ""), ("database", parts.path.strip("/"))):
+        if (plain := unquote(name)) != quote(plain, safe=""):
+            yield f"Letta can't use the {part} {plain!r}: only letters, digits and _ . - ~ in its name"
     yield from _parameter_problems(dict(words))
 
 
 def asyncpg_uri(url: Sensitive) -> Sensitive:
-    """What Letta's server connects with: asyncpg takes libpq's modes, under the name `ssl`."""
+    """What Letta's server connects with: asyncpg takes libpq's modes, under the name `ssl`.
+
+    Without the password, which is in `password_file`: Letta copies its URL into settings that break
+    on a `%`, and so on most special characters of a password in a URL.
+    """
     database = database_from_url(url)
-    return postgres_uri(database, database.owner, f"ssl={database.tls}")
+    return postgres_uri(database, Role(database.owner.name), f"ssl={database.tls}")
+
+
+def password_file(url: Sensitive) -> Sensitive | None:
+    """The content of libpq's password file, which asyncpg reads too (PGPASSFILE, mode 0600)."""
+    password = database_from_url(url).owner.password
+    if password is None:
+        return None
+    escaped = password.reveal().replace("\\", "\\\\").replace(":", "\\:")
+    return Sensitive(f"*:*:*:*:{escaped}\n")
 
 
 def as_document(url: Sensitive) -> dict[str, Any]:
     """`url` in parts, for a script inside a container; `authority` holds certificates, not a path."""
     database = database_from_url(url)
-    password = database.owner.password
+    password, file = database.owner.password, password_file(url)
     return {
         "host": database.host,
         "port": database.port,
         "database": database.name,
         "user": database.owner.name,
         "password": None if password is None else password.reveal(),
+        "password_file": None if file is None else file.reveal(),
         "tls": database.tls,
         "authority": authority(database),
     }
@@ -75,7 +92,7 @@ def secrets_of(*urls: Sensitive) -> tuple[Sensitive, ...]:
     for url in urls:
         password = database_from_url(url).owner.password
         quoted = urlsplit(url.reveal()).password
-        found += [url, asyncpg_uri(url), *([password] if password else [])]
+        found += [url, *([password] if password else [])]
         found += [Sensitive(quoted)] if quoted else []
     return tuple(found)
 

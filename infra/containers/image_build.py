@@ -91,9 +91,9 @@ def run_build(
                 if told := _progress(clean):
                     report(f"{name}: {told}")
             if "error" in event:
-                raise _failed(name, tail)
+                raise failed(name, tail)
     except (DockerException, OSError) as error:
-        raise _failed(name, [*tail, redact(str(error), secrets)]) from None
+        raise failed(name, [*tail, redact(str(error), secrets)]) from None
 
 
 def context(files: Mapping[str, bytes]) -> IO[bytes]:
@@ -115,20 +115,8 @@ def context(files: Mapping[str, bytes]) -> IO[bytes]:
     return sink
 
 
-def _lines(event: Mapping[str, Any]) -> list[str]:
-    text = COLOR.sub("", str(event.get("stream") or event.get("error") or ""))
-    return [line.rstrip() for line in text.splitlines() if line.strip()]
-
-
-def _progress(line: str) -> str | None:
-    """What of the build's output a person waits for: its longer steps, and what our scripts say."""
-    if line.startswith("== "):
-        return line.removeprefix("== ")
-    step = re.match(r"Step (\d+/\d+) : (RUN .*|COPY --from.*)", line)
-    return f"step {step[1]}: {shorten(step[2], 80, placeholder=' ...')}" if step else None
-
-
-def _failed(name: str, tail: list[str]) -> LettaOpsError:
+def failed(name: str, tail: list[str]) -> LettaOpsError:
+    """The error for a build whose last lines are `tail`."""
     lines = "\n".join(f"    {line}" for line in tail)
     if "no space left on device" in lines.lower():  # the engine says it in no other way
         return LettaOpsError(
@@ -141,3 +129,16 @@ def _failed(name: str, tail: list[str]) -> LettaOpsError:
         f"building the image {name} has failed; the last lines:\n{lines}",
         "look at the lines above, check the network and the image.* settings, then run this again",
     )
+
+
+def _lines(event: Mapping[str, Any]) -> list[str]:
+    text = COLOR.sub("", str(event.get("stream") or event.get("error") or ""))
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def _progress(line: str) -> str | None:
+    """What of the build's output a person waits for: its longer steps, and what our scripts say."""
+    if line.startswith("== "):
+        return line.removeprefix("== ")
+    step = re.match(r"Step (\d+/\d+) : (RUN .*|COPY --from.*)", line)
+    return f"step {step[1]}: {shorten(step[2], 80, placeholder=' ...')}" if step else None

@@ -26,6 +26,7 @@ DONE = {
     "create-replacement": "replacement created",
     "delete-replaced": "replaced one removed",
 }
+HOLDS_DATA = ("cluster", "database", "encryption-key", "volume-database", "volume-home")
 HIDDEN = ("pulumi:pulumi:Stack", "pulumi:providers:")
 
 
@@ -36,6 +37,15 @@ class ResourceChange:
     name: str
     type: str
     action: str
+
+    @property
+    def holds_data(self) -> bool:
+        """Whether what can't be made again is in it: agents, messages, or the key to them."""
+        return self.name in HOLDS_DATA
+
+    @property
+    def loses(self) -> bool:
+        return self.action in ("replace", "delete")
 
 
 @dataclass
@@ -81,7 +91,7 @@ class Events:
         if action not in DOING or metadata["type"].startswith(HIDDEN):
             return
         name = _name(metadata["urn"])
-        if self.preview or action in ("create", "update", "replace", "delete"):
+        if action in ("create", "update", "replace", "delete"):  # the others are steps of a replace
             self.resources.append(ResourceChange(name, metadata["type"], action))
         if not self.preview and not _component(metadata):
             self._started[metadata["urn"]] = time.monotonic()

@@ -24,8 +24,11 @@ T = TypeVar("T")
 MODULES = {
     "BuiltImage": "infra.containers.image",
     "ContainerMigration": "infra.containers.migration",
+    "DatabaseCheck": "infra.containers.database_preflight",
     "DatabaseCluster": "infra.containers.cluster",
     "EmbeddedMigration": "infra.embedded.migration",
+    "ExternalDatabase": "infra.providers.external_database",
+    "ExternalMigration": "infra.containers.external_migration",
     "GeneratedValue": "infra.providers.generated",
     "LettaDatabase": "infra.providers.database",
     "LettaRelease": "infra.embedded.runtime",

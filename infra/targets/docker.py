@@ -39,13 +39,15 @@ def build(folder: StackFolder, settings: Settings) -> None:
     secrets = Secrets(folder, known, pulumi.ResourceOptions(depends_on=first))
     base = Base(place, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
     more: dict[str, str | Sensitive] = {**settings.environment}
+    after: list[pulumi.Resource] = []
     database: ContainerPostgres | ExternalPostgres
     if chosen.database is None:
         database = ContainerPostgres(place, base)
     else:
         database = ExternalPostgres(place, base)
         more |= database.environment
-    after: list[pulumi.Resource] = [database.ready]
+        after += database.files
+    after.append(database.ready)
     model = Model()
     if settings.model != "none":
         # Letta asks for the list of models when it starts, and never again: the model comes first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +13,13 @@ from infra.process import Report
 from infra.profiles import load
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Config, DryRun, Yes, new_app, settings
-from ops_cli.output import Part, Table, facts, present
+from ops_cli.output import Part, Table, UnsuccessfulError, facts, present
 from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from healthchecks.smoke import Smoke
     from infra.deployment import Deployment
+    from infra.engine.events import ResourceChange
     from infra.provision import Request
 
 DONE = {
@@ -27,6 +29,21 @@ DONE = {
     "delete": "deleted",
     "same": "unchanged",
 }
+
+
+class Gate(enum.StrEnum):
+    """What of a plan makes `preview` exit 1."""
+
+    NEVER = "never"
+    CHANGES = "changes"
+    LOSSES = "losses"
+    DATA = "data"
+
+    def stops(self, change: ResourceChange) -> bool:
+        if self is Gate.DATA:
+            return change.loses and change.holds_data
+        return self is Gate.CHANGES or (self is Gate.LOSSES and change.loses)
+
 
 app = new_app("Make a stack, say what would change, end it.")
 
@@ -67,10 +84,21 @@ def up(
 
 
 @app.command("preview")
-def preview(context: typer.Context, config: Config = None) -> None:
+def preview(
+    context: typer.Context,
+    config: Config = None,
+    fail_on: Annotated[
+        Gate,
+        typer.Option(
+            "--fail-on",
+            help="Exit 1 when `up` would change anything (changes), replace or delete anything"
+            " (losses), or replace or delete what holds data (data).",
+        ),
+    ] = Gate.NEVER,
+) -> None:
     """Say what `up` would change, and change nothing."""
     invocation = current(context)
-    _preview(invocation, _request(invocation, config))
+    _preview(invocation, _request(invocation, config), fail_on)
 
 
 @app.command("destroy")
@@ -116,7 +144,7 @@ def _request(invocation: Invocation, config: list[str] | None) -> Request:
     return Request(stack=invocation.stack, config=settings(config or []))
 
 
-def _preview(invocation: Invocation, request: Request) -> None:
+def _preview(invocation: Invocation, request: Request, gate: Gate = Gate.NEVER) -> None:
     from infra import provision
 
     with progress(invocation) as report:
@@ -125,11 +153,27 @@ def _preview(invocation: Invocation, request: Request) -> None:
         "stack": outcome.stack,
         "changes": dict(outcome.changes),
         "resources": [
-            {"name": change.name, "type": change.type, "action": change.action}
+            {
+                "name": change.name,
+                "type": change.type,
+                "action": change.action,
+                "data": change.holds_data,
+            }
             for change in outcome.resources
         ],
-    }  # fmt: skip
-    present(invocation, answer, _render_preview)
+    }
+    stopped = [change for change in outcome.resources if gate.stops(change)]
+    answer["gate"] = {"fail_on": gate.value, "passed": not stopped}
+    if not stopped or not invocation.json:
+        present(invocation, answer, _render_preview)
+    if stopped:
+        names = ", ".join(f"{change.action} {change.name}" for change in stopped)
+        raise UnsuccessfulError(
+            "gate",
+            f"--fail-on {gate.value} stops this: {names}",
+            "look at the plan; run `up` on purpose when it is what you want",
+            answer,
+        )
 
 
 def _smoke(deployment: Deployment, report: Report) -> Smoke:
@@ -193,12 +237,12 @@ def _render_up(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]
 
 def _render_preview(answer: dict[str, Any]) -> Iterator[Part]:
     rows = [
-        (change["action"], change["name"], change["type"])
+        (change["action"], change["name"], change["type"], "yes" if change["data"] else "")
         for change in answer["resources"]
         if change["action"] != "same"
     ]
     if rows:
-        yield Table(("action", "name", "type"), rows)
+        yield Table(("action", "name", "type", "holds data"), rows)
     planned = [
         f"{action} {count}"
         for action, count in answer["changes"].items()

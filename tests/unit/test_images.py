@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from infra.containers import images
-from infra.containers.image_build import context
+from infra.containers.image_build import context, failed
 from infra.containers.images import DEFAULT_BASE, NAMES, BuildSettings, tag
 from infra.containers.names import POSTGRES_USER, PROXY_USER, REDIS_USER, SERVER_USER
 from infra.errors import LettaOpsError
@@ -167,6 +167,19 @@ def test_a_builds_context_depends_on_its_files_alone() -> None:
         "bin/run": (0o755, 0, 0, 0),
         "bin/text": (0o644, 0, 0, 0),
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("write /usr/lib/x: no space left on device", "disk-full"),
+        ("The command '/build/install' returned a non-zero code: 100", "image-build-failed"),
+    ],
+)
+def test_a_failed_build_says_what_was_missing(words: str, code: str) -> None:
+    error = failed("redis", ["Step 5/18 : RUN /build/install", words])
+    assert error.code == code
+    assert words in error.message
 
 
 @pytest.mark.parametrize("name", NAMES)
