@@ -130,7 +130,7 @@ class File(Resource, module="letta-ops", name="SecretFile"):
             "owner": owner,
             "content": _secret(content),
         }
-        super().__init__(SecretFile(), resource_name, folder, properties, ("volume_created",), opts)
+        super().__init__(SecretFile(), resource_name, folder, properties, (), opts)
 
 
 class Running(Resource, module="letta-ops", name="RunningContainer"):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from infra.containers.engine import engine, explain, last_lines, own_containers
 from infra.containers.names import LABEL_SERVICE
+from infra.deployment import SERVICE_SERVER
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 
@@ -29,10 +30,14 @@ def explain_failure(words: str, prefix: str, secrets: Iterable[Sensitive]) -> Le
 
 def _unhealthy(prefix: str, secrets: tuple[Sensitive, ...]) -> LettaOpsError | None:
     with engine() as client:
-        failed = [each for each in own_containers(client, prefix) if not _is_well(each)]
-    if not failed:
-        return None
-    return not_healthy(failed[-1], secrets)
+        everyone = own_containers(client, prefix)
+        failed = [each for each in everyone if not _is_well(each)]
+        if not failed:
+            return None
+        told = not_healthy(failed[-1], secrets)
+        if _is_server(failed[-1]) and any(_is_server(one) and _is_well(one) for one in everyone):
+            failed[-1].stop(timeout=5)  # or it would try again for ever, beside the one that serves
+    return told
 
 
 def not_healthy(newest: Container, secrets: Iterable[Sensitive]) -> LettaOpsError:
@@ -54,6 +59,10 @@ def not_healthy(newest: Container, secrets: Iterable[Sensitive]) -> LettaOpsErro
         f"{newest.name} {state}; the last lines of its log:\n{log}",
         "mend the cause, then run the same command again; what served before goes on serving",
     )
+
+
+def _is_server(container: Container) -> bool:
+    return container.labels.get(LABEL_SERVICE) == SERVICE_SERVER
 
 
 def _is_well(container: Container) -> bool:

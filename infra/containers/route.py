@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ ACME_SETTINGS = "/data/acme/settings"
 START_SECONDS = 60.0
 ATTEMPTS = 4
 PROOF = Path(__file__).with_name("prove.py")
+REACH = Path(__file__).with_name("reach.py")
 
 # nginx checks the new file first; what it refuses doesn't replace what it runs.
 SWITCH = f"""\
@@ -57,6 +59,7 @@ class Route(Provider):
         for server in inputs["upstreams"]:
             if server not in serving:
                 agents = _prove(server, inputs)
+                _ensure_models(server, serving)
                 _ensure_no_agent_lost(folder, server, agents, serving)
         _switch(inputs)
         _ensure_through(inputs)
@@ -91,6 +94,38 @@ def _prove(server: str, inputs: Mapping[str, Any]) -> int:
     if "failed" in outcome:
         raise _refused(server, inputs, f"the step '{outcome['failed']}': {outcome['reason']}")
     return int(outcome["agents"])
+
+
+def _ensure_models(server: str, serving: Sequence[str]) -> None:
+    """Letta asks its providers for models when it starts, and never again.
+
+    A server that can't reach one would be worse than the one that serves now. Where none serves,
+    one that lacks a provider is better than none: it is told, and `check` goes on telling it.
+    """
+    answer = execute(server, [PYTHON, "-I", "-c", REACH.read_text()], "[]\n")
+    try:
+        rows = json.loads(answer.output.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        raise LettaOpsError(
+            "model-probe-failed",
+            f"the providers could not be asked from {server}: {answer.output.strip()[-400:]}",
+            "run the same command again; nothing was switched",
+        ) from None
+    failed = [row for row in rows if row["failed"]]
+    if not failed:
+        return
+    what = "; ".join(
+        f"{row['name']} at {row['url']} fails at {row['failed']}: {row['detail']}" for row in failed
+    )
+    if not serving:
+        print(f"the server can't reach all of its models: {what}", file=sys.stderr, flush=True)
+        return
+    raise LettaOpsError(
+        "model-unreachable",
+        f"the new server can't reach its models: {what}",
+        "correct the providers' settings and run the same command again; nothing was switched,"
+        f" {', '.join(serving)} goes on serving",
+    )
 
 
 def _ensure_no_agent_lost(

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from infra.containers.engine import engine
 from infra.containers.names import SECRETS_FOLDER, Names
-from infra.containers.oneshot import Job, ensure_done
+from infra.containers.oneshot import Job, ensure_done, run_once
+from infra.errors import LettaOpsError
 from infra.locations import StackFolder
 from infra.providers.provider import Properties, Provider
 from infra.sensitive import Sensitive
@@ -32,8 +33,7 @@ class SecretFile(Provider):
         names = Names(inputs["prefix"])
         owner, content = int(inputs["owner"]), Sensitive(inputs["content"])
         write_secret(names, inputs["image"], inputs["name"], owner, content)
-        volume = volume_attributes(names)
-        return inputs["name"], {"volume_created": volume.get("CreatedAt") if volume else None}
+        return inputs["name"], {}
 
     def remove(self, folder: StackFolder, outputs: Properties) -> None:
         names = Names(outputs["prefix"])
@@ -44,10 +44,18 @@ class SecretFile(Provider):
         ensure_done(job, "secret-file", HINT, "removing a secret's file")
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
-        volume = volume_attributes(Names(outputs["prefix"]))
-        if volume is None or volume.get("CreatedAt") != outputs.get("volume_created"):
+        """Look for the file itself: a volume's `CreatedAt` changes with every file in it."""
+        names = Names(outputs["prefix"])
+        if volume_attributes(names) is None:
             return "the secrets' volume is gone"
-        return None
+        words = ["test", "-s", f"{SECRETS_FOLDER}/{outputs['name']}"]
+        try:
+            there = run_once(_job(names, outputs["image"], outputs["name"], words, None)).code == 0
+        except LettaOpsError as error:
+            if error.code != "image-missing":
+                raise
+            there = False  # it can't be looked at: it is written again, from the new image
+        return None if there else f"the file {outputs['name']} is gone"
 
 
 def write_secret(names: Names, image: str, name: str, owner: int, content: Sensitive) -> None:

@@ -18,7 +18,7 @@ from tests.live.machine import PULUMI, Stack, free_ports, wait_until
 # What follows from another server.port.
 OF_THE_PORT = {
     "local": {"letta", "profile"},
-    "docker": {"proxy", "proxy-limit", "route", "profile"},
+    "docker": {"proxy", "proxy-running", "route", "profile"},
 }
 SECONDS = "server.environment.LETTA_LLM_REQUEST_TIMEOUT_SECONDS"
 

@@ -116,6 +116,36 @@ def test_settings_reach_the_run(provisioning: Provisioning) -> None:
     assert request == Request("blue", {"server.port": "9000", "model": "none"})
 
 
+GATES = [
+    ("create", "db", "changes", 1),
+    ("create", "db", "losses", 0),
+    ("replace", "proxy", "losses", 1),
+    ("replace", "proxy", "data", 0),
+    ("update", "volume-database", "data", 0),
+    ("replace", "volume-database", "data", 1),
+    ("delete", "encryption-key", "data", 1),
+    ("delete", "encryption-key", "never", 0),
+]
+
+
+@pytest.mark.parametrize(("action", "name", "gate", "code"), GATES)
+def test_a_preview_can_gate_a_merge(
+    action: str,
+    name: str,
+    gate: str,
+    code: int,
+    provisioning: Provisioning,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change = ResourceChange(name, "Some", action)
+    provisioning.outcome = Outcome("local", {action: 1}, (change,), 1.0)
+    assert main.run(["preview", "--fail-on", gate, "--json"]) == code
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["gate"] == {"fail_on": gate, "passed": code == 0}
+    assert ("error" in answer) == (code == 1)
+    assert answer["resources"][0]["name"] == name
+
+
 @pytest.mark.parametrize("arguments", [["up", "--dry-run"], ["preview"]])
 def test_a_preview_lists_what_would_change(
     arguments: list[str], provisioning: Provisioning, capsys: pytest.CaptureFixture[str]
@@ -124,7 +154,8 @@ def test_a_preview_lists_what_would_change(
     assert json.loads(capsys.readouterr().out) == {
         "stack": "local",
         "changes": {"create": 2, "same": 1},
-        "resources": [{"name": "db", "type": "Postgres", "action": "create"}],
+        "resources": [{"name": "db", "type": "Postgres", "action": "create", "data": False}],
+        "gate": {"fail_on": "never", "passed": True},
     }
     assert main.run(arguments) == 0
     assert "would create 2\n" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,12 +12,13 @@ import dill
 import pytest
 from pulumi.dynamic.dynamic import serialize_provider
 
-from infra.providers.generated import GeneratedValue
-from infra.providers.provider import Properties, Provider
-from infra.providers.record import ProfileRecord
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
-from infra.profiles import remember, remembered
+from infra.profiles import SECRET_PATHS, remember, remembered
+from infra.providers.generated import GeneratedValue
+from infra.providers.provider import MODULES, Properties, Provider, provider_named
+from infra.providers.record import ProfileRecord
+from infra.stack_secrets import stack_secrets
 
 
 class Thing(Provider):
@@ -98,8 +100,33 @@ def test_a_provider_is_pickled_by_reference_and_holds_no_secret() -> None:
     assert GeneratedValue.serialize_as_secret_always is False
 
 
-def value(tmp_path: Path, key: str = "server.password", kind: str = "secret") -> dict[str, Any]:
-    return {"state": str(tmp_path), "stack": "demo", "key": key, "kind": kind}
+def value(tmp_path: Path, key: str = "server.password") -> dict[str, Any]:
+    proposed = stack_secrets(StackFolder(tmp_path, "demo")).values
+    names = {path: name for name, path in SECRET_PATHS.items()}
+    return {
+        "state": str(tmp_path),
+        "stack": "demo",
+        "key": key,
+        "proposed": proposed[names[key]].reveal(),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_provider_that_a_state_may_name_is_found(name: str) -> None:
+    assert type(provider_named(name)).__name__ == name
+
+
+def test_the_providers_of_older_states_are_found_where_they_were() -> None:
+    """A stack from before the docker target names them by these modules."""
+    for module, name in (
+        ("generated", "GeneratedValue"),
+        ("record", "ProfileRecord"),
+        ("endpoints", "ModelEndpoints"),
+        ("database", "LettaDatabase"),
+        ("migration", "Migration"),
+    ):
+        found = getattr(importlib.import_module(f"infra.embedded.{module}"), name)
+        assert issubclass(found, Provider)
 
 
 def test_a_value_is_generated_once_and_comes_back(tmp_path: Path) -> None:

@@ -75,6 +75,62 @@ def test_every_problem_is_named_at_once() -> None:
     assert "3 problems" in failure.value.message
 
 
+DOCKER_PROBLEMS = [
+    ({"server.replicas": "0"}, "server.replicas: must be between 1 and 16"),
+    ({"server.bind": "0.0.0.0"}, "server.bind: 0.0.0.0 is beyond loopback"),
+    ({"server.bind": "here"}, "server.bind: must be an IP address"),
+    ({"tls.mode": "files", "tls.host": "h"}, "files needs tls.certificate and tls.key"),
+    ({"tls.mode": "acme"}, "tls.host: is missing"),
+    ({"tls.host": "h"}, "tls.mode: is off, but other tls keys are set"),
+    ({"database.mode": "external"}, "database.url: is missing"),
+    (
+        {"database.mode": "external", "database.url": "postgresql://u:hidden@h/db"},
+        "database.url: is in plain text",
+    ),
+    ({"database.mode": "external", "database.url": "env:NOPE"}, "NOPE is not set"),
+    ({"database.port": "5432"}, "database.port: nothing but the server is published"),
+    ({"model": "smollm2"}, "model: smollm2 is for the target local only"),
+    ({"containers.prefix": "No Good"}, "containers.prefix: use lower-case letters"),
+    ({"image.ca_bundle": "/nowhere.pem"}, "image.ca_bundle: /nowhere.pem is not a file"),
+]
+
+
+@pytest.mark.parametrize(("values", "problem"), DOCKER_PROBLEMS)
+def test_a_problem_of_the_docker_target_is_named(values: dict[str, str], problem: str) -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        parse("docker", values, environment={})
+    assert problem in failure.value.message
+    assert "hidden" not in str(failure.value)
+
+
+def test_a_stack_named_after_a_target_is_of_that_target() -> None:
+    settings = parse("docker", {})
+    assert settings.target == "docker"
+    assert settings.containers is not None
+    assert settings.containers.names.prefix == "letta-docker"
+    assert settings.ports == {"server.port": 8283}
+    assert settings.model_url == "http://letta-docker-model:8284/v1"
+
+
+def test_beyond_loopback_is_allowed_with_tls() -> None:
+    settings = parse("docker", {"server.bind": "0.0.0.0", "tls.mode": "internal"})
+    assert settings.server_url == "https://localhost:8283"
+
+
+def test_redis_comes_with_the_second_server() -> None:
+    one, two = (parse("docker", {"server.replicas": count}).containers for count in ("1", "2"))
+    assert one is not None
+    assert two is not None
+    assert (one.redis, two.redis) == (False, True)
+
+
+def test_keys_of_the_docker_target_are_refused_elsewhere() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"server\.replicas: is for the target docker only"
+    ):
+        parse("local", {"server.replicas": "2"})
+
+
 URLS = [
     ({}, {"openai": "http://127.0.0.1:8284/v1"}),
     ({"model": "none"}, {"openai": "https://api.openai.com/v1"}),

@@ -11,6 +11,7 @@ from pulumi.runtime import rpc
 from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs, Mocks
 
 from infra.locations import StackFolder
+from infra.profiles import SECRET_PATHS, remember
 from infra.settings import parse
 
 SECRET = rpc._special_sig_key
@@ -120,3 +121,98 @@ def test_a_secret_providers_url_is_secret_for_pulumi_too(build: Any, tmp_path: P
     (tmp_path / "url").write_text("http://user:secret@h/v1")
     build({"model": "none", "server.environment.OPENAI_BASE_URL": f"file:{tmp_path / 'url'}"})
     assert "urls" in hidden["endpoints"]
+
+
+@pytest.fixture
+def docker_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from infra.targets import docker
+
+    monkeypatch.setenv("LETTA_OPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(docker, "ensure_possible", lambda folder, settings, known: None)
+    pulumi.runtime.set_mocks(Recorder(), preview=False)
+
+    def run(values: dict[str, str]) -> dict[str, MockResourceArgs]:
+        made.clear()
+
+        @pulumi.runtime.test  # type: ignore[untyped-decorator]  # Pulumi's own
+        def program() -> None:
+            docker.build(StackFolder(tmp_path, "demo"), parse("docker", values, environment={}))
+
+        program()
+        return dict(made)
+
+    # The same secrets at every call: what a second run of a stack meets.
+    values = {path: f"value-of-{path}" for path in SECRET_PATHS.values()} | {"id": "the-id"}
+    remember(StackFolder(tmp_path, "demo").profile, values)
+    return run
+
+
+def containers(resources: dict[str, MockResourceArgs]) -> dict[str, dict[str, Any]]:
+    kind = "docker:index/container:Container"
+    return {args.inputs["name"]: args.inputs for args in resources.values() if args.typ == kind}
+
+
+def test_every_container_is_hardened(docker_build: Any) -> None:
+    found = containers(docker_build({"server.replicas": "2"}))
+    assert len(found) == 6
+    for name, inputs in found.items():
+        assert inputs["readOnly"] is True, name
+        assert inputs["capabilities"] == {"drops": ["ALL"]}, name
+        assert inputs["securityOpts"] == ["no-new-privileges:true"], name
+        assert inputs["memory"] == inputs["memorySwap"] > 0, name
+        assert inputs["init"] is True, name
+        assert inputs["logOpts"]["max-size"], name
+        assert inputs["mustRun"] is False, name
+        assert "privileged" not in inputs, name
+
+
+def test_only_the_proxy_is_published_and_only_on_loopback(docker_build: Any) -> None:
+    found = containers(docker_build({}))
+    published = {name: inputs["ports"] for name, inputs in found.items() if inputs.get("ports")}
+    port = {"internal": 8080, "external": 8283, "ip": "127.0.0.1"}
+    assert published == {"letta-docker-proxy": [port]}
+
+
+def test_the_database_has_no_way_out(docker_build: Any) -> None:
+    resources = docker_build({})
+    (network,) = containers(resources)["letta-docker-postgres"]["networksAdvanced"]
+    assert network["name"] == "letta-docker-inner"
+    assert resources["network-inner"].inputs["internal"] is True
+
+
+def test_no_container_is_given_a_secret(docker_build: Any) -> None:
+    for name, inputs in containers(docker_build({})).items():
+        assert "value-of-" not in str(inputs), name
+
+
+def servers(resources: dict[str, MockResourceArgs]) -> list[str]:
+    return sorted(name for name in containers(resources) if "-letta-" in name[6:])
+
+
+def test_a_server_is_named_after_its_configuration(docker_build: Any) -> None:
+    """So its successor is made beside it, and takes over only when it has proven itself."""
+    first, again = servers(docker_build({})), servers(docker_build({}))
+    changed = servers(docker_build({"server.environment.LETTA_DEBUG": "true"}))
+    larger = servers(docker_build({"server.memory": "4096"}))
+    assert first == again
+    assert len({*first, *changed, *larger}) == 3
+
+
+def test_more_servers_leave_the_first_as_it_is(docker_build: Any) -> None:
+    one = servers(docker_build({"redis": "true"}))
+    two = servers(docker_build({"redis": "true", "server.replicas": "2"}))
+    assert set(one) < set(two)
+
+
+def test_data_has_volumes_of_its_own(docker_build: Any) -> None:
+    resources = docker_build({})
+    kinds = [name for name, args in resources.items() if args.typ == "docker:index/volume:Volume"]
+    assert sorted(kinds) == ["volume-database", "volume-home", "volume-proxy", "volume-secrets"]
+
+
+def test_pulumi_is_told_what_is_secret_on_docker_too(docker_build: Any) -> None:
+    resources = docker_build({})
+    (file,) = [name for name in resources if name.startswith("server-environment-")]
+    assert "content" in hidden[file]
+    assert {"owner_password", "reader_password"} <= hidden["database"]
+    assert "server_uri" in hidden["migration"]
