@@ -37,6 +37,7 @@ DEFAULTS: Mapping[str, Any] = {
     "tls.email": "",
     "tls.acme_directory": "",
     "tls.acme_ca": "",
+    "tls.http_port": 80,  # where an ACME authority looks for the answer to its challenge
     "proxy.max_request": 100,  # MiB
     "image.base": "",
     "image.ca_bundle": "",
@@ -60,6 +61,7 @@ class Tls:
     email: str = ""
     acme_directory: str = ""
     acme_ca: Path | None = None
+    http_port: int = 80
 
     @property
     def on(self) -> bool:
@@ -195,6 +197,7 @@ def _tls(reader: _Reader) -> Tls:
         email=reader.text("tls.email"),
         acme_directory=reader.text("tls.acme_directory"),
         acme_ca=reader.file("tls.acme_ca"),
+        http_port=reader.number("tls.http_port", 1, 65535),
     )
 
 

@@ -114,7 +114,8 @@ def parse(
     """
     problems = list(_unknown(values))
     chosen = {**DEFAULTS, "target": stack if stack in TARGETS else "local", **values}
-    ports = {name: _port(name, chosen[name], problems) for name in PORTS}
+    least = 1 if chosen["target"] == "docker" else 1024  # the engine may publish any port
+    ports = {name: _port(name, chosen[name], problems, least) for name in PORTS}
     problems += _collisions(ports)
     if chosen["release"] not in RELEASES:
         known = ", ".join(RELEASES)
@@ -190,11 +191,11 @@ def _unknown(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: unknown key" + (f", did you mean {near[0]}?" if near else "")
 
 
-def _port(name: str, value: Any, problems: list[str]) -> int:
+def _port(name: str, value: Any, problems: list[str], least: int) -> int:
     text = str(value)
-    if text.isdecimal() and 1024 <= int(text) < 65536:
+    if text.isdecimal() and least <= int(text) < 65536:
         return int(text)
-    problems.append(f"{name}: must be a port between 1024 and 65535, not {value!r}")
+    problems.append(f"{name}: must be a port between {least} and 65535, not {value!r}")
     return 0
 
 

@@ -125,6 +125,11 @@ class Proxy(pulumi.ComponentResource):
                 ip=chosen.bind,
             )
         ]
+        if chosen.tls.mode == "acme":
+            challenge = chosen.tls.http_port
+            ports.append(
+                docker.ContainerPortArgs(internal=PROXY_PORT, external=challenge, ip=chosen.bind)
+            )
         self.container = container(
             place,
             SERVICE_PROXY,

@@ -41,6 +41,9 @@ def url_problems(url: Sensitive) -> Iterator[str]:
     for part, name in (("role", parts.username or ""), ("database", parts.path.strip("/"))):
         if (plain := unquote(name)) != quote(plain, safe=""):
             yield f"Letta can't use the {part} {plain!r}: only letters, digits and _ . - ~ in its name"
+    password = unquote(parts.password or "")
+    if password != password.rstrip() or "\n" in password:
+        yield "has a password that ends with a space or holds a line break, which asyncpg can't take"
     yield from _parameter_problems(dict(words))
 
 
@@ -55,12 +58,12 @@ def asyncpg_uri(url: Sensitive) -> Sensitive:
 
 
 def password_file(url: Sensitive) -> Sensitive | None:
-    """The content of libpq's password file, which asyncpg reads too (PGPASSFILE, mode 0600)."""
+    """The content of a PGPASSFILE for asyncpg, which takes the password as it stands.
+
+    libpq would have `:` and `\\` escaped; asyncpg doesn't undo that (connect_utils.py, 0.30).
+    """
     password = database_from_url(url).owner.password
-    if password is None:
-        return None
-    escaped = password.reveal().replace("\\", "\\\\").replace(":", "\\:")
-    return Sensitive(f"*:*:*:*:{escaped}\n")
+    return None if password is None else Sensitive(f"*:*:*:*:{password.reveal()}\n")
 
 
 def as_document(url: Sensitive) -> dict[str, Any]:

@@ -62,10 +62,10 @@ def test_the_servers_url_has_no_password_and_no_percent_sign() -> None:
     assert PASSWORD not in found
 
 
-def test_the_password_file_escapes_what_separates_its_fields() -> None:
+def test_the_password_file_has_the_password_as_it_stands() -> None:
     file = password_file(Sensitive(URL))
     assert file is not None
-    assert file.reveal() == "*:*:*:*:p@ss%\\:\\\\x\n"
+    assert file.reveal() == f"*:*:*:*:{PASSWORD}\n"
     assert password_file(Sensitive("postgresql://app@db/prod")) is None
 
 
@@ -84,6 +84,7 @@ def test_the_password_is_redacted_as_it_is_and_as_it_is_quoted() -> None:
         ("postgresql://app:x@h:port/prod", "must look like"),
         ("postgresql://app:x@[::1]:5432/prod", "IPv6"),
         ("postgresql://a%40b:x@h/prod", "can't use the role 'a@b'"),
+        ("postgresql://app:x%20@h/prod", "ends with a space"),
         (f"{URL}?sslmode=allow", "sslmode must be one of"),
         (f"{URL}?ssl=require", "write sslmode"),
         (f"{URL}?options=-csearch_path%3Dx", "ALTER ROLE"),
