@@ -66,19 +66,28 @@ def ensure_short_paths(folder: StackFolder, settings: Settings) -> None:
 def taken_ports(folder: StackFolder, settings: Settings) -> Iterator[str]:
     """Yield a problem for every port on which another program than this stack listens."""
     ours = {process.pid for process in supervisor.processes(folder)}
-    listeners = {
+    found = listeners()
+    for key, port in settings.ports.items():
+        if port in found and found[port] not in ours:
+            yield f"{key}: {port} is taken by {describe(found[port])}"
+
+
+def listeners() -> dict[int, int | None]:
+    """Which process listens on which port of loopback; None where we aren't told."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return {}  # macOS tells root only; there, whoever binds the port learns that it is taken
+    return {
         connection.laddr.port: connection.pid
-        for connection in psutil.net_connections("tcp")
+        for connection in connections
         if connection.status == psutil.CONN_LISTEN
         and connection.laddr
         and connection.laddr.ip in (LOOPBACK, "0.0.0.0", "::", "::1")  # noqa: S104  # compared
     }
-    for key, port in settings.ports.items():
-        if port in listeners and listeners[port] not in ours:
-            yield f"{key}: {port} is taken by {_describe(listeners[port])}"
 
 
-def _describe(pid: int | None) -> str:
+def describe(pid: int | None) -> str:
     if pid is None:
         return "a program of another user"
     try:

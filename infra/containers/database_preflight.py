@@ -19,6 +19,7 @@ from infra.containers.names import Names
 from infra.containers.oneshot import Job, run_once
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
+from infra.providers.claim import claimed_by
 from infra.providers.provider import Properties, Provider
 from infra.sensitive import Sensitive
 from infra.settings import Settings
@@ -133,8 +134,8 @@ def _ensure_fit(
 ) -> None:
     seen = probe(names, image, url, direct, network)
     found = problems(seen, wanted)
-    # What no container reaches either has been told already.
-    if seen["direct"]["failed"] is None and (here := _from_here(folder, direct)):
+    # What no container reaches either has been told already, and so has whose it is.
+    if not found and (here := _from_here(folder, direct)):
         found.append(here)
     if found:
         raise as_error(found)
@@ -142,9 +143,17 @@ def _ensure_fit(
 
 def _from_here(folder: StackFolder, direct: Sensitive) -> Problem | None:
     """The migrations' lock, claims and checks go from this machine, not from a container."""
+    import psycopg
+
     try:
-        with administrator(folder, {"uri": direct.reveal()}):
-            return None
+        with administrator(folder, {"uri": direct.reveal()}) as link:
+            claimed_by(link)
+    except psycopg.errors.InsufficientPrivilege as error:
+        return Problem(
+            "foreign-database",
+            f"the database belongs to another deployment: {error.diag.message_primary}",
+            "name this deployment's own database",
+        )
     except LettaOpsError as error:
         return Problem(
             "database-unreachable",
@@ -152,6 +161,7 @@ def _from_here(folder: StackFolder, direct: Sensitive) -> Problem | None:
             "letta-ops itself speaks to the database too: correct the URL, or let this machine in"
             " (firewall, security group); database.direct_url must work here and in a container",
         )
+    return None
 
 
 def _ensure_network(network: str) -> None:

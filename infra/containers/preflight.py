@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ from infra.containers.names import SERVICE_PROXY, Names
 from infra.deployment import SERVICE_POSTGRES
 from infra.errors import ConfigurationError, LettaOpsError
 from infra.locations import StackFolder, cache_folder, ensure_writable
+from infra.preflight import describe, listeners
 from infra.profiles import remembered
 from infra.settings import Settings
 from infra.stack_secrets import StackSecrets
@@ -88,9 +90,13 @@ def _ensure_port(client: DockerClient, settings: Settings, names: Names, bind: s
             try:
                 probe.bind((bind, settings.server_port))
             except OSError as error:
+                problem = f"cannot be opened on {bind}: {error.strerror}"
+                if error.errno == errno.EADDRINUSE:
+                    owner = listeners().get(settings.server_port)
+                    problem = f"is taken by {describe(owner)}"
                 raise ConfigurationError(
                     "ports",
-                    [f"server.port: {bind}:{settings.server_port}: {error.strerror}"],
+                    [f"server.port: {settings.server_port} {problem}"],
                     "end the other program, or choose another port:"
                     f" `letta-ops --stack {settings.stack} up --config server.port=PORT`",
                 ) from None

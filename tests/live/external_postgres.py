@@ -46,7 +46,7 @@ auth_type = scram-sha-256
 auth_file = /tmp/users
 pool_mode = transaction
 END
-echo "$USERS" > /tmp/users
+printf "%s\\n" "$USERS" > /tmp/users
 exec pgbouncer /tmp/pgbouncer.ini
 """
 DATABASE = """
@@ -100,20 +100,19 @@ def external(image: str, base: str, users: tuple[str, ...]) -> Iterator[External
     certificate, key, authority = _certificates()
     with engine() as client:
         _build_pooler(client, base)
-        network = client.networks.create(f"{mark}-net", driver="bridge")
+        name = f"{mark}-net"
+        network = client.networks.create(name, driver="bridge")
         made: list[Any] = []
         try:
             settings = {"CERTIFICATE": certificate, "KEY": key}
-            made.append(_run(client, image, f"{mark}-postgres", network.name, START, settings))
-            address = _address(made[0], network.name)
+            made.append(_run(client, image, f"{mark}-postgres", name, START, settings))
+            address = _address(made[0], name)
             escaped = PASSWORD.replace('"', '""')
             listing = "\n".join(f'"{user}" "{escaped}"' for user in users)
             settings = {"SERVER": address, "USERS": listing}
-            made.append(_run(client, POOLER_IMAGE, f"{mark}-pooler", network.name, POOL, settings))
-            found = External(
-                str(network.name), str(made[0].name), address,
-                _address(made[1], network.name), authority,
-            )  # fmt: skip
+            made.append(_run(client, POOLER_IMAGE, f"{mark}-pooler", name, POOL, settings))
+            pooler = _address(made[1], name)
+            found = External(name, str(made[0].name), address, pooler, authority)
             _wait(found)
             yield found
         finally:

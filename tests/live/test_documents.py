@@ -16,6 +16,10 @@ from tests.live.machine import ROOT, Stack, free_ports
 LEFT_OUT = {"make test"}
 EXAMPLE = ROOT / "docs" / "example.af"
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+OF_DOCKER = pytest.mark.target("docker", reason="the document is about containers")
+CASES = [
+    pytest.param(each, marks=[OF_DOCKER] if each == "docs/docker.md" else []) for each in DOCUMENTS
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +47,13 @@ def blocks(document: str) -> list[str]:
     return [block for block in found if block.strip() not in LEFT_OUT]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+def joined(document: str) -> str:
+    return "".join(blocks(document))
+
+
+@pytest.mark.parametrize("document", CASES)
 def test_every_command_of_a_document_works(document: str, checkout: Path, own_stack: Stack) -> None:
-    script = "".join(blocks(document)).replace("--stack local", f"--stack {own_stack.name}")
+    script = re.sub("--stack (local|docker)", f"--stack {own_stack.name}", joined(document))
     (port,) = free_ports(1)
     script = re.sub(r"server\.port=\d+", f"server.port={port}", script)
     # Removing the key would mean the default port, which may be a stack of this machine's user.

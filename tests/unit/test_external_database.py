@@ -169,6 +169,22 @@ def test_a_profile_with_a_url_reaches_the_database_directly(tmp_path: Path) -> N
     assert Sensitive(PASSWORD) in deployment.secrets
 
 
+def test_no_postgres_of_ours_stands_beside_an_external_one() -> None:
+    from infra.targets import docker
+
+    environment = {"DB": URL}
+    external = parse("demo", CONFIGURATION, environment=environment).containers
+    own = parse("demo", {"target": "docker"}, environment=environment).containers
+    assert external is not None
+    assert own is not None
+    assert "postgres" not in docker._images(external)
+    assert "postgres" in docker._images(own)
+    profile = docker._database(external)
+    assert profile.pop("database.url") == "env:DB"
+    assert set(profile.values()) == {""}  # forgotten, after a database in a container
+    assert docker._database(own)["database.url"] == ""
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
