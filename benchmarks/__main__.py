@@ -1,19 +1,20 @@
 """Run every benchmark (or those named) on a stack of their own and print their figures.
 
-python -m benchmarks [cli] [provisioning] [messages]
+python -m benchmarks [cli] [provisioning] [messages] [containers]
 """
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import cli, messages, provisioning
+from benchmarks import cli, containers, messages, provisioning
 from benchmarks.stage import stage
 
 BENCHMARKS = {
     "cli": cli.measure,
     "provisioning": provisioning.measure,
     "messages": messages.measure,
+    "containers": containers.measure,
 }
 
 
