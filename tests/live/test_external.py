@@ -50,8 +50,10 @@ def postgres(image: str) -> Iterator[External]:
 
 
 @pytest.fixture(scope="module")
-def docker_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """One that makes stacks of the target docker, whatever target the other tests run on."""
+def docker_machine(
+    postgres: External, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """One that makes stacks of the target docker; they are gone before their database is."""
     made = Machine(tmp_path_factory.mktemp("external"), target="docker")
     yield made
     made.clean()

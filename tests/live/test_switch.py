@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
 
 from infra import connect
 from infra.containers.engine import engine
+from tests.live.acme_authority import authority
 from tests.live.docker_stack import DockerStack
-from tests.live.machine import Machine, Stack, wait_until
+from tests.live.machine import Machine, Stack, free_ports, wait_until
 
 pytestmark = pytest.mark.target("docker", reason="a local stack restarts its one server")
 
@@ -241,3 +245,33 @@ def test_events_are_streamed_one_by_one(served: DockerStack) -> None:
             moments += [time.monotonic() for _ in answer.iter_raw()]
         client.delete(f"/v1/agents/{agent}")
     assert len(moments) > 2
+
+
+def test_a_certificate_from_an_acme_authority(served: DockerStack, tmp_path: Path) -> None:
+    """Its name is the one that the proxy has on the stack's network, where the authority asks it."""
+    host = f"{served.names.container('proxy')}.{served.names.outer_network}"
+    (challenge,) = free_ports(1)
+    with authority(served, tmp_path) as (directory, trusted):
+        settings = {
+            "tls.mode": "acme",
+            "tls.host": host,
+            "tls.email": "ops@example.org",
+            "tls.acme_directory": directory,
+            "tls.acme_ca": str(trusted),
+            "tls.http_port": str(challenge),
+        }
+        words = [word for key, value in settings.items() for word in ("--config", f"{key}={value}")]
+        served.json("up", "--no-smoke", *words)
+        port = served.ports["server.port"]
+        wait_until("the authority's certificate is served", lambda: "Pebble" in issuer(port), 60)
+        plain = httpx.get(f"http://127.0.0.1:{challenge}/v1/agents/", trust_env=False)
+        assert plain.status_code == 308
+        assert plain.headers["location"].startswith("https://")
+    back = [word for key in settings for word in ("--config", f"{key}=")]
+    served.json("up", *back)
+
+
+def issuer(port: int) -> str:
+    """Who signed the certificate that is served on `port` of this machine."""
+    pem = ssl.get_server_certificate(("127.0.0.1", port), timeout=5)
+    return x509.load_pem_x509_certificate(pem.encode()).issuer.rfc4514_string()
