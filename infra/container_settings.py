@@ -124,7 +124,7 @@ def parse_containers(
         names=Names(prefix),
         bind=bind,
         replicas=replicas,
-        server_memory=reader.number("server.memory", 512, 1024**2),
+        server_memory=reader.number("server.memory", 64, 1024**2),
         start_seconds=reader.number("server.start_seconds", 10, 3600),
         database_memory=reader.number("database.memory", 128, 1024**2),
         pool_size=reader.number("database.pool_size", 1, 1000),

@@ -13,7 +13,7 @@ from infra import agent_guard
 from infra.containers.cluster import IDENTIFIER, ensure_volume
 from infra.containers.database_preflight import ensure_usable
 from infra.containers.engine import engine, find_container
-from infra.containers.names import SERVICE_PROXY, Names
+from infra.containers.names import LABEL_PREFIX, SERVICE_PROXY, Names
 from infra.deployment import SERVICE_POSTGRES
 from infra.errors import ConfigurationError, LettaOpsError
 from infra.locations import StackFolder, cache_folder, ensure_writable
@@ -41,6 +41,7 @@ def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecre
         _ensure_port(client, settings, names, chosen.bind)
         if chosen.database is None:
             _ensure_known(client, folder, names, secrets)
+            _ensure_alone(client, names)
     if chosen.database is None:
         ensure_volume(folder, names, remembered(folder.profile, IDENTIFIER))
     else:
@@ -74,6 +75,19 @@ def _ensure_known(
         f" `letta-ops --stack {folder.stack} up --config containers.prefix=NAME`; to begin anew,"
         f" remove the volume: `docker volume rm {names.volume('database')}`",
     )
+
+
+def _ensure_alone(client: DockerClient, names: Names) -> None:
+    """Two servers on one data folder destroy it: Postgres' own lock doesn't see into containers."""
+    volume = names.volume("database")
+    using = client.containers.list(filters={"volume": volume}, ignore_removed=True)
+    others = [each for each in using if each.labels.get(LABEL_PREFIX) != names.prefix]
+    if others:
+        raise LettaOpsError(
+            "volume-in-use",
+            f"the volume {volume} is in use by {', '.join(str(each.name) for each in others)}",
+            f"stop it (`docker stop {others[0].name}`), then run the same command again",
+        )
 
 
 def _ensure_port(client: DockerClient, settings: Settings, names: Names, bind: str) -> None:

@@ -91,17 +91,13 @@ class Provider(dynamic.ResourceProvider):
     def read(self, id_: str, props: Properties) -> dynamic.ReadResult:
         # What drifted is named in an output, so that `pulumi refresh` shows it.
         outputs = _public(_whole(props))
-        return dynamic.ReadResult(id_, {**outputs, "drift": self.drift(_folder(props), outputs)})
+        return dynamic.ReadResult(id_, {**outputs, "drift": self._drift(_folder(props), outputs)})
 
     def diff(self, _id: str, olds: Properties, news: Properties) -> dynamic.DiffResult:
         olds, news = _whole(olds), _whole(news)
         changed = [name for name in self.compared if olds.get(name) != news.get(name)]
         folder = _folder(news)
-        try:
-            drifted = not changed and self.drift(folder, _public(olds)) is not None
-        except LettaOpsError as error:
-            last_error.keep(folder, error)
-            raise
+        drifted = not changed and self._drift(folder, _public(olds)) is not None
         return dynamic.DiffResult(changes=bool(changed or drifted))
 
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
@@ -113,6 +109,13 @@ class Provider(dynamic.ResourceProvider):
     def delete(self, _id: str, props: Properties) -> None:
         folder = _folder(props)
         self._guarded(folder, "delete", lambda: self.remove(folder, props))
+
+    def _drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        try:
+            return self.drift(folder, outputs)
+        except LettaOpsError as error:
+            last_error.keep(folder, error)
+            raise
 
     def _guarded(self, folder: StackFolder, verb: str, work: Callable[[], T]) -> T:
         """Run `work` alone on this stack; keep an expected error for whoever started us.
