@@ -48,6 +48,9 @@ DEFAULTS: Mapping[str, Any] = {
 SECRET = ("database.url", "database.direct_url")
 TLS_MODES = ("off", "internal", "files", "acme")
 MOST_REPLICAS = 16
+HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?"
+EMAIL = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+"
+HTTPS_URL = r"https://[A-Za-z0-9._~:/?&=%-]+"
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,14 @@ class _Reader:
             self.problems.append(f"{name}: must be one of {', '.join(words)}, not {text!r}")
         return text
 
+    def matching(self, name: str, pattern: str) -> str:
+        """A text that goes into a command or a settings file: only what can be nothing else."""
+        text = self.text(name)
+        if text and not re.fullmatch(pattern, text):
+            self.problems.append(f"{name}: {text!r} is none")
+            return ""
+        return text
+
     def file(self, name: str) -> Path | None:
         text = self.text(name)
         if not text:
@@ -191,11 +202,11 @@ def _tls(reader: _Reader) -> Tls:
         reader.problems.append("tls.mode: is off, but other tls keys are set; choose a mode")
     return Tls(
         mode=mode,
-        host=host or "localhost",
+        host=reader.matching("tls.host", HOST) or "localhost",
         certificate=certificate,
         key=key,
-        email=reader.text("tls.email"),
-        acme_directory=reader.text("tls.acme_directory"),
+        email=reader.matching("tls.email", EMAIL),
+        acme_directory=reader.matching("tls.acme_directory", HTTPS_URL),
         acme_ca=reader.file("tls.acme_ca"),
         http_port=reader.number("tls.http_port", 1, 65535),
     )

@@ -165,7 +165,7 @@ class Certificate(Resource, module="letta-ops", name="OwnCertificate"):
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         properties = {"prefix": names.prefix, "image": image, "host": host}
-        outputs = ("fingerprint", "not_after", "volume_created")
+        outputs = ("fingerprint", "not_after")
         super().__init__(OwnCertificate(), "certificate", folder, properties, outputs, opts)
 
 

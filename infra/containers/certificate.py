@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.containers.names import PROXY_USER, Names
 from infra.containers.proxy_settings import CERTIFICATE, KEY
-from infra.containers.secret_file import volume_attributes, write_secret
+from infra.containers.secret_file import is_written, write_secret
 from infra.files import write_file, write_private
 from infra.locations import StackFolder
 from infra.providers.provider import Properties, Provider
@@ -47,13 +47,11 @@ class OwnCertificate(Provider):
         return names.prefix, {
             "not_after": certificate.not_valid_after_utc.isoformat(),
             "fingerprint": certificate.fingerprint(hashes.SHA256()).hex(),
-            "volume_created": (volume_attributes(names) or {}).get("CreatedAt"),
         }
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
-        found = volume_attributes(Names(outputs["prefix"])) or {}
-        if found.get("CreatedAt") != outputs.get("volume_created"):
-            return "the secrets' volume is gone"
+        if not is_written(Names(outputs["prefix"]), outputs["image"], CERTIFICATE):
+            return "its file is gone"
         if not folder.authority.is_file():
             return f"{folder.authority} is gone"
         ends = datetime.datetime.fromisoformat(outputs["not_after"])

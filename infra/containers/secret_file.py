@@ -44,18 +44,21 @@ class SecretFile(Provider):
         ensure_done(job, "secret-file", HINT, "removing a secret's file")
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
-        """Look for the file itself: a volume's `CreatedAt` changes with every file in it."""
-        names = Names(outputs["prefix"])
-        if volume_attributes(names) is None:
-            return "the secrets' volume is gone"
-        words = ["test", "-s", f"{SECRETS_FOLDER}/{outputs['name']}"]
-        try:
-            there = run_once(_job(names, outputs["image"], outputs["name"], words, None)).code == 0
-        except LettaOpsError as error:
-            if error.code != "image-missing":
-                raise
-            there = False  # it can't be looked at: it is written again, from the new image
+        there = is_written(Names(outputs["prefix"]), outputs["image"], outputs["name"])
         return None if there else f"the file {outputs['name']} is gone"
+
+
+def is_written(names: Names, image: str, name: str) -> bool:
+    """Look for the file itself: a volume's `CreatedAt` changes with every file in it."""
+    if volume_attributes(names) is None:
+        return False
+    words = ["test", "-s", f"{SECRETS_FOLDER}/{name}"]
+    try:
+        return run_once(_job(names, image, name, words, None)).code == 0
+    except LettaOpsError as error:
+        if error.code != "image-missing":
+            raise
+        return False  # it can't be looked at: it is written again, from the new image
 
 
 def write_secret(names: Names, image: str, name: str, owner: int, content: Sensitive) -> None:

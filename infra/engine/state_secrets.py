@@ -35,7 +35,8 @@ def bring_back(cli: PulumiCli, folder: StackFolder, environment: Mapping[str, st
         return []  # the run that comes now says what is wrong with the state
     known = generated_values(json.loads(done.stdout))
     found = {key: known[key] for key in missing if key in known}
-    remember(folder.profile, found)
+    if found:
+        remember(folder.profile, found)
     return list(found)
 
 

@@ -103,7 +103,7 @@ def test_a_volume_that_somebody_else_uses(own_stack: Stack) -> None:
         image = client.containers.get(names.container("postgres")).image
         assert image is not None
         intruder = client.containers.run(
-            image.id,
+            str(image.id),
             ["sleep", "300"],
             name=f"{names.prefix}-intruder",
             entrypoint=[],
