@@ -198,6 +198,8 @@ def _tls(reader: _Reader) -> Tls:
         reader.problems.append("tls.mode: files needs tls.certificate and tls.key")
     if mode in ("files", "acme") and not host:
         reader.problems.append(f"tls.host: is missing; {mode} needs the name that clients use")
+    if mode == "acme" and not reader.text("tls.email"):
+        reader.problems.append("tls.email: is missing; acme needs whom to tell of a certificate")
     if mode == "off" and (host or certificate or key):
         reader.problems.append("tls.mode: is off, but other tls keys are set; choose a mode")
     return Tls(

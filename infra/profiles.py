@@ -63,6 +63,7 @@ KEYS = (
     Key("database.tls"),
     Key("database.container"),
     Key("database.identifier"),
+    Key("database.claimed"),
     Key("database.owner"),
     Key("database.owner_password", secret=True),
     Key("database.reader"),

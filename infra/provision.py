@@ -18,7 +18,7 @@ from infra.engine.cli_cache import PulumiCli
 from infra.engine.events import Events, ResourceChange
 from infra.engine.passphrase import ensure_passphrase, has_own_passphrase
 from infra.engine.project import configured, write_project
-from infra.engine.state_secrets import bring_back
+from infra.engine.recovery import recover
 from infra.errors import LettaOpsError
 from infra.files import held
 from infra.locations import StackFolder, ensure_writable, stack_folder
@@ -124,10 +124,10 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
     with held(folder.lock, f"letta-ops {verb}"):
         pulumi = _prepare(folder, request, report, keep=keep)
         events = Events(report, preview=verb == "preview")
-        if verb != "destroy" and container_names(folder.stack, configured(folder)):
+        names = container_names(folder.stack, configured(folder))
+        if names and verb != "destroy":
             flags = (*flags, "--refresh")  # a container may have been changed or removed by hand
-            for key in bring_back(pulumi.cli, folder, pulumi.environment):
-                report(f"{key} was missing in {folder.profile}: brought back from Pulumi's state")
+            recover(pulumi.cli, folder, pulumi.environment, names, report, remove=verb == "up")
         pulumi.call(verb, "--stack", request.stack, "--json", *flags, events=events)
     seconds = round(time.monotonic() - started, 1)
     return Outcome(request.stack, events.changes, tuple(events.resources), seconds)

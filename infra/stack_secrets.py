@@ -18,11 +18,15 @@ BYTES = 32
 
 @dataclass(frozen=True)
 class StackSecrets:
-    """`values` by the names of `letta-ops secret show`; `id` is the deployment's. `fresh`: all new."""
+    """`values` by the names of `letta-ops secret show`; `id` is the deployment's.
+
+    `fresh`: the encryption key is new. `key_lost`: though the deployment isn't.
+    """
 
     values: Mapping[str, Sensitive]
     id: str
     fresh: bool
+    key_lost: bool
 
     def __getitem__(self, name: str) -> Sensitive:
         return self.values[name]
@@ -42,6 +46,8 @@ def stack_secrets(folder: StackFolder) -> StackSecrets:
         {name: Sensitive(value) for name, value in values.items()},
         id_ or str(uuid.uuid4()),
         fresh=kept["encryption-key"] is None,
+        # The id is written last: who has it had a key.
+        key_lost=kept["encryption-key"] is None and id_ is not None,
     )
 
 

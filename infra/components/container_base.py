@@ -52,5 +52,8 @@ class Base(pulumi.ComponentResource):
                 docker.VolumeLabelArgs(label=label, value=value)
                 for label, value in sorted(place.labels(f"volume-{what}").items())
             ],
-            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=kept),
+            # One that was put back by hand has no labels, and is as good.
+            opts=pulumi.ResourceOptions(
+                parent=self, retain_on_delete=kept, ignore_changes=["labels"]
+            ),
         )

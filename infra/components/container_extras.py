@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pulumi
 import pulumi_docker as docker
@@ -14,6 +14,7 @@ from infra.components.container_resources import Certificate, File
 from infra.containers.migration import PYTHON
 from infra.containers.names import (
     MODEL_PORT,
+    PROXY_CHALLENGE_PORT,
     PROXY_PORT,
     PROXY_TLS_PORT,
     PROXY_USER,
@@ -95,9 +96,11 @@ def _digest(texts: Iterable[str]) -> str:
 
 
 class Proxy(pulumi.ComponentResource):
-    """Outputs: `container` (see `Started`), and `files` (digest of the certificates that were given)."""
+    """Declared after the servers: where its container must be replaced, they have proven themselves.
 
-    def __init__(self, place: Place, base: Base) -> None:
+    Outputs: `container` (see `Started`), and `files` (digest of the certificates that were given)."""
+
+    def __init__(self, place: Place, base: Base, after: Sequence[pulumi.Resource]) -> None:
         super().__init__("letta-ops:docker:Proxy", "proxy-front")
         chosen = place.settings.containers
         assert chosen is not None  # noqa: S101
@@ -128,7 +131,9 @@ class Proxy(pulumi.ComponentResource):
         if chosen.tls.mode == "acme":
             challenge = chosen.tls.http_port
             ports.append(
-                docker.ContainerPortArgs(internal=PROXY_PORT, external=challenge, ip=chosen.bind)
+                docker.ContainerPortArgs(
+                    internal=PROXY_CHALLENGE_PORT, external=challenge, ip=chosen.bind
+                )
             )
         self.container = container(
             place,
@@ -148,6 +153,6 @@ class Proxy(pulumi.ComponentResource):
                 ports=ports,
                 patience=60,
             ),
-            pulumi.ResourceOptions(parent=self, depends_on=[*base.ready, *written]),
+            pulumi.ResourceOptions(parent=self, depends_on=[*base.ready, *written, *after]),
         )
         self.register_outputs({})

@@ -28,7 +28,7 @@ PROCESSES = 1024
 
 
 class Servers(pulumi.ComponentResource):
-    """Outputs: `names` of the containers and the `alias` that they share, `ready` to wait for, and
+    """Outputs: `names` and `ids` of the containers and the `alias` that they share, `ready` to wait for, and
     `hidden` (what logs must not show).
     """
 
@@ -64,12 +64,14 @@ class Servers(pulumi.ComponentResource):
             place.names.server(digest, number + 1)
             for number in range(place.settings.containers.replicas)
         ]
+        self.ids: list[pulumi.Output[str]] = []
         self.ready: list[pulumi.Resource] = []
         for number, name in enumerate(self.names, 1):
             # The first may write what all share (base tools, providers); the others follow it.
             behind = [file, *after, *self.ready[:1]]
             opts = pulumi.ResourceOptions(parent=self, depends_on=behind)
             started = container(place, f"{SERVICE_SERVER}-{digest}-{number}", name, shape, opts)
+            self.ids.append(started.id)
             self.ready.append(started.ready)
         self.register_outputs({})
 

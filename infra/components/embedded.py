@@ -144,17 +144,22 @@ class SchemaMigration(Resource, module="letta-ops", name="Migration"):
         super().__init__(EmbeddedMigration(), "migration", folder, properties, ("revision",), opts)
 
 
+def urls(providers: Mapping[str, str | Sensitive]) -> Any:
+    """The providers' URLs as an input; secret when one of them is."""
+    plain = {name: revealed(url) for name, url in providers.items()}
+    hidden = any(isinstance(url, Sensitive) for url in providers.values())
+    return pulumi.Output.secret(plain) if hidden else plain
+
+
 class Endpoints(Resource, module="letta-ops", name="ModelEndpoints"):
     def __init__(
         self,
         folder: StackFolder,
         place: Mapping[str, Any],
-        urls: Mapping[str, str | Sensitive],
+        providers: Mapping[str, str | Sensitive],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        plain = {name: revealed(url) for name, url in urls.items()}
-        hidden = any(isinstance(url, Sensitive) for url in urls.values())
-        properties = {**place, "urls": pulumi.Output.secret(plain) if hidden else plain}
+        properties = {**place, "urls": urls(providers)}
         super().__init__(ModelEndpoints(), "endpoints", folder, properties, (), opts)
 
 

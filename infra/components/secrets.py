@@ -21,11 +21,13 @@ class Secrets(pulumi.ComponentResource):
     ) -> None:
         super().__init__("letta-ops:local:Secrets", "secrets", {}, opts)
         opts = pulumi.ResourceOptions(parent=self)
-        self._values = {
-            name: Generated(name, folder, path, known[name].reveal(), opts).value
+        made = {
+            name: Generated(name, folder, path, known[name].reveal(), opts)
             for name, path in SECRET_PATHS.items()
         }
-        self.deployment_id = Generated("deployment-id", folder, "id", known.id, opts).value
+        self._values = {name: generated.value for name, generated in made.items()}
+        last = pulumi.ResourceOptions(parent=self, depends_on=list(made.values()))
+        self.deployment_id = Generated("deployment-id", folder, "id", known.id, last).value
         self.register_outputs({})
 
     def __getitem__(self, name: str) -> pulumi.Output[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from infra.containers.engine import engine, find_container
+from infra.containers.images import VERSIONS
 from infra.containers.names import LABEL_DEPLOYMENT, Names
 from infra.containers.oneshot import Job, ensure_done
 from infra.deployment import SERVICE_POSTGRES
@@ -38,7 +39,7 @@ class DatabaseCluster(Provider):
     `make` runs initdb where there never was data; `remove` leaves the data alone.
     """
 
-    compared: ClassVar[tuple[str, ...]] = ("prefix", "deployment_id")
+    compared: ClassVar[tuple[str, ...]] = ("prefix", "deployment_id", "image")
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         names = Names(inputs["prefix"])
@@ -57,6 +58,13 @@ class DatabaseCluster(Provider):
         if recorded not in (None, found.identifier):
             raise _not_ours(
                 folder, names, f"holds cluster {found.identifier}, this stack's is {recorded}"
+            )
+        if found.version != VERSIONS["postgres"]:
+            raise LettaOpsError(
+                "database-version",
+                f"the volume {names.volume('database')} holds a cluster of PostgreSQL"
+                f" {found.version}, and this letta-ops brings {VERSIONS['postgres']}",
+                "go on with the letta-ops that made it, until it is brought to the new version",
             )
         remember(folder.profile, {IDENTIFIER: found.identifier})
         return names.volume("database"), {"identifier": found.identifier}
@@ -81,6 +89,18 @@ def ensure_volume(folder: StackFolder, names: Names, recorded: Any) -> None:
     """Raise LettaOpsError (`data-missing`) when there was data and its volume is gone."""
     if recorded is not None and _attributes(names) is None:
         raise data_missing(folder, names, "doesn't exist")
+
+
+def ensure_home(names: Names) -> None:
+    """Raise LettaOpsError (`data-missing`) when the volume with the agents' memory files is gone."""
+    if _attributes(names, "home") is None:
+        volume = names.volume("home")
+        raise LettaOpsError(
+            "data-missing",
+            f"the volume {volume} doesn't exist, but this deployment has data: the memory that"
+            " agents keep in files was in it",
+            f"bring the volume back; to go on without, run `docker volume create {volume}`",
+        )
 
 
 def examine(names: Names, image: str) -> Found:
@@ -130,12 +150,12 @@ def _initdb(names: Names, image: str) -> None:
     ensure_done(job, "initdb", hint, "making the database cluster")
 
 
-def _attributes(names: Names) -> dict[str, Any] | None:
+def _attributes(names: Names, what: str = "database") -> dict[str, Any] | None:
     import docker.errors
 
     with engine() as client:
         try:
-            return dict(client.volumes.get(names.volume("database")).attrs)
+            return dict(client.volumes.get(names.volume(what)).attrs)
         except docker.errors.NotFound:
             return None
 

@@ -19,7 +19,8 @@ from infra.containers.names import Names
 from infra.containers.oneshot import Job, run_once
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
-from infra.providers.claim import claimed_by
+from infra.profiles import remembered
+from infra.providers.claim import CLAIMED, claimed_by
 from infra.providers.provider import Properties, Provider
 from infra.sensitive import Sensitive
 from infra.settings import Settings
@@ -51,6 +52,7 @@ class DatabaseCheck(Provider):
                 inputs["pool_size"],
                 bool(inputs["own_direct"]),
                 bool(inputs["has_key"]),
+                claimed=bool(remembered(folder.profile, CLAIMED)),
             )
             servers, direct = Sensitive(inputs["servers"]), Sensitive(inputs["direct"])
             _ensure_fit(
@@ -89,6 +91,7 @@ def ensure_usable(folder: StackFolder, settings: Settings, secrets: StackSecrets
         chosen.pool_size,
         own_direct=direct is not url,
         has_key=not secrets.fresh,
+        claimed=bool(remembered(folder.profile, CLAIMED)),
     )
     image = tag("letta", settings.release, chosen.build)
     _ensure_fit(folder, chosen.names, image, url, direct, network, wanted)

@@ -33,6 +33,7 @@ class Wanted:
     pool_size: int
     own_direct: bool  # database.direct_url is set
     has_key: bool  # the profile has an encryption key, from an earlier run or written by hand
+    claimed: bool = False  # an earlier run has found or made this deployment's data there
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,16 @@ def _contents(facts: Facts, wanted: Wanted) -> Iterator[Problem]:
             " know",
             "use the release that wrote this database, or another database",
         )
-    if facts["encrypted"] and facts["claimed_by"] is None and not wanted.has_key:
+    if wanted.claimed and (facts["claimed_by"] is None or not letta):
+        yield Problem(
+            "data-missing",
+            f"the profile says that this deployment's data is in the database {facts['name']}, and"
+            " there is none of it: nothing was made, because an empty database would look like"
+            " total loss",
+            "let the URL lead to the right database, or restore it; to begin anew in it, remove the"
+            " line `claimed` from the profile",
+        )
+    if facts["encrypted"] and not wanted.has_key:
         yield Problem(
             "encryption-key-missing",
             f"the database holds secrets that are encrypted ({_some(facts['encrypted'])}), and the"

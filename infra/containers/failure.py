@@ -35,9 +35,16 @@ def _unhealthy(prefix: str, secrets: tuple[Sensitive, ...]) -> LettaOpsError | N
         if not failed:
             return None
         told = not_healthy(failed[-1], secrets)
-        if _is_server(failed[-1]) and any(_is_server(one) and _is_well(one) for one in everyone):
+        well = [one for one in everyone if _is_server(one) and _is_well(one)]
+        beside = [one for one in well if _digest(one) != _digest(failed[-1])]
+        if _is_server(failed[-1]) and beside:
             failed[-1].stop(timeout=5)  # or it would try again for ever, beside the one that serves
     return told
+
+
+def _digest(server: Container) -> str:
+    """Servers are named `...-letta-<digest>-<number>`: those of one digest serve together."""
+    return str(server.name).rpartition("-")[0]
 
 
 def not_healthy(newest: Container, secrets: Iterable[Sensitive]) -> LettaOpsError:

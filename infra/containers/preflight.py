@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra import agent_guard
-from infra.containers.cluster import IDENTIFIER, ensure_volume
+from infra.containers.cluster import IDENTIFIER, ensure_home, ensure_volume
 from infra.containers.database_preflight import ensure_usable
 from infra.containers.engine import engine, find_container
 from infra.containers.names import LABEL_PREFIX, SERVICE_PROXY, Names
@@ -19,6 +19,7 @@ from infra.errors import ConfigurationError, LettaOpsError
 from infra.locations import StackFolder, cache_folder, ensure_writable
 from infra.preflight import describe, listeners
 from infra.profiles import remembered
+from infra.providers.claim import CLAIMED
 from infra.settings import Settings
 from infra.stack_secrets import StackSecrets
 
@@ -34,6 +35,13 @@ def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecre
     chosen = settings.containers
     assert chosen is not None  # noqa: S101  # settings of this target have them
     names = chosen.names
+    if secrets.key_lost:
+        raise LettaOpsError(
+            "profile-lost",
+            f"{folder.profile} knows this deployment, but not its encryption key",
+            "put your copy of the file back: a new key could not read what the old one has"
+            f" encrypted. `letta-ops --stack {folder.stack} up` looks for it in Pulumi's state too",
+        )
     ensure_writable(folder.root)
     ensure_writable(cache_folder())
     with engine() as client:
@@ -42,8 +50,11 @@ def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecre
         if chosen.database is None:
             _ensure_known(client, folder, names, secrets)
             _ensure_alone(client, names)
+    recorded = remembered(folder.profile, IDENTIFIER)
     if chosen.database is None:
-        ensure_volume(folder, names, remembered(folder.profile, IDENTIFIER))
+        ensure_volume(folder, names, recorded)
+    if recorded is not None or remembered(folder.profile, CLAIMED):
+        ensure_home(names)
     else:
         ensure_usable(folder, settings, secrets)
     agent_guard.count_before(

@@ -6,7 +6,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infra.containers.names import PROXY_PORT, PROXY_TLS_PORT, SECRETS_FOLDER, SERVER_PORT
+from infra.containers.names import (
+    PROXY_CHALLENGE_PORT,
+    PROXY_PORT,
+    PROXY_TLS_PORT,
+    SECRETS_FOLDER,
+    SERVER_PORT,
+)
 
 CERTIFICATE, KEY = "proxy-certificate.pem", "proxy-key.pem"  # in the secrets' volume
 ACME_CA = "proxy-acme-ca.pem"
@@ -24,7 +30,9 @@ events {{
     worker_connections 4096;
 }}
 http {{
-    access_log /dev/stdout;
+    # Without the query: it may hold the codes of a log-in.
+    log_format plain '$remote_addr "$request_method $uri" $status $request_time $upstream_addr';
+    access_log /dev/stdout plain;
     server_tokens off;
     default_type application/json;
     client_body_temp_path /run/proxy/tmp/body;
@@ -109,7 +117,7 @@ def nginx_settings(
         mark=MARK,
         servers=" ".join(servers),
         listen=listen if on else f"        listen {PROXY_PORT};",
-        front=CHALLENGE.format(port=PROXY_PORT, folder=ACME_FOLDER) if acme else "",
+        front=CHALLENGE.format(port=PROXY_CHALLENGE_PORT, folder=ACME_FOLDER) if acme else "",
         strict=STRICT if on else "",
         max_request=max_request,
         alias=alias,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from infra.containers.engine import engine
 from infra.containers.names import LABEL_DEPLOYMENT, LABEL_PREFIX, Names
+
+STOP_SECONDS = 660  # longer than any of our containers may take to end by itself
 
 
 def remove_all(names: Names, deployment: str | None, delete_data: bool) -> None:
@@ -14,14 +17,38 @@ def remove_all(names: Names, deployment: str | None, delete_data: bool) -> None:
     What carries the id of another deployment stays: two stacks may have been given one prefix.
     Raises those of `infra.containers.engine`.
     """
-    with engine() as client:
+    with engine(STOP_SECONDS) as client:
         for container in _ours(names, deployment, client.containers, all=True):
+            if not delete_data:
+                container.stop()
             container.remove(force=True, v=True)
         for network in _ours(names, deployment, client.networks):
             network.remove()
         if delete_data:
             for volume in _ours(names, deployment, client.volumes):
                 volume.remove()
+
+
+def remove_unfinished(
+    names: Names, deployment: str, unfinished: Collection[str], known: Collection[str]
+) -> list[str]:
+    """Remove the deployment's containers and networks that a run was making when it was killed.
+
+    Only what that run has named itself (`unfinished`), and the state doesn't know (`known` ids):
+    with another state, or an empty one, everything that serves would look unknown.
+    """
+    removed = []
+    with engine(STOP_SECONDS) as client:
+        for container in _ours(names, deployment, client.containers, all=True):
+            if container.name in unfinished and container.id not in known:
+                container.stop()  # it may be a Postgres that works
+                container.remove(force=True)
+                removed.append(str(container.name))
+        for network in _ours(names, deployment, client.networks):
+            if network.name in unfinished and network.id not in known:
+                network.remove()
+                removed.append(str(network.name))
+    return removed
 
 
 def _ours(names: Names, deployment: str | None, kind: Any, **options: Any) -> list[Any]:

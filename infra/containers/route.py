@@ -17,6 +17,7 @@ from infra.containers.names import PROXY_PORT, PROXY_TLS_PORT
 from infra.containers.proxy_settings import acme_settings, nginx_settings, servers_of
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
+from infra.providers import endpoints
 from infra.providers.provider import Properties, Provider
 from infra.sensitive import Sensitive
 
@@ -37,31 +38,51 @@ if [ -s /run/proxy/nginx.pid ]; then nginx -e stderr -c {SETTINGS} -s reload; fi
 ACME = f"""\
 set -eu; umask 077; mkdir -p /data/acme; cat > {ACME_SETTINGS}.new
 cmp -s {ACME_SETTINGS}.new {ACME_SETTINGS} || mv {ACME_SETTINGS}.new {ACME_SETTINGS}
-letta-ops-acme placeholder
+if [ -s {ACME_SETTINGS} ]; then letta-ops-acme placeholder; fi
 """
 
 
 class Route(Provider):
-    """Inputs: `proxy`, `proxy_id`, `alias` and `upstreams` (the name that the
-    new servers share, and the containers), `tls`, `files` (digest of given
-    certificates), `max_request`, `model`, `embedding`, `secrets` (values, for redaction).
+    """Inputs: `proxy`, `proxy_id`, `alias`, `upstreams` and `upstream_ids` (the name that the servers
+    share, the containers and their ids), `urls` (of the providers), where the database is, `tls`,
+    `files` (digest of given certificates), `max_request`, `model`, `embedding`, `secrets` (values,
+    for redaction).
 
-    A server that isn't in the running configuration yet is proven first: healthy, password asked
-    for, agents counted in the database, a message answered. What fails leaves the old one serving.
+    A server that clients weren't sent to before is proven first: healthy, password asked for, models
+    within reach, agents counted in the database, a message answered. What fails leaves the old one
+    serving, and the providers' URLs in the database as they were.
     """
 
     compared: ClassVar[tuple[str, ...]] = (
-        "proxy", "proxy_id", "upstreams", "tls", "files", "max_request",
+        "proxy", "proxy_id", "alias", "upstreams", "upstream_ids", "urls", "tls", "files",
+        "max_request",
     )  # fmt: skip
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        serving = servers_of(_current(inputs["proxy"]))
-        for server in inputs["upstreams"]:
-            if server not in serving:
-                agents = _prove(server, inputs)
-                _ensure_models(server, serving)
-                _ensure_no_agent_lost(folder, server, agents, serving)
-        _switch(inputs)
+        return self._switch(folder, {}, inputs)
+
+    def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
+        return self._switch(folder, old, new)[1]
+
+    def _switch(
+        self, folder: StackFolder, old: Properties, inputs: Properties
+    ) -> tuple[str, Properties]:
+        """`old`: of the last switch, {} for the first. What the proxy's volume says proves nothing."""
+        serving = list(old.get("upstreams") or [])
+        known = set(zip(serving, old.get("upstream_ids") or [], strict=False))
+        wanted = zip(inputs["upstreams"], inputs["upstream_ids"], strict=True)
+        new = [server for server, id_ in wanted if (server, id_) not in known]
+        serving = [server for server in serving if server not in new]
+        for server in new:
+            _ensure_models(server, serving)
+        before = endpoints.move(folder, inputs, inputs["urls"])
+        try:
+            for server in new:
+                _ensure_no_agent_lost(folder, server, _prove(server, inputs), serving)
+            _apply(inputs)
+        except BaseException:
+            endpoints.move(folder, inputs, before)
+            raise
         _ensure_through(inputs)
         return inputs["proxy"], {}
 
@@ -73,7 +94,9 @@ class Route(Provider):
             current = _current(outputs["proxy"])
         except LettaOpsError:
             return None  # the proxy's own resource says so
-        return None if current == _settings(outputs) else "the proxy's settings differ"
+        if current != _settings(outputs):
+            return "the proxy's settings differ"
+        return endpoints.elsewhere(folder, outputs, outputs["urls"])
 
 
 def _settings(inputs: Mapping[str, Any]) -> str:
@@ -188,9 +211,14 @@ def _ask(server: str, arguments: Sequence[str]) -> dict[str, Any]:
     return dict(outcome)
 
 
-def _switch(inputs: Mapping[str, Any]) -> None:
-    if acme := acme_settings(inputs["tls"]):
-        execute(inputs["proxy"], ["sh", "-c", ACME], acme)
+def _apply(inputs: Mapping[str, Any]) -> None:
+    answer = execute(inputs["proxy"], ["sh", "-c", ACME], acme_settings(inputs["tls"]))
+    if answer.code != 0:
+        raise LettaOpsError(
+            "proxy-settings",
+            f"a first certificate for {inputs['tls']['host']} could not be made: {answer.output}",
+            "correct the tls settings, then run the same command again; nothing was switched",
+        )
     answer = execute(inputs["proxy"], ["sh", "-c", SWITCH], _settings(inputs))
     if answer.code != 0:
         raise LettaOpsError(

@@ -41,7 +41,11 @@ class SecretFile(Provider):
             return
         words = ["rm", "-f", f"{SECRETS_FOLDER}/{outputs['name']}"]
         job = _job(names, outputs["image"], outputs["name"], words, None)
-        ensure_done(job, "secret-file", HINT, "removing a secret's file")
+        try:
+            ensure_done(job, "secret-file", HINT, "removing a secret's file")
+        except LettaOpsError as error:
+            if error.code != "image-missing":
+                raise  # without the image the file stays, in a volume that only root can read
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         there = is_written(Names(outputs["prefix"]), outputs["image"], outputs["name"])

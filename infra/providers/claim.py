@@ -7,6 +7,7 @@ from typing import Any
 from infra.errors import LettaOpsError
 
 SCHEMA = "letta_ops"
+CLAIMED = "database.claimed"  # in the profile: an external database of ours was claimed
 
 
 def claim(link: Any, deployment: str) -> None:

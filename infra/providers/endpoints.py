@@ -8,7 +8,7 @@ agents nor new ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from infra.administration import administrator
@@ -32,21 +32,35 @@ class ModelEndpoints(Provider):
     compared: ClassVar[tuple[str, ...]] = ("urls", "port", "container", "uri")
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        with administrator(folder, inputs) as link, link.transaction():
-            for name, url in inputs["urls"].items():
-                _move(link, name, url)
+        move(folder, inputs, inputs["urls"])
         return folder.stack, {}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
-        try:
-            with administrator(folder, outputs) as link:
-                for name, url in outputs["urls"].items():
-                    old = _url(link, name)
-                    if old not in (None, url):
-                        return f"the database has {old} for {name}"
-        except LettaOpsError:
-            return None  # Postgres is down: its own service says so
-        return None
+        return elsewhere(folder, outputs, outputs["urls"])
+
+
+def move(folder: StackFolder, place: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, str]:
+    """Bring `urls` to the database, in one transaction; return those that were there before."""
+    before = {}
+    with administrator(folder, place) as link, link.transaction():
+        for name, url in urls.items():
+            old = _url(link, name)
+            if old is not None:
+                before[name] = old
+            _move(link, name, url)
+    return before
+
+
+def elsewhere(folder: StackFolder, place: Mapping[str, Any], urls: Mapping[str, str]) -> str | None:
+    """Say which provider the database has at another URL; None where it is down."""
+    try:
+        with administrator(folder, place) as link:
+            for name, url in urls.items():
+                if _url(link, name) not in (None, url):
+                    return f"the database has another URL for {name}"
+    except LettaOpsError:
+        return None  # Postgres' own service says so
+    return None
 
 
 def _move(link: Any, name: str, url: str) -> None:

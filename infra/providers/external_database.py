@@ -7,7 +7,8 @@ from typing import ClassVar
 from infra.administration import administrator
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
-from infra.providers.claim import claim, claimed_by
+from infra.profiles import remember
+from infra.providers.claim import CLAIMED, claim, claimed_by
 from infra.providers.provider import Properties, Provider
 
 EXTENSION = "SELECT 1 FROM pg_extension WHERE extname = 'vector'"
@@ -36,6 +37,7 @@ class ExternalDatabase(Provider):
                     f"the external database refuses {link.info.user}: {error.diag.message_primary}",
                     "docs/external-database.md says what the role needs",
                 ) from None
+            remember(folder.profile, {CLAIMED: str(link.info.dbname)})
             return str(link.info.dbname), {}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:

@@ -13,7 +13,7 @@ from infra.components.container_extras import Proxy, fake_model, redis
 from infra.components.container_postgres import ContainerPostgres
 from infra.components.container_resources import Switch
 from infra.components.container_server import Servers
-from infra.components.embedded import Endpoints, Record
+from infra.components.embedded import Record, urls
 from infra.components.secrets import Secrets
 from infra.container_settings import ContainerSettings
 from infra.containers.database_preflight import image_is_there
@@ -60,13 +60,7 @@ def build(folder: StackFolder, settings: Settings) -> None:
         more["LETTA_REDIS_PORT"] = str(REDIS_PORT)
     more["LETTA_PG_POOL_SIZE"] = str(chosen.pool_size)
     servers = Servers(place, base, database.uri("ssl=disable"), more, after)
-    proxy = Proxy(place, base)
-    endpoints = Endpoints(
-        folder,
-        database.place,
-        settings.provider_urls,
-        pulumi.ResourceOptions(depends_on=servers.ready),
-    )
+    proxy = Proxy(place, base, servers.ready)
     switch = Switch(
         folder,
         {
@@ -74,6 +68,9 @@ def build(folder: StackFolder, settings: Settings) -> None:
             "proxy_id": proxy.container.id,
             "alias": servers.alias,
             "upstreams": servers.names,
+            "upstream_ids": servers.ids,
+            "urls": urls(settings.provider_urls),
+            **database.place,
             "tls": _tls(chosen),
             "files": proxy.files,
             "max_request": chosen.max_request,
@@ -81,7 +78,7 @@ def build(folder: StackFolder, settings: Settings) -> None:
             "embedding": model.embedding or "",
         },
         servers.hidden,
-        pulumi.ResourceOptions(depends_on=[endpoints, proxy.container.ready, *servers.ready]),
+        pulumi.ResourceOptions(depends_on=[proxy.container.ready, *servers.ready]),
     )
     values = _profile(folder, settings, chosen, model)
     Record(folder, values, pulumi.ResourceOptions(depends_on=[switch]))

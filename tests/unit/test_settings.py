@@ -81,6 +81,7 @@ DOCKER_PROBLEMS = [
     ({"server.bind": "here"}, "server.bind: must be an IP address"),
     ({"tls.mode": "files", "tls.host": "h"}, "files needs tls.certificate and tls.key"),
     ({"tls.mode": "acme"}, "tls.host: is missing"),
+    ({"tls.mode": "acme", "tls.host": "a.b"}, "tls.email: is missing"),
     ({"tls.mode": "acme", "tls.host": "a b;c"}, "tls.host: 'a b;c' is none"),
     ({"tls.mode": "acme", "tls.host": "a", "tls.email": "x y"}, "tls.email: 'x y' is none"),
     ({"tls.host": "h"}, "tls.mode: is off, but other tls keys are set"),

@@ -1,8 +1,8 @@
-"""Which secrets are found in an exported Pulumi state."""
+"""What is found in an exported Pulumi state."""
 
 from __future__ import annotations
 
-from infra.engine.state_secrets import GENERATED, generated_values
+from infra.engine.recovery import GENERATED, engine_ids, generated_values
 
 
 def test_generated_values_are_found_by_their_key_secret_or_not() -> None:
@@ -20,3 +20,14 @@ def test_generated_values_are_found_by_their_key_secret_or_not() -> None:
 def test_an_empty_state_has_none() -> None:
     assert generated_values({}) == {}
     assert generated_values({"deployment": {}}) == {}
+
+
+def test_containers_and_networks_are_known_by_their_ids() -> None:
+    resources = [
+        {"type": "docker:index/container:Container", "id": "c1"},
+        {"type": "docker:index/network:Network", "id": "n1"},
+        {"type": "docker:index/volume:Volume", "id": "v1"},
+        {"type": "pulumi:pulumi:Stack"},
+    ]
+    assert engine_ids({"deployment": {"resources": resources}}) == {"c1", "n1"}
+    assert engine_ids({}) == set()
