@@ -28,8 +28,8 @@ PROCESSES = 1024
 
 
 class Servers(pulumi.ComponentResource):
-    """Outputs: `names` and `ids` of the containers and the `alias` that they share, `ready` to wait for, and
-    `hidden` (what logs must not show).
+    """Outputs: `names` and `ids` of the containers and the `alias` that they share, `ready` to wait
+    for, and `hidden` (what logs must not show).
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from infra.containers.engine import engine
-from infra.containers.names import LABEL_PREFIX
+from infra.containers.names import LABEL_PREFIX, PROXY_CHALLENGE_PORT
 from infra.engine.go_tools import GoTool, build_tool
 from infra.locations import cache_folder
 from tests.live.docker_stack import BASE_VARIABLE, DockerStack
@@ -76,7 +76,7 @@ def _write(folder: Path, name: str) -> None:
         "managementListenAddress": "127.0.0.1:15000",
         "certificate": "/authority/certificate.pem",
         "privateKey": "/authority/key.pem",
-        "httpPort": 8080,  # the proxy's own, since it asks from beside it
+        "httpPort": PROXY_CHALLENGE_PORT,  # the proxy's own, since it asks from beside it
         "tlsPort": 8443,
     }
     (folder / "config.json").write_text(json.dumps({"pebble": settings}))

@@ -16,12 +16,14 @@ from cryptography import x509
 
 from infra import connect
 from infra.containers.engine import engine
+from infra.containers.names import LABEL_PREFIX
 from tests.live.acme_authority import authority
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Machine, Stack, free_ports, wait_until
 
 pytestmark = pytest.mark.target("docker", reason="a local stack restarts its one server")
 
+HOST = "letta.test"
 AGENT = {
     "name": "talker",
     "model": "openai-proxy/fake",
@@ -142,6 +144,24 @@ def test_a_provider_that_cannot_be_reached_is_not_switched_to(served: DockerStac
     assert servers(served) == before
 
 
+def test_agents_keep_their_provider_when_the_new_address_is_wrong(served: DockerStack) -> None:
+    """Letta asks the address that it has written into each agent: it moves with the switch only."""
+    message = {"messages": [{"role": "user", "content": "hello"}]}
+    with connect.authorized_http(served.deployment) as client:
+        agent = client.post("/v1/agents/", json=AGENT).json()["id"]
+        error = served.json(
+            "up", "--no-smoke", "--config", "model=none", "--config",
+            "server.environment.OPENAI_BASE_URL=http://127.0.0.1:1/v1", "--config",
+            "server.environment.OPENAI_API_KEY=none", code=1,
+        )["error"]  # fmt: skip
+        assert error["code"] == "model-unreachable"
+        answer = client.post(f"/v1/agents/{agent}/messages", json=message)
+        assert answer.status_code == 200, answer.text
+        client.delete(f"/v1/agents/{agent}")
+    keys = ("model", "server.environment.OPENAI_BASE_URL", "server.environment.OPENAI_API_KEY")
+    served.json("up", "--no-smoke", *(word for key in keys for word in ("--config", f"{key}=")))
+
+
 def test_what_was_changed_by_hand_is_shown_and_put_right(served: DockerStack) -> None:
     name = served.names.container("postgres")
     with engine() as client:
@@ -200,8 +220,9 @@ def test_two_servers_share_the_work_and_one_may_die(served: DockerStack) -> None
         ]
         client.delete(f"/v1/agents/{agent}")
     with engine() as client:
-        logs = [client.containers.get(name).logs().decode() for name in servers(served)]
-    assert all("/messages" in text for text in logs), "both have answered"
+        log = client.containers.get(served.names.container("proxy")).logs().decode()
+    used = {line.rpartition(" ")[2] for line in log.splitlines() if f"{agent}/messages" in line}
+    assert len(used) == 2, "both have answered"
     with talking(served, retries=1) as clients:
         served.kill("letta")
         wait_until(
@@ -248,13 +269,12 @@ def test_events_are_streamed_one_by_one(served: DockerStack) -> None:
 
 
 def test_a_certificate_from_an_acme_authority(served: DockerStack, tmp_path: Path) -> None:
-    """Its name is the one that the proxy has on the stack's network, where the authority asks it."""
-    host = f"{served.names.container('proxy')}.{served.names.outer_network}"
+    """The authority asks the proxy by its name, which here only a network of their own knows."""
     (challenge,) = free_ports(1)
     with authority(served, tmp_path) as (directory, trusted):
         settings = {
             "tls.mode": "acme",
-            "tls.host": host,
+            "tls.host": HOST,
             "tls.email": "ops@example.org",
             "tls.acme_directory": directory,
             "tls.acme_ca": str(trusted),
@@ -263,12 +283,33 @@ def test_a_certificate_from_an_acme_authority(served: DockerStack, tmp_path: Pat
         words = [word for key, value in settings.items() for word in ("--config", f"{key}={value}")]
         served.json("up", "--no-smoke", *words)
         port = served.ports["server.port"]
-        wait_until("the authority's certificate is served", lambda: "Pebble" in issuer(port), 60)
+        with named(served, HOST):
+            wait_until("its certificate is served", lambda: "Pebble" in issuer(port), 180)
         plain = httpx.get(f"http://127.0.0.1:{challenge}/v1/agents/", trust_env=False)
-        assert plain.status_code == 308
+        assert plain.status_code == 308, "the API is not served in the clear"
         assert plain.headers["location"].startswith("https://")
     back = [word for key in settings for word in ("--config", f"{key}=")]
     served.json("up", *back)
+
+
+@contextmanager
+def named(stack: DockerStack, host: str) -> Iterator[None]:
+    """Let the authority find the proxy as `host`."""
+    names = stack.names
+    with engine() as client:
+        network = client.networks.create(
+            f"{names.prefix}-acme", labels={LABEL_PREFIX: names.prefix}
+        )
+        network.connect(names.container("proxy"), aliases=[host])
+        network.connect(f"{names.prefix}-acme")
+    try:
+        yield
+    finally:
+        with engine() as client:
+            network = client.networks.get(f"{names.prefix}-acme")
+            for each in (names.container("proxy"), f"{names.prefix}-acme"):
+                network.disconnect(each)
+            network.remove()
 
 
 def issuer(port: int) -> str:

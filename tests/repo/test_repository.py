@@ -37,8 +37,9 @@ def test_every_module_says_its_job_in_its_first_line() -> None:
             assert text.startswith(('"""', "#!")), path
 
 
-def test_the_only_stack_that_is_kept_here_is_the_example() -> None:
-    assert [path.name for path in tracked("infra/stacks")] == ["Pulumi.local.yaml"]
+def test_the_only_stacks_that_are_kept_here_are_the_examples() -> None:
+    found = [path.name for path in tracked("infra/stacks")]
+    assert sorted(found) == ["Pulumi.docker.yaml", "Pulumi.local.yaml"]
 
 
 def test_the_lock_and_the_modules_pin_the_same_pulumi() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.engine.recovery import GENERATED, engine_ids, generated_values
+from infra.engine.recovery import GENERATED, engine_ids, generated_values, unfinished
 
 
 def test_generated_values_are_found_by_their_key_secret_or_not() -> None:
@@ -31,3 +31,15 @@ def test_containers_and_networks_are_known_by_their_ids() -> None:
     ]
     assert engine_ids({"deployment": {"resources": resources}}) == {"c1", "n1"}
     assert engine_ids({}) == set()
+
+
+def test_only_what_a_killed_run_was_making_is_unfinished() -> None:
+    """Whatever else the state doesn't know may serve: the state may be another, or lost."""
+    container = "docker:index/container:Container"
+    pending = [
+        {"type": "creating", "resource": {"type": container, "inputs": {"name": "half-made"}}},
+        {"type": "deleting", "resource": {"type": container, "inputs": {"name": "half-gone"}}},
+        {"type": "creating", "resource": {"type": "some:other:Thing", "inputs": {"name": "x"}}},
+    ]
+    assert unfinished({"deployment": {"pending_operations": pending}}) == {"half-made"}
+    assert unfinished({}) == set()
