@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.containers.names import Names
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder, cache_folder
 from ops_cli.invocation import Invocation
@@ -137,10 +138,12 @@ def _folders(stack: StackFolder) -> Iterator[Trait]:
 def _ports(stack: StackFolder) -> Trait:
     from infra.engine.project import configured
     from infra.preflight import taken_ports
-    from infra.settings import PORTS, parse
+    from infra.settings import PORTS, container_names, parse
 
     try:
         chosen = configured(stack)
+        if names := container_names(stack.stack, chosen):
+            return _published(stack, names, chosen)
         values = {name: chosen[name] for name in (*PORTS, "model") if name in chosen}
         settings = parse(stack.stack, values)
         taken = list(taken_ports(stack, settings))
@@ -151,6 +154,22 @@ def _ports(stack: StackFolder) -> Trait:
         return Trait("ports", False, "; ".join(taken), hint)
     ports = ", ".join(f"{port} ({name})" for name, port in settings.ports.items())
     return Trait("ports", True, f"free, or this stack's own: {ports}")
+
+
+def _published(stack: StackFolder, names: Names, chosen: Mapping[str, Any]) -> Trait:
+    """The one port that a stack of containers has on this machine."""
+    from infra.containers.engine import engine
+    from infra.containers.port import ensure_port
+    from infra.deployment import LOOPBACK
+    from infra.settings import DEFAULTS
+
+    port = int(chosen.get("server.port", DEFAULTS["server.port"]))
+    try:
+        with engine(ENGINE_SECONDS) as client:
+            ensure_port(client, stack.stack, names, str(chosen.get("server.bind", LOOPBACK)), port)
+    except LettaOpsError as error:
+        return Trait("ports", False, error.message, error.hint)
+    return Trait("ports", True, f"free, or this stack's own: {port} (server.port)")
 
 
 def _profile(invocation: Invocation) -> Trait:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +11,10 @@ from infra.containers.cluster import IDENTIFIER, ensure_home, ensure_volume
 from infra.containers.database_preflight import ensure_usable
 from infra.containers.engine import engine, find_container
 from infra.containers.names import LABEL_PREFIX, SERVICE_PROXY, Names
+from infra.containers.port import ensure_port
 from infra.deployment import SERVICE_POSTGRES
-from infra.errors import ConfigurationError, LettaOpsError
+from infra.errors import LettaOpsError
 from infra.locations import StackFolder, cache_folder, ensure_writable
-from infra.preflight import describe, listeners
 from infra.profiles import remembered
 from infra.providers.claim import CLAIMED
 from infra.settings import Settings
@@ -46,17 +43,17 @@ def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecre
     ensure_writable(cache_folder())
     with engine() as client:
         _ensure_space(client, names)
-        _ensure_port(client, settings, names, chosen.bind)
+        ensure_port(client, settings.stack, names, chosen.bind, settings.server_port)
         if chosen.database is None:
             _ensure_known(client, folder, names, secrets)
             _ensure_alone(client, names)
     recorded = remembered(folder.profile, IDENTIFIER)
     if chosen.database is None:
         ensure_volume(folder, names, recorded)
-    if recorded is not None or remembered(folder.profile, CLAIMED):
-        ensure_home(names)
     else:
         ensure_usable(folder, settings, secrets)
+    if recorded is not None or remembered(folder.profile, CLAIMED):
+        ensure_home(names)
     agent_guard.count_before(
         folder,
         {"uri": chosen.database.direct.reveal()}
@@ -99,32 +96,6 @@ def _ensure_alone(client: DockerClient, names: Names) -> None:
             f"the volume {volume} is in use by {', '.join(str(each.name) for each in others)}",
             f"stop it (`docker stop {others[0].name}`), then run the same command again",
         )
-
-
-def _ensure_port(client: DockerClient, settings: Settings, names: Names, bind: str) -> None:
-    proxy = find_container(client, names.container(SERVICE_PROXY))
-    if proxy is not None:
-        bound = proxy.attrs["HostConfig"].get("PortBindings") or {}
-        ours = {entry["HostPort"] for entries in bound.values() for entry in entries}
-        if str(settings.server_port) in ours and proxy.status == "running":
-            return
-    if os.environ.get("DOCKER_HOST", "unix:").startswith("unix:"):
-        family = socket.AF_INET6 if ":" in bind else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((bind, settings.server_port))
-            except OSError as error:
-                problem = f"cannot be opened on {bind}: {error.strerror}"
-                if error.errno == errno.EADDRINUSE:
-                    owner = listeners().get(settings.server_port)
-                    problem = f"is taken by {describe(owner)}"
-                raise ConfigurationError(
-                    "ports",
-                    [f"server.port: {settings.server_port} {problem}"],
-                    "end the other program, or choose another port:"
-                    f" `letta-ops --stack {settings.stack} up --config server.port=PORT`",
-                ) from None
 
 
 def _ensure_space(client: DockerClient, names: Names) -> None:
