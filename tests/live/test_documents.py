@@ -34,6 +34,8 @@ def checkout(own_stack: Stack) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
+            # Older than the environment, or `make` would set up the real one anew, for this copy.
+            os.utime(copy / name, (0, 0))
     (copy / ".venv").symlink_to(ROOT / ".venv")
     configuration = own_stack.machine.root / "stacks" / f"Pulumi.{own_stack.name}.yaml"
     shutil.copy2(configuration, copy / "infra" / "stacks")
