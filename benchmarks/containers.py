@@ -10,13 +10,13 @@ from statistics import median
 
 import httpx
 
+from benchmarks.provisioning import ups
 from benchmarks.stage import Figure, summary
 from infra import connect
 from infra.containers.engine import engine
 from infra.deployment import Deployment
 from tests.live.machine import Machine
 
-RUNS = 3
 MESSAGES = 60
 CLIENTS = 8
 REQUESTS = 160
@@ -32,34 +32,12 @@ AGENT = {
 def measure(machine: Machine) -> Iterator[Figure]:
     theirs = replace(machine, target="docker")
     try:
-        yield from _provisioning(theirs)
+        yield from ups(theirs, "docker: ", (None, None))
         yield from _images()
         yield from _latency(machine, theirs)
         yield from _replicas(theirs)
     finally:
         theirs.clean()
-
-
-def _provisioning(machine: Machine) -> Iterator[Figure]:
-    warm = machine.stack("warm")
-    warm.up("--no-smoke")  # builds the images
-    warm.destroy("--delete-data")
-    stack = machine.stack("bench")
-    started = time.perf_counter()
-    stack.up()
-    yield Figure("docker: up from nothing, images built", time.perf_counter() - started, "s")
-    unchanged = []
-    for _ in range(RUNS):
-        started = time.perf_counter()
-        stack.up()
-        unchanged.append(time.perf_counter() - started)
-    yield Figure(
-        "docker: up with nothing to change, smoke test included",
-        median(unchanged),
-        "s",
-        None,
-        summary(unchanged),
-    )
 
 
 def _images() -> Iterator[Figure]:
