@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,7 +72,7 @@ class Route(Provider):
         known = set(zip(serving, old.get("upstream_ids") or [], strict=False))
         wanted = zip(inputs["upstreams"], inputs["upstream_ids"], strict=True)
         new = [server for server, id_ in wanted if (server, id_) not in known]
-        serving = [server for server in serving if server not in new]
+        serving = [server for server in serving if server not in new and _answers(server)]
         for server in new:
             _ensure_models(server, serving)
         before = endpoints.move(folder, inputs, inputs["urls"])
@@ -122,19 +122,14 @@ def _prove(server: str, inputs: Mapping[str, Any]) -> int:
 def _ensure_models(server: str, serving: Sequence[str]) -> None:
     """Letta asks its providers for models when it starts, and never again.
 
-    A server that can't reach one would be worse than the one that serves now. Where none serves,
-    one that lacks a provider is better than none: it is told, and `check` goes on telling it.
+    A server that can't reach one would be worse than the one that serves now, unless that one can't
+    either. Where none serves, one that lacks a provider is better than none: it is told, and `check`
+    goes on telling it.
     """
-    answer = execute(server, [PYTHON, "-I", "-c", REACH.read_text()], "[]\n")
-    try:
-        rows = json.loads(answer.output.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        raise LettaOpsError(
-            "model-probe-failed",
-            f"the providers could not be asked from {server}: {answer.output.strip()[-400:]}",
-            "run the same command again; nothing was switched",
-        ) from None
-    failed = [row for row in rows if row["failed"]]
+    failed = _out_of_reach(server)
+    if failed and serving:
+        known = [(row["name"], row["url"]) for row in _out_of_reach(serving[0])]
+        failed = [row for row in failed if (row["name"], row["url"]) not in known]
     if not failed:
         return
     what = "; ".join(
@@ -151,6 +146,20 @@ def _ensure_models(server: str, serving: Sequence[str]) -> None:
     )
 
 
+def _out_of_reach(server: str) -> list[dict[str, Any]]:
+    """The providers that `server` can't reach: `name`, `url`, `failed` (the step) and `detail`."""
+    answer = execute(server, [PYTHON, "-I", "-c", REACH.read_text()], "[]\n")
+    try:
+        rows = json.loads(answer.output.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        raise LettaOpsError(
+            "model-probe-failed",
+            f"the providers could not be asked from {server}: {answer.output.strip()[-400:]}",
+            "run the same command again; nothing was switched",
+        ) from None
+    return [row for row in rows if row["failed"]]
+
+
 def _ensure_no_agent_lost(
     folder: StackFolder, server: str, agents: int, serving: Sequence[str]
 ) -> None:
@@ -160,7 +169,7 @@ def _ensure_no_agent_lost(
     only when it stays.
     """
     for attempt in range(ATTEMPTS):
-        others = [int(found["agents"]) for found in _answers(serving)]
+        others = [int(found["agents"]) for found in map(_answers, serving) if found]
         if not others:
             agent_guard.ensure_not_fewer(folder, agents)
             return
@@ -171,14 +180,13 @@ def _ensure_no_agent_lost(
     raise agent_guard.missing(folder, agents, max(others), "on the server that serves now")
 
 
-def _answers(serving: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for server in serving:
-        try:
-            outcome = _ask(server, [])
-        except LettaOpsError:
-            continue  # it doesn't run
-        if "failed" not in outcome:
-            yield outcome
+def _answers(server: str) -> dict[str, Any]:
+    """What a server says of itself; {} when it doesn't run or doesn't answer."""
+    try:
+        outcome = _ask(server, [])
+    except LettaOpsError:
+        return {}
+    return {} if "failed" in outcome else outcome
 
 
 def _ensure_through(inputs: Mapping[str, Any]) -> None:

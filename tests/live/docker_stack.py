@@ -52,6 +52,12 @@ class DockerStack(Stack):
         return {"container": self.names.container(SERVICE_POSTGRES)}
 
     @property
+    def this_machine(self) -> str:
+        with engine() as client:
+            network = client.networks.get(self.names.outer_network)
+            return str(network.attrs["IPAM"]["Config"][0]["Gateway"])
+
+    @property
     def has_data(self) -> bool:
         with engine() as client:
             return any(

@@ -31,6 +31,10 @@ class LocalStack(Stack):
         return {"port": self.ports["database.port"]}
 
     @property
+    def this_machine(self) -> str:
+        return "127.0.0.1"
+
+    @property
     def has_data(self) -> bool:
         return (self.folder.postgres_data / "PG_VERSION").exists()
 

@@ -92,6 +92,11 @@ class Stack(ABC):
 
     @property
     @abstractmethod
+    def this_machine(self) -> str:
+        """The address of this machine as the stack's server sees it."""
+
+    @property
+    @abstractmethod
     def has_data(self) -> bool:
         """Whether there is a database cluster, running or not."""
 

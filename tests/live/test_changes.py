@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import httpx
 import pytest
 
 from tests.live.docker_stack import DockerStack
-from tests.live.machine import PULUMI, Stack, free_ports, wait_until
+from tests.live.machine import PULUMI, ROOT, Stack, free_ports, wait_until
 
 # What follows from another server.port.
 OF_THE_PORT = {
@@ -130,14 +132,34 @@ def test_a_new_database_password_reaches_database_and_server(own_stack: Stack) -
     assert own_stack.json("status")["database"]["name"] == "letta"
 
 
+@contextmanager
+def a_provider(stack: Stack) -> Iterator[str]:
+    """An OpenAI-compatible provider on this machine, at a URL by which the stack's server reaches it."""
+    (port,) = free_ports(1)
+    model = ROOT / "infra" / "fake_model.py"
+    words = (sys.executable, model, "--host", "0.0.0.0", "--port", str(port))
+    process = stack.machine.start(*words, log=stack.machine.root / "provider.log")
+    try:
+        wait_until("the provider answers", lambda: _listens(port), 30)
+        yield f"http://{stack.this_machine}:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_a_provider_is_added_and_the_stacks_model_leaves(own_stack: Stack, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("sk-test-provider-key-0123456789\n")
     before = own_stack.pid("postgres")
-    (url_port,) = free_ports(1)
-    words = ["--config", f"providers.openai.api_key=file:{key}",
-             "--config", f"providers.openai.base_url=http://127.0.0.1:{url_port}/v1"]  # fmt: skip
-    changed = own_stack.json("up", "--no-smoke", *words)
+    with a_provider(own_stack) as url:
+        words = ["--config", f"providers.openai.api_key=file:{key}",
+                 "--config", f"providers.openai.base_url={url}"]  # fmt: skip
+        changed = own_stack.json("up", "--no-smoke", *words)
     assert changed["changes"]["delete"] >= 1
     assert own_stack.pid("postgres") == before
     assert own_stack.deployment.model.handle is None
@@ -147,7 +169,7 @@ def test_a_provider_is_added_and_the_stacks_model_leaves(own_stack: Stack, tmp_p
 
 
 @pytest.mark.target("docker", reason="a process is restarted, a container has a successor")
-def test_another_provider_key_gives_a_new_server_and_the_old_one_goes(
+def test_another_key_gives_a_new_server_and_the_old_one_goes(
     own_stack: Stack, tmp_path: Path
 ) -> None:
     assert isinstance(own_stack, DockerStack)
@@ -156,13 +178,12 @@ def test_another_provider_key_gives_a_new_server_and_the_old_one_goes(
     with agent_of(own_stack) as agent:
         (old,) = own_stack.containers("letta")
         before = own_stack.pids("postgres", "model", "proxy")
-        words = ("--config", f"providers.anthropic.api_key=file:{key}", "--config", "model=fake")
-        own_stack.json("up", *words)
+        own_stack.json("up", "--config", f"server.environment.SOME_KEY=file:{key}")
         (new,) = own_stack.containers("letta")
         assert new["Name"] != old["Name"]
         assert own_stack.pids(*before) == before
         assert agent in {each["id"] for each in own_stack.json("agent", "list")}
-        own_stack.json("up", "--config", "providers.anthropic.api_key=", "--config", "model=")
+        own_stack.json("up", "--config", "server.environment.SOME_KEY=")
         (back,) = own_stack.containers("letta")
         assert back["Name"] == old["Name"]  # named after its configuration
 
