@@ -21,6 +21,7 @@ import docker
 import pytest
 from docker.errors import DockerException, NotFound
 
+from infra.containers.execute import execute
 from infra.engine.cli_cache import PulumiCli
 from tests.contract.project import Project, new_project
 
@@ -207,7 +208,8 @@ def test_the_container_is_what_was_asked_for(standing: Stack) -> None:
     assert (config["StopTimeout"], config["Labels"]["purpose"]) == (3, "contract")
     assert found["State"]["Health"]["Status"] == "healthy", "wait is over"
     box = standing.engine.containers.get(found["Id"])
-    assert box.exec_run("stat -c '%a %u %g' /etc/standin").output == b"640 1000 1000\n"
+    answer = execute(str(box.id), ["stat", "-c", "%a %u %g", "/etc/standin"])
+    assert answer.output == "640 1000 1000\n"
 
 
 def test_one_secret_variable_makes_all_of_them_secret_in_the_state(standing: Stack) -> None:
