@@ -65,6 +65,12 @@ class Settings:
     containers: ContainerSettings | None = None  # of the docker target
 
     @property
+    def docker(self) -> ContainerSettings:
+        """The docker target's part, for whoever is about that target."""
+        assert self.containers is not None, f"stack '{self.stack}' is of target {self.target}"  # noqa: S101
+        return self.containers
+
+    @property
     def server_url(self) -> str:
         if self.containers is None:
             return f"http://{LOOPBACK}:{self.server_port}"

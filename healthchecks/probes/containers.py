@@ -197,12 +197,11 @@ def _published(attributes: Mapping[str, Any]) -> Iterator[Published]:
 
 def _image(client: DockerClient, image: str) -> tuple[str, dt.datetime | None, Mapping[str, str]]:
     """Its name, when it was made, and its labels; a container outlives an image that is deleted."""
-    import docker.errors
+    from infra.containers.engine import find_image
 
     short = image.removeprefix("sha256:")[:12]
-    try:
-        found = client.images.get(image)
-    except docker.errors.ImageNotFound:
+    found = find_image(client, image)
+    if found is None:
         return short, None, {}
     return (*found.tags, short)[0], _moment(found.attrs["Created"]), found.labels
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 SECONDS = 18.0  # the script gives up after 12
-CONTAINER_PYTHON = "/opt/letta/bin/python"
 # Reads as much of stdin as the script is long, so that what the script reads comes behind it.
 LOADER = (
     "import sys; source = sys.stdin.buffer;"
@@ -91,13 +90,14 @@ def _added(deployment: Deployment) -> tuple[list[dict[str, str]], str]:
 def _inside(deployment: Deployment, others: list[dict[str, str]]) -> str:
     from infra.containers.engine import engine
     from infra.containers.execution import execute
+    from infra.containers.migration import PYTHON
 
     with engine() as client:
         server = running_server(client, deployment)
         done = execute(
             client,
             str(server.id),
-            [CONTAINER_PYTHON, "-I", "-c", LOADER],
+            [PYTHON, "-I", "-c", LOADER],
             _input(others),
             SECONDS,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +42,12 @@ class Place:
 
     @property
     def names(self) -> Names:
-        assert self.settings.containers is not None  # noqa: S101  # the docker target has them
-        return self.settings.containers.names
+        return self.settings.docker.names
+
+    def digest(self, text: str) -> str:
+        """Eight digits that change with `text`, and tell nothing of the secrets in it."""
+        key = self.secrets["encryption-key"].reveal().encode()
+        return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:8]
 
     def labels(self, service: str) -> dict[str, str]:
         return {**self.names.labels(service), LABEL_DEPLOYMENT: self.secrets.id}
@@ -88,8 +93,7 @@ class Shape:
 def image(place: Place, name: str, opts: pulumi.ResourceOptions) -> Image:
     """Build an image of ours where it is missing, and let Pulumi know it."""
     settings = place.settings
-    assert settings.containers is not None  # noqa: S101
-    built = Build(name, place.folder, settings.release, settings.containers.build, opts)
+    built = Build(name, place.folder, settings.release, settings.docker.build, opts)
     known = docker.RemoteImage(
         f"image-{name}",
         name=built.known_tag,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from typing import Any
 
 import pulumi
 
 from infra.components.container import Place
 from infra.components.container_base import Base
-from infra.components.container_resources import File
+from infra.components.container_resources import File, build_inputs, secret_input
 from infra.components.embedded import Resource
 from infra.container_settings import ExternalDatabase
 from infra.containers.database_preflight import DatabaseCheck
@@ -22,7 +20,6 @@ from infra.containers.database_url import (
     password_file,
 )
 from infra.containers.external_migration import ExternalMigration
-from infra.containers.images import tag
 from infra.containers.names import SECRETS_FOLDER, SERVER_USER
 from infra.deployment import database_from_url
 from infra.providers.external_database import ExternalDatabase as ExternalDatabaseProvider
@@ -36,19 +33,11 @@ class Preflight(Resource, module="letta-ops", name="DatabaseCheck"):
 
     def __init__(self, place: Place, *, looked: bool) -> None:
         chosen, database = _chosen(place)
-        build = chosen.build
         properties = {
-            "name": "letta",
-            "release": place.settings.release,
-            "tag": tag("letta", place.settings.release, build),
-            "base": build.base,
-            "ca_bundle": str(build.ca_bundle or ""),
-            "proxy": _hidden(build.proxy),
-            "index_url": _hidden(build.index_url),
-            "apt_mirror": build.apt_mirror or "",
+            **build_inputs("letta", place.settings.release, chosen.build),
             "prefix": place.names.prefix,
-            "servers": _hidden(database.url),
-            "direct": _hidden(database.direct),
+            "servers": secret_input(database.url),
+            "direct": secret_input(database.direct),
             "own_direct": database.direct is not database.url,
             "network": database.network,
             "replicas": chosen.replicas,
@@ -100,6 +89,7 @@ class ExternalPostgres(pulumi.ComponentResource):
         self._database = _chosen(place)[1]
         hidden = pulumi.Output.secret(self._database.direct.reveal())
         self.place: dict[str, Any] = {"uri": hidden}
+        self.uri = asyncpg_uri(self._database.url)
         self.environment, self.files = _files(place, base, self._database.url, opts)
         joined = [self._database.network] if self._database.network else []
         marked = Marked(place, hidden, opts)
@@ -111,10 +101,6 @@ class ExternalPostgres(pulumi.ComponentResource):
             pulumi.ResourceOptions(parent=self, depends_on=[marked]),
         )
         self.register_outputs({})
-
-    def uri(self, _query: str) -> Sensitive:
-        """What the servers connect with; its TLS is as its own URL says, not as `_query` does."""
-        return asyncpg_uri(self._database.url)
 
 
 def _files(
@@ -134,7 +120,7 @@ def _files(
     for variable, content in contents.items():
         if content is None:
             continue
-        name = f"{FILES[variable]}-{_digest(place, content)}"
+        name = f"{FILES[variable]}-{place.digest(content.reveal())}"
         environment[variable] = f"{SECRETS_FOLDER}/{name}"
         image = base.images["letta"].tag
         files.append(File(name, place.folder, place.names, image, name, SERVER_USER, content, opts))
@@ -143,18 +129,7 @@ def _files(
     return environment, files
 
 
-def _digest(place: Place, content: Sensitive) -> str:
-    """Eight digits that change with `content`, and tell nothing of it."""
-    key = place.secrets["encryption-key"].reveal().encode()
-    return hmac.new(key, content.reveal().encode(), hashlib.sha256).hexdigest()[:8]
-
-
 def _chosen(place: Place) -> tuple[Any, ExternalDatabase]:
-    chosen = place.settings.containers
-    assert chosen is not None  # noqa: S101  # settings of this target have them
+    chosen = place.settings.docker
     assert chosen.database is not None  # noqa: S101  # made for an external database only
     return chosen, chosen.database
-
-
-def _hidden(value: Sensitive | None) -> pulumi.Output[str] | str:
-    return pulumi.Output.secret(value.reveal()) if value is not None else ""

@@ -102,8 +102,7 @@ class Proxy(pulumi.ComponentResource):
 
     def __init__(self, place: Place, base: Base, after: Sequence[pulumi.Resource]) -> None:
         super().__init__("letta-ops:docker:Proxy", "proxy-front")
-        chosen = place.settings.containers
-        assert chosen is not None  # noqa: S101
+        chosen = place.settings.docker
         given = {
             CERTIFICATE: chosen.tls.certificate,
             KEY: chosen.tls.key,

@@ -26,16 +26,17 @@ STOP_SECONDS = 600  # as long as its last checkpoint takes
 
 
 class ContainerPostgres(pulumi.ComponentResource):
-    """Outputs: `place` (see `infra.administration`), `ready`, and `uri(query)` for the servers."""
+    """Outputs: `place` (see `infra.administration`), `ready`, and `uri` for the servers."""
 
     def __init__(self, place: Place, base: Base) -> None:
         super().__init__("letta-ops:docker:Postgres", "postgres")
         opts = pulumi.ResourceOptions(parent=self)
         settings, names, image = place.settings, place.names, base.images["postgres"]
-        assert settings.containers is not None  # noqa: S101
         self._host = names.container(SERVICE_POSTGRES)
         self._password = place.secrets["database-owner-password"]
         self.place: dict[str, Any] = {"container": self._host}
+        # TLS on a network that nobody else is on costs time; pooling insists on it otherwise.
+        self.uri = self._uri("ssl=disable")
         after = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=base.ready))
         cluster = Cluster(place.folder, names, image.tag, place.secrets.id, after)
         service = container(
@@ -46,8 +47,8 @@ class ContainerPostgres(pulumi.ComponentResource):
                 service=SERVICE_POSTGRES,
                 image=image,
                 networks=[names.inner_network],
-                memory=settings.containers.database_memory,
-                shared_memory=min(256, settings.containers.database_memory // 2),
+                memory=settings.docker.database_memory,
+                shared_memory=min(256, settings.docker.database_memory // 2),
                 processes=512,
                 volumes={names.volume("database"): DATA_FOLDER},
                 tmpfs={"/run/postgresql": own_tmpfs(POSTGRES_USER, 16, "noexec")},
@@ -71,12 +72,12 @@ class ContainerPostgres(pulumi.ComponentResource):
             base.images["letta"].tag,
             self.place,
             [names.inner_network],
-            self.uri(""),
+            self._uri(""),
             pulumi.ResourceOptions(parent=self, depends_on=[database]),
         )
         self.register_outputs({})
 
-    def uri(self, query: str) -> Sensitive:
+    def _uri(self, query: str) -> Sensitive:
         role = Role(OWNER_ROLE, self._password)
         address = DatabaseAddress(self._host, POSTGRES_PORT, DATABASE_NAME, role, role)
         return postgres_uri(address, role, query)

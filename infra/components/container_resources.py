@@ -22,8 +22,23 @@ from infra.providers.database import LettaDatabase
 from infra.sensitive import Sensitive
 
 
-def _secret(value: Sensitive | None) -> pulumi.Output[str] | str:
+def secret_input(value: Sensitive | None) -> pulumi.Output[str] | str:
+    """A value that Pulumi keeps encrypted; an empty text for none, since it drops null."""
     return pulumi.Output.secret(value.reveal()) if value is not None else ""
+
+
+def build_inputs(name: str, release: str, settings: BuildSettings) -> dict[str, Any]:
+    """What `BuiltImage` takes: which image, and how to build it."""
+    return {
+        "name": name,
+        "release": release,
+        "tag": tag(name, release, settings),
+        "base": settings.base,
+        "ca_bundle": str(settings.ca_bundle or ""),
+        "proxy": secret_input(settings.proxy),
+        "index_url": secret_input(settings.index_url),
+        "apt_mirror": settings.apt_mirror or "",
+    }
 
 
 class Build(Resource, module="letta-ops", name="BuiltImage"):
@@ -37,18 +52,9 @@ class Build(Resource, module="letta-ops", name="BuiltImage"):
         settings: BuildSettings,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
+        properties = build_inputs(name, release, settings)
         # Not `tag`: that attribute becomes the output of this name.
-        self.known_tag = tag(name, release, settings)
-        properties = {
-            "name": name,
-            "release": release,
-            "tag": self.known_tag,
-            "base": settings.base,
-            "ca_bundle": str(settings.ca_bundle or ""),
-            "proxy": _secret(settings.proxy),
-            "index_url": _secret(settings.index_url),
-            "apt_mirror": settings.apt_mirror or "",
-        }
+        self.known_tag = str(properties["tag"])
         super().__init__(BuiltImage(), f"build-{name}", folder, properties, ("image_id",), opts)
 
 
@@ -79,8 +85,8 @@ class Database(Resource, module="letta-ops", name="LettaDatabase"):
     ) -> None:
         properties = {
             "container": container,
-            "owner_password": _secret(owner),
-            "reader_password": _secret(reader),
+            "owner_password": secret_input(owner),
+            "reader_password": secret_input(reader),
             "deployment_id": deployment_id,
         }
         super().__init__(LettaDatabase(), "database", folder, properties, (), opts)
@@ -105,7 +111,7 @@ class MigrationJob(Resource, module="letta-ops", name="Migration"):
             "release": release,
             "image": image,
             "networks": list(networks),
-            "server_uri": _secret(server_uri),
+            "server_uri": secret_input(server_uri),
             **place,
         }
         super().__init__(ContainerMigration(), "migration", folder, properties, ("revision",), opts)
@@ -128,7 +134,7 @@ class File(Resource, module="letta-ops", name="SecretFile"):
             "image": image,
             "name": name,
             "owner": owner,
-            "content": _secret(content),
+            "content": secret_input(content),
         }
         super().__init__(SecretFile(), resource_name, folder, properties, (), opts)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -41,7 +39,6 @@ class Servers(pulumi.ComponentResource):
         after: Sequence[pulumi.Resource],
     ) -> None:
         super().__init__("letta-ops:docker:Servers", "servers")
-        assert place.settings.containers is not None  # noqa: S101
         environment = _environment(place, uri, more)
         secret_names = [*SECRETS, *(key for key, value in more.items() if _hidden(value))]
         self.hidden = secret_values(environment, secret_names)
@@ -62,7 +59,7 @@ class Servers(pulumi.ComponentResource):
         )
         self.names = [
             place.names.server(digest, number + 1)
-            for number in range(place.settings.containers.replicas)
+            for number in range(place.settings.docker.replicas)
         ]
         self.ids: list[pulumi.Output[str]] = []
         self.ready: list[pulumi.Resource] = []
@@ -87,17 +84,15 @@ def _environment(
 
 
 def _networks(place: Place) -> list[str]:
-    names, settings = place.names, place.settings.containers
-    cache = [names.cache_network] if settings is not None and settings.redis else []
-    external = settings.database if settings is not None else None
-    database = [external.network] if external is not None and external.network else []
+    names, chosen = place.names, place.settings.docker
+    cache = [names.cache_network] if chosen.redis else []
+    database = [chosen.database.network] if chosen.database and chosen.database.network else []
     return [names.inner_network, names.outer_network, *cache, *database]
 
 
 def _shape(place: Place, base: Base, digest: str) -> Shape:
     path = f"{SECRETS_FOLDER}/server-{digest}.json"
-    chosen = place.settings.containers
-    assert chosen is not None  # noqa: S101
+    chosen = place.settings.docker
     return Shape(
         service=SERVICE_SERVER,
         image=base.images["letta"],
@@ -122,14 +117,12 @@ def _shape(place: Place, base: Base, digest: str) -> Shape:
 
 
 def _digest(place: Place, parts: list[Any]) -> str:
-    """Eight digits that change with anything the server is made from, and tell none of its secrets.
+    """Changes with anything the server is made from.
 
     So also with an update of ours that changes how containers are made: a container of the same
     name would be replaced by ending it first.
     """
-    key = place.secrets["encryption-key"].reveal().encode()
-    whole = json.dumps([*parts, SHAPE_DIGEST], sort_keys=True)
-    return hmac.new(key, whole.encode(), hashlib.sha256).hexdigest()[:8]
+    return place.digest(json.dumps([*parts, SHAPE_DIGEST], sort_keys=True))
 
 
 def _hidden(value: str | Sensitive) -> bool:

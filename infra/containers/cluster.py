@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from infra.containers.engine import engine, find_container
+from infra.containers.engine import engine, find_container, find_volume
 from infra.containers.images import VERSIONS
 from infra.containers.names import LABEL_DEPLOYMENT, Names
 from infra.containers.oneshot import Job, ensure_done
@@ -87,13 +87,13 @@ class DatabaseCluster(Provider):
 
 def ensure_volume(folder: StackFolder, names: Names, recorded: Any) -> None:
     """Raise LettaOpsError (`data-missing`) when there was data and its volume is gone."""
-    if recorded is not None and _attributes(names) is None:
+    if recorded is not None and not _exists(names, "database"):
         raise data_missing(folder, names, "doesn't exist")
 
 
 def ensure_home(names: Names) -> None:
     """Raise LettaOpsError (`data-missing`) when the volume with the agents' memory files is gone."""
-    if _attributes(names, "home") is None:
+    if not _exists(names, "home"):
         volume = names.volume("home")
         raise LettaOpsError(
             "data-missing",
@@ -150,16 +150,13 @@ def _initdb(names: Names, image: str) -> None:
     ensure_done(job, "initdb", hint, "making the database cluster")
 
 
-def _attributes(names: Names, what: str = "database") -> dict[str, Any] | None:
-    import docker.errors
-
+def _exists(names: Names, what: str) -> bool:
     with engine() as client:
-        try:
-            return dict(client.volumes.get(names.volume(what)).attrs)
-        except docker.errors.NotFound:
-            return None
+        return find_volume(client, names.volume(what)) is not None
 
 
 def _label(names: Names) -> str | None:
-    labels = (_attributes(names) or {}).get("Labels") or {}
+    with engine() as client:
+        found = find_volume(client, names.volume("database"))
+    labels = (found.attrs.get("Labels") if found is not None else None) or {}
     return labels.get(LABEL_DEPLOYMENT)

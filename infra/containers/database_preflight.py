@@ -10,9 +10,8 @@ from infra.administration import administrator
 from infra.containers import database_probe
 from infra.containers.database_rules import Problem, Wanted, as_error, problems
 from infra.containers.database_url import as_document, secrets_of
-from infra.containers.engine import engine
+from infra.containers.engine import engine, find_image
 from infra.containers.image import BuiltImage
-from infra.containers.image_build import has
 from infra.containers.images import tag
 from infra.containers.migration import PYTHON, SOURCE
 from infra.containers.names import Names
@@ -64,9 +63,9 @@ class DatabaseCheck(Provider):
 
 def image_is_there(settings: Settings) -> bool:
     """Whether Letta's image is on the engine, so that the program itself can look."""
-    assert settings.containers is not None  # noqa: S101  # settings of this target have them
     with engine() as client:
-        return has(client, tag("letta", settings.release, settings.containers.build))
+        wanted = tag("letta", settings.release, settings.docker.build)
+        return find_image(client, wanted) is not None
 
 
 def ensure_usable(folder: StackFolder, settings: Settings, secrets: StackSecrets) -> None:
@@ -75,8 +74,7 @@ def ensure_usable(folder: StackFolder, settings: Settings, secrets: StackSecrets
     Looks from inside a container when the image is there; else only whether this machine reaches
     it: `DatabaseCheck` does the rest when it has built the image.
     """
-    chosen = settings.containers
-    assert chosen is not None  # noqa: S101  # settings of this target have them
+    chosen = settings.docker
     assert chosen.database is not None  # noqa: S101  # called for an external database only
     url, direct, network = chosen.database.url, chosen.database.direct, chosen.database.network
     _ensure_network(network)

@@ -18,6 +18,8 @@ from infra.sensitive import Sensitive, redact
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
+    from docker.models.images import Image
+    from docker.models.volumes import Volume
 
 OLDEST_API = (1, 41)  # Engine 20.10: what HostConfig.Init, PidsLimit and health need is older
 TIMEOUT_SECONDS = 120
@@ -69,6 +71,30 @@ def find_container(client: DockerClient, name: str) -> Container | None:
         return client.containers.get(name)
     except docker.errors.NotFound:
         return None
+
+
+def find_image(client: DockerClient, name: str) -> Image | None:
+    import docker.errors
+
+    try:
+        return client.images.get(name)
+    except docker.errors.ImageNotFound:
+        return None
+
+
+def find_volume(client: DockerClient, name: str) -> Volume | None:
+    import docker.errors
+
+    try:
+        return client.volumes.get(name)
+    except docker.errors.NotFound:
+        return None
+
+
+def is_well(container: Container) -> bool:
+    """Whether it runs, and is healthy where it has a health check."""
+    health = container.attrs["State"].get("Health", {}).get("Status", "healthy")
+    return container.status == "running" and health == "healthy"
 
 
 def last_lines(name: str, secrets: Iterable[Sensitive], count: int = TAIL_LINES) -> str:

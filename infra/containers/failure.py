@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from infra.containers.engine import engine, explain, last_lines, own_containers
+from infra.containers.engine import engine, explain, is_well, last_lines, own_containers
 from infra.containers.names import LABEL_SERVICE
 from infra.deployment import SERVICE_SERVER
 from infra.errors import LettaOpsError
@@ -31,11 +31,11 @@ def explain_failure(words: str, prefix: str, secrets: Iterable[Sensitive]) -> Le
 def _unhealthy(prefix: str, secrets: tuple[Sensitive, ...]) -> LettaOpsError | None:
     with engine() as client:
         everyone = own_containers(client, prefix)
-        failed = [each for each in everyone if not _is_well(each)]
+        failed = [each for each in everyone if not is_well(each)]
         if not failed:
             return None
         told = not_healthy(failed[-1], secrets)
-        well = [one for one in everyone if _is_server(one) and _is_well(one)]
+        well = [one for one in everyone if _is_server(one) and is_well(one)]
         beside = [one for one in well if _digest(one) != _digest(failed[-1])]
         if _is_server(failed[-1]) and beside:
             failed[-1].stop(timeout=5)  # or it would try again for ever, beside the one that serves
@@ -70,11 +70,6 @@ def not_healthy(newest: Container, secrets: Iterable[Sensitive]) -> LettaOpsErro
 
 def _is_server(container: Container) -> bool:
     return container.labels.get(LABEL_SERVICE) == SERVICE_SERVER
-
-
-def _is_well(container: Container) -> bool:
-    health = container.attrs["State"].get("Health", {}).get("Status", "healthy")
-    return container.status == "running" and health == "healthy"
 
 
 def _state(container: Container) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from infra.containers.engine import engine
+from infra.containers.engine import engine, find_image
 from infra.containers.images import BuildSettings, build
 from infra.locations import StackFolder
 from infra.providers.provider import Properties, Provider
@@ -46,14 +46,9 @@ def _settings(inputs: Properties) -> BuildSettings:
 
 
 def _image_id(tag: str) -> str | None:
-    import docker.errors
-
     with engine() as client:
-        try:
-            image: Any = client.images.get(tag)
-        except docker.errors.ImageNotFound:
-            return None
-    return str(image.id)
+        image = find_image(client, tag)
+    return None if image is None else str(image.id)
 
 
 def _report(line: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import IO, TYPE_CHECKING, Any
 
+from infra.containers.engine import find_image
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive, redact
@@ -26,24 +27,13 @@ PULL_HINT = (
 )
 
 
-def has(client: DockerClient, name: str) -> bool:
-    """Whether the engine has the image `name`."""
-    from docker.errors import ImageNotFound
-
-    try:
-        client.images.get(name)
-    except ImageNotFound:
-        return False
-    return True
-
-
 def ensure_base(
     client: DockerClient, base: str, secrets: Iterable[Sensitive], report: Report
 ) -> None:
     """Pull `base` unless the engine has it. Raises LettaOpsError (`image-missing`)."""
     from docker.errors import DockerException
 
-    if has(client, base):
+    if find_image(client, base) is not None:
         return
     report(f"pulling the base image {base}")
     try:

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.containers.engine import engine
-from infra.containers.image_build import SILENCE_SECONDS, ensure_base, has, run_build
+from infra.containers.engine import engine, find_image
+from infra.containers.image_build import SILENCE_SECONDS, ensure_base, run_build
 from infra.errors import LettaOpsError
 from infra.files import held, made_once
 from infra.locations import cache_folder
@@ -90,10 +90,10 @@ def build(name: str, release: Release, settings: BuildSettings, report: Report) 
     """
     wanted = tag(name, release.version, settings)
     with engine(SILENCE_SECONDS) as client:
-        if has(client, wanted):
+        if find_image(client, wanted) is not None:
             return wanted
         with held(cache_folder() / "images.lock", f"the build of {wanted}", report):
-            if not has(client, wanted):  # somebody else has just built it
+            if find_image(client, wanted) is None:  # somebody else has just built it
                 secrets = settings.network.secrets
                 ensure_base(client, settings.base, secrets, report)
                 files = {**_files(name), **_reach(settings)}

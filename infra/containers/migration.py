@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def _job(inputs: Properties, words: list[str], settings: dict[str, str] | None) 
         words,
         names.labels("migration"),
         networks=inputs["networks"],
-        stdin=None if document is None else json.dumps(json.loads(document)),
+        stdin=document,
         directory=SOURCE,
         timeout=3600.0,
         secrets=tuple(secret),

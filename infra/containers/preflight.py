@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from infra import agent_guard
 from infra.containers.cluster import IDENTIFIER, ensure_home, ensure_volume
 from infra.containers.database_preflight import ensure_usable
-from infra.containers.engine import engine, find_container
+from infra.containers.engine import engine, find_container, find_volume
 from infra.containers.names import LABEL_PREFIX, SERVICE_PROXY, Names
 from infra.containers.port import ensure_port
 from infra.deployment import SERVICE_POSTGRES
@@ -29,8 +29,7 @@ RUNNING_BYTES = 200 * 1024**2
 
 def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecrets) -> None:
     """Raise LettaOpsError when the stack can't be made here; nothing has been touched then."""
-    chosen = settings.containers
-    assert chosen is not None  # noqa: S101  # settings of this target have them
+    chosen = settings.docker
     names = chosen.names
     if secrets.key_lost:
         raise LettaOpsError(
@@ -67,13 +66,7 @@ def _ensure_known(
     client: DockerClient, folder: StackFolder, names: Names, secrets: StackSecrets
 ) -> None:
     """A volume with data, and no profile with the key to it: a new key couldn't read the old data."""
-    import docker.errors
-
-    if not secrets.fresh:
-        return
-    try:
-        client.volumes.get(names.volume("database"))
-    except docker.errors.NotFound:
+    if not secrets.fresh or find_volume(client, names.volume("database")) is None:
         return
     raise LettaOpsError(
         "profile-lost",

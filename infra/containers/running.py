@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from infra.containers.engine import engine, find_container
+from infra.containers.engine import engine, find_container, is_well
 from infra.containers.failure import not_healthy
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
@@ -29,8 +29,8 @@ class RunningContainer(Provider):
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         with engine() as client:
-            _limit(client, inputs)
             found = _existing(client, inputs["container"])
+            _limit(client, inputs)
             if found.status != "running":
                 found.start()
                 _wait(found, int(inputs["seconds"]))
@@ -70,8 +70,7 @@ def _wait(container: Container, seconds: int) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         container.reload()
-        health = container.attrs["State"].get("Health", {}).get("Status", "healthy")
-        if container.status == "running" and health == "healthy":
+        if is_well(container):
             return
         time.sleep(0.5)
     if seconds:

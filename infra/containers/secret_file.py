@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from infra.containers.engine import engine
+from infra.containers.engine import engine, find_volume
 from infra.containers.names import SECRETS_FOLDER, Names
 from infra.containers.oneshot import Job, ensure_done, run_once
 from infra.errors import LettaOpsError
@@ -37,7 +37,7 @@ class SecretFile(Provider):
 
     def remove(self, folder: StackFolder, outputs: Properties) -> None:
         names = Names(outputs["prefix"])
-        if volume_attributes(names) is None:
+        if not _has_volume(names):
             return
         words = ["rm", "-f", f"{SECRETS_FOLDER}/{outputs['name']}"]
         job = _job(names, outputs["image"], outputs["name"], words, None)
@@ -54,7 +54,7 @@ class SecretFile(Provider):
 
 def is_written(names: Names, image: str, name: str) -> bool:
     """Look for the file itself: a volume's `CreatedAt` changes with every file in it."""
-    if volume_attributes(names) is None:
+    if not _has_volume(names):
         return False
     words = ["test", "-s", f"{SECRETS_FOLDER}/{name}"]
     try:
@@ -86,11 +86,6 @@ def _job(names: Names, image: str, name: str, words: list[str], content: Sensiti
     )
 
 
-def volume_attributes(names: Names) -> dict[str, Any] | None:
-    import docker.errors
-
+def _has_volume(names: Names) -> bool:
     with engine() as client:
-        try:
-            return dict(client.volumes.get(names.volume("secrets")).attrs)
-        except docker.errors.NotFound:
-            return None
+        return find_volume(client, names.volume("secrets")) is not None

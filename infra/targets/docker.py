@@ -17,9 +17,16 @@ from infra.components.embedded import Record, urls
 from infra.components.secrets import Secrets
 from infra.container_settings import ContainerSettings
 from infra.containers.database_preflight import image_is_there
-from infra.containers.names import REDIS_PORT, SERVICE_REDIS
+from infra.containers.names import REDIS_PORT, SERVICE_PROXY, SERVICE_REDIS
 from infra.containers.preflight import ensure_possible
-from infra.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE, Model
+from infra.deployment import (
+    DATABASE_NAME,
+    LOOPBACK,
+    OWNER_ROLE,
+    READER_ROLE,
+    SERVICE_POSTGRES,
+    Model,
+)
 from infra.locations import StackFolder
 from infra.sensitive import Sensitive
 from infra.settings import FAKE_MODEL, Settings
@@ -28,8 +35,7 @@ from infra.stack_secrets import stack_secrets
 
 def build(folder: StackFolder, settings: Settings) -> None:
     """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
-    chosen = settings.containers
-    assert chosen is not None  # noqa: S101  # settings of this target have them
+    chosen = settings.docker
     known = stack_secrets(folder)
     ensure_possible(folder, settings, known)
     place = Place(folder, settings, known)
@@ -59,12 +65,12 @@ def build(folder: StackFolder, settings: Settings) -> None:
         more["LETTA_REDIS_HOST"] = place.names.container(SERVICE_REDIS)
         more["LETTA_REDIS_PORT"] = str(REDIS_PORT)
     more["LETTA_PG_POOL_SIZE"] = str(chosen.pool_size)
-    servers = Servers(place, base, database.uri("ssl=disable"), more, after)
+    servers = Servers(place, base, database.uri, more, after)
     proxy = Proxy(place, base, servers.ready)
     switch = Switch(
         folder,
         {
-            "proxy": place.names.container("proxy"),
+            "proxy": place.names.container(SERVICE_PROXY),
             "proxy_id": proxy.container.id,
             "alias": servers.alias,
             "upstreams": servers.names,
@@ -120,7 +126,7 @@ def _database(chosen: ContainerSettings) -> dict[str, Any]:
     """How the command line reaches the database: in its container, or by the external one's URL."""
     if chosen.database is None:
         return {
-            "database.container": chosen.names.container("postgres"),
+            "database.container": chosen.names.container(SERVICE_POSTGRES),
             "database.host": LOOPBACK,
             "database.name": DATABASE_NAME,
             "database.owner": OWNER_ROLE,
