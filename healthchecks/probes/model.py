@@ -90,7 +90,7 @@ def _added(deployment: Deployment) -> tuple[list[dict[str, str]], str]:
 def _inside(deployment: Deployment, others: list[dict[str, str]]) -> str:
     from infra.containers.engine import engine
     from infra.containers.execution import execute
-    from infra.containers.migration import PYTHON
+    from infra.containers.names import PYTHON
 
     with engine() as client:
         server = running_server(client, deployment)

@@ -11,13 +11,13 @@ import pulumi_docker as docker
 from infra.components.container import Place, Shape, container, own_tmpfs
 from infra.components.container_base import Base
 from infra.components.container_resources import Certificate, File
-from infra.containers.migration import PYTHON
 from infra.containers.names import (
     MODEL_PORT,
     PROXY_CHALLENGE_PORT,
     PROXY_PORT,
     PROXY_TLS_PORT,
     PROXY_USER,
+    PYTHON,
     REDIS_USER,
     SECRETS_FOLDER,
     SERVICE_PROXY,

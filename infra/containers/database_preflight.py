@@ -13,8 +13,7 @@ from infra.containers.database_url import as_document, secrets_of
 from infra.containers.engine import engine, find_image
 from infra.containers.image import BuiltImage
 from infra.containers.images import tag
-from infra.containers.migration import PYTHON, SOURCE
-from infra.containers.names import Names
+from infra.containers.names import PYTHON, SOURCE, Names
 from infra.containers.oneshot import Job, run_once
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from infra.containers import external_alembic
 from infra.containers.database_url import as_document, secrets_of
-from infra.containers.migration import PYTHON, SOURCE, ContainerMigration, environment
-from infra.containers.names import Names
+from infra.containers.migration import ContainerMigration, environment
+from infra.containers.names import PYTHON, SOURCE, Names
 from infra.containers.oneshot import Job, run_once
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder

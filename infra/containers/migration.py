@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from infra.containers.names import Names
+from infra.containers.names import LAUNCH, PYTHON, SOURCE, Names
 from infra.containers.oneshot import Job, run_once
 from infra.errors import LettaOpsError
 from infra.launch_document import launch_document, secret_values
@@ -13,10 +13,6 @@ from infra.locations import StackFolder
 from infra.process import TAIL_LINES
 from infra.providers.migration import Migration, failed_hint
 from infra.providers.provider import Properties
-
-SOURCE = "/opt/letta/source"
-PYTHON = "/opt/letta/bin/python"
-LAUNCH = "/opt/letta-ops/launch.py"
 
 
 class ContainerMigration(Migration):

@@ -29,6 +29,11 @@ REDIS_USER = 10004
 
 SECRETS_FOLDER = "/secrets"
 
+# In Letta's image.
+SOURCE = "/opt/letta/source"
+PYTHON = "/opt/letta/bin/python"
+LAUNCH = "/opt/letta-ops/launch.py"
+
 
 @dataclass(frozen=True)
 class Names:

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 from infra import agent_guard
 from infra.containers.engine import last_lines
 from infra.containers.execute import execute
-from infra.containers.migration import PYTHON
-from infra.containers.names import PROXY_PORT, PROXY_TLS_PORT
+from infra.containers.names import PROXY_PORT, PROXY_TLS_PORT, PYTHON
 from infra.containers.proxy_settings import acme_settings, nginx_settings, servers_of
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder

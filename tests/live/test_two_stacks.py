@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from infra.accounts import service_account
-from infra.containers.migration import PYTHON
+from infra.containers.names import PYTHON
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Stack
 
