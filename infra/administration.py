@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from infra.connect import administrator_in, connection, inside
+from infra.connect import administrator_in, connection, inside, no_database
+from infra.containers.names import POSTGRES_PORT
+from infra.containers.tunnel import VIA_SOCKET, tunnel
 from infra.deployment import (
     ADMIN_ROLE,
     DATABASE_NAME,
     LOOPBACK,
+    Deployment,
     Role,
     database_from_url,
 )
@@ -80,3 +84,65 @@ def revision(folder: StackFolder, place: Mapping[str, Any]) -> str | None:
 def _value(link: Any, query: str) -> Any:
     row = link.execute(query).fetchone()
     return None if row is None else row[0]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a deployment's Postgres is reached with the most rights that we have there.
+
+    `settings` are libpq's words without `dbname`, password included; `all_rights` says whether it is
+    the administrator's way, or that of a database's owner.
+    """
+
+    settings: Mapping[str, str | int]
+    all_rights: bool
+    place: str  # in words, for messages
+    maintenance: str  # a database that is there whatever happens to the deployment's own
+
+    @contextmanager
+    def connect(self, name: str) -> Iterator[psycopg.Connection[Any]]:
+        """Yield a connection to database `name`, in autocommit; raises like `infra.connect`."""
+        with connection({**self.settings, "dbname": name}, self.place, PATIENCE_SECONDS) as link:
+            yield link
+
+    def environment(self, name: str) -> dict[str, str]:
+        """What libpq's programs read from their environment to get there: a secret is among it."""
+        given = {**self.settings, "dbname": name}
+        known = {LIBPQ[word]: str(value) for word, value in given.items()}
+        return {**known, "PGCONNECT_TIMEOUT": str(int(PATIENCE_SECONDS))}
+
+
+LIBPQ = {
+    "host": "PGHOST",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+    "dbname": "PGDATABASE",
+    "sslmode": "PGSSLMODE",
+    "sslrootcert": "PGSSLROOTCERT",
+}
+PATIENCE_SECONDS = 15.0
+
+
+@contextmanager
+def way_in(deployment: Deployment) -> Iterator[Way]:
+    """Yield the way to the deployment's Postgres: the administrator's where we provisioned it.
+
+    It holds for as long as the block. Raises LettaOpsError (`no-database`) and those of
+    `infra.containers.tunnel`; nothing else is connected yet.
+    """
+    database = deployment.database
+    if database is None:
+        raise no_database(deployment)
+    folder = deployment.folder
+    if database.container is not None:
+        with tunnel(database.container, VIA_SOCKET) as sockets:
+            here = {"host": str(sockets), "port": POSTGRES_PORT, "user": ADMIN_ROLE}
+            yield Way(here, True, f"in container {database.container}", ADMIN_ROLE)
+    elif deployment.target == "local" and folder is not None and folder.root.is_dir():
+        here = {"host": str(folder.sockets), "port": database.port, "user": ADMIN_ROLE}
+        yield Way(here, True, f"at {database.host}:{database.port}", ADMIN_ROLE)
+    else:
+        settings = database.connection(database.owner)
+        name = str(settings.pop("dbname"))
+        yield Way(settings, False, f"at {database.host}:{database.port}", name)

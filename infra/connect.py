@@ -99,11 +99,7 @@ def database(deployment: Deployment, role: Role | None = None) -> Iterator[psyco
     """
     found = deployment.database
     if found is None:
-        raise LettaOpsError(
-            "no-database",
-            f"the profile of stack '{deployment.stack}' names no database",
-            "add [database] with host, port, name and a role to the profile (docs/profile.md)",
-        )
+        raise no_database(deployment)
     settings = found.connection(role or found.reader)
     opened = connection(settings) if found.container is None else inside(found.container, settings)
     with opened as link:
@@ -164,6 +160,14 @@ def connection(
         ) from None
     with link:
         yield link
+
+
+def no_database(deployment: Deployment) -> LettaOpsError:
+    return LettaOpsError(
+        "no-database",
+        f"the profile of stack '{deployment.stack}' names no database",
+        "add [database] with host, port, name and a role to the profile (docs/profile.md)",
+    )
 
 
 def wrong_password(deployment: Deployment) -> LettaOpsError:
