@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping
+import re
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from backups.manifest import DRILLS, KEEP, MANIFEST, Manifest, parse_manifest
+from backups.parallel import in_parallel
 from backups.stores.store import Store
-from infra.errors import LettaOpsError
+from infra.deployment import Deployment
+from infra.errors import ConfigurationError, LettaOpsError
 
 NEWEST = "latest"
+PASSED, FAILED, UNVERIFIED = "passed", "failed", "unverified"  # verdicts of a drill
+NO_REASON = "no reason given"
 
 
 @dataclass(frozen=True)
@@ -27,11 +34,15 @@ class Drill:
 
 @dataclass(frozen=True)
 class Backup:
-    """One complete backup in a store, and what is kept beside it."""
+    """One complete backup in a store, and what is kept beside it.
+
+    `kept` is the reason that its `keep` mark gives. `drills`, oldest first, go back only to the last
+    that passed, unless it was read with every drill.
+    """
 
     manifest: Manifest
-    kept: str | None  # the reason that its `keep` mark gives
-    drills: tuple[Drill, ...]  # oldest first
+    kept: str | None
+    drills: tuple[Drill, ...]
 
     @property
     def id(self) -> str:
@@ -40,6 +51,16 @@ class Backup:
     @property
     def last_drill(self) -> Drill | None:
         return self.drills[-1] if self.drills else None
+
+    @property
+    def last_passed(self) -> Drill | None:
+        return next((drill for drill in reversed(self.drills) if drill.verdict == PASSED), None)
+
+    @property
+    def judged(self) -> str | None:
+        """What the last drill found that found anything: `unverified` takes nothing back."""
+        verdicts = [drill.verdict for drill in self.drills if drill.verdict in (PASSED, FAILED)]
+        return verdicts[-1] if verdicts else None
 
     def object(self, name: str) -> str:
         """The name in the store of what lies beside the manifest."""
@@ -52,6 +73,14 @@ class Damaged:
 
     folder: str
     error: LettaOpsError
+
+    @property
+    def deployment(self) -> str:
+        return self.folder.partition("/")[0]
+
+    @property
+    def id(self) -> str:
+        return self.folder.rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -81,7 +110,7 @@ class Catalog:
                 "write more of the id",
             )
         for damaged in self.damaged:
-            if damaged.folder.rstrip("/").rpartition("/")[2].startswith(word):
+            if damaged.id.startswith(word):
                 raise damaged.error
         raise LettaOpsError(
             "no-backup",
@@ -97,10 +126,30 @@ def folder_of(deployment: str, backup: str) -> str:
     return f"{deployment}/{backup}/"
 
 
-def read_catalog(store: Store, deployment: str | None) -> Catalog:
+def deployment_id(deployment: Deployment) -> str:
+    """Under which id the deployment's backups are kept; one that we didn't provision may have none
+    in its profile: its server's URL stands for it then.
+
+    Raises ConfigurationError for an id that can't be the name of a folder.
+    """
+    if deployment.id is None:
+        parts = urlsplit(deployment.server.url.rstrip("/"))
+        place = f"{parts.scheme}://{deployment.server.host}:{deployment.server.port}{parts.path}"
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, place))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", deployment.id):
+        raise ConfigurationError(
+            str(deployment.profile or "the profile"),
+            [f"id: {deployment.id!r} can't be the name of a folder in a store"],
+            "use letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+        )
+    return deployment.id
+
+
+def read_catalog(store: Store, deployment: str | None, *, every_drill: bool = False) -> Catalog:
     """Read what `store` holds of `deployment`, or of every one with None.
 
-    Raises what the store raises; a manifest that is damaged or newer is told in `damaged`.
+    Raises what the store raises; a manifest that is damaged or newer is told in `damaged`. Of the
+    drills those back to the last that passed are read, or all with `every_drill`.
     """
     folders: dict[str, dict[str, dt.datetime]] = {}
     for entry in store.entries(f"{deployment}/" if deployment else ""):
@@ -108,19 +157,17 @@ def read_catalog(store: Store, deployment: str | None) -> Catalog:
         backup, slash, name = rest.partition("/")
         if slash:
             folders.setdefault(folder_of(owner, backup), {})[name] = entry.modified
-    backups, damaged, incomplete = [], [], {}
-    for folder, names in sorted(folders.items()):
-        if MANIFEST not in names:
-            incomplete[folder] = max(names.values())
-            continue
-        try:
-            backups.append(_backup(store, folder, names))
-        except LettaOpsError as error:
-            if error.code not in ("manifest-damaged", "manifest-newer"):
-                raise
-            damaged.append(Damaged(folder, error))
+    complete = [folder for folder in sorted(folders) if MANIFEST in folders[folder]]
+    found = in_parallel(
+        lambda folder: _examine(store, folder, sorted(folders[folder]), every_drill), complete
+    )
+    backups = [each for each in found if isinstance(each, Backup)]
     backups.sort(key=lambda backup: (backup.manifest.created_at, backup.id))
-    return Catalog(tuple(backups), tuple(damaged), incomplete)
+    damaged = tuple(each for each in found if isinstance(each, Damaged))
+    incomplete = {
+        folder: max(names.values()) for folder, names in folders.items() if MANIFEST not in names
+    }
+    return Catalog(tuple(backups), damaged, incomplete)
 
 
 def read_object(store: Store, name: str) -> bytes:
@@ -135,28 +182,63 @@ def write_object(store: Store, name: str, text: str, *, exclusive: bool = False)
         sink.write(text.encode())
 
 
-def _backup(store: Store, folder: str, names: Mapping[str, dt.datetime]) -> Backup:
-    manifest = parse_manifest(read_object(store, folder + MANIFEST), folder + MANIFEST)
+def _examine(
+    store: Store, folder: str, names: list[str], every_drill: bool
+) -> Backup | Damaged | None:
+    """What a folder with a manifest holds; None when that was pruned since it was listed."""
+    try:
+        manifest = parse_manifest(read_object(store, folder + MANIFEST), folder + MANIFEST)
+        if folder_of(manifest.deployment, manifest.id) != folder:
+            raise _misplaced(manifest, folder)
+    except LettaOpsError as error:
+        if error.code == "object-missing":
+            return None
+        if error.code not in ("manifest-damaged", "manifest-newer"):
+            raise
+        return Damaged(folder, error)
     kept = None
-    if KEEP in names:
-        kept = str(_small(store, folder + KEEP).get("reason") or "")
-    return Backup(manifest, kept, tuple(_drills(store, folder, sorted(names))))
+    if KEEP in names and (mark := _small(store, folder + KEEP)) is not None:
+        kept = str(mark.get("reason") or NO_REASON)
+    return Backup(manifest, kept, _drills(store, folder, names, every_drill))
 
 
-def _drills(store: Store, folder: str, names: list[str]) -> Iterator[Drill]:
-    for name in names:
-        if name.startswith(DRILLS):
-            document = _small(store, folder + name)
-            try:
-                at = dt.datetime.fromisoformat(document["at"])
-                yield Drill(at, str(document["verdict"]), float(document["seconds"]), document)
-            except (KeyError, ValueError, TypeError):
-                continue  # a verdict that can't be read is none
+def _misplaced(manifest: Manifest, folder: str) -> LettaOpsError:
+    return LettaOpsError(
+        "manifest-damaged",
+        f"{folder}{MANIFEST} is that of {folder_of(manifest.deployment, manifest.id)}",
+        "move the folder to where its manifest says that it is",
+    )
 
 
-def _small(store: Store, name: str) -> dict[str, Any]:
+def _drills(store: Store, folder: str, names: list[str], every_drill: bool) -> tuple[Drill, ...]:
+    """Oldest first. They are many after a year, so that the old ones are read only when asked for."""
+    found: list[Drill] = []
+    for name in reversed(names):
+        if name.startswith(DRILLS) and (drill := _drill(_small(store, folder + name) or {})):
+            found.append(drill)
+            if drill.verdict == PASSED and not every_drill:
+                break
+    return tuple(sorted(found, key=lambda drill: drill.at))
+
+
+def _drill(document: Mapping[str, Any]) -> Drill | None:
+    """A verdict that can't be read is none."""
+    try:
+        at = dt.datetime.fromisoformat(document["at"])
+        verdict, seconds = str(document["verdict"]), float(document["seconds"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return None if at.tzinfo is None else Drill(at, verdict, seconds, document)
+
+
+def _small(store: Store, name: str) -> dict[str, Any] | None:
+    """The document at `name`: {} when it is unreadable, None when it is gone."""
     try:
         found = json.loads(read_object(store, name))
+    except LettaOpsError as error:
+        if error.code == "object-missing":
+            return None
+        raise
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

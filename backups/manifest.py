@@ -58,6 +58,8 @@ class Database:
     revision: str | None
     postgres: str
     pgvector: str | None
+    pgvector_schema: str | None
+    encoding: str
     tables: Mapping[str, Table]
     sequences: Mapping[str, int]  # last values, read before the snapshot
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from healthchecks import container_rules, provider_rules, rules
+from healthchecks import backup_rules, container_rules, provider_rules, rules
 from healthchecks.model import Check, Need
 from healthchecks.probes.api import ask_api
 from healthchecks.probes.authentication import try_as_stranger
+from healthchecks.probes.backups import look_into_store
 from healthchecks.probes.certificate import read_certificate
 from healthchecks.probes.containers import inspect, inspect_memory
 from healthchecks.probes.database import look_for_extension, reach, read_revision
@@ -22,6 +23,7 @@ DATABASE = (Need.DATABASE,)
 HERE = (Need.PROVISIONED_HERE,)
 CONTAINERS = (Need.CONTAINERS,)
 WITHIN_REACH = (Need.WITHIN_REACH,)
+STORE = (Need.STORE,)
 
 CHECKS: tuple[Check[Any], ...] = (
     Check("services", ask_supervisor, rules.services_run, HERE),
@@ -42,5 +44,10 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("certificate", read_certificate, container_rules.certificate_lasts, (Need.TLS,)),
     Check("model", ask_providers, provider_rules.models_reachable, WITHIN_REACH),
     Check("disk", measure_disk, rules.disk_has_room, WITHIN_REACH),
+    Check("store", look_into_store, backup_rules.store_answers, STORE),
+    Check("store-space", look_into_store, backup_rules.store_has_room, STORE),
+    Check("backup", look_into_store, backup_rules.backup_is_recent, STORE),
+    Check("drill", look_into_store, backup_rules.drill_passed, STORE),
+    Check("retention", look_into_store, backup_rules.retention_is_kept, STORE),
     Check("release", read_release, rules.release_is_maintained),
 )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from infra import connect
 from infra.deployment import Deployment
@@ -17,36 +16,6 @@ if TYPE_CHECKING:
 HEALTH_PATH = "/v1/health/"  # needs no password, and doesn't look at the database
 COUNT_PATH = "/v1/agents/count"  # the cheapest request that the server can't answer by itself
 STATEMENT_SECONDS = 10
-
-
-@dataclass(frozen=True)
-class Tables:
-    """One set of Letta's tables: the schema that holds it, and its alembic revision."""
-
-    schema: str
-    revision: str | None
-
-
-@dataclass(frozen=True)
-class DatabaseFacts:
-    """What a database says of itself. `tables` has those first that a plain name reaches.
-
-    More than one set of tables is what is left of a restore that lost the search path: alembic
-    took the database for empty, and built a second set beside the first.
-    """
-
-    name: str
-    version: str
-    pgvector: str | None
-    tables: tuple[Tables, ...]
-
-    @property
-    def revision(self) -> str | None:
-        return self.tables[0].revision if self.tables else None
-
-    @property
-    def schema(self) -> str | None:
-        return self.tables[0].schema if self.tables else None
 
 
 def server_version(deployment: Deployment, timeout: float = 10.0) -> str:
@@ -143,17 +112,6 @@ def reading(deployment: Deployment) -> Iterator[psycopg.Connection[Any]]:
             ) from None
 
 
-def database_facts(link: psycopg.Connection[Any]) -> DatabaseFacts:
-    """Ask the database at the other end of `link` what it is and what it holds."""
-    row = link.execute(
-        "SELECT current_database(), current_setting('server_version'),"
-        " (SELECT extversion FROM pg_extension WHERE extname = 'vector')"
-    ).fetchone()
-    name, version, pgvector = cast(tuple[str, str, str | None], row)
-    # "18.0 (Debian 18.0-1)": the packager's words are no part of the version.
-    return DatabaseFacts(name, version.split()[0], pgvector, _tables(link))
-
-
 def count_agents(link: psycopg.Connection[Any], schema: str) -> int:
     """Count the agents in the Letta tables of `schema`, of all organizations."""
     from psycopg import sql
@@ -161,22 +119,6 @@ def count_agents(link: psycopg.Connection[Any], schema: str) -> int:
     query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, "agents"))
     row = link.execute(query).fetchone()
     return int(row[0]) if row else 0
-
-
-def _tables(link: psycopg.Connection[Any]) -> tuple[Tables, ...]:
-    from psycopg import sql
-
-    schemas = link.execute(
-        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relname = 'alembic_version' AND c.relkind = 'r'"
-        " ORDER BY pg_table_is_visible(c.oid) DESC, n.nspname"
-    ).fetchall()
-    found = []
-    for (schema,) in schemas:
-        table = sql.Identifier(schema, "alembic_version")
-        row = link.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchone()
-        found.append(Tables(schema, row[0] if row else None))
-    return tuple(found)
 
 
 def _not_letta(deployment: Deployment) -> LettaOpsError:

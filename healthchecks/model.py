@@ -37,6 +37,7 @@ class Need(enum.Enum):
     CONTAINERS = "the stack doesn't run in containers"
     WITHIN_REACH = "the stack runs neither on this machine nor in containers"
     TLS = "the server is reached over plain HTTP"
+    STORE = "the profile names no store, and the stack can't be backed up from here"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,15 @@ class Thresholds:
     old_image_days: float = 90.0
     certificate_days: float = 21.0
     certificate_days_critical: float = 3.0
+    old_backup: float = 26 * 3600.0  # without a schedule; with one, in its intervals:
+    old_backup_critical: float = 50 * 3600.0
+    old_backup_intervals: float = 1.5
+    old_backup_intervals_critical: float = 3.0
+    old_drill: float = 8 * 86400.0
+    low_store_backups: float = 3.0  # so many of the newest backup's size are free
+    full_store_backups: float = 1.2
+    overdue_backups: int = 10
+    overdue_days: float = 2.0
 
 
 M = TypeVar("M", bound=Measurement)
@@ -119,9 +129,9 @@ class Check(Generic[M]):
     rule: Rule[M]
     needs: tuple[Need, ...] = ()
 
-    def examine(self, deployment: Deployment, thresholds: Thresholds) -> Finding:
-        """Measure and judge; whatever the probe raises comes through."""
-        verdict = self.rule(self.probe(deployment), thresholds)
+    def judge(self, measurement: M, thresholds: Thresholds) -> Finding:
+        """Judge what the probe has seen; it may be shared with other checks."""
+        verdict = self.rule(measurement, thresholds)
         return Finding(self.name, verdict.state, verdict.summary, verdict.detail, verdict.hint)
 
 

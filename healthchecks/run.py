@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from healthchecks.checks import CHECKS
@@ -55,13 +55,22 @@ def _examine_all(
     deadline: float,
     limit: float,
 ) -> list[Finding]:
-    """Examine in one thread a check. The threads are daemons: one that hangs doesn't keep us."""
+    """Examine in one thread a probe; checks that share one are judged by the same measurement.
+
+    The threads are daemons: one that hangs doesn't keep us.
+    """
     findings: dict[str, Finding] = {}
+    sharing: dict[Any, list[Check[Any]]] = {}
+    for check in checks:
+        sharing.setdefault((check.probe, check.needs), []).append(check)
 
-    def examine(check: Check[Any]) -> None:
-        findings[check.name] = _examine(check, deployment, thresholds)
+    def examine(group: Sequence[Check[Any]]) -> None:
+        for finding in _examine(group, deployment, thresholds):
+            findings[finding.name] = finding
 
-    threads = [threading.Thread(target=examine, args=(check,), daemon=True) for check in checks]
+    threads = [
+        threading.Thread(target=examine, args=(group,), daemon=True) for group in sharing.values()
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -70,23 +79,38 @@ def _examine_all(
     return [seen.get(check.name) or _overdue(check, limit) for check in checks]
 
 
-def _examine(check: Check[Any], deployment: Deployment, thresholds: Thresholds) -> Finding:
+def _examine(
+    group: Sequence[Check[Any]], deployment: Deployment, thresholds: Thresholds
+) -> Iterator[Finding]:
+    """Yield a finding of each check in `group`, which share a probe and their needs."""
     try:
-        for need in check.needs:
-            if not _met(need, deployment):
-                return Finding(check.name, State.OK, f"not checked: {need.value}", checked=False)
-        return check.examine(deployment, thresholds)
-    except LettaOpsError as error:
+        unmet = [need for need in group[0].needs if not _met(need, deployment)]
+        seen = None if unmet else group[0].probe(deployment)
+    except BaseException as error:  # noqa: BLE001  # a thread's death would be silence
+        yield from (_unseen(check, error, deployment) for check in group)
+        return
+    for check in group:
+        if unmet:
+            why = f"not checked: {unmet[0].value}"
+            yield Finding(check.name, State.OK, why, checked=False)
+            continue
+        try:
+            yield check.judge(seen, thresholds)
+        except BaseException as error:  # noqa: BLE001  # also here
+            yield _unseen(check, error, deployment)
+
+
+def _unseen(check: Check[Any], error: BaseException, deployment: Deployment) -> Finding:
+    if isinstance(error, LettaOpsError):
         why = f"could not be examined: {error.code.replace('-', ' ')}"
         return Finding(check.name, State.UNKNOWN, why, error.message, error.hint)
-    except PermissionError as error:
+    if isinstance(error, PermissionError):
         hint = "run the check as root, or as the user that runs the services"
         why = f"{error.strerror}: {error.filename}"
         return Finding(check.name, State.UNKNOWN, "this user may not look", why, hint)
-    except BaseException as error:  # noqa: BLE001  # a thread's death would be silence
-        reason = redact(f"{type(error).__name__}: {error}", deployment.secrets)
-        hint = "report this as a bug of letta-ops"
-        return Finding(check.name, State.UNKNOWN, "the probe failed", reason, hint)
+    reason = redact(f"{type(error).__name__}: {error}", deployment.secrets)
+    hint = "report this as a bug of letta-ops"
+    return Finding(check.name, State.UNKNOWN, "the probe failed", reason, hint)
 
 
 def _met(need: Need, deployment: Deployment) -> bool:
@@ -94,12 +118,14 @@ def _met(need: Need, deployment: Deployment) -> bool:
     folder = deployment.folder
     here = deployment.target == "local" and folder is not None and folder.root.is_dir()
     contained = deployment.containers is not None
+    by_profile = deployment.target == "external" and deployment.database is not None
     return {
         Need.DATABASE: deployment.database is not None,
         Need.PROVISIONED_HERE: here,
         Need.CONTAINERS: contained,
         Need.WITHIN_REACH: here or contained,
         Need.TLS: deployment.server.url.startswith("https://"),
+        Need.STORE: deployment.backups.store_url is not None or here or contained or by_profile,
     }[need]
 
 

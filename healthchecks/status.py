@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from healthchecks.facts import (
-    DatabaseFacts,
     agents_by_api,
     count_agents,
-    database_facts,
     reading,
     server_version,
 )
+from infra.database_facts import DatabaseFacts, database_facts
 from infra.deployment import SERVICE_SERVER, Deployment
 from infra.errors import LettaOpsError
 from infra.release import RELEASES

@@ -29,7 +29,7 @@ USABLE = "import ssl, sqlite3, sys; sys.exit(not (3, 11) <= sys.version_info < (
 
 @dataclass(frozen=True)
 class Account:
-    """The user that runs Postgres, the server and the tools of agents. Never root."""
+    """The user that runs Postgres, the server and the tools of agents (never root), or `operator`."""
 
     name: str
     uid: int
@@ -52,7 +52,7 @@ def service_account(folder: StackFolder, role: Role) -> Account:
     that tools can't touch its files.
     """
     if os.geteuid() != 0:
-        return Account(_name_of(os.geteuid()), os.geteuid(), os.getegid())
+        return operator()
     name = account_name(folder, role)
     try:
         entry = pwd.getpwnam(name)
@@ -60,6 +60,11 @@ def service_account(folder: StackFolder, role: Role) -> Account:
         _make_account(name, folder)
         entry = pwd.getpwnam(name)
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def operator() -> Account:
+    """Return the account of whoever runs `up`: us. For what is the operator's own work only."""
+    return Account(_name_of(os.geteuid()), os.geteuid(), os.getegid())
 
 
 def account_name(folder: StackFolder, role: Role) -> str:

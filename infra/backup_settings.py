@@ -37,9 +37,19 @@ SECRET = (
     "backup.passphrase",
     "backup.identity",
 )
+SCHEDULES = ("backup.schedule", "drill.schedule")
+YES_OR_NO = ("store.path_style", "backup.escrow")
 RETENTION_UNITS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 DURATION = re.compile(r"(\d+)([hdw])")
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
+
+
+def as_text(key: str, value: Any) -> str:
+    """The text of a setting: YAML and TOML know `true` and `60` too. Raises ValueError for a list."""
+    if not isinstance(value, str | bool | int | float):
+        raise ValueError(f"must be a text, not {value!r}")  # noqa: TRY004  # one kind of problem
+    text = str(value)
+    return text.lower() if isinstance(value, bool) or key in YES_OR_NO else text
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,12 @@ class BackupSettings:
             return Sensitive(resolve(text))
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from None
+
+    @property
+    def plain_secrets(self) -> tuple[Sensitive, ...]:
+        """Those that are given as they are, for redaction."""
+        given = (value for value in self.values.values() if isinstance(value, Sensitive))
+        return tuple(value for value in given if not is_reference(value.reveal()))
 
     @property
     def store_url(self) -> str | None:
@@ -189,6 +205,11 @@ def problems(values: Mapping[str, Any], *, secrets_hidden: frozenset[str] | None
     yield from _encryption_problems(values, text)
     yield from _time_problems(text)
     for key in SECRET if secrets_hidden is not None else ():
+        if _out_of_reach(key, values, text):
+            yield (
+                f"{key}: is in a variable of your shell, which the service that runs the schedule"
+                " doesn't have; use file:PATH or cmd:COMMAND"
+            )
         if values.get(key) and not is_reference(str(values[key])) and key not in secrets_hidden:  # type: ignore[operator]
             yield (
                 f"{key}: is in plain text; use a reference (env:NAME, file:PATH, cmd:COMMAND) or"
@@ -196,14 +217,23 @@ def problems(values: Mapping[str, Any], *, secrets_hidden: frozenset[str] | None
             )
 
 
+def _out_of_reach(key: str, values: Mapping[str, Any], text: Mapping[str, str]) -> bool:
+    """Whether scheduled work needs a secret that only a shell of the operator's own has."""
+    needed_by = ("drill.schedule",) if key == "backup.identity" else SCHEDULES
+    scheduled = any(text[schedule] for schedule in needed_by)
+    return scheduled and str(values.get(key) or "").startswith("env:")
+
+
 def _encryption_problems(values: Mapping[str, Any], text: Mapping[str, str]) -> Iterator[str]:
-    for key in ("store.path_style", "backup.escrow"):
-        if text[key] not in ("", "true", "false", "True", "False"):
+    for key in YES_OR_NO:
+        if text[key] not in ("", "true", "false"):
             yield f"{key}: must be true or false, not {text[key]!r}"
     if text["backup.encryption"] not in ("", "none"):
         yield f"backup.encryption: can only be none, not {text['backup.encryption']!r}"
     for recipient in re.split(r"[\s,]+", text["backup.recipients"].strip()):
-        if recipient and not recipient.startswith("age1"):
+        if recipient.upper().startswith("AGE-SECRET-KEY"):
+            yield "backup.recipients: is an identity, which is secret; give its recipient (age1...)"
+        elif recipient and not recipient.startswith("age1"):
             yield f"backup.recipients: {recipient!r} is no age recipient (age1...)"
     if values.get("backup.passphrase") and text["backup.recipients"]:
         yield "backup.passphrase: is there, and backup.recipients too; keep one of them"
@@ -215,19 +245,23 @@ def _time_problems(text: Mapping[str, str]) -> Iterator[str]:
             parse_retention(text["retention"])
         except ValueError as error:
             yield f"retention: {error}"
-    for key in ("backup.schedule", "drill.schedule"):
+    for key in SCHEDULES:
         if text[key] and (reason := schedule_problem(text[key])):
             yield f"{key}: {reason}"
 
 
 def schedule_problem(text: str) -> str | None:
-    """What is wrong with a schedule in cron syntax; None: nothing."""
+    """What is wrong with a schedule in cron syntax, five fields; None: nothing."""
     import datetime
 
     from cronsim import CronSim, CronSimError
 
+    if len(text.split()) != 5:
+        return f"{text!r} is no schedule in cron syntax: it has five fields, such as 30 2 * * *"
     try:
-        CronSim(text, datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))
+        next(CronSim(text, datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)))
+    except StopIteration:
+        return f"{text!r} is no schedule: that day never comes"
     except CronSimError as error:
         return f"{text!r} is no schedule in cron syntax: {error}"
     return None

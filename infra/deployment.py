@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from infra.backup_settings import BackupSettings, StoreSettings
 from infra.containers.names import Names
-from infra.locations import StackFolder
+from infra.errors import ConfigurationError
+from infra.locations import StackFolder, default_store_url
 from infra.sensitive import Sensitive
 
 Target = Literal["local", "docker", "kubernetes", "external"]
@@ -24,6 +26,7 @@ SERVICE_POSTGRES = "postgres"
 SERVICE_MODEL = "model"
 SERVICE_SMOLLM2 = "smollm2"
 SERVICE_SERVER = "letta"
+SERVICE_SCHEDULER = "scheduler"
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,13 @@ class Deployment:
     folder: StackFolder | None = None
     profile: Path | None = None
     containers: Names | None = None  # the docker target's
+    backups: BackupSettings = field(default_factory=BackupSettings)
 
     @property
     def secrets(self) -> tuple[Sensitive, ...]:
         """Every secret we know, for redaction."""
-        return tuple(value for value in self.named_secrets.values() if value is not None)
+        named = tuple(value for value in self.named_secrets.values() if value is not None)
+        return named + self.backups.plain_secrets
 
     @property
     def named_secrets(self) -> dict[str, Sensitive | None]:
@@ -144,6 +149,19 @@ def database_from_url(url: Sensitive) -> Database:
         tls=query.get("sslmode", "prefer"),
         authority=query.get("sslrootcert"),
     )
+
+
+def store_settings(deployment: Deployment) -> StoreSettings:
+    """Where the deployment's backups are kept, the references to its credentials followed.
+
+    Raises ConfigurationError when one of them leads nowhere.
+    """
+    try:
+        return deployment.backups.store(default_store_url(deployment.folder))
+    except ValueError as error:
+        source = str(deployment.profile or "the environment")
+        hint = "correct the reference, or what it names"
+        raise ConfigurationError(source, [str(error)], hint) from None
 
 
 def postgres_uri(database: Database, role: Role, query: str = "") -> Sensitive:

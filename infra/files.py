@@ -68,6 +68,18 @@ def held(path: Path, who: str, on_wait: Callable[[str], None] | None = None) -> 
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock file at `path`."""
+    try:
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def made_once(
     folder: Path, who: str, report: Callable[[str], None], fill: Callable[[Path], None]
 ) -> Path:

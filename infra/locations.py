@@ -39,7 +39,11 @@ def _folder(environment: Mapping[str, str], own: str, xdg: str, home: str, syste
     return Path(environment.get(xdg) or Path(home).expanduser()).absolute() / "letta-ops"
 
 
-NOT_A_STACK = ("passphrase", "stacks")
+def backups_folder(state: Path) -> Path:
+    return state / "backups"
+
+
+NOT_A_STACK = ("passphrase", "stacks", "backups")
 
 
 def stack_folder(stack: str, state: Path | None = None) -> StackFolder:
@@ -83,6 +87,16 @@ class StackFolder:
         return self.root / "last-error.json"
 
     @property
+    def schedule(self) -> Path:
+        """When scheduled work ran last, and what came of it."""
+        return self.root / "schedule.json"
+
+    @property
+    def schedule_lock(self) -> Path:
+        """Held by the one that runs scheduled work, as long as it is there."""
+        return self.root / "schedule.lock"
+
+    @property
     def authority(self) -> Path:
         """The certificate of the proxy's own authority, which clients must trust."""
         return self.root / "authority.pem"
@@ -117,6 +131,11 @@ class StackFolder:
     def sockets(self) -> Path:
         """Where Postgres puts its socket: as administrator, only who runs the stack gets in."""
         return self.root / "run"
+
+    @property
+    def backups(self) -> Path:
+        """Where backups are kept by default, of all stacks: it outlives `destroy --delete-data`."""
+        return backups_folder(self.state)
 
     @property
     def backend(self) -> Path:
@@ -173,6 +192,11 @@ class StackFolder:
 
     def log(self, service: str) -> Path:
         return self.logs / f"{service}.log"
+
+
+def default_store_url(folder: StackFolder | None) -> str:
+    """The URL of the store of whoever configured none; `folder` is the stack's, where it has one."""
+    return (folder.backups if folder else backups_folder(state_folder())).as_uri()
 
 
 def make_folder(folder: Path) -> None:

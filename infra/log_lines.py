@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from infra.deployment import Deployment
+from infra.deployment import SERVICE_SCHEDULER, Deployment
 from infra.errors import LettaOpsError
 
 BEFORE_ALL = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -53,11 +53,12 @@ def read(deployment: Deployment, wanted: Wanted) -> Iterator[LogLine]:
     Raises LettaOpsError: `no-logs` for a server that we did not provision here, `unknown-service`
     with the names that there are, and those of `infra.containers.engine`.
     """
-    if deployment.containers is not None:
+    # What is no container's comes from its file, on every target.
+    if deployment.containers is not None and wanted.service != SERVICE_SCHEDULER:
         from infra.containers import logs
 
         return logs.lines(deployment.containers.prefix, wanted, deployment.secrets)
-    if deployment.target == "local" and deployment.folder is not None:
+    if deployment.target in ("local", "docker") and deployment.folder is not None:
         from infra.embedded import logs as files
 
         return files.lines(deployment.folder, wanted, deployment.secrets)

@@ -7,10 +7,12 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive, redact
@@ -114,6 +116,24 @@ def follow(
     a second interruption asks again. With `apart` it has a process group of its own, so that a
     Ctrl-C reaches it through us only; without, it ends with the group that we are in.
     """
+    finished = watch(
+        job, on_line, code=code, hint=hint, what=what, on_interrupt=on_interrupt, apart=apart
+    )
+    if finished.returncode != 0:
+        raise LettaOpsError(code, _failure(job, what, finished), hint)
+
+
+def watch(
+    job: Command,
+    on_line: Callable[[str], None],
+    *,
+    code: str,
+    hint: str,
+    what: str,
+    on_interrupt: Callable[[], None] = lambda: None,
+    apart: bool = False,
+) -> Finished:
+    """Like `follow`, but returns whatever exit code the program had, with the last lines as stderr."""
     log.debug("run: %s", job)
     tail: list[str] = []
 
@@ -154,9 +174,88 @@ def follow(
             read(child)
             raise
         raise
-    if child.returncode != 0:
-        finished = Finished(child.returncode, "", "\n".join(tail))
+    return Finished(child.returncode, "", "\n".join(tail))
+
+
+@contextmanager
+def streamed(job: Command, *, code: str, hint: str, what: str) -> Iterator[IO[bytes]]:
+    """Run `job` and yield its stdout, to be read to its end.
+
+    Raises LettaOpsError with the tail of its stderr (redacted) when the program is absent or, once
+    the block has ended, had another exit code than 0. A block that fails ends the program.
+    """
+    log.debug("run: %s", job)
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            child = subprocess.Popen(
+                job.argv,
+                env=None if job.environment is None else dict(job.environment),
+                cwd=job.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                **_identity(job),
+            )
+        except OSError as error:
+            raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
+        assert child.stdout is not None  # noqa: S101  # for the type checker: it is a pipe
+        try:
+            yield child.stdout
+            child.stdout.close()
+            child.wait()
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        if child.returncode != 0:
+            complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 64 * 1024))
+            said = redact(complaints.read().decode(errors="replace"), job.secrets)
+            finished = Finished(child.returncode, "", said)
+            raise LettaOpsError(code, _failure(job, what, finished), hint)
+
+
+def fed(job: Command, chunks: Iterable[bytes], *, code: str, hint: str, what: str) -> Finished:
+    """Run `job`, hand it `chunks` by stdin, and return its output.
+
+    Raises LettaOpsError like `run`, also when it ends before it has taken everything. When `chunks`
+    raises, the program is ended, and doesn't learn how its input would have gone on.
+    """
+    log.debug("run: %s", job)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaints:
+        try:
+            child = subprocess.Popen(
+                job.argv,
+                env=None if job.environment is None else dict(job.environment),
+                cwd=job.directory,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=complaints,
+                **_identity(job),
+            )
+        except OSError as error:
+            raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
+        assert child.stdin is not None  # noqa: S101  # for the type checker: it is a pipe
+        try:
+            with suppress(BrokenPipeError):  # it has ended, and says why
+                for chunk in chunks:
+                    child.stdin.write(chunk)
+                child.stdin.flush()
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        finally:
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+        child.wait()
+        said = []
+        for source in (output, complaints):
+            source.seek(0)
+            said.append(redact(source.read().decode(errors="replace"), job.secrets))
+    finished = Finished(child.returncode, *said)
+    if finished.returncode != 0:
         raise LettaOpsError(code, _failure(job, what, finished), hint)
+    return finished
 
 
 def start_detached(job: Command, *, output: Path, code: str, hint: str, what: str) -> int:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra import backup_settings
+from infra.backup_settings import BackupSettings
 from infra.containers.database_url import url_problems
 from infra.containers.names import Names
 from infra.deployment import (
@@ -30,21 +32,38 @@ from infra.references import is_reference, resolve
 from infra.sensitive import Sensitive
 
 FORMAT = 1
+# Left by a restore: the fingerprint of the key that came with the backup, and the key before it,
+# which the replaced database needs for as long as it is kept.
+ADOPTED_KEY = "server.encryption_key_adopted"
+PREVIOUS_KEY = "server.encryption_key_previous"
 TARGETS = ("local", "docker", "kubernetes", "external")
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key of the profile: its path (`server.url`), its type, and whether it is a secret."""
+    """One key of the profile: its path (`server.url`), its type, and whether it is a secret.
+
+    `late`: its reference is followed when the value is used, and not when the profile is read.
+    """
 
     path: str
     kind: type = str
     secret: bool = False
+    late: bool = False
 
     @property
     def variable(self) -> str:
         """The environment variable that overrides the key."""
         return "LETTA_OPS_" + self.path.replace(".", "_").upper()
+
+    @property
+    def may_be_overridden(self) -> bool:
+        """LETTA_OPS_VERSION may be anything."""
+        return "." in self.path or self.is_of_backups
+
+    @property
+    def is_of_backups(self) -> bool:
+        return self.path in backup_settings.DEFAULTS
 
 
 KEYS = (
@@ -56,6 +75,8 @@ KEYS = (
     Key("server.authority"),
     Key("server.password", secret=True),
     Key("server.encryption_key", secret=True),
+    Key(ADOPTED_KEY),
+    Key(PREVIOUS_KEY, secret=True),
     Key("database.url", secret=True),
     Key("database.host"),
     Key("database.port", int),
@@ -71,6 +92,10 @@ KEYS = (
     Key("model.handle"),
     Key("model.embedding"),
     Key("containers.prefix"),
+    *(
+        Key(path, secret=path in backup_settings.SECRET, late=path in backup_settings.SECRET)
+        for path in backup_settings.DEFAULTS
+    ),
 )
 SECRET_PATHS = {
     "server-password": "server.password",
@@ -93,7 +118,7 @@ def load(
     overrides = {
         key.path: environment[key.variable]
         for key in KEYS
-        if "." in key.path and environment.get(key.variable)  # LETTA_OPS_VERSION may be anything
+        if key.may_be_overridden and environment.get(key.variable)
     }
     if not path.is_file() and (file or "server.url" not in overrides):
         raise LettaOpsError(
@@ -121,6 +146,7 @@ def parse(
             except ValueError as error:
                 problems.append(f"{name}: {error}")
     problems += _contradictions(clean, values)
+    problems += backup_settings.problems(clean, secrets_hidden=None)
     if problems:
         raise ConfigurationError(source, problems, HINT)
     return _deployment(clean, folder, path)
@@ -135,6 +161,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn flat values into tables again."""
+    tree: dict[str, Any] = {}
+    for name, value in sorted(values.items(), key=lambda item: (item[0].count("."), item[0])):
+        *tables, leaf = name.split(".")
+        table = tree
+        for step in tables:
+            table = table.setdefault(step, {})
+        table[leaf] = value
+    return tree
+
+
 def remember(path: Path, values: Mapping[str, Any]) -> None:
     """Merge flat `values` into the profile at `path`: whole or not at all, mode 0600.
 
@@ -143,14 +181,7 @@ def remember(path: Path, values: Mapping[str, Any]) -> None:
     import tomli_w
 
     merged = (dict(_read(path)) if path.is_file() else {"version": FORMAT}) | dict(values)
-    tree: dict[str, Any] = {}
-    for name, value in sorted(merged.items(), key=lambda item: (item[0].count("."), item[0])):
-        *tables, leaf = name.split(".")
-        table = tree
-        for step in tables:
-            table = table.setdefault(step, {})
-        if value is not None:
-            table[leaf] = value
+    tree = nested({name: value for name, value in merged.items() if value is not None})
     header = (
         "# Written by letta-ops; holds secrets. Keep a copy: without it backups lose secrets.\n"
     )
@@ -160,6 +191,12 @@ def remember(path: Path, values: Mapping[str, Any]) -> None:
 def remembered(path: Path, name: str) -> Any | None:
     """Return what the profile at `path` holds under `name`, or None."""
     return dict(_read(path)).get(name) if path.is_file() else None
+
+
+def plain_values(path: Path) -> dict[str, Any]:
+    """What the profile at `path` holds in flat keys, without what is secret."""
+    hidden = {key.path for key in KEYS if key.secret}
+    return {name: value for name, value in _read(path) if name not in hidden}
 
 
 def _read(path: Path) -> Iterator[tuple[str, Any]]:
@@ -186,7 +223,9 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _convert(key: Key, value: Any) -> Any:
-    if isinstance(value, str):
+    if key.is_of_backups:
+        value = backup_settings.as_text(key.path, value)
+    if isinstance(value, str) and not key.late:
         value = resolve(value)
     if key.secret:
         if not isinstance(value, str) or not value:
@@ -240,6 +279,9 @@ def _deployment(clean: Mapping[str, Any], folder: StackFolder, path: Path | None
         folder=None if target == "external" else folder,
         profile=path,
         containers=Names(clean["containers.prefix"]) if "containers.prefix" in clean else None,
+        backups=BackupSettings(
+            {key: clean[key] for key in backup_settings.DEFAULTS if key in clean}
+        ),
     )
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from infra import last_error
@@ -32,10 +33,14 @@ HINT = "mend the cause and run the same command again: what was made is kept and
 
 @dataclass(frozen=True)
 class Request:
-    """Which stack, and settings (flat keys) to keep in its configuration before it runs."""
+    """Which stack, and settings (flat keys) to keep in its configuration before it runs.
+
+    `held`: the caller holds the stack's lock already.
+    """
 
     stack: str
     config: Mapping[str, str] = field(default_factory=dict)
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
     started = time.monotonic()
     folder = stack_folder(request.stack)
     ensure_writable(folder.root)
-    with held(folder.lock, f"letta-ops {verb}"):
+    with nullcontext() if request.held else held(folder.lock, f"letta-ops {verb}"):
         pulumi = _prepare(folder, request, report, keep=keep)
         events = Events(report, preview=verb == "preview")
         names = container_names(folder.stack, configured(folder))

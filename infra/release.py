@@ -78,6 +78,11 @@ class InstalledRelease:
     def source(self) -> Path:
         return self.folder / "source"
 
+    def knows(self, revision: str) -> bool:
+        """Whether one of the release's migrations has this id."""
+        versions = self.source / "alembic" / "versions"
+        return any(f'"{revision}"' in path.read_text() for path in versions.glob("*.py"))
+
     def is_complete(self) -> bool:
         return is_made(self.folder) and self.python.exists()
 

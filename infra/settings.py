@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from infra import container_settings
+from infra import backup_settings, container_settings
 from infra.container_settings import ContainerSettings, parse_containers
 from infra.containers.names import MODEL_PORT, Names
 from infra.deployment import LOOPBACK, SERVICE_MODEL, Model
@@ -38,7 +38,13 @@ PROVIDERS: Mapping[str, tuple[str, str]] = {
 }
 OPENAI_URL = "https://api.openai.com/v1"
 ENVIRONMENT = "server.environment."
-KNOWN = (*DEFAULTS, "model", *PROVIDERS, *container_settings.DEFAULTS)
+KNOWN = (
+    *DEFAULTS,
+    "model",
+    *PROVIDERS,
+    *container_settings.DEFAULTS,
+    *backup_settings.DEFAULTS,
+)
 # More than one worker would each start without what `embedded/launch.py` prepares.
 RESERVED = (
     "LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY",
@@ -63,6 +69,7 @@ class Settings:
     model: ModelChoice
     environment: Mapping[str, str | Sensitive] = field(default_factory=dict)
     containers: ContainerSettings | None = None  # of the docker target
+    backups: Mapping[str, str | Sensitive] = field(default_factory=dict)  # as given, by key
 
     @property
     def docker(self) -> ContainerSettings:
@@ -131,6 +138,7 @@ def parse(
         problems.append(f"target: {chosen['target']!r} is unknown; this letta-ops knows {known}")
     server = dict(_environment(values, secret_keys, environment, problems))
     model = _model(values, problems)
+    backups = dict(_backups(values, secret_keys, problems))
     containers = None
     if chosen["target"] == "docker":
         containers = parse_containers(stack, values, secret_keys, environment, problems)
@@ -155,6 +163,7 @@ def parse(
         model=model,
         environment=server,
         containers=containers,
+        backups=backups,
     )
 
 
@@ -224,6 +233,22 @@ def _model(values: Mapping[str, Any], problems: list[str]) -> ModelChoice:
             " too; keep one of them"
         )
     return cast(ModelChoice, choice)
+
+
+def _backups(
+    values: Mapping[str, Any], secret_keys: frozenset[str], problems: list[str]
+) -> Iterator[tuple[str, str | Sensitive]]:
+    """Yield what is configured for backups; references stay what they are."""
+    given: dict[str, str] = {}
+    for name in backup_settings.DEFAULTS:
+        try:
+            given[name] = backup_settings.as_text(name, values.get(name, ""))
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    problems += backup_settings.problems(given, secrets_hidden=secret_keys)
+    for name, text in given.items():
+        if text:
+            yield name, Sensitive(text) if name in secret_keys else text
 
 
 def _environment(

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from infra.errors import LettaOpsError
+
 if TYPE_CHECKING:
     from infra.backup_settings import StoreSettings
 
@@ -40,7 +42,8 @@ class Store(Protocol):
 
     `store-unreachable` (no connection, no answer in time, 5xx after retries), `store-denied`
     (credentials or permissions), `store-missing` (no such bucket or folder), `store-full` (no
-    space or quota), `store-failed` (anything else that the store says).
+    space or quota), `store-failed` (anything else that the store says), `object-name` (see
+    `checked`).
     """
 
     url: str  # for people; holds no secret
@@ -76,6 +79,22 @@ class Store(Protocol):
         """Yield what aborted writes have left (drafts, multipart uploads) since before `older_than`;
         with `remove`, remove each."""
         ...
+
+
+def checked(name: str) -> str:
+    """Return `name`, which leads out of no store, and which no store hides as a draft.
+
+    Raises LettaOpsError (`object-name`): a name may come from a manifest that somebody altered.
+    """
+    steps = name.split("/")
+    # isprintable: no control characters, and nothing that can't be encoded.
+    if not name.isprintable() or any(step == "" or step.startswith(".") for step in steps):
+        raise LettaOpsError(
+            "object-name",
+            f"{name!r} can't be the name of an object",
+            "names have steps with a slash between them; no step is empty or begins with a dot",
+        )
+    return name
 
 
 def open_store(settings: StoreSettings) -> Store:

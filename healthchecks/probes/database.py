@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from healthchecks.facts import DatabaseFacts, database_facts, reading, running_version
+from healthchecks.facts import reading, running_version
 from healthchecks.model import Measurement
+from infra.database_facts import DatabaseFacts, database_facts
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 from infra.release import RELEASES

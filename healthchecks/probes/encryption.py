@@ -55,7 +55,7 @@ def look_at_secrets(deployment: Deployment) -> Encryption:
     encrypted = opened = tried = columns = 0
     unopened: list[str] = []
     with reading(deployment) as link:
-        for column, values in _columns(link):
+        for column, values in encrypted_columns(link):
             columns += 1
             sealed = [value for value in values if looks_encrypted(value)]
             encrypted += len(sealed)
@@ -97,7 +97,7 @@ def opens(key: Sensitive, value: str) -> bool:
     return True
 
 
-def _columns(link: psycopg.Connection[Any]) -> Iterator[tuple[str, list[str]]]:
+def encrypted_columns(link: psycopg.Connection[Any]) -> Iterator[tuple[str, list[str]]]:
     """Yield every `*_enc` column that we may read, with its values, the newest rows' first."""
     from psycopg import sql
 

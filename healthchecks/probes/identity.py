@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from healthchecks.facts import agents_by_api, count_agents, database_facts, reading, request
+from healthchecks.facts import agents_by_api, count_agents, reading, request
 from healthchecks.model import Measurement
+from infra.database_facts import database_facts
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from healthchecks.facts import database_facts, reading
+from healthchecks.facts import reading
 from healthchecks.model import Measurement
+from infra.database_facts import database_facts
 from infra.deployment import SERVICE_SERVER, Deployment
 from infra.errors import LettaOpsError
 

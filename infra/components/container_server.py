@@ -12,11 +12,11 @@ import pulumi
 from infra.components.container import SHAPE_DIGEST, Place, Shape, container, own_tmpfs
 from infra.components.container_base import Base
 from infra.components.container_resources import File
-from infra.components.letta import IMPORT_FIRST, SECRETS, server_environment
 from infra.containers.names import LAUNCH, PYTHON, SECRETS_FOLDER, SERVER_PORT, SERVER_USER
 from infra.deployment import SERVICE_SERVER
 from infra.launch_document import launch_document, secret_values
 from infra.sensitive import Sensitive, revealed
+from infra.server_environment import IMPORT_FIRST, SECRETS, server_environment
 
 HOME = PurePosixPath("/home/letta")
 SANDBOX = PurePosixPath("/sandbox")

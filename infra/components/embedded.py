@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 from pulumi import dynamic
 
+from infra.backup_settings import DEFAULTS
 from infra.embedded.migration import EmbeddedMigration
 from infra.embedded.postgres import PostgresCluster
 from infra.embedded.runtime import LettaRelease, SmolLM2
@@ -149,6 +150,15 @@ def urls(providers: Mapping[str, str | Sensitive]) -> Any:
     plain = {name: revealed(url) for name, url in providers.items()}
     hidden = any(isinstance(url, Sensitive) for url in providers.values())
     return pulumi.Output.secret(plain) if hidden else plain
+
+
+def backup_settings(given: Mapping[str, str | Sensitive]) -> dict[str, Any]:
+    """The profile's keys about backups; what is not given is taken out of it."""
+    hidden = {
+        key: pulumi.Output.secret(value.reveal()) if isinstance(value, Sensitive) else value
+        for key, value in given.items()
+    }
+    return {**dict.fromkeys(DEFAULTS, ""), **hidden}
 
 
 class Endpoints(Resource, module="letta-ops", name="ModelEndpoints"):

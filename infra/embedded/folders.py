@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from infra.accounts import PLAIN, give, let_through, service_account
 from infra.locations import StackFolder, make_folder
@@ -14,13 +15,22 @@ def prepare_folders(folder: StackFolder) -> None:
     What lies between is ours, so that nothing in there can be replaced by those accounts.
     """
     server, postgres = service_account(folder, "server"), service_account(folder, "postgres")
-    mode = 0o700 if server.is_us else 0o711
-    for ours in (folder.root, folder.data, folder.services, folder.programs, folder.logs):
-        make_folder(ours)
-        ours.chmod(mode)
+    prepare_own_folders(folder)
+    _ours(folder.data)
     give(server, folder.home, folder.sandbox)
     give(postgres, folder.sockets)
     let_through(server, folder.root)
+
+
+def prepare_own_folders(folder: StackFolder) -> None:
+    """Make what a service of the operator's own needs: on the docker target there are no accounts."""
+    for ours in (folder.root, folder.services, folder.programs, folder.logs):
+        _ours(ours)
+
+
+def _ours(path: Path) -> None:
+    make_folder(path)
+    path.chmod(0o711 if os.geteuid() == 0 else 0o700)
 
 
 def plain_environment(folder: StackFolder) -> dict[str, str]:

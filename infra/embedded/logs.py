@@ -16,7 +16,7 @@ from infra.sensitive import Sensitive, redact
 
 POLL_SECONDS = 0.25
 # These are shown when they are named: they are about the stack's making, not about its work.
-NOT_SERVICES = ("supervisord", "migration-")
+NOT_SERVICES = ("supervisord", "migration-", "operations")
 # How Postgres, Python's logging and supervisord begin a line; other zones than UTC are our own.
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d{1,6})\d*)?(Z| UTC)?")
 

@@ -20,8 +20,7 @@ class EmbeddedMigration(migration.Migration):
     """Further inputs: `owner_password`, `cache`, `python` (of the installed release)."""
 
     def knows(self, folder: StackFolder, inputs: Properties, revision: str) -> bool:
-        versions = _where(inputs).source / "alembic" / "versions"
-        return any(f'"{revision}"' in path.read_text() for path in versions.glob("*.py"))
+        return _where(inputs).knows(revision)
 
     def alembic(
         self, folder: StackFolder, inputs: Properties, keep: Callable[[str], None], log: Path

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra.accounts import Account, service_account
+from infra.accounts import Account, operator, service_account
 from infra.deployment import LOOPBACK
 from infra.embedded import supervisor
-from infra.embedded.folders import plain_environment, prepare_folders
+from infra.embedded.folders import plain_environment, prepare_folders, prepare_own_folders
 from infra.errors import LettaOpsError
 from infra.files import write_file, write_private
 from infra.launch_document import launch_document, secret_values
@@ -24,6 +24,7 @@ from infra.process import tail
 from infra.providers.provider import Properties, Provider
 from infra.sensitive import Sensitive
 
+OPERATOR = "operator"  # the account of whoever runs `up`
 PACKAGE_FOLDER = Path(__file__).parent.parent
 POLL_SECONDS = 0.2
 FAILING_SECONDS = 20.0  # how long a service may fail to start before we stop waiting
@@ -51,15 +52,17 @@ environment={environment}
 
 class SupervisedService(Provider):
     """Inputs: `name`, `command` (list), `directory`, `health` (see `_healthy`), `port`, `digest` (of
-    what else it depends on), and optionally `account` (`postgres`; else `server`), `files` (of this
-    package, copied beside the program), `stop_signal`, `environment` (written to the file that
-    `launch.py` reads) with `secret_names` (which of it are secrets) and `import_first` (the module
-    that reads them).
+    what else it depends on), and optionally `account` (`postgres`, `operator`; else `server`), `files`
+    (of this package, copied beside the program), `stop_signal`, `environment` (written to the file
+    that `launch.py` reads) with `secret_names` (which of it are secrets) and `import_first` (the
+    module that reads them).
+
+    A service of the `operator` has the plain `variables`, and the `path` of when it was made.
     """
 
     compared: ClassVar[tuple[str, ...]] = (
         "command", "directory", "account", "environment", "health", "port", "digest", "files",
-        "stop_signal",
+        "stop_signal", "variables",
     )  # fmt: skip
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
@@ -105,8 +108,11 @@ class SupervisedService(Provider):
         return None
 
     def _start(self, folder: StackFolder, inputs: Properties) -> None:
-        prepare_folders(folder)
-        account = service_account(folder, inputs.get("account") or "server")
+        account = _account(folder, inputs)
+        if inputs.get("account") == OPERATOR:
+            prepare_own_folders(folder)
+        else:
+            prepare_folders(folder)
         for name in inputs.get("files") or []:
             copy = folder.script(name)
             shutil.copyfile(PACKAGE_FOLDER / name, copy)
@@ -123,6 +129,8 @@ class SupervisedService(Provider):
 def program(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) -> str:
     """Return the service's supervisord file. It holds no secret."""
     environment = plain_environment(folder)
+    if inputs.get("account") == OPERATOR:
+        environment |= {**inputs["variables"], "PATH": inputs["path"]}
     pairs = ",".join(f'{name}="{value}"' for name, value in environment.items())
     stop_signal = inputs.get("stop_signal") or "TERM"
     fields = {
@@ -148,7 +156,7 @@ def write_environment(account: Account, folder: StackFolder, inputs: Mapping[str
 
 def is_written(folder: StackFolder, inputs: Mapping[str, Any]) -> bool:
     """Whether the files that the service starts from are those that `inputs` ask for."""
-    account = service_account(folder, inputs.get("account") or "server")
+    account = _account(folder, inputs)
     try:
         same = folder.program(inputs["name"]).read_text() == program(account, folder, inputs)
         if same and inputs.get("environment"):
@@ -156,6 +164,12 @@ def is_written(folder: StackFolder, inputs: Mapping[str, Any]) -> bool:
     except OSError:
         return False
     return same
+
+
+def _account(folder: StackFolder, inputs: Mapping[str, Any]) -> Account:
+    if inputs.get("account") == OPERATOR:
+        return operator()
+    return service_account(folder, inputs.get("account") or "server")
 
 
 def _document(inputs: Mapping[str, Any]) -> str:
@@ -175,7 +189,8 @@ def _wait(folder: StackFolder, inputs: Mapping[str, Any]) -> None:
     failing_since: float | None = None
     while True:
         state = supervisor.states(folder).get(name)
-        if state is not None and state.running and _healthy(health, int(inputs["port"])):
+        settled = state is not None and state.running and state.uptime >= health.get("uptime", 0)
+        if settled and _healthy(health, int(inputs["port"])):
             return
         now = time.monotonic()
         if state is not None and state.running and state.uptime > FAILING_SECONDS:
@@ -203,8 +218,13 @@ def _is_coming(state: supervisor.ServiceState, health: Mapping[str, Any]) -> boo
 
 
 def _healthy(health: Mapping[str, Any], port: int) -> bool:
-    """`{"kind": "tcp"}`: it accepts connections; `{"kind": "http", "path": ...}`: it answers 200."""
+    """`{"kind": "tcp"}`: it accepts connections; `{"kind": "http", "path": ...}`: it answers 200.
+
+    `{"kind": "none"}`: it listens nowhere. With any, `uptime` seconds have to be behind it.
+    """
     try:
+        if health["kind"] == "none":
+            return True
         if health["kind"] == "tcp":
             with socket.create_connection((LOOPBACK, port), timeout=1):
                 return True

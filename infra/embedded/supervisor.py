@@ -24,6 +24,7 @@ from infra.process import command, start_detached, tail
 START_SECONDS = 15.0
 STOP_SECONDS = 660.0  # a large database writes its last checkpoint as long as it takes
 ANSWER_SECONDS = 10.0
+POLL_SECONDS = 0.2
 
 CONFIGURATION = """\
 ; Written by letta-ops.
@@ -175,14 +176,22 @@ def drop_service(folder: StackFolder, name: str) -> None:
 
 
 def _drop(supervisor: Any, name: str) -> None:
+    """Stop the service and forget it. One that was just being started outlives the first stop."""
     from supervisor.xmlrpc import Faults
 
-    for call in (supervisor.stopProcessGroup, supervisor.removeProcessGroup):
+    deadline = time.monotonic() + STOP_SECONDS
+    while True:
         try:
-            call(name)
+            supervisor.stopProcessGroup(name)
+            supervisor.removeProcessGroup(name)
         except xmlrpc.client.Fault as fault:
-            if fault.faultCode not in (Faults.BAD_NAME, Faults.NOT_RUNNING):
+            if fault.faultCode == Faults.BAD_NAME:
+                return
+            if fault.faultCode != Faults.STILL_RUNNING or time.monotonic() > deadline:
                 raise
+            time.sleep(POLL_SECONDS)
+        else:
+            return
 
 
 def _refused(folder: StackFolder, error: Exception) -> LettaOpsError:

@@ -9,6 +9,7 @@ and keeps the passphrase's salt of this machine out of a file that is under vers
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,16 @@ def write_project(
 def configured(folder: StackFolder, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The stack's configuration in flat keys (`server.port`); {} where nothing is configured."""
     return _flat(_load(configuration_file(folder, environment)))[0]
+
+
+def plain_settings(folder: StackFolder) -> dict[str, Any]:
+    """The stack's configuration in flat keys, without what is encrypted; URLs without passwords."""
+    values, encrypted = _flat(_load(configuration_file(folder)))
+    return {
+        key: re.sub(r"//[^/@\s]*@", "//", value) if isinstance(value, str) else value
+        for key, value in values.items()
+        if key not in encrypted
+    }
 
 
 def configuration_file(folder: StackFolder, environment: Mapping[str, str] = os.environ) -> Path:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from infra.errors import LettaOpsError
+from infra.fingerprint import key_fingerprint
 from infra.locations import StackFolder
-from infra.profiles import remember
+from infra.profiles import ADOPTED_KEY, remember, remembered
 from infra.providers.provider import Properties, Provider
+from infra.sensitive import Sensitive
 from infra.stack_secrets import kept_value
 
 # What the data depends on for ever: with another key, Letta's stored secrets can't be read.
@@ -36,7 +38,7 @@ class GeneratedValue(Provider):
         """A password changed in the profile wins; a lost profile gets the known value back."""
         kept = kept_value(folder, new["key"])
         value = kept or old["value"]
-        if value != old["value"] and new["key"] in FIXED:
+        if value != old["value"] and new["key"] in FIXED and not _adopted(folder, value):
             raise LettaOpsError(
                 "fixed-value-changed",
                 f"{new['key']} in {folder.profile} is not the one that the data was written with",
@@ -61,3 +63,9 @@ class GeneratedValue(Provider):
                 f" data. To begin anew, run"
                 f" `letta-ops --stack {folder.stack} destroy --delete-data`",
             )
+
+
+def _adopted(folder: StackFolder, value: str) -> bool:
+    """Whether a restore has put `value` there, together with the data that was written with it."""
+    wanted = remembered(folder.profile, ADOPTED_KEY)
+    return wanted is not None and wanted == key_fingerprint(Sensitive(value))

@@ -13,7 +13,8 @@ from infra.components.container_extras import Proxy, fake_model, redis
 from infra.components.container_postgres import ContainerPostgres
 from infra.components.container_resources import Switch
 from infra.components.container_server import Servers
-from infra.components.embedded import Record, urls
+from infra.components.embedded import Record, backup_settings, urls
+from infra.components.scheduler import scheduler
 from infra.components.secrets import Secrets
 from infra.container_settings import ContainerSettings
 from infra.containers.database_preflight import image_is_there
@@ -87,7 +88,8 @@ def build(folder: StackFolder, settings: Settings) -> None:
         pulumi.ResourceOptions(depends_on=[proxy.container.ready, *servers.ready]),
     )
     values = _profile(folder, settings, chosen, model)
-    Record(folder, values, pulumi.ResourceOptions(depends_on=[switch]))
+    record = Record(folder, values, pulumi.ResourceOptions(depends_on=[switch]))
+    scheduler(folder, settings, record)
     pulumi.export("url", settings.server_url)
     pulumi.export("profile", str(folder.profile))
 
@@ -119,6 +121,7 @@ def _profile(
         **_database(chosen),
         "model.handle": model.handle or "",
         "model.embedding": model.embedding or "",
+        **backup_settings(settings.backups),
     }
 
 

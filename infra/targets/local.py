@@ -6,10 +6,16 @@ from typing import Any
 
 import pulumi
 
-from infra.components.embedded import Endpoints, Record, ReleaseInstallation
+from infra.components.embedded import (
+    Endpoints,
+    Record,
+    ReleaseInstallation,
+    backup_settings,
+)
 from infra.components.letta import server
 from infra.components.model import ModelService
 from infra.components.postgres import Postgres
+from infra.components.scheduler import scheduler
 from infra.components.secrets import Secrets
 from infra.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE, Model
 from infra.locations import StackFolder
@@ -38,7 +44,8 @@ def build(folder: StackFolder, settings: Settings) -> None:
         model, environment = FAKE_MODEL, service.environment
         after.append(service.ready)
     letta = server(folder, settings, secrets, release, environment, after)
-    Record(folder, _profile(settings, model), pulumi.ResourceOptions(depends_on=[letta]))
+    record = Record(folder, _profile(settings, model), pulumi.ResourceOptions(depends_on=[letta]))
+    scheduler(folder, settings, record)
     pulumi.export("url", settings.server_url)
     pulumi.export("profile", str(folder.profile))
 
@@ -56,4 +63,5 @@ def _profile(settings: Settings, model: Model) -> dict[str, Any]:
         "database.tls": "disable",
         "model.handle": model.handle or "",
         "model.embedding": model.embedding or "",
+        **backup_settings(settings.backups),
     }

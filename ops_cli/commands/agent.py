@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ops_cli.auditing import audited
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, new_app
 from ops_cli.output import Part, Table, note, present
@@ -103,7 +104,11 @@ def import_agents(
         plan = importing.plan_import(invocation.deployment(), agent_file, choices)
         _present_plan(invocation, plan)
         return
-    imported = importing.import_agents(invocation.deployment(), agent_file, choices)
+    deployment = invocation.deployment()
+    with audited(invocation, "agent import", str(file)) as operation:
+        operation.deployment = deployment
+        imported = importing.import_agents(deployment, agent_file, choices)
+        operation.detail["agents"] = [agent.id for agent in imported.agents]
     _warn(imported.warnings)
     answer = {
         "stack": invocation.stack,

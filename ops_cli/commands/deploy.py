@@ -11,6 +11,7 @@ import typer
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.profiles import load
+from ops_cli.auditing import audited, known_deployment
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Config, DryRun, Yes, new_app, settings
 from ops_cli.output import Part, Table, UnsuccessfulError, facts, present
@@ -65,21 +66,24 @@ def up(
         _preview(invocation, request)
         return
     smoke: Smoke | None = None
-    with progress(invocation) as report:
-        outcome = provision.up(request, report)
-        deployment = load(invocation.folder, environment={})
-        if not no_smoke:
-            smoke = _smoke(deployment, report)
-    answer = {
-        "stack": outcome.stack,
-        "changes": dict(outcome.changes),
-        "seconds": round(outcome.seconds, 1),
-        "url": deployment.server.url,
-        "profile": str(deployment.profile) if deployment.profile else None,
-        "smoke": smoke and smoke.as_json(),
-    }
-    if smoke is not None and not smoke.passed:
-        raise failure(invocation, smoke, answer)
+    with audited(invocation, "up") as operation:
+        operation.detail["settings"] = sorted(request.config)  # values may be anything
+        with progress(invocation) as report:
+            outcome = provision.up(request, report)
+            operation.detail["changes"] = dict(outcome.changes)
+            deployment = operation.deployment = load(invocation.folder, environment={})
+            if not no_smoke:
+                smoke = _smoke(deployment, report)
+        answer = {
+            "stack": outcome.stack,
+            "changes": dict(outcome.changes),
+            "seconds": round(outcome.seconds, 1),
+            "url": deployment.server.url,
+            "profile": str(deployment.profile) if deployment.profile else None,
+            "smoke": smoke and smoke.as_json(),
+        }
+        if smoke is not None and not smoke.passed:
+            raise failure(invocation, smoke, answer)
     present(invocation, answer, lambda shown: _render_up(invocation, shown))
 
 
@@ -122,8 +126,11 @@ def destroy(
         return
     if not yes:
         _ask(invocation, delete_data)
-    with progress(invocation) as report:
+    with audited(invocation, "destroy") as operation, progress(invocation) as report:
+        operation.detail["delete_data"] = delete_data
+        operation.deployment = known_deployment(invocation)
         outcome = provision.destroy(request, report, delete_data=delete_data)
+        operation.ends_database = True
     answer = {
         "stack": outcome.stack,
         "changes": dict(outcome.changes),

@@ -27,6 +27,8 @@ def show(context: typer.Context) -> None:
 
 def described(deployment: Deployment) -> dict[str, Any]:
     """Turn a deployment into the tree of its profile, without a single secret."""
+    from infra.profiles import nested
+
     database = deployment.database
     return {
         "stack": deployment.stack,
@@ -51,6 +53,7 @@ def described(deployment: Deployment) -> dict[str, Any]:
             "reader_password": _hidden(database.reader.password),
         },
         "model": {"handle": deployment.model.handle, "embedding": deployment.model.embedding},
+        **nested({key: str(value) for key, value in deployment.backups.values.items()}),
     }
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from infra.deployment import store_settings
 from infra.errors import ConfigurationError, LettaOpsError
-from infra.locations import StackFolder
+from infra.locations import StackFolder, stack_folder
 from infra.profiles import KEYS, load, parse, remember, remembered
 
 FULL = {
@@ -113,6 +114,8 @@ PROBLEMS = [
     ({"server.url": "http://a", "database.host": "h", "database.port": 0}, "between 1 and 65535"),
     ({"server.url": "http://a", "server.password": "file:/no/such"}, "/no/such cannot be read"),
     ({"server.url": "http://a", "server.password": "cmd:false"}, "exit code 1"),
+    ({"server.url": "http://a", "store.url": "/srv"}, "store.url: must begin with file://"),
+    ({"server.url": "http://a", "backup.recipients": ["age1"]}, "recipients: must be a text"),
 ]
 
 
@@ -123,6 +126,43 @@ def test_a_problem_is_named_with_its_key(
     with pytest.raises(ConfigurationError) as failure:
         parse(values, "test", folder)
     assert problem in failure.value.message
+
+
+def test_settings_of_backups_are_texts_and_their_secrets_are_not_followed(
+    folder: StackFolder, tmp_path: Path
+) -> None:
+    folder.root.mkdir()
+    folder.profile.write_text(
+        'retention = "last=2"\n[server]\nurl = "http://a"\n'
+        '[store]\nurl = "cmd:printf s3://b"\npath_style = true\ntimeout = 5\n'
+        '[backup]\nidentity = "file:/offline"\nescrow = false\n'
+    )
+    deployment = load(folder, environment={"LETTA_OPS_RETENTION": "last=3"})
+    backups = deployment.backups
+    assert backups.retention.last == 3
+    assert backups.escrow is False
+    assert backups.store("").url == "s3://b"
+    assert (backups.store("").path_style, backups.store("").timeout) == (True, 5.0)
+    with pytest.raises(ValueError, match="/offline cannot be read"):
+        _ = backups.identity
+
+
+def test_the_default_store_is_beside_the_stacks(folder: StackFolder, tmp_path: Path) -> None:
+    values = {"server.url": "http://a", "target": "local"}
+    assert store_settings(parse(values, "test", folder)).url == f"file://{tmp_path}/backups"
+    with pytest.raises(LettaOpsError):
+        stack_folder("backups", tmp_path)
+
+
+def test_a_credential_that_leads_nowhere_is_named_when_the_store_is_opened(
+    folder: StackFolder,
+) -> None:
+    keys = {"store.access_key_id": "file:/nowhere", "store.secret_access_key": "a-plain-secret"}
+    deployment = parse({"server.url": "http://a", **keys}, "test", folder)
+    with pytest.raises(ConfigurationError, match="/nowhere cannot be read") as failure:
+        store_settings(deployment)
+    assert "a-plain-secret" not in str(failure.value)
+    assert [secret.reveal() for secret in deployment.secrets] == ["a-plain-secret"]
 
 
 def test_a_missing_profile_says_how_to_get_one(folder: StackFolder) -> None:

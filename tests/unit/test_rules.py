@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from healthchecks import rules
-from healthchecks.facts import DatabaseFacts, Tables
 from healthchecks.model import State, Thresholds
 from healthchecks.probes.api import ApiAnswer
 from healthchecks.probes.authentication import Attempt, Strangers
@@ -19,6 +18,7 @@ from healthchecks.probes.encryption import Encryption
 from healthchecks.probes.identity import Identity
 from healthchecks.probes.release import RunningRelease
 from healthchecks.probes.services import Listener, Listeners, Service, Services
+from infra.database_facts import DatabaseFacts, Tables
 from infra.errors import LettaOpsError
 
 LIMITS = Thresholds(today=dt.date(2026, 11, 21))

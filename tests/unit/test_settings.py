@@ -56,6 +56,9 @@ PROBLEMS = [
     ),
     ({"providers.openai.api_key": "sk-plain"}, "providers.openai.api_key: is in plain text"),
     ({"providers.openai.api_key": "env:NOPE"}, "the environment variable NOPE is not set"),
+    ({"backup.passphrase": "sk-plain"}, "backup.passphrase: is in plain text"),
+    ({"backup.schedule": "often"}, "backup.schedule: 'often' is no schedule"),
+    ({"store.ulr": "x"}, "store.ulr: unknown key, did you mean store.url?"),
     ({"server.environment.LETTA_PG_URI": "x"}, "LETTA_PG_URI: is set by letta-ops itself"),
 ]
 
@@ -73,6 +76,26 @@ def test_every_problem_is_named_at_once() -> None:
         parse("local", {"target": "moon", "release": "0", "server.port": "x"}, environment={})
     assert len(failure.value.problems) == 3
     assert "3 problems" in failure.value.message
+
+
+@pytest.mark.parametrize("target", ["local", "docker"])
+def test_settings_of_backups_are_kept_as_given_on_every_target(target: str) -> None:
+    values = {
+        "store.url": "s3://b/p",
+        "backup.escrow": False,
+        "backup.identity": "file:/offline",
+        "backup.passphrase": "",
+        "store.access_key_id": "kept-by-pulumi",
+        "store.secret_access_key": "kept-by-pulumi",
+    }
+    hidden = frozenset(["store.access_key_id", "store.secret_access_key"])
+    settings = parse(target, values, hidden, environment={})
+    assert settings.backups == {
+        "store.url": "s3://b/p",
+        "backup.escrow": "false",
+        "backup.identity": "file:/offline",
+        **dict.fromkeys(hidden, Sensitive("kept-by-pulumi")),
+    }
 
 
 DOCKER_PROBLEMS = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from healthchecks.facts import DatabaseFacts, Tables
 from healthchecks.status import Status, observe
+from infra.database_facts import DatabaseFacts, Tables
 from infra.deployment import Database, Deployment, Role, Server
 
 NOWHERE = Server("http://127.0.0.1:9")

@@ -10,6 +10,7 @@ import pytest
 from pulumi.runtime import rpc
 from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs, Mocks
 
+from infra.backup_settings import DEFAULTS
 from infra.locations import StackFolder
 from infra.profiles import SECRET_PATHS, remember
 from infra.settings import parse
@@ -108,8 +109,43 @@ def test_no_command_holds_a_secret(build: Any) -> None:
 
 def test_a_literal_secret_in_the_profile_record_would_be_seen(build: Any) -> None:
     values = build({})["profile"].inputs["values"]
-    assert not [key for key in values if "password" in key or "key" in key.rpartition(".")[2]]
+    given = [key for key, value in values.items() if value]
+    assert not [key for key in given if "password" in key or "key" in key.rpartition(".")[2]]
     assert values["server.url"] == "http://127.0.0.1:8283"
+
+
+def test_settings_of_backups_are_recorded_as_given_and_others_are_taken_out(build: Any) -> None:
+    given = {"store.url": "s3://b/p", "backup.passphrase": "env:BACKUP_PASSPHRASE"}
+    values = build(given)["profile"].inputs["values"]
+    recorded = {key: values[key] for key in DEFAULTS}
+    assert recorded == {**dict.fromkeys(DEFAULTS, ""), **given}
+
+
+SCHEDULED = {"backup.schedule": "30 2 * * *"}
+
+
+def test_only_a_schedule_brings_a_scheduler_and_another_one_restarts_it(build: Any) -> None:
+    assert "scheduler" not in build({"store.url": "s3://b"})
+    inputs = build(SCHEDULED)["scheduler"].inputs
+    assert inputs["command"][-3:] == ["backup", "schedule", "--run"]
+    assert inputs["account"] == "operator"
+    other = build({**SCHEDULED, "drill.schedule": "0 4 * * 0"})["scheduler"].inputs
+    assert other["digest"] != inputs["digest"]
+
+
+def test_the_scheduler_knows_where_things_are_and_no_secret(
+    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:a-secret@proxy:1")
+    monkeypatch.setenv("AWS_PROFILE", "backups")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///elsewhere.sock")
+    variables = build(SCHEDULED)["scheduler"].inputs["variables"]
+    assert variables["LETTA_OPS_STATE"] == str(tmp_path)
+    assert variables["LETTA_OPS_CACHE"] == str(tmp_path / "cache")
+    assert variables["DOCKER_HOST"] == "unix:///elsewhere.sock"
+    assert variables["AWS_PROFILE"] == "backups"
+    assert "a-secret" not in str(variables)
 
 
 def test_pulumi_is_told_what_is_secret(build: Any) -> None:
@@ -145,6 +181,12 @@ def docker_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     values = {path: f"value-of-{path}" for path in SECRET_PATHS.values()} | {"id": "the-id"}
     remember(StackFolder(tmp_path, "demo").profile, values)
     return run
+
+
+def test_a_docker_stack_has_its_scheduler_on_the_machine(docker_build: Any) -> None:
+    resources = docker_build(SCHEDULED)
+    assert resources["scheduler"].inputs["health"]["kind"] == "none"
+    assert "scheduler" not in str(sorted(containers(resources)))
 
 
 def containers(resources: dict[str, MockResourceArgs]) -> dict[str, dict[str, Any]]:

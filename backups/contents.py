@@ -1,0 +1,138 @@
+"""What a database contains, by content: row counts and digests of every table, and the sequences.
+
+The digest of a table is the sum, over its rows, of the two halves of MD5(row as text): it doesn't
+depend on the order of rows, on physical layout, or on the major version. Vectors go in by their
+binary form, which is exact and much quicker than 4,096 numbers as text. It proves that what came
+back is what was there; that nobody altered the stored parts is what their SHA-256 is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from backups.manifest import Database, Table
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import sql
+
+# The text of a value must not depend on who asks.
+SESSION = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "search_path": "pg_catalog",  # how a regclass is written
+}
+OWN_TABLES = """
+SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+  AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1, 2
+"""
+COLUMNS = """
+SELECT a.attname, t.typname, tn.nspname FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
+WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+ORDER BY a.attnum
+"""
+BINARY = ("vector", "halfvec", "sparsevec")
+HALF = 15  # hex digits of MD5 that fit into a bigint
+
+OnTable = Callable[[str], None]
+
+
+def read_tables(
+    link: psycopg.Connection[Any], on_table: OnTable = lambda _: None
+) -> dict[str, Table]:
+    """Return rows and digest of every table, by `schema.name`. Raises psycopg.Error."""
+    _settle(link)
+    found = {}
+    for schema, name, oid in link.execute(OWN_TABLES).fetchall():
+        on_table(name)
+        row = link.execute(_digest_query(link, schema, name, oid)).fetchone()
+        rows, first, second = row or (0, 0, 0)
+        digest = f"{int(first) % (1 << 64):016x}{int(second) % (1 << 64):016x}"
+        found[f"{schema}.{name}"] = Table(int(rows), digest)
+    return found
+
+
+def read_sequences(link: psycopg.Connection[Any]) -> dict[str, int]:
+    """Return the last value of every sequence, by `schema.name`; 0 for one that was never used."""
+    rows = link.execute(
+        "SELECT schemaname || '.' || sequencename, coalesce(last_value, 0) FROM pg_sequences"
+    )
+    return {str(name): int(value) for name, value in rows}
+
+
+def compare(
+    link: psycopg.Connection[Any], expected: Database, renamed: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return in words how the database at `link` differs from `expected`; [] when it is equal.
+
+    `renamed` maps schemas of `expected` to what they are called here. Sequences may have gone on.
+    """
+    found, sequences = read_tables(link), read_sequences(link)
+
+    def here(name: str) -> str:
+        schema, _, rest = name.partition(".")
+        return f"{(renamed or {}).get(schema, schema)}.{rest}"
+
+    tables = {here(name): table for name, table in expected.tables.items()}
+    wanted = {here(name): value for name, value in expected.sequences.items()}
+    return [*_tables_differ(tables, found), *_sequences_differ(wanted, sequences)]
+
+
+def _tables_differ(expected: Mapping[str, Table], found: Mapping[str, Table]) -> Iterator[str]:
+    for name in sorted(expected.keys() | found.keys()):
+        there, wanted = found.get(name), expected.get(name)
+        if there is None:
+            yield f"table {name} is missing"
+        elif wanted is None:
+            yield f"table {name} is not in the backup"
+        elif there.rows != wanted.rows:
+            yield f"table {name} has {there.rows} rows, the backup {wanted.rows}"
+        elif there.digest != wanted.digest:
+            yield f"the content of table {name} differs"
+
+
+def _sequences_differ(expected: Mapping[str, int], found: Mapping[str, int]) -> Iterator[str]:
+    for name, value in sorted(expected.items()):
+        if name not in found:
+            yield f"sequence {name} is missing"
+        elif found[name] < value:
+            yield f"sequence {name} stands at {found[name]}, in the backup at {value}"
+
+
+def _settle(link: psycopg.Connection[Any]) -> None:
+    for name, value in SESSION.items():
+        link.execute("SELECT set_config(%s, %s, false)", [name, value])
+
+
+def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: int) -> sql.Composed:
+    from psycopg import sql
+
+    columns = [_column(column, kind, home) for column, kind, home in link.execute(COLUMNS, [oid])]
+    return sql.SQL(
+        "SELECT count(*),"
+        " coalesce(sum(('x' || substr(h, 1, {half}))::bit(60)::bigint), 0),"
+        " coalesce(sum(('x' || substr(h, {half} + 1, {half}))::bit(60)::bigint), 0)"
+        " FROM (SELECT md5(ROW({columns})::text) AS h FROM {table}) AS hashed"
+    ).format(
+        half=sql.Literal(HALF),
+        columns=sql.SQL(", ").join(columns),
+        table=sql.Identifier(schema, name),
+    )
+
+
+def _column(name: str, kind: str, home: str) -> sql.Composable:
+    from psycopg import sql
+
+    if kind not in BINARY:
+        return sql.Identifier(name)
+    send = sql.Identifier(home, f"{kind}_send")
+    return sql.SQL("md5({}({}))").format(send, sql.Identifier(name))

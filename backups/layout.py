@@ -1,0 +1,110 @@
+"""Where things lie in a database: moving Letta's tables and the extension between schemas, and the
+settings that belong to a database from one to another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psycopg
+
+LETTA_OPS = "letta_ops"
+
+# What of a schema can be moved by itself; the rest (indexes, row types, owned sequences) goes along.
+MOVABLE = """
+SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
+  WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, format('%%I.%%I', n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+  AND d.objid = c.oid AND d.deptype IN ('e', 'a', 'i'))
+UNION ALL
+SELECT CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
+  format('%%I.%%I', n.nspname, t.typname)
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE n.nspname = %(schema)s AND t.typtype IN ('e', 'd')
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass
+  AND d.objid = t.oid AND d.deptype = 'e')
+UNION ALL
+SELECT 'ROUTINE', p.oid::regprocedure::text
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = %(schema)s
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
+  AND d.objid = p.oid AND d.deptype = 'e')
+"""
+SETTINGS = """
+SELECT r.rolname, unnest(s.setconfig) FROM pg_db_role_setting s
+JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
+WHERE d.datname = %s
+"""
+GRANTS = """
+SELECT coalesce(g.rolname, ''), a.privilege_type FROM pg_database d,
+LATERAL aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
+LEFT JOIN pg_roles g ON g.oid = a.grantee
+WHERE d.datname = %s AND a.grantee <> d.datdba
+"""
+
+
+def move_schema(link: psycopg.Connection[Any], source: str, target: str, owner: str) -> None:
+    """Move everything in schema `source` to `target`, which is made when it isn't there."""
+    from psycopg import sql
+
+    link.execute(
+        sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}").format(
+            sql.Identifier(target), sql.Identifier(owner)
+        )
+    )
+    link.execute("SET search_path = pg_catalog")
+    for kind, name in link.execute(MOVABLE, {"schema": source}).fetchall():
+        query = sql.SQL("ALTER {} {} SET SCHEMA {}").format(
+            sql.SQL(kind), sql.SQL(name), sql.Identifier(target)
+        )
+        link.execute(query)
+
+
+def move_extension(link: psycopg.Connection[Any], target: str) -> None:
+    """Put the extension where the target had it: its operators are looked for by the search path."""
+    from psycopg import sql
+
+    found = link.execute(
+        "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
+        " WHERE e.extname = 'vector'"
+    ).fetchone()
+    if found is not None and found[0] != target:
+        query = sql.SQL("ALTER EXTENSION vector SET SCHEMA {}").format(sql.Identifier(target))
+        link.execute(query)
+
+
+def copy_settings(link: psycopg.Connection[Any], source: str, target: str) -> None:
+    """Give database `target` the settings (search path!) and grants that `source` has."""
+    from psycopg import sql
+
+    for role, assignment in link.execute(SETTINGS, [source]).fetchall():
+        name, _, value = assignment.partition("=")
+        whom = (
+            sql.SQL("DATABASE {}").format(sql.Identifier(target))
+            if role is None
+            else sql.SQL("ROLE {} IN DATABASE {}").format(
+                sql.Identifier(role), sql.Identifier(target)
+            )
+        )
+        # A search path is a list: as one literal it would be the name of one odd schema.
+        shown = sql.SQL(value) if name in LISTS else sql.Literal(value)
+        query = sql.SQL("ALTER {} SET {} TO {}").format(
+            whom, sql.Identifier(*name.split(".")), shown
+        )
+        link.execute(query)
+    database = sql.Identifier(target)
+    link.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    for role, privilege in link.execute(GRANTS, [source]).fetchall():
+        grantee = sql.Identifier(role) if role else sql.SQL("PUBLIC")
+        query = sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
+            sql.SQL(privilege), database, grantee
+        )
+        link.execute(query)
+
+
+# Settings whose value is a list of names, as pg_dump treats them (GUC_LIST_QUOTE).
+LISTS = (
+    "search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries",
+    "shared_preload_libraries", "unix_socket_directories",
+)  # fmt: skip

@@ -1,0 +1,181 @@
+"""What a restore would replace and lose, and every reason not to begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backups.catalog import Backup, deployment_id
+from backups.opening import Key, escrowed_key
+from backups.restoring.releases import ensure_known
+from backups.stores.store import Store
+from infra.administration import Way
+from infra.database_facts import database_facts
+from infra.deployment import Deployment
+from infra.errors import LettaOpsError
+from infra.fingerprint import key_fingerprint
+from infra.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the operator allows on purpose."""
+
+    into_other: bool = False
+    accept_lost_secrets: bool = False
+
+
+@dataclass(frozen=True)
+class Present:
+    """What the database holds that would be replaced; `newer_*` is what the backup doesn't have."""
+
+    schema: str | None
+    extension_schema: str | None
+    revision: str | None
+    agents: int
+    messages: int
+    newer_messages: int
+    newer_agents: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A restore that may begin. `present` is None where there is no database, or nothing in it.
+
+    `key` is the server's encryption key after it: its own, or the backup's (`new_key`).
+    """
+
+    backup: Backup
+    present: Present | None
+    foreign: bool
+    new_key: Sensitive | None
+    secrets_lost: bool
+    provisions: bool  # ends with `up`: key, schema or providers have to be put right
+    drill_seconds: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        present = self.present
+        return {
+            "backup": self.backup.id,
+            "created_at": self.backup.manifest.created_at.isoformat(),
+            "of_other_deployment": self.foreign,
+            "replaces": present and {"agents": present.agents, "messages": present.messages},
+            "newer_than_backup": present
+            and {"agents": present.newer_agents, "messages": present.newer_messages},
+            "brings": {
+                "agents": self.backup.manifest.database.rows("agents"),
+                "messages": self.backup.manifest.database.rows("messages"),
+                "memory_repositories": self.backup.manifest.memory.repositories,
+            },
+            "takes_over_key": self.new_key is not None,
+            "secrets_lost": self.secrets_lost,
+            "last_drill_seconds": self.drill_seconds,
+        }
+
+
+def make_plan(
+    deployment: Deployment, way: Way, store: Store, backup: Backup, key: Key, options: Options
+) -> Plan:
+    """Return the plan, or raise LettaOpsError: `foreign-backup`, `backup-newer-schema`,
+    `wrong-encryption-key`, and those of the store and of the database."""
+    foreign = backup.manifest.deployment != deployment_id(deployment)
+    if foreign and not options.into_other:
+        raise LettaOpsError(
+            "foreign-backup",
+            f"backup {backup.id} is of deployment {backup.manifest.deployment}"
+            f" (stack '{backup.manifest.stack}'), not of this one",
+            "add --into-other to replace what this deployment holds by it",
+        )
+    ensure_known(deployment, backup)
+    new_key, lost = _key_after(deployment, store, backup, key, options)
+    present = read_present(deployment, way, backup)
+    older = present is not None and present.revision != backup.manifest.database.revision
+    drill = backup.last_drill
+    return Plan(
+        backup,
+        present,
+        foreign,
+        new_key,
+        lost,
+        provisions=deployment.folder is not None and (foreign or new_key is not None or older),
+        drill_seconds=None if drill is None else drill.seconds,
+    )
+
+
+def _key_after(
+    deployment: Deployment, store: Store, backup: Backup, key: Key, options: Options
+) -> tuple[Sensitive | None, bool]:
+    """Return the key that the server has to take over, and whether secrets can't be read after it."""
+    wanted, own = backup.manifest.key_fingerprint, deployment.server.encryption_key
+    if wanted is None or (own is not None and key_fingerprint(own) == wanted):
+        return None, False
+    kept = escrowed_key(store, backup, key)
+    if kept is not None and key_fingerprint(kept) == wanted and deployment.folder is not None:
+        return kept, False
+    if options.accept_lost_secrets:
+        return None, True
+    raise LettaOpsError(
+        "wrong-encryption-key",
+        f"backup {backup.id} was made with another LETTA_ENCRYPTION_KEY ({wanted}) than this"
+        " deployment has, and does not bring it along: the secrets in it could not be read",
+        "put that key into the profile (server.encryption_key) and run this again; or go on without"
+        " the secrets: --accept-lost-secrets",
+    )
+
+
+def read_present(deployment: Deployment, way: Way, backup: Backup) -> Present | None:
+    """Count what is there; None when the database is missing, or was never migrated."""
+    import psycopg
+
+    assert deployment.database is not None  # noqa: S101  # `way` leads to it
+    if not exists(way, deployment.database.name):
+        return None
+    with way.connect(deployment.database.name) as link:
+        try:
+            facts = database_facts(link)
+            return None if facts.schema is None else _count(link, facts, backup)
+        except psycopg.Error as error:
+            raise LettaOpsError(
+                "database-refused",
+                f"the database that would be replaced can't be read: {str(error).strip()}",
+                "see `letta-ops check`; a database that is damaged can be set aside by renaming it",
+            ) from None
+
+
+def exists(way: Way, name: str) -> bool:
+    """Whether there is a database of that name."""
+    if way.maintenance == name:
+        return True  # it is the one that we connect to
+    with way.connect(way.maintenance) as link:
+        found = link.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
+    return found is not None
+
+
+def _count(link: psycopg.Connection[Any], facts: Any, backup: Backup) -> Present:
+    from psycopg import sql
+
+    def numbers(table: str) -> tuple[int, int]:
+        query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE created_at > %s) FROM {}")
+        row = link.execute(
+            query.format(sql.Identifier(facts.schema, table)), [backup.manifest.created_at]
+        ).fetchone()
+        return (int(row[0]), int(row[1])) if row else (0, 0)
+
+    home = link.execute(
+        "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
+        " WHERE e.extname = 'vector'"
+    ).fetchone()
+    agents, newer_agents = numbers("agents")
+    messages, newer_messages = numbers("messages")
+    return Present(
+        facts.schema,
+        home[0] if home else None,
+        facts.revision,
+        agents,
+        messages,
+        newer_messages,
+        newer_agents,
+    )

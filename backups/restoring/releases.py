@@ -1,0 +1,45 @@
+"""Does the deployment's release know the schema of a backup? An older server can't run a newer one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from backups.catalog import Backup
+from infra.deployment import Deployment
+from infra.errors import LettaOpsError
+from infra.locations import cache_folder
+from infra.release import RELEASES
+
+
+def ensure_known(deployment: Deployment, backup: Backup) -> None:
+    """Raise LettaOpsError (`backup-newer-schema`) unless the release here knows the backup's schema."""
+    revision = backup.manifest.database.revision
+    release = RELEASES.get(deployment.release or "")
+    if revision is None or (release is not None and revision == release.alembic_head):
+        return
+    if deployment.release is not None and _known(deployment.release, revision, backup):
+        return
+    raise LettaOpsError(
+        "backup-newer-schema",
+        f"backup {backup.id} was made with Letta {backup.manifest.release or 'of an unknown release'}"
+        f" (schema {revision}), which Letta {deployment.release or '(unknown)'} here does not know",
+        f"bring the stack to that release first: `letta-ops --stack {deployment.stack} up --config"
+        f" release={backup.manifest.release or 'X.Y.Z'}`",
+    )
+
+
+def _known(release: str, revision: str, backup: Backup) -> bool:
+    """By the release's own migrations where they are at hand, else by the numbers of the releases."""
+    for versions in _migrations(release):
+        return any(f'"{revision}"' in path.read_text() for path in versions.glob("*.py"))
+    made_with = backup.manifest.release
+    return made_with is not None and _number(made_with) <= _number(release)
+
+
+def _migrations(release: str) -> list[Path]:
+    return list((cache_folder() / "releases").glob(f"{release}-*/source/alembic/versions"))
+
+
+def _number(release: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in re.findall(r"\d+", release))

@@ -1,0 +1,119 @@
+"""Which backups stay and which go, each with its reasons: pure.
+
+The rules are those of restic and borg ("restic forget", "borg prune"): `last=7` keeps the 7 newest,
+`daily=14` the newest of each of the 14 most recent days that have one, and `within=48h` all that are
+younger. Days begin at midnight in UTC, weeks are those of ISO 8601.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from backups.catalog import FAILED, PASSED, Backup
+from infra.backup_settings import Retention
+
+# Of each unit, how the period of a moment is called.
+PERIODS: Mapping[str, str] = MappingProxyType(
+    {
+        "hourly": "%Y-%m-%d %H:00",
+        "daily": "%Y-%m-%d",
+        "weekly": "%G-W%V",
+        "monthly": "%Y-%m",
+        "yearly": "%Y",
+    }
+)
+NO_RULE = "no rule keeps it"
+NEWEST = "the newest backup"
+NEWEST_GOOD = "the newest backup that failed no drill"
+LAST_PASSED = "the last that passed a drill"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one backup, and why: every rule that keeps it, or that none does."""
+
+    backup: Backup
+    keep: bool
+    reasons: tuple[str, ...]
+
+
+def decide(backups: Sequence[Backup], retention: Retention, now: dt.datetime) -> list[Decision]:
+    """Judge `backups` of one deployment; the decisions are in the order of `backups`.
+
+    Each label is judged on its own. Over all labels these stay whatever the rules say: what is
+    marked `keep`, the newest, the newest whose last drill did not fail, the last that passed one.
+    """
+    reasons: dict[str, list[str]] = {backup.id: [] for backup in backups}
+    newest_first = sorted(backups, key=_moment, reverse=True)
+    for backup, reason in _protected(newest_first):
+        reasons[backup.id].append(reason)
+    for label in {backup.manifest.label for backup in backups}:
+        group = [backup for backup in newest_first if backup.manifest.label == label]
+        for backup, reason in _by_rules(group, retention, now):
+            reasons[backup.id].append(reason)
+    return [
+        Decision(backup, bool(reasons[backup.id]), tuple(reasons[backup.id]) or (NO_RULE,))
+        for backup in backups
+    ]
+
+
+def overdue(
+    backups: Sequence[Backup], retention: Retention, now: dt.datetime, patience: dt.timedelta
+) -> list[Backup]:
+    """Those that go now, and that should have gone `patience` ago already."""
+    earlier = now - patience
+    known = [backup for backup in backups if backup.manifest.created_at <= earlier]
+    going = {each.backup.id for each in decide(known, retention, earlier) if not each.keep}
+    return [
+        each.backup
+        for each in decide(backups, retention, now)
+        if not each.keep and each.backup.id in going
+    ]
+
+
+def _protected(newest_first: Sequence[Backup]) -> Iterator[tuple[Backup, str]]:
+    for backup in newest_first:
+        if backup.kept is not None:
+            yield backup, f"kept: {backup.kept}"
+    if newest_first:
+        yield newest_first[0], NEWEST
+    good = next((backup for backup in newest_first if backup.judged != FAILED), None)
+    if good is not None and good is not newest_first[0]:
+        yield good, NEWEST_GOOD
+    passed = next((backup for backup in newest_first if backup.judged == PASSED), None)
+    if passed is not None:
+        yield passed, LAST_PASSED
+
+
+def _by_rules(
+    newest_first: Sequence[Backup], retention: Retention, now: dt.datetime
+) -> Iterator[tuple[Backup, str]]:
+    for number, backup in enumerate(newest_first[: retention.last], start=1):
+        yield backup, f"last {number} of {retention.last}"
+    for unit, pattern in PERIODS.items():
+        for backup, period in _newest_of_each(newest_first, pattern, getattr(retention, unit)):
+            yield backup, f"{unit} {period}"
+    if retention.within:
+        oldest = now - dt.timedelta(hours=retention.within)
+        for backup in newest_first:
+            if backup.manifest.created_at >= oldest:
+                yield backup, f"within {retention.within} hours"
+
+
+def _newest_of_each(
+    newest_first: Iterable[Backup], pattern: str, count: int
+) -> Iterator[tuple[Backup, str]]:
+    """Yield the newest backup of each of the `count` most recent periods that have one."""
+    seen: set[str] = set()
+    for backup in newest_first:
+        period = backup.manifest.created_at.astimezone(dt.UTC).strftime(pattern)
+        if period not in seen and len(seen) < count:
+            seen.add(period)
+            yield backup, period
+
+
+def _moment(backup: Backup) -> tuple[dt.datetime, str]:
+    return (backup.manifest.created_at, backup.id)

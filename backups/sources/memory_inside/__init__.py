@@ -1,0 +1,1 @@
+"""What runs where the memory lies, as the account that owns it: standard library only."""

@@ -1,0 +1,99 @@
+"""One job, where the memory lies: `read write swap undo drop state fsck digest`.
+
+    python -I -c PROGRAM JOB HOME [live|restoring]
+
+`read` writes a tar to stdout; all others print one JSON document. Exit code 0: done, and all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from backups.sources.memory_inside.files import is_folder, is_repository, names_in
+from backups.sources.memory_inside.git import has_git, problems
+from backups.sources.memory_inside.read import Refused, write_memory
+from backups.sources.memory_inside.swap import BEFORE, LIVE, RESTORING, Place
+from backups.sources.memory_tar import TarDamaged, TarWriter
+
+OUT_BUFFER = 1 << 20
+
+
+def main(words: list[str]) -> None:
+    os.umask(0o077)
+    _allow_many_files()
+    job, home, *which = words
+    try:
+        place = Place(home)
+        if job == "read":
+            _read(place)
+        else:
+            answer = _run(job, place, which[0] if which else "live")
+            print(json.dumps(answer))
+    except (Refused, TarDamaged, OSError, EOFError, RecursionError) as error:
+        sys.exit(f"{job} of git memory: {error or type(error).__name__}")
+
+
+def _read(place: Place) -> None:
+    place.ensure_settled()
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb", OUT_BUFFER) as sink:
+        writer = TarWriter(sink.write)
+        write_memory(writer, place.path(LIVE))
+        writer.end()
+
+
+def _run(job: str, place: Place, which: str) -> Any:
+    match job:
+        case "write":
+            contents = place.write(sys.stdin.buffer.raw.read).contents  # type: ignore[attr-defined]
+            return None if contents is None else asdict(contents)
+        case "swap":
+            return place.swap()
+        case "undo":
+            return place.undo()
+        case "drop":
+            return place.drop()
+        case "state":
+            return {"before": place.has(BEFORE), "half_way": place.is_half_way}
+    if which == "live":
+        place.ensure_settled()
+    folder = place.path(LIVE if which == "live" else RESTORING)
+    if which == "restoring" and not place.has(RESTORING):
+        raise Refused("nothing was written that waits to be swapped in")
+    if job == "fsck":
+        return _fsck(folder)
+    writer = TarWriter(lambda _: None)
+    write_memory(writer, folder)
+    return asdict(writer.end())
+
+
+def _fsck(folder: bytes) -> list[str] | None:
+    if not has_git():
+        return None
+    found = []
+    for repository in _repositories(folder):
+        name = repository[len(folder) + 1 :].decode(errors="replace")
+        found += [f"{name}: {problem}" for problem in problems(repository)]
+    return found
+
+
+def _repositories(folder: bytes) -> Iterator[bytes]:
+    if is_repository(folder):
+        yield folder
+        return
+    for name in names_in(folder):
+        if is_folder(folder + b"/" + name):
+            yield from _repositories(folder + b"/" + name)
+
+
+def _allow_many_files() -> None:
+    """All packs of a repository are open at once."""
+    with suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

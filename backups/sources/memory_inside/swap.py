@@ -1,0 +1,183 @@
+"""Putting restored memory in the place of what is there, and back: safe to kill between any two steps.
+
+All is done by renaming folders of `.letta`, so that their names say how far it has come:
+
+    memfs            live
+    memfs.part       is being written: never looked at, removed by the next write
+    memfs.restoring  written whole, waits
+    memfs.swapping   as before, and from here on `memfs.before` can only be what was live a moment ago
+    memfs.before     what was live before the last swap
+    memfs.undoing    was live, its predecessor goes back into its place
+    memfs.dropping   is being removed: never looked at
+
+    swap                                          undo
+      live restoring [before of an earlier one]     live before
+    1 live restoring      (the earlier one removed) 1 undoing before
+    2 live swapping                                 2 undoing live
+    3 before swapping                               3 restoring live   = the state ahead of swap's 1
+    4 before live
+
+Each runs on from wherever the other, or itself, was ended: a folder `swapping` or `undoing` says that
+it was. A server that starts in the middle may make an empty `memfs` anew: that is removed; one that
+isn't empty is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+from backups.sources.memory_inside.files import is_folder, kind
+from backups.sources.memory_inside.read import Refused
+from backups.sources.memory_tar import ROOT, TarReader
+
+LIVE = "memfs"
+PART, RESTORING, SWAPPING = "memfs.part", "memfs.restoring", "memfs.swapping"
+BEFORE, UNDOING, DROPPING = "memfs.before", "memfs.undoing", "memfs.dropping"
+
+
+class Place:
+    """The folder `.letta` below `home`."""
+
+    def __init__(self, home: str) -> None:
+        self._folder = os.path.join(home, ".letta")  # noqa: PTH118  # as the rest: by descriptors' names
+        if kind(os.fsencode(self._folder)) is not None and not is_folder(os.fsencode(self._folder)):
+            raise Refused(f"{self._folder} is not a plain folder")
+
+    def path(self, name: str) -> bytes:
+        return os.fsencode(f"{self._folder}/{name}")
+
+    def has(self, name: str) -> bool:
+        """Raises Refused where a link or a file lies in the place of the folder."""
+        if kind(self.path(name)) is None:
+            return False
+        if not is_folder(self.path(name)):
+            raise Refused(f"{self._folder}/{name} is not a plain folder")
+        return True
+
+    @property
+    def is_half_way(self) -> bool:
+        return self.has(SWAPPING) or self.has(UNDOING)
+
+    def ensure_settled(self) -> None:
+        """Raises Refused in the middle of a swap: what is live then is not what was."""
+        if self.is_half_way:
+            raise Refused(
+                f"in {self._folder} a restore was interrupted while it swapped memory: finish it, or"
+                " undo it, by restoring again"
+            )
+
+    def write(self, read: Callable[[int], bytes]) -> TarReader:
+        """Extract a tar; what waited from an earlier time is removed. Ends an interrupted swap by
+        undoing it. Raises TarDamaged."""
+        if self.is_half_way:
+            self.undo()
+        os.makedirs(self._folder, 0o700, exist_ok=True)  # noqa: PTH103
+        for leftover in (PART, RESTORING):
+            self._remove(leftover)
+        os.mkdir(self.path(PART), 0o700)
+        reader = TarReader(read)
+        _extract(reader, self.path(PART))
+        os.sync()
+        self._rename(PART, RESTORING)
+        return reader
+
+    def swap(self) -> str:
+        """Raises Refused when nothing was written."""
+        if self.has(UNDOING):
+            self.undo()
+        if self.has(RESTORING):
+            self._remove(BEFORE)
+            if not self.has(LIVE):
+                os.mkdir(self.path(LIVE), 0o700)
+            self._rename(RESTORING, SWAPPING)
+        elif not self.has(SWAPPING):
+            if self.has(BEFORE):
+                return "swapped before"
+            raise Refused("there is nothing that was written: it can't be swapped in")
+        if not self.has(BEFORE):
+            self._rename(LIVE, BEFORE)
+        self._remove_impostor()
+        self._rename(SWAPPING, LIVE)
+        return "swapped"
+
+    def undo(self) -> str:
+        if self.has(SWAPPING):
+            if self.has(BEFORE):
+                self._remove_impostor()
+                self._rename(BEFORE, LIVE)
+            self._rename(SWAPPING, RESTORING)
+            return "undone"
+        if self.has(RESTORING) or not (self.has(BEFORE) or self.has(UNDOING)):
+            return "nothing to undo"
+        if not self.has(UNDOING):
+            self._rename(LIVE, UNDOING)
+        if self.has(BEFORE):
+            self._remove_impostor()
+            self._rename(BEFORE, LIVE)
+        self._rename(UNDOING, RESTORING)
+        return "undone"
+
+    def drop(self) -> str:
+        """Remove what was live before; what waits stays."""
+        self.ensure_settled()
+        there = self.has(BEFORE)
+        for name in (BEFORE, DROPPING, PART):
+            self._remove(name)
+        return "removed" if there else "nothing to remove"
+
+    def _remove_impostor(self) -> None:
+        if self.has(LIVE):
+            for _, _, files in os.walk(self.path(LIVE)):
+                if files:
+                    raise Refused(
+                        f"{self._folder}/{LIVE} was written to while a swap was interrupted: see what"
+                        " is in it, move it away, then run this again"
+                    )
+            self._remove(LIVE)
+
+    def _remove(self, name: str) -> None:
+        """By another name first: what is half removed must not look like what it was."""
+        if self.has(DROPPING):
+            shutil.rmtree(self.path(DROPPING))
+        if self.has(name):
+            self._rename(name, DROPPING)
+            shutil.rmtree(self.path(DROPPING))
+
+    def _rename(self, name: str, new: str) -> None:
+        step(f"{name} -> {new}")
+        os.rename(self.path(name), self.path(new))  # noqa: PTH104  # bytes
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def step(what: str) -> None:
+    """Called ahead of every rename: tests end the process here."""
+    del what
+
+
+def _extract(reader: TarReader, folder: bytes) -> None:
+    """Nothing is overwritten: names come once, in order, in folders that were made here."""
+    descriptor = -1
+    try:
+        for piece in reader.pieces():
+            if piece.member is not None:
+                if descriptor >= 0:
+                    os.close(descriptor)
+                    descriptor = -1
+                path = folder + piece.member.path[len(ROOT) :]
+                if piece.member.size is not None:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                    descriptor = os.open(path, flags, 0o600)
+                elif piece.member.path != ROOT:
+                    os.mkdir(path, 0o700)
+            data = memoryview(piece.data)
+            while data:
+                data = data[os.write(descriptor, data) :]
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)

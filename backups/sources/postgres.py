@@ -1,0 +1,199 @@
+"""The database of a backup: one snapshot, dumped through a pipe and counted at the same time."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backups.contents import read_sequences, read_tables
+from backups.manifest import Database, Table
+from backups.programs import Program, find_dump
+from backups.streams import chunks_of
+from infra.administration import Way
+from infra.database_facts import database_facts
+from infra.errors import LettaOpsError
+from infra.process import command, streamed
+from infra.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    import psycopg
+
+LOCK_SECONDS = 60  # how long a table may be locked by somebody else
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of a database, held open. `taken_at` is by the database's clock."""
+
+    way: Way
+    name: str
+    exported: str
+    taken_at: dt.datetime
+    server_major: int
+    size: int  # bytes on disk, for the progress
+    newest_message_at: dt.datetime | None
+    _counted: _Counting
+    _facts: dict[str, Any]
+
+    def dump(self, program: Program) -> Iterator[bytes]:
+        """Yield the snapshot in pg_dump's custom format, not compressed.
+
+        Raises LettaOpsError: `table-locked`, or `dump-failed` with pg_dump's last words.
+        """
+        environment = self.way.environment(self.name)
+        job = command(
+            program.path, "--format=custom", "--compress=0", "--no-password",
+            f"--snapshot={self.exported}", f"--lock-wait-timeout={LOCK_SECONDS}s",
+            environment={"LC_ALL": "C", "PATH": "/usr/bin:/bin", **environment},
+            secrets=_secrets(environment),
+        )  # fmt: skip
+        try:
+            with streamed(job, code="dump-failed", hint=HINT, what="dumping the database") as out:
+                yield from chunks_of(out)
+        except LettaOpsError as error:
+            raise _explained(error, self.name) from None
+
+    def contents(self) -> Database:
+        """Wait for the counting, and return what the snapshot holds."""
+        return Database(**self._facts, tables=self._counted.result())
+
+
+HINT = (
+    "look at Postgres' log (`letta-ops logs postgres`) and the free disk space, then run this again"
+)
+
+
+@contextmanager
+def snapshot(way: Way, name: str) -> Iterator[Snapshot]:
+    """Take a snapshot of database `name`, and begin to count what it holds.
+
+    Raises LettaOpsError: `database-unreachable`, `not-letta`, or `database-refused`.
+    """
+    import psycopg
+
+    with way.connect(name) as link:
+        try:
+            facts = database_facts(link)
+            if facts.schema is None:
+                raise LettaOpsError(
+                    "not-letta",
+                    f"the database {name} holds no Letta tables: there is nothing to back up",
+                    "see with `letta-ops check` whether this is the server's database",
+                )
+            known = _known(link, name, facts)
+            link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            exported, taken_at, size = _row(
+                link, "SELECT pg_export_snapshot(), now(), pg_database_size(current_database())"
+            )
+            newest = _newest_message(link, str(facts.schema))
+            counting = _Counting(link)
+            counting.start()
+        except psycopg.Error as error:
+            raise refused(error, name) from None
+        try:
+            major = link.info.server_version // 10_000
+            yield Snapshot(way, name, exported, taken_at, major, size, newest, counting, known)
+        finally:
+            counting.end()
+
+
+class _Counting(threading.Thread):
+    """Counts and digests all tables over the connection that holds the snapshot."""
+
+    def __init__(self, link: psycopg.Connection[Any]) -> None:
+        super().__init__(name="counting", daemon=True)
+        self._link = link
+        self._found: dict[str, Table] = {}
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+            self._found = read_tables(self._link)
+        except BaseException as error:  # noqa: BLE001  # raised by `result`
+            self._error = error
+
+    def result(self) -> dict[str, Table]:
+        import psycopg
+
+        self.join()
+        if isinstance(self._error, psycopg.Error):
+            raise refused(self._error, self._link.info.dbname)
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+    def end(self) -> None:
+        """Stop it, also in the middle: its connection is given up."""
+        if self.is_alive():
+            with suppress(Exception):  # it may have ended by now
+                self._link.cancel_safe(timeout=5)
+            self.join(10)
+
+
+def refused(error: Exception, name: str) -> LettaOpsError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "lock timeout" in reason or "lock_timeout" in reason:
+        return _locked(name)
+    return LettaOpsError("database-refused", f"the database {name} refuses: {reason}", HINT)
+
+
+def find_program(found: Snapshot) -> Program:
+    """The pg_dump for the server of a snapshot; raises LettaOpsError (`no-pg-dump`)."""
+    return find_dump(found.server_major)
+
+
+def _known(link: psycopg.Connection[Any], name: str, facts: Any) -> dict[str, Any]:
+    (home, encoding) = _row(
+        link,
+        "SELECT (SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
+        " WHERE e.extname = 'vector'), pg_encoding_to_char(encoding) FROM pg_database"
+        " WHERE datname = current_database()",
+    )
+    return {
+        "name": name,
+        "schema": facts.schema,
+        "revision": facts.revision,
+        "postgres": facts.version,
+        "pgvector": facts.pgvector,
+        "pgvector_schema": home,
+        "encoding": encoding,
+        # They may run on before the snapshot: what is restored stands at least here.
+        "sequences": read_sequences(link),
+    }
+
+
+def _newest_message(link: psycopg.Connection[Any], schema: str) -> dt.datetime | None:
+    from psycopg import sql
+
+    query = sql.SQL("SELECT max(created_at) FROM {}").format(sql.Identifier(schema, "messages"))
+    (newest,) = _row(link, query)
+    return newest if newest is None else newest.astimezone(dt.UTC)
+
+
+def _row(link: psycopg.Connection[Any], query: Any) -> Any:
+    row = link.execute(query).fetchone()
+    assert row is not None  # noqa: S101  # an aggregate always has one
+    return row
+
+
+def _secrets(environment: dict[str, str]) -> tuple[Sensitive, ...]:
+    password = environment.get("PGPASSWORD")
+    return (Sensitive(password),) if password else ()
+
+
+def _explained(error: LettaOpsError, name: str) -> LettaOpsError:
+    return _locked(name) if "lock timeout" in error.message else error
+
+
+def _locked(name: str) -> LettaOpsError:
+    return LettaOpsError(
+        "table-locked",
+        f"a table of the database {name} was locked by somebody else for {LOCK_SECONDS} s",
+        "find the session that holds it (pg_locks, pg_stat_activity; a migration, perhaps), wait for"
+        " its end, then run this again",
+    )

@@ -1,0 +1,125 @@
+"""What S3 or the way there answers, as errors that a person can act on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import LettaOpsError
+from infra.sensitive import redact
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+
+    from infra.backup_settings import StoreSettings
+
+# What the store calls it -> our code. Names of Amazon's, then those of compatible servers.
+CODES = {
+    "NoSuchBucket": "store-missing",
+    "NoSuchKey": "object-missing",
+    "PreconditionFailed": "object-exists",
+    "ConditionalRequestConflict": "object-exists",
+    "ExpiredToken": "store-denied",
+    "InvalidToken": "store-denied",
+    "TokenRefreshRequired": "store-denied",
+    "RequestTimeTooSkewed": "store-denied",
+    "SlowDown": "store-unreachable",
+    "RequestTimeout": "store-unreachable",
+    "QuotaExceeded": "store-full",
+    "InsufficientStorage": "store-full",
+    "XMinioStorageFull": "store-full",
+    "XMinioAdminBucketQuotaExceeded": "store-full",
+}
+STATUSES = {401: "store-denied", 403: "store-denied", 429: "store-unreachable", 507: "store-full"}
+HINTS = {
+    "store-missing": "make the bucket, or correct store.url and store.endpoint",
+    "object-missing": "see what is there with `letta-ops backup list`",
+    "object-exists": "look at what is there; remove it if it is not wanted",
+    "store-denied": (
+        "see that the credentials are the right ones, and may list, read, write and delete in this"
+        " bucket"
+    ),
+    "store-full": "free space with `letta-ops backup prune`, or give the store more",
+    "store-unreachable": (
+        "see that the store is up and this machine reaches it, then run this again; store.timeout"
+        " gives it more time"
+    ),
+    "store-failed": "see what the store's log says, and whether store.url and store.region are right",
+}
+NO_CREDENTIALS = (
+    "give store.access_key_id and store.secret_access_key (as references), or what boto3 finds:"
+    " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile of AWS_PROFILE, or the machine's role"
+)
+
+
+def answer_code(error: ClientError) -> str:
+    """The word that the store has for an error."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def is_refusal(error: ClientError) -> bool:
+    """Whether the store understood the request and won't do it (4xx)."""
+    return 400 <= _status(error) < 500
+
+
+def told(error: Exception, settings: StoreSettings) -> LettaOpsError:
+    """Return the LettaOpsError for what botocore, urllib3 or a socket raised."""
+    from botocore.exceptions import ClientError
+
+    if isinstance(error, ClientError):
+        code, what, hint = _answered(error)
+    else:
+        code, what, hint = _unanswered(error, settings)
+    secrets = [secret for secret in (settings.access_key_id, settings.secret_access_key) if secret]
+    place = f"{settings.url} at {settings.endpoint}" if settings.endpoint else settings.url
+    return LettaOpsError(code, f"{place}: {redact(what, secrets)}", hint)
+
+
+def _answered(error: ClientError) -> tuple[str, str, str]:
+    answer = error.response.get("Error", {})
+    status = _status(error)
+    word = answer_code(error)
+    code = CODES.get(word) or STATUSES.get(status)
+    code = code or ("store-unreachable" if status >= 500 else "store-failed")
+    if word == "RequestTimeTooSkewed":
+        return code, _clocks(error), "set this machine's clock, best by NTP, then run this again"
+    return code, f"{word}: {answer.get('Message', '')}".strip(": "), HINTS[code]
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _clocks(error: ClientError) -> str:
+    answer: dict[str, Any] = dict(error.response.get("Error", {}))
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    store = answer.get("ServerTime") or headers.get("date") or "another time"
+    ours = answer.get("RequestTime") or "not that"
+    return f"the clocks differ too much: the store's says {store}, this machine's says {ours}"
+
+
+def _unanswered(error: Exception, settings: StoreSettings) -> tuple[str, str, str]:
+    from botocore import exceptions as kinds
+
+    # fmt: off
+    if isinstance(
+        error,
+        kinds.NoCredentialsError | kinds.PartialCredentialsError | kinds.CredentialRetrievalError
+        | kinds.TokenRetrievalError | kinds.ProfileNotFound | kinds.NoAuthTokenError
+        | kinds.SSOError,
+    ):
+        return "store-denied", str(error), NO_CREDENTIALS
+    # fmt: on
+    if isinstance(error, kinds.SSLError):
+        hint = "let this machine trust its authority (AWS_CA_BUNDLE), or correct store.endpoint"
+        return "store-unreachable", f"its certificate is not accepted: {error}", hint
+    if isinstance(error, kinds.ReadTimeoutError | kinds.ConnectTimeoutError):
+        what = f"no answer within {settings.timeout:g} s"
+        return "store-unreachable", what, HINTS["store-unreachable"]
+    if isinstance(error, kinds.FlexibleChecksumError):
+        hint = "restore another backup; look at the store's disks"
+        return "store-failed", f"what came is not what was stored: {error}", hint
+    if isinstance(error, kinds.BotoCoreError) and not isinstance(
+        error, kinds.ConnectionError | kinds.HTTPClientError | kinds.IncompleteReadError
+    ):
+        return "store-failed", str(error), HINTS["store-failed"]
+    return "store-unreachable", str(error), HINTS["store-unreachable"]

@@ -1,0 +1,120 @@
+"""What a drill does on its way: the backup restored, its key and its release found, a server started."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from backups.catalog import Backup
+from backups.manifest import DATABASE as DATABASE_PART
+from backups.manifest import Manifest
+from backups.opening import Key, escrowed_key, the_part
+from backups.side_database import SideDatabase, restore_database
+from backups.stores.store import Store
+from backups.words import size_in_words
+from healthchecks.drill.in_api import Copy
+from healthchecks.drill.isolation import cut_off
+from healthchecks.drill.verdict import Judge
+from infra.deployment import DATABASE_NAME, Deployment
+from infra.embedded.throwaway_postgres import ThrowawayPostgres
+from infra.embedded.throwaway_server import black_hole, start_server
+from infra.errors import LettaOpsError
+from infra.fingerprint import key_fingerprint
+from infra.locations import StackFolder
+from infra.process import Report
+from infra.release import InstalledRelease
+from infra.sensitive import Sensitive
+
+ROOM = 2.5  # times the dump: it is laid down, and restored with its indexes
+
+
+@dataclass(frozen=True)
+class Course:
+    """One drill: of what, in which throw-away folder, and who judges it."""
+
+    deployment: Deployment
+    store: Store
+    backup: Backup
+    key: Key
+    folder: StackFolder
+    judge: Judge
+    report: Report
+    at: dt.datetime
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.backup.manifest
+
+
+def ensure_room(course: Course) -> None:
+    """Raise LettaOpsError (`disk-full`) when there is surely no room for the copy."""
+    needed = ROOM * the_part(course.backup, DATABASE_PART).plain_size
+    free = shutil.disk_usage(course.folder.root).free
+    if free < needed:
+        raise LettaOpsError(
+            "disk-full",
+            f"the drill needs {size_in_words(needed)} in {course.folder.state}, and"
+            f" {size_in_words(free)} are free",
+            "free some disk space, then run this again",
+        )
+
+
+def restore(course: Course, postgres: ThrowawayPostgres) -> None:
+    """Restore the backup's database as it was; raises what `restore_database` raises."""
+    from psycopg import sql
+
+    side = SideDatabase(DATABASE_NAME, postgres.database.owner.name)
+    restore_database(
+        postgres.way, side, course.store, course.backup, course.key, course.folder.data,
+        course.report,
+    )  # fmt: skip
+    # A dump does not hold the search path: it belongs to the database, not to what is in it.
+    database = course.manifest.database
+    homes = dict.fromkeys([database.schema, database.pgvector_schema, "public"])
+    path = sql.SQL(", ").join(sql.Identifier(home) for home in homes if home)
+    name = sql.Identifier(DATABASE_NAME)
+    with postgres.way.connect(postgres.way.maintenance) as link:
+        link.execute(sql.SQL("ALTER DATABASE {} SET search_path TO {}").format(name, path))
+
+
+def encryption_key(course: Course) -> tuple[Sensitive | None, str]:
+    """The LETTA_ENCRYPTION_KEY that the backup needs, and whose it is.
+
+    First the copy in the backup itself, since nothing else may be left of the machine. Raises
+    LettaOpsError (`part-damaged`) when that is another key, and what `escrowed_key` raises.
+    """
+    wanted, own = course.manifest.key_fingerprint, course.deployment.server.encryption_key
+    kept = escrowed_key(course.store, course.backup, course.key)
+    if kept is not None:
+        if key_fingerprint(kept) != wanted:
+            raise LettaOpsError(
+                "part-damaged",
+                "the encryption key that the backup keeps is not the one that it names",
+                "keep the stack's own key safe, and make a new backup",
+            )
+        return kept, "the key that the backup keeps"
+    if own is not None and wanted == key_fingerprint(own):
+        return own, "the stack's key"
+    return None, ""
+
+
+@contextmanager
+def served(
+    course: Course,
+    postgres: ThrowawayPostgres,
+    release: InstalledRelease,
+    key: Sensitive | None,
+) -> Iterator[Copy]:
+    """Cut the copy off from everything, and yield it with a server on it.
+
+    Raises psycopg.Error, and LettaOpsError (`throwaway-failed`) when the server does not start.
+    """
+    schema = str(course.manifest.database.schema)
+    with black_hole() as nowhere, postgres.way.connect(DATABASE_NAME) as link:
+        cut_off(link, schema, nowhere)
+        course.report(f"starting Letta {release.release.version} on the copy")
+        server = start_server(course.folder, release, postgres.database, key, nowhere)
+        yield Copy(server, link, schema)

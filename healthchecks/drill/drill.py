@@ -1,0 +1,186 @@
+"""A drill: one backup is restored into a throw-away Postgres, served by its own release, and judged."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backups.catalog import FAILED, Backup, write_object
+from backups.manifest import DRILLS
+from backups.opening import Key
+from backups.stores.store import Store
+from healthchecks.drill import in_api, in_database
+from healthchecks.drill.course import Course, encryption_key, ensure_room, restore, served
+from healthchecks.drill.memory import judge_memory
+from healthchecks.drill.verdict import (
+    AGENTS,
+    ARCHIVAL,
+    CHECKS,
+    COUNTS,
+    DATABASE,
+    FRESHNESS,
+    MEMORY,
+    MESSAGES,
+    RECORD,
+    REVISION,
+    SECRET,
+    THROUGH_API,
+    UNVERIFIED,
+    Check,
+    Judge,
+    Outcome,
+    of_error,
+)
+from infra.deployment import DATABASE_NAME, Deployment
+from infra.embedded.binaries import MAJOR
+from infra.embedded.throwaway import throwaway_folder, throwaway_parent
+from infra.embedded.throwaway_postgres import ThrowawayPostgres, start_postgres
+from infra.embedded.throwaway_server import install_release
+from infra.errors import LettaOpsError
+from infra.process import Report
+from infra.release import RELEASES, InstalledRelease
+from infra.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+def run(
+    deployment: Deployment,
+    store: Store,
+    backup: Backup,
+    key: Key,
+    report: Report,
+    now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+) -> Outcome:
+    """Restore `backup` into a throw-away Postgres, start its release on it, judge, keep the verdict.
+
+    Nothing of it is left running, and neither the deployment nor any model is asked for anything.
+    What goes wrong with the backup is a verdict. Raises LettaOpsError when no drill can be made here
+    at all (accounts, disk, Postgres).
+    """
+    started, at = time.monotonic(), now()
+    judge = Judge(report)
+    unfit = _unfit(store, backup, key)
+    if unfit is not None:
+        judge.close(CHECKS, unfit.message, unfit.hint)
+    else:
+        with throwaway_folder(throwaway_parent(deployment.folder), report) as folder:
+            _take(Course(deployment, store, backup, key, folder, judge, report, at))
+            seconds = time.monotonic() - started
+            report("removing what the drill made")
+    if unfit is not None:
+        seconds = time.monotonic() - started
+    outcome = Outcome(f"{at:%Y%m%dT%H%M%S.%fZ}", backup.id, at, seconds, judge.checks)
+    return _kept(store, backup, outcome, judge)
+
+
+def _unfit(store: Store, backup: Backup, key: Key) -> LettaOpsError | None:
+    """Why this backup can't be restored here at all, whatever is in it."""
+    manifest = backup.manifest
+    major = int(manifest.database.postgres.partition(".")[0])
+    if major > int(MAJOR):
+        return LettaOpsError(
+            "postgres-too-old",
+            f"the backup is of PostgreSQL {major}, and the newest one here is {MAJOR}",
+            "use a letta-ops that comes with a newer PostgreSQL",
+        )
+    if manifest.encrypted:
+        try:
+            key.identities_for(store, backup)
+        except LettaOpsError as error:
+            return error
+    return None
+
+
+def _take(course: Course) -> None:
+    course.report("making a throw-away Postgres")
+    ensure_room(course)
+    postgres = start_postgres(course.folder)
+    try:
+        restore(course, postgres)
+    except LettaOpsError as error:
+        course.judge.add(of_error(DATABASE, error))
+        course.judge.close(CHECKS, "not reached: the database was not restored")
+        return
+    release = _release(course)
+    with postgres.way.connect(DATABASE_NAME) as link:
+        key = _judge_content(course, link, release)
+    if release is not None:
+        _judge_through_api(course, postgres, release, key)
+
+
+def _release(course: Course) -> InstalledRelease | None:
+    """The backup's own release, installed; None when it isn't one of ours, or can't be had."""
+    version = course.manifest.release
+    release = RELEASES.get(version or "")
+    if release is None:
+        known = f"this letta-ops knows {', '.join(RELEASES)}"
+        why = f"the backup's release, {version or 'which it does not name'}, is unknown: {known}"
+        course.judge.close(THROUGH_API, why)
+        return None
+    try:
+        return install_release(course.folder, release, course.report)
+    except LettaOpsError as error:
+        course.judge.close(THROUGH_API, error.message, error.hint)
+        return None
+
+
+def _judge_content(
+    course: Course, link: psycopg.Connection[object], release: InstalledRelease | None
+) -> Sensitive | None:
+    """Judge what needs no server; return the encryption key, which the server needs."""
+    judge, manifest = course.judge, course.manifest
+    course.report("comparing the content with the manifest")
+    judge.examine(DATABASE, lambda: in_database.judge_content(link, manifest))
+    judge.examine(COUNTS, lambda: in_database.judge_counts(link, manifest))
+    knows = None if release is None else release.knows
+    judge.examine(REVISION, lambda: in_database.judge_revision(link, manifest, knows))
+    key: Sensitive | None = None
+    try:
+        key, whose = encryption_key(course)
+    except LettaOpsError as error:
+        judge.add(of_error(SECRET, error))
+    else:
+        judge.examine(SECRET, lambda: in_database.judge_secret(link, key, whose))
+    judge.examine(MEMORY, lambda: judge_memory(course))
+    judge.examine(FRESHNESS, lambda: in_database.judge_freshness(link, manifest, course.at))
+    return key
+
+
+def _judge_through_api(
+    course: Course,
+    postgres: ThrowawayPostgres,
+    release: InstalledRelease,
+    key: Sensitive | None,
+) -> None:
+    import psycopg
+
+    judge = course.judge
+    try:
+        with served(course, postgres, release, key) as copy:
+            judge.examine(AGENTS, lambda: in_api.judge_agents(copy))
+            judge.examine(MESSAGES, lambda: in_api.judge_messages(copy))
+            judge.examine(ARCHIVAL, lambda: in_api.judge_archival(copy))
+    except (LettaOpsError, psycopg.Error) as error:
+        hint = error.hint if isinstance(error, LettaOpsError) else ""
+        text = error.message if isinstance(error, LettaOpsError) else str(error)
+        judge.add(Check(AGENTS, FAILED, text.strip(), hint))
+        judge.close(THROUGH_API, "not reached: no server runs on the copy")
+
+
+def _kept(store: Store, backup: Backup, outcome: Outcome, judge: Judge) -> Outcome:
+    """Keep the verdict beside the backup; one that can't be kept is no proof for tomorrow."""
+    name = backup.object(f"{DRILLS}{outcome.id}.json")
+    try:
+        write_object(store, name, json.dumps(outcome.as_json(), indent=1), exclusive=True)
+    except LettaOpsError as error:
+        judge.add(
+            Check(RECORD, UNVERIFIED, f"the verdict is not kept: {error.message}", error.hint)
+        )
+        return replace(outcome, checks=judge.checks)
+    return outcome

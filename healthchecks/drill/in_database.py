@@ -1,0 +1,134 @@
+"""What the restored copy says by itself, before a server touches it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from backups.catalog import FAILED, PASSED
+from backups.contents import compare
+from backups.manifest import Manifest
+from backups.words import time_in_words
+from healthchecks.drill.verdict import (
+    COUNTS,
+    DATABASE,
+    FRESHNESS,
+    REVISION,
+    SECRET,
+    UNVERIFIED,
+    Check,
+)
+from healthchecks.probes.encryption import encrypted_columns, looks_encrypted, opens
+from infra.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    import psycopg
+
+COUNTED = ("agents", "messages", "archival_passages", "source_passages")
+TOLD = 3  # differences that a summary names
+TRIED = 12  # each value has a salt of its own: 40 ms
+SKEW = dt.timedelta(minutes=5)  # the clocks of server and database may differ
+
+
+def judge_content(link: psycopg.Connection[Any], manifest: Manifest) -> Check:
+    """Every row of every table, and the sequences, against the manifest."""
+    different = compare(link, manifest.database)
+    if different:
+        more = f", and {len(different) - TOLD} more" if len(different) > TOLD else ""
+        return Check(DATABASE, FAILED, "; ".join(different[:TOLD]) + more)
+    tables = manifest.database.tables
+    rows = sum(table.rows for table in tables.values())
+    return Check(DATABASE, PASSED, f"{rows} rows in {len(tables)} tables, as in the manifest")
+
+
+def judge_counts(link: psycopg.Connection[Any], manifest: Manifest) -> Check:
+    """The numbers that people ask for."""
+    from psycopg import sql
+
+    said, wrong = [], []
+    for name in COUNTED:
+        wanted = manifest.database.rows(name)
+        if wanted is None:
+            continue
+        table = sql.Identifier(str(manifest.database.schema), name)
+        found = _value(link, sql.SQL("SELECT count(*) FROM {}").format(table))
+        said.append(f"{found} {name.replace('_', ' ')}")
+        if found != wanted:
+            wrong.append(f"{found} {name.replace('_', ' ')}, the manifest says {wanted}")
+    if not said:
+        return Check(COUNTS, FAILED, "the manifest names no table of Letta")
+    if wrong:
+        return Check(COUNTS, FAILED, "; ".join(wrong))
+    return Check(COUNTS, PASSED, ", ".join(said))
+
+
+def judge_revision(
+    link: psycopg.Connection[Any], manifest: Manifest, knows: Callable[[str], bool] | None
+) -> Check:
+    """The schema's revision; `knows` says whether the backup's release has it, None: not at hand."""
+    from psycopg import sql
+
+    table = sql.Identifier(str(manifest.database.schema), "alembic_version")
+    found = _value(link, sql.SQL("SELECT version_num FROM {}").format(table))
+    if found is None or found != manifest.database.revision:
+        wanted = manifest.database.revision
+        return Check(REVISION, FAILED, f"is {found}, the manifest says {wanted}")
+    if knows is None:
+        return Check(REVISION, UNVERIFIED, f"{found}; whether the release has it can't be seen")
+    if not knows(found):
+        return Check(REVISION, FAILED, f"Letta {manifest.release} does not know {found}")
+    return Check(REVISION, PASSED, f"{found}, which Letta {manifest.release} knows")
+
+
+def judge_secret(link: psycopg.Connection[Any], key: Sensitive | None, whose: str) -> Check:
+    """Some encrypted values of each column open with `key`, which is `whose`."""
+    tried: list[str] = []
+    for column, values in encrypted_columns(link):
+        sealed = [value for value in values if looks_encrypted(value)]
+        for value in sealed[: min(1, TRIED - len(tried))]:
+            if key is None:
+                return Check(
+                    SECRET,
+                    UNVERIFIED,
+                    f"{column} is encrypted with a key that is not at hand",
+                    "let the key go along with the next backup (backup.recipients), or keep a copy",
+                )
+            if not opens(key, value):
+                return Check(SECRET, FAILED, f"{column} does not open with {whose}")
+            tried.append(column)
+    if not tried:
+        return Check(SECRET, PASSED, "there are no encrypted values in the backup")
+    places = ", ".join(tried[:TOLD])
+    return Check(SECRET, PASSED, f"{whose} opens what was tried: {places}")
+
+
+def judge_freshness(link: psycopg.Connection[Any], manifest: Manifest, now: dt.datetime) -> Check:
+    """The newest message is the one that the manifest saw, and no younger than the backup."""
+    from psycopg import sql
+
+    table = sql.Identifier(str(manifest.database.schema), "messages")
+    newest = _value(link, sql.SQL("SELECT max(created_at) FROM {}").format(table))
+    if newest != manifest.newest_message_at:
+        return Check(
+            FRESHNESS,
+            FAILED,
+            f"the newest message is of {_time(newest)}, the manifest says"
+            f" {_time(manifest.newest_message_at)}",
+        )
+    made = f"the backup is {time_in_words((now - manifest.created_at).total_seconds())} old"
+    if newest is None:
+        return Check(FRESHNESS, PASSED, f"{made}, without a message")
+    if newest > manifest.created_at + SKEW:
+        return Check(FRESHNESS, FAILED, f"a message of {_time(newest)} is younger than the backup")
+    before = time_in_words((manifest.created_at - newest).total_seconds())
+    return Check(FRESHNESS, PASSED, f"{made}; its newest message was written {before} before it")
+
+
+def _time(moment: dt.datetime | None) -> str:
+    return "no time" if moment is None else f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _value(link: psycopg.Connection[Any], query: Any) -> Any:
+    row = link.execute(query).fetchone()
+    return None if row is None else row[0]

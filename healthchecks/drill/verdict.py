@@ -1,0 +1,111 @@
+"""What a drill says: a verdict for each check, and one for the backup. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from backups.catalog import FAILED, PASSED
+from infra.errors import LettaOpsError
+from infra.process import Report
+
+UNVERIFIED = "unverified"  # it could not be seen
+# In this order they are made and told.
+DATABASE, COUNTS, REVISION, SECRET, MEMORY, FRESHNESS = CONTENT = (
+    "database", "counts", "revision", "secret", "memory", "freshness",
+)  # fmt: skip
+AGENTS, MESSAGES, ARCHIVAL = THROUGH_API = ("agents", "messages", "archival")
+CHECKS = (*CONTENT, *THROUGH_API)
+RECORD = "record"
+
+# What says nothing about the backup itself, only that it could not be looked at.
+OF_CIRCUMSTANCES = ("disk-full", "identity", "identity-missing", "no-pg-dump", "wrong-identity")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question to the restored copy. `summary` says what was seen, `hint` what to do next."""
+
+    name: str
+    verdict: str
+    summary: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A whole drill; `seconds` is how long a recovery takes here, from nothing to judged."""
+
+    id: str
+    backup: str
+    at: dt.datetime
+    seconds: float
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> str:
+        return overall(check.verdict for check in self.checks)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "backup": self.backup,
+            "at": self.at.isoformat(),
+            "verdict": self.verdict,
+            "seconds": round(self.seconds, 1),
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+
+class Judge:
+    """Collects the checks of one drill as they are made; what is never made is unverified."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._checks: dict[str, Check] = {}
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        order = [*CHECKS, RECORD]
+        return tuple(sorted(self._checks.values(), key=lambda check: order.index(check.name)))
+
+    def add(self, check: Check) -> None:
+        self._checks[check.name] = check
+        self._report(f"{check.name}: {check.verdict}: {check.summary}")
+
+    def examine(self, name: str, step: Callable[[], Check]) -> None:
+        """Add what `step` finds. Where it fails, that is the verdict: of the backup when Postgres or
+        the server refuse, unknown when it is we who did not understand the answer."""
+        import psycopg
+
+        try:
+            self.add(step())
+        except LettaOpsError as error:
+            self.add(of_error(name, error))
+        except psycopg.Error as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.add(Check(name, FAILED, f"the restored database refuses: {reason}"))
+        except Exception as error:  # noqa: BLE001  # an answer of a shape that no release gave yet
+            self.add(Check(name, UNVERIFIED, f"{type(error).__name__}: {error}"))
+
+    def close(self, names: Iterable[str], why: str, hint: str = "") -> None:
+        """Those of `names` that were not examined are unverified, since `why`."""
+        for name in names:
+            if name not in self._checks:
+                self.add(Check(name, UNVERIFIED, why, hint))
+
+
+def overall(verdicts: Iterable[str]) -> str:
+    """Failed if anything failed, else unverified if anything is, or if nothing was looked at."""
+    found = set(verdicts)
+    if FAILED in found:
+        return FAILED
+    return PASSED if found == {PASSED} else UNVERIFIED
+
+
+def of_error(name: str, error: LettaOpsError) -> Check:
+    """The check that ended in `error`."""
+    outside = error.code in OF_CIRCUMSTANCES or error.code.startswith("store-")
+    return Check(name, UNVERIFIED if outside else FAILED, error.message, error.hint)

@@ -1,0 +1,131 @@
+"""What does the store hold, and has it room for the next backup?"""
+
+from __future__ import annotations
+
+import datetime as dt
+import queue
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from backups.catalog import Catalog, deployment_id, read_catalog
+from backups.stores.store import open_store
+from healthchecks.model import Measurement
+from infra.backup_settings import Retention, StoreSettings
+from infra.deployment import Deployment, store_settings
+from infra.errors import LettaOpsError
+
+LIMIT_SECONDS = 15.0  # below that of a whole check, so that it is the store that is blamed
+STORE_TIMEOUT = 5.0
+# A schedule's longest gap is looked for in a week and a day (nights and weekends), and in so many
+# runs at most.
+SCHEDULE_DAYS, SCHEDULE_RUNS = 8, 2000
+
+Seen = TypeVar("Seen")
+
+
+@dataclass(frozen=True)
+class Room:
+    """The file system of a store that is a folder: bytes that are free, and whether the stack's data
+    lies there as well."""
+
+    free: int
+    beside_the_data: bool
+
+
+@dataclass(frozen=True)
+class Stored(Measurement):
+    """What the store at `url` holds of the deployment, as of `now`; `error` says why nobody knows.
+
+    `interval` is the longest time in seconds between two runs of the schedule, None without one;
+    `room` is None where the store tells none.
+    """
+
+    url: str
+    now: dt.datetime
+    retention: Retention
+    catalog: Catalog | None
+    error: LettaOpsError | None = None
+    interval: float | None = None
+    room: Room | None = None
+
+
+def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Stored:
+    """Read the catalogue; that the store can't be asked is an answer, not a failure of the probe."""
+    now = dt.datetime.now(dt.UTC)
+    settings = store_settings(deployment)
+    settings = replace(settings, timeout=min(settings.timeout, STORE_TIMEOUT))
+    schedule = deployment.backups.schedule
+    unknown = Stored(
+        url=settings.url,
+        now=now,
+        retention=deployment.backups.retention,
+        catalog=None,
+        interval=longest_gap(schedule, now) if schedule else None,
+    )
+
+    def look() -> Stored:
+        catalog = read_catalog(open_store(settings), deployment_id(deployment))
+        return replace(unknown, catalog=catalog, room=_room(settings, deployment))
+
+    try:
+        return within(limit, look, settings.url)
+    except LettaOpsError as error:
+        return replace(unknown, error=error)
+
+
+def longest_gap(schedule: str, now: dt.datetime) -> float:
+    """Seconds between the two runs of a schedule (cron syntax) that are farthest from each other."""
+    from cronsim import CronSim
+
+    runs: list[dt.datetime] = []
+    for run in CronSim(schedule, now):
+        runs.append(run)
+        enough = len(runs) > 2 and run - now > dt.timedelta(days=SCHEDULE_DAYS)
+        if enough or len(runs) > SCHEDULE_RUNS:
+            break
+    return max((later - run).total_seconds() for run, later in pairwise(runs))
+
+
+def within(limit: float, look: Callable[[], Seen], place: str) -> Seen:
+    """Return what `look` returns, or raise LettaOpsError (`store-unreachable`) after `limit` seconds.
+
+    Its thread is a daemon, and is left behind: a dead network file system can't be interrupted.
+    """
+    answers: queue.Queue[tuple[Seen | None, BaseException | None]] = queue.Queue(1)
+
+    def work() -> None:
+        try:
+            answers.put((look(), None))
+        except BaseException as error:  # noqa: BLE001  # raised below
+            answers.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        seen, error = answers.get(timeout=limit)
+    except queue.Empty:
+        raise LettaOpsError(
+            "store-unreachable",
+            f"{place} has not told its backups within {limit:.0f} s",
+            "see what keeps it: the network, a dead mount, a store that is overloaded",
+        ) from None
+    if error is not None:
+        raise error
+    return seen  # type: ignore[return-value]  # there is one where there is no error
+
+
+def _room(settings: StoreSettings, deployment: Deployment) -> Room | None:
+    parts = urlsplit(settings.url)
+    if parts.scheme != "file":
+        return None
+    folder = Path(unquote(parts.path))
+    while not folder.exists():
+        folder = folder.parent
+    data = deployment.folder.data if deployment.folder else None
+    beside = data is not None and data.is_dir() and data.stat().st_dev == folder.stat().st_dev
+    return Room(shutil.disk_usage(folder).free, beside)

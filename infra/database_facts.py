@@ -1,0 +1,66 @@
+"""What a database says of itself: its version, and which of Letta's tables it holds where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+@dataclass(frozen=True)
+class Tables:
+    """One set of Letta's tables: the schema that holds it, and its alembic revision."""
+
+    schema: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class DatabaseFacts:
+    """What a database says of itself. `tables` has those first that a plain name reaches.
+
+    More than one set of tables is what is left of a restore that lost the search path: alembic
+    took the database for empty, and built a second set beside the first.
+    """
+
+    name: str
+    version: str
+    pgvector: str | None
+    tables: tuple[Tables, ...]
+
+    @property
+    def revision(self) -> str | None:
+        return self.tables[0].revision if self.tables else None
+
+    @property
+    def schema(self) -> str | None:
+        return self.tables[0].schema if self.tables else None
+
+
+def database_facts(link: psycopg.Connection[Any]) -> DatabaseFacts:
+    """Ask the database at the other end of `link` what it is and what it holds."""
+    row = link.execute(
+        "SELECT current_database(), current_setting('server_version'),"
+        " (SELECT extversion FROM pg_extension WHERE extname = 'vector')"
+    ).fetchone()
+    name, version, pgvector = cast(tuple[str, str, str | None], row)
+    # "18.0 (Debian 18.0-1)": the packager's words are no part of the version.
+    return DatabaseFacts(name, version.split()[0], pgvector, _tables(link))
+
+
+def _tables(link: psycopg.Connection[Any]) -> tuple[Tables, ...]:
+    from psycopg import sql
+
+    schemas = link.execute(
+        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relname = 'alembic_version' AND c.relkind = 'r'"
+        " ORDER BY pg_table_is_visible(c.oid) DESC, n.nspname"
+    ).fetchall()
+    found = []
+    for (schema,) in schemas:
+        table = sql.Identifier(schema, "alembic_version")
+        row = link.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchone()
+        found.append(Tables(schema, row[0] if row else None))
+    return tuple(found)

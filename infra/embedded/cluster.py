@@ -1,0 +1,100 @@
+"""Making and configuring a Postgres cluster of this machine, for stacks and for throw-away ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import shutil
+from pathlib import Path
+
+from infra.accounts import Account, as_account, give
+from infra.deployment import ADMIN_ROLE, LOOPBACK
+from infra.embedded.folders import plain_environment
+from infra.files import write_file
+from infra.locations import StackFolder
+from infra.process import command, run
+
+HINT = "look at the lines above, check the free disk space, then run this again"
+
+CONFIGURATION = """\
+# Written by letta-ops: changes made here are overwritten. Put your own into {custom}.
+data_directory = '{data}'
+hba_file = '{access}'
+ident_file = '{operators}'
+listen_addresses = '{host}'
+port = {port}
+unix_socket_directories = '{sockets}'
+unix_socket_permissions = 0700
+password_encryption = 'scram-sha-256'
+max_connections = 200
+shared_buffers = '256MB'
+max_wal_size = '2GB'
+log_line_prefix = '%m [%p] %q%u@%d '
+log_statement = 'none'
+log_min_error_statement = 'panic'
+include_if_exists = '{custom}'
+"""
+# Over the network a password, always; on the socket only whoever runs the stack, as administrator.
+ACCESS = """\
+# Written by letta-ops: changes made here are overwritten.
+local  all  {admin}  peer map=operators
+host   all  all  127.0.0.1/32  scram-sha-256
+"""
+OPERATORS = "operators  {user}  {admin}\n"
+
+
+def initialise(
+    account: Account, folder: StackFolder, binaries: Path, *, to_keep: bool = True
+) -> None:
+    """Make a new cluster beside its place and rename it: an interruption leaves no half of one.
+
+    Unless it is `to_keep`, nothing waits for the disk.
+    """
+    draft = folder.postgres_data.with_name("postgres.initialising")
+    shutil.rmtree(draft, ignore_errors=True)
+    give(account, draft)
+    job = command(
+        binaries / "bin" / "initdb",
+        "--pgdata", draft, "--username", ADMIN_ROLE, "--encoding", "UTF8", "--locale", "C",
+        "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
+        "--data-checksums", "--auth", "scram-sha-256", "--auth-local", "peer", "--no-instructions",
+        *([] if to_keep else ["--no-sync"]),
+        directory=Path("/"), environment=plain_environment(folder),
+    )  # fmt: skip
+    run(
+        as_account(account, job),
+        code="initdb-failed",
+        hint=HINT,
+        what="making the database cluster",
+    )
+    draft.rename(folder.postgres_data)
+
+
+def configure(account: Account, folder: StackFolder, port: int) -> str:
+    """Write the cluster's configuration; return its digest, so that its service restarts on change.
+
+    It lies outside the data folder: Postgres' own account may read it, and nobody else change it.
+    """
+    place = folder.postgres_settings
+    files = {
+        "postgresql.conf": CONFIGURATION.format(
+            data=folder.postgres_data,
+            access=place("pg_hba.conf"),
+            operators=place("pg_ident.conf"),
+            custom=place("custom.conf"),
+            host=LOOPBACK,
+            port=port,
+            sockets=folder.sockets,
+        ),
+        "pg_hba.conf": ACCESS.format(admin=ADMIN_ROLE),
+        "pg_ident.conf": OPERATORS.format(user=operator(), admin=ADMIN_ROLE),
+    }
+    for name, text in files.items():
+        write_file(place(name), text, 0o600, account.owner)
+    return hashlib.sha256("".join(files.values()).encode()).hexdigest()[:16]
+
+
+def operator() -> str:
+    """The name of the user who runs the stack: the administrator of its database."""
+    return pwd.getpwuid(os.geteuid()).pw_name

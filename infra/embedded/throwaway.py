@@ -1,0 +1,112 @@
+"""Throw-away folders of this machine: what runs in one is found by its mark, and ends with it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from infra.accounts import remove_accounts
+from infra.embedded import supervisor
+from infra.errors import LettaOpsError
+from infra.files import held
+from infra.locations import StackFolder, make_folder, state_folder
+from infra.process import Report
+
+FOLDER = "drill-{}"
+NAME = re.compile(FOLDER.format("[0-9a-f]{8}"))
+END_SECONDS = 10.0
+
+
+def throwaway_parent(folder: StackFolder | None) -> Path:
+    """Where throw-away folders of a stack are made; without a folder of its own, in that of all."""
+    return folder.root if folder else state_folder() / ".drills"
+
+
+@contextmanager
+def throwaway_folder(parent: Path, report: Report) -> Iterator[StackFolder]:
+    """Yield a fresh folder below `parent`. At the end its processes, accounts and files are removed.
+
+    What a killed one left there is removed before; one that is at work is left alone.
+    """
+    folder = StackFolder(parent, FOLDER.format(secrets.token_hex(4)))
+    with ExitStack() as stack:
+        with _alone(parent, report):
+            remove_leftovers(parent, report)
+            make_folder(folder.root)
+            stack.enter_context(held(folder.lock, "a drill"))
+        try:
+            yield folder
+        except BaseException as error:
+            try:
+                _remove_alone(folder, report)
+            except (OSError, LettaOpsError) as second:
+                error.add_note(f"what is left in {folder.root}, the next drill removes: {second}")
+            raise
+        _remove_alone(folder, report)
+
+
+def remove_leftovers(parent: Path, report: Report) -> None:
+    """Remove what drills that were killed have left below `parent`."""
+    for root in sorted(parent.glob(FOLDER.format("*"))):
+        folder = StackFolder(parent, root.name)
+        if not NAME.fullmatch(root.name) or root.is_symlink():
+            continue
+        with suppress(_AtWorkError), _unless_at_work(folder):
+            report(f"an earlier drill was killed: removing what it left in {root}")
+            _remove(folder)
+
+
+class _AtWorkError(Exception):
+    """A folder belongs to a drill that is at work."""
+
+
+@contextmanager
+def _unless_at_work(folder: StackFolder) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder.lock, "removing what a drill left"))
+        except LettaOpsError as error:
+            if error.code != "locked":
+                raise
+            raise _AtWorkError from None
+        yield
+
+
+@contextmanager
+def _alone(parent: Path, report: Report) -> Iterator[None]:
+    """Between making a folder and holding its lock, it would look like a leftover."""
+    with held(parent / "drills.lock", "another drill", report):
+        yield
+
+
+def _remove_alone(folder: StackFolder, report: Report) -> None:
+    with _alone(folder.state, report):
+        _remove(folder)
+
+
+def _remove(folder: StackFolder) -> None:
+    """The folder goes last: as long as it is there, the next drill takes up what is left to do."""
+    _end(folder)
+    remove_accounts(folder)
+    if folder.root.exists():
+        shutil.rmtree(folder.root)
+
+
+def _end(folder: StackFolder) -> None:
+    """End every process of the folder; Postgres at once too, but not without its shared memory."""
+    while found := supervisor.processes(folder):
+        for process in found:
+            with suppress(psutil.Error):
+                process.send_signal(
+                    signal.SIGQUIT if process.name() == "postgres" else signal.SIGKILL
+                )
+        for survivor in psutil.wait_procs(found, timeout=END_SECONDS)[1]:
+            with suppress(psutil.Error):
+                survivor.kill()

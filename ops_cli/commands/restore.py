@@ -1,0 +1,204 @@
+"""`letta-ops backup restore`: the plan first, then the restore, proven by the smoke test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops_cli.invocation import Invocation, current
+from ops_cli.options import DryRun, Yes
+from ops_cli.output import Part, facts, note, present
+from ops_cli.progress import progress
+
+if TYPE_CHECKING:
+    from backups.restoring.plan import Plan
+    from infra.deployment import Deployment
+    from infra.process import Report
+
+
+def restore_backup(
+    context: typer.Context,
+    backup: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="A backup's id, its beginning, or `latest`."),
+    ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            "--identity",
+            metavar="REFERENCE",
+            help="Where the age identity is: file:PATH, env:NAME or cmd:COMMAND.",
+        ),
+    ] = None,
+    into_other: Annotated[
+        bool, typer.Option("--into-other", help="The backup is of another deployment: go on.")
+    ] = False,
+    accept_lost_secrets: Annotated[
+        bool,
+        typer.Option(
+            "--accept-lost-secrets", help="Go on with another encryption key: secrets are lost."
+        ),
+    ] = False,
+    drop_previous: Annotated[
+        bool, typer.Option("--drop-previous", help="Drop what the last restore has replaced.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Put a backup in the place of what is there. What was there is kept, until the next restore."""
+    from backups.restoring.plan import Options
+
+    invocation = current(context)
+    if drop_previous and backup is None:
+        _drop_previous(invocation, yes=yes, dry_run=dry_run)
+        return
+    if backup is None:
+        raise typer.BadParameter("name a backup, or `latest`", param_hint="ID")
+    options = Options(into_other, accept_lost_secrets)
+    _restore(invocation, backup, identity, options, yes=yes, dry_run=dry_run)
+    if drop_previous and not dry_run:
+        _drop_previous(invocation, yes=True, dry_run=False)
+
+
+def _restore(
+    invocation: Invocation,
+    word: str,
+    identity: str | None,
+    options: Any,
+    *,
+    yes: bool,
+    dry_run: bool,
+) -> None:
+    from backups.catalog import deployment_id, read_catalog
+    from backups.opening import Key
+    from backups.restoring.plan import make_plan
+    from backups.restoring.restore import restore
+    from infra.administration import way_in
+    from ops_cli.auditing import audited
+    from ops_cli.commands.backup import changing, opened
+
+    deployment, store = opened(invocation)
+    owner = None if options.into_other else deployment_id(deployment)
+    found = read_catalog(store, owner).find(word)
+    key = Key.of(deployment.backups, identity)
+    with way_in(deployment) as way:
+        plan = make_plan(deployment, way, store, found, key, options)
+    if dry_run:
+        answer = {"dry_run": True, **plan.as_json()}
+        present(invocation, answer, lambda _: _render_plan(plan, deployment))
+        return
+    _agree(invocation, plan, deployment, yes=yes)
+    with (
+        progress(invocation) as report,
+        audited(invocation, "backup restore", found.id) as event,
+        changing(deployment, store, "backup restore", report) as lock,
+        way_in(deployment) as way,
+    ):
+        # What is there may have changed while somebody was being asked.
+        plan = make_plan(deployment, way, store, found, key, options)
+        prove = _prove(report)
+        done = restore(deployment, way, store, plan, key, lock, prove, report)
+        event.detail = {"backup": found.id, "previous": done.previous}
+    answer = {
+        "backup": done.backup,
+        "seconds": done.seconds,
+        "previous": done.previous,
+        **{name: value for name, value in plan.as_json().items() if name != "backup"},
+    }
+    present(invocation, answer, lambda shown: _render_done(invocation, shown))
+
+
+def _prove(report: Report) -> Any:
+    from healthchecks.smoke import run
+    from infra.errors import LettaOpsError
+    from ops_cli.commands.smoke import told
+
+    def prove(deployment: Deployment) -> None:
+        done = run(deployment, on_step=told(report))
+        if not done.passed:
+            bad = "; ".join(f"{step.name}: {step.detail}" for step in done.steps if not step.passed)
+            raise LettaOpsError(
+                "smoke-failed",
+                f"the server does not do its work with what was restored: {bad}",
+                "everything is as it was before; see the server's log (`letta-ops logs letta`)",
+            )
+
+    return prove
+
+
+def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: bool) -> None:
+    from ops_cli.asking import confirm
+
+    for line in _render_plan(plan, deployment):
+        note(str(line))
+    if not yes and plan.present is not None:
+        confirm(
+            f"Replace what stack '{invocation.stack}' holds?",
+            "a restore replaces what is there, and nobody can be asked here",
+        )
+
+
+def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
+    from backups.restoring.restore import PREVIOUS, drop_previous
+    from infra.administration import way_in
+    from ops_cli.asking import confirm
+    from ops_cli.auditing import audited
+    from ops_cli.commands.backup import changing, opened
+
+    deployment, store = opened(invocation)
+    name = f"{deployment.database.name if deployment.database else ''}{PREVIOUS}"
+    if dry_run:
+        present(invocation, {"dry_run": True, "would_drop": name}, _render_would_drop)
+        return
+    if not yes:
+        confirm(f"Drop {name}, which the last restore has replaced?", f"{name} would be dropped")
+    with (
+        progress(invocation) as report,
+        audited(invocation, "backup restore --drop-previous", name),
+        changing(deployment, store, "backup restore --drop-previous", report),
+        way_in(deployment) as way,
+    ):
+        dropped = drop_previous(deployment, way)
+    present(invocation, {"dropped": name if dropped else None}, _render_dropped)
+
+
+def _render_would_drop(answer: dict[str, Any]) -> Iterator[Part]:
+    yield f"would drop {answer['would_drop']}, if it is there"
+
+
+def _render_dropped(answer: dict[str, Any]) -> Iterator[Part]:
+    yield f"dropped {answer['dropped']}" if answer["dropped"] else "there was nothing to drop"
+
+
+def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
+    manifest, now = plan.backup.manifest, plan.present
+    rows = manifest.database.rows
+    brings = f"{rows('agents')} agents, {rows('messages')} messages"
+    replaced = "nothing: there is no data" if now is None else _replaced(now)
+    drill = "never drilled" if plan.drill_seconds is None else f"{plan.drill_seconds:.0f} s"
+    yield f"restoring backup {plan.backup.id} into stack '{deployment.stack}'"
+    yield from facts(
+        [
+            ("  made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC, Letta {manifest.release}"),
+            ("  brings", f"{brings}, {manifest.memory.repositories} memory repositories"),
+            ("  replaces", replaced),
+            ("  last drill", drill),
+            ("  of", f"another deployment, {manifest.deployment}" if plan.foreign else None),
+            ("  key", "the server takes over the backup's" if plan.new_key else None),
+            ("  secrets", "LOST: they can't be decrypted after it" if plan.secrets_lost else None),
+        ]
+    )
+
+
+def _replaced(now: Any) -> str:
+    newer = f"{now.newer_agents} agents and {now.newer_messages} messages"
+    return f"{now.agents} agents, {now.messages} messages; newer than the backup: {newer}"
+
+
+def _render_done(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
+    yield f"restored backup {answer['backup']} in {answer['seconds']:.1f} s; the smoke test passed"
+    if answer["previous"]:
+        drop = invocation.command("backup restore --drop-previous")
+        yield f"  what was there is kept as database {answer['previous']}; `{drop}` drops it"

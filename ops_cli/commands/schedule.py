@@ -1,0 +1,168 @@
+"""`letta-ops backup schedule`: what is scheduled, what came of it, and the service that runs it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops_cli.invocation import Invocation, current
+from ops_cli.output import Part, Table, note, present
+
+if TYPE_CHECKING:
+    from backups.schedule import Job, Run
+
+EXAMPLE = "30 2 * * *"
+
+
+class Form(enum.StrEnum):
+    """Whose files `--print` writes."""
+
+    SYSTEMD = "systemd"
+    CRON = "cron"
+
+
+def schedule(
+    context: typer.Context,
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--print",
+            help="Print a unit for systemd, or lines for cron, where nothing else runs it.",
+        ),
+    ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", hidden=True, help="Run what is due, until it is ended.")
+    ] = False,
+) -> None:
+    """Show what is scheduled, what came of it the last time, and whether its service runs."""
+    invocation = current(context)
+    if form is not None:
+        print(_printed(invocation, form), end="")
+    elif run:
+        _run(invocation)
+    else:
+        present(invocation, _described(invocation), _render)
+
+
+def _run(invocation: Invocation) -> None:
+    from backups.scheduler import Scheduler, scheduled
+
+    deployment = invocation.deployment()
+    Scheduler(
+        invocation.folder,
+        scheduled(deployment),
+        _program(invocation),
+        note,
+        deployment.secrets,
+    ).work()
+
+
+def _program(invocation: Invocation) -> tuple[str, ...]:
+    # -P: what lies in the folder where it starts hides no module of ours.
+    words = (sys.executable, "-P", "-m", "ops_cli", "--stack", invocation.stack)
+    profile = invocation.profile
+    return words if profile is None else (*words, "--profile", str(profile.absolute()))
+
+
+def _printed(invocation: Invocation, form: Form) -> str:
+    from backups.schedule import BACKUP
+    from backups.schedule_files import crontab, systemd_unit
+    from backups.scheduler import scheduled
+    from infra.accounts import operator
+    from infra.errors import LettaOpsError
+    from infra.locations import cache_folder
+
+    jobs = scheduled(invocation.deployment())
+    environment = {
+        "LETTA_OPS_STATE": str(invocation.folder.state),
+        "LETTA_OPS_CACHE": str(cache_folder()),
+        "PATH": os.environ.get("PATH", os.defpath),
+    }
+    if stacks := os.environ.get("LETTA_OPS_STACKS"):
+        environment["LETTA_OPS_STACKS"] = str(Path(stacks).absolute())
+    if form is Form.CRON:
+        return crontab(jobs or ((BACKUP, EXAMPLE),), _program(invocation), environment)
+    if not jobs:
+        raise LettaOpsError(
+            "nothing-scheduled",
+            f"stack '{invocation.stack}' has no schedule for the unit to run",
+            f"set backup.schedule ({EXAMPLE}), in the profile where no `up` keeps it",
+        )
+    return systemd_unit(invocation.stack, _program(invocation), operator().name, environment)
+
+
+def _described(invocation: Invocation) -> dict[str, Any]:
+    from backups.schedule import JOBS
+    from backups.scheduler import read_runs, scheduled
+
+    given = {job.name: text for job, text in scheduled(invocation.deployment())}
+    runs = read_runs(invocation.folder.schedule)
+    service = _service(invocation)
+    return {
+        **{
+            job.name: _job(job, given.get(job.name), runs.get(job.name), service=service)
+            for job in JOBS
+        },
+        "service": service,
+    }
+
+
+def _job(job: Job, given: str | None, run: Run | None, *, service: str) -> dict[str, Any]:
+    from backups.schedule import due, known, local_zone
+
+    zone, now = local_zone(), dt.datetime.now(dt.UTC)
+    found = due(job, known(run, given, now), now, zone) if given else None
+    result = run.result if run else None
+    if result == "running" and service != "running":
+        result = "failed"  # it was killed together with the service, which hasn't come back
+    return {
+        "schedule": given,
+        "last": run.started.astimezone(zone).isoformat() if run and run.started else None,
+        "result": result,
+        "code": run.code if run else None,
+        "error": run.error if run else None,
+        "next": (now if found.now else found.next).astimezone(zone).isoformat() if found else None,
+    }
+
+
+def _service(invocation: Invocation) -> str:
+    """`running`, wherever it was started; `stopped`: the stack has one, and it doesn't; `none`."""
+    from infra.deployment import SERVICE_SCHEDULER
+    from infra.files import is_held
+
+    if is_held(invocation.folder.schedule_lock):
+        return "running"
+    there = invocation.folder.program(SERVICE_SCHEDULER).exists()
+    return "stopped" if there else "none"
+
+
+def _render(answer: dict[str, Any]) -> Iterator[Part]:
+    jobs = {name: job for name, job in answer.items() if name != "service"}
+    yield Table(
+        ("job", "schedule", "last", "result", "next"),
+        [
+            (
+                name,
+                job["schedule"] or "not scheduled",
+                _clock(job["last"]),
+                job["result"] or "-",
+                _clock(job["next"]),
+            )
+            for name, job in jobs.items()
+        ],
+    )
+    for name, job in jobs.items():
+        if job["error"]:
+            yield f"{name} failed: {job['error']}"
+    yield f"service: {answer['service']}"
+
+
+def _clock(text: str | None) -> str:
+    return "-" if text is None else f"{dt.datetime.fromisoformat(text):%Y-%m-%d %H:%M}"
