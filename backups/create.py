@@ -30,6 +30,7 @@ from backups.sources.memory_files import read_memory
 from backups.sources.postgres import Snapshot, find_program, snapshot
 from backups.stores.store import Store
 from backups.streams import ChunkSource, TalliedSink, Tally, compressed
+from backups.words import size_in_words
 from infra.administration import way_in
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
@@ -113,10 +114,10 @@ class _Progress:
         self._stored += size
         if time.monotonic() - self._said >= PROGRESS_SECONDS:
             self._said = time.monotonic()
-            about = f" (database on disk: {megabytes(self._of)})" if self._of else ""
+            about = f" (database on disk: {size_in_words(self._of)})" if self._of else ""
             self._report(
-                f"{self._name}: {megabytes(self._plain.size)} read,"
-                f" {megabytes(self._stored)} stored{about}"
+                f"{self._name}: {size_in_words(self._plain.size)} read,"
+                f" {size_in_words(self._stored)} stored{about}"
             )
 
 
@@ -153,7 +154,7 @@ def _made(
     label: str | None,
 ) -> Manifest:
     program = find_program(taken)
-    writing.report(f"database: dumping {megabytes(taken.size)} with pg_dump {program.version}")
+    writing.report(f"database: dumping {size_in_words(taken.size)} with pg_dump {program.version}")
     parts = [writing.part(DATABASE, taken.dump(program), of=taken.size, ending=".dump")]
     with read_memory(deployment, writing.report) as memory:
         parts.append(writing.part(MEMORY, memory, ending=".tar"))
@@ -204,10 +205,6 @@ def key_warning(deployment: Deployment) -> str | None:
         " in this backup are lost; set backup.recipients, so that the key goes along encrypted, or"
         " keep a copy (`letta-ops secret show encryption-key`) and say where with backup.key_copy"
     )
-
-
-def megabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _name_of(deployment: Deployment) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -29,18 +30,22 @@ SETTINGS = """
 """
 UNLIMITED = "SELECT set_config('transaction_timeout', '0', true)"  # since PostgreSQL 17
 TAKE = "SELECT pg_try_advisory_xact_lock(%s, %s)"
+# Postgres keeps such locks apart by database. Who isn't administrator takes it in another one than who
+# is: so everybody looks at all of them.
 HOLDER = """
-    SELECT activity.application_name, activity.xact_start
+    SELECT activity.application_name
     FROM pg_locks held JOIN pg_stat_activity activity USING (pid)
-    WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 2
-        AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND held.classid = %s::int8::oid AND held.objid = %s::int8::oid
+    WHERE held.locktype = 'advisory' AND held.granted AND held.pid <> pg_backend_pid()
+        AND held.classid = %s::int8::oid AND held.objid = %s::int8::oid AND held.objsubid = 2
 """
+CLUSTER = "SELECT system_identifier || '/' || current_database() FROM pg_control_system()"
 OURS = """
     SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()
         AND classid = %s::int8::oid AND objid = %s::int8::oid
 """
-PREFIX = "letta-ops "
+SESSION_NAME = re.compile(
+    r"letta-ops (?P<purpose>.+): (?P<who>.*) pid (?P<pid>\d+) (?P<since>\d\d:\d\d)"
+)
 LONGEST_NAME = 63  # bytes of an application_name
 CLASS = 0x1E77A  # of the advisory locks of letta-ops, among those of others
 # A host that has gone is noticed from both ends, also where nothing is sent for hours.
@@ -55,7 +60,7 @@ KEEPALIVES = {
 class DatabaseLock:
     """A session that holds the lock of one deployment. Safe to use from several threads.
 
-    `cluster` is the identifier of the Postgres where it does, None where that isn't told.
+    `cluster` is the Postgres and the database where it does, None where that isn't told.
     """
 
     def __init__(
@@ -93,10 +98,9 @@ def database_lock(
     with way_in(deployment) as way:
         patient = replace(way, settings={**way.settings, **KEEPALIVES})
         with patient.connect(way.maintenance) as link:
-            cluster = _cluster(link)
-            _take(link, key, _name(worker, purpose), way.place)
-            lock = DatabaseLock(link, key, cluster)
+            lock = DatabaseLock(link, key, _cluster(link))
             try:
+                _take(link, key, session_name(worker, purpose, dt.datetime.now(dt.UTC)), way.place)
                 yield lock
             finally:
                 lock.release()
@@ -106,7 +110,7 @@ def _cluster(link: psycopg.Connection[Any]) -> str | None:
     import psycopg
 
     try:
-        row = _row(link, "SELECT system_identifier::text FROM pg_control_system()")
+        row = _row(link, CLUSTER)
     except psycopg.Error:
         return None  # some services of others don't let one look
     return None if row is None else str(row[0])
@@ -120,8 +124,7 @@ def _take(link: psycopg.Connection[Any], key: tuple[int, int], name: str, place:
         _row(link, SETTINGS, [name])
         if link.info.server_version >= 170000:
             _row(link, UNLIMITED)
-        if _row(link, TAKE, key) == (True,):
-            return
+        taken = _row(link, TAKE, key) == (True,)
         holder = _row(link, HOLDER, key)
     except psycopg.Error as error:
         raise LettaOpsError(
@@ -129,9 +132,8 @@ def _take(link: psycopg.Connection[Any], key: tuple[int, int], name: str, place:
             f"the database {place} does not give the lock: {str(error).strip().splitlines()[0]}",
             "see whether Postgres is well (`letta-ops check`)",
         ) from None
-    with suppress(psycopg.Error):
-        link.close()
-    raise _locked(*(holder or ("", None)))
+    if not taken or holder is not None:
+        raise holder_of(holder[0] if holder else "")
 
 
 def _row(
@@ -146,31 +148,33 @@ def _row(
         return cursor.execute(query, values).fetchone()
 
 
-def _locked(name: str, since: dt.datetime | None) -> LettaOpsError:
-    purpose, _, worker = name.removeprefix(PREFIX).rpartition(": ")
-    who, _, pid = worker.rpartition(" pid ")
-    return locked_by(who, purpose, since, pid)
-
-
-def locked_by(who: str, purpose: str, since: dt.datetime | None, pid: object) -> LettaOpsError:
-    """The refusal of everybody but the holder."""
-    began = f" since {since.astimezone(dt.UTC):%H:%M UTC}" if since else ""
+def locked_by(who: str, purpose: str, since: str, pid: object) -> LettaOpsError:
+    """The refusal of everybody but the holder; `since` is a time of day in UTC."""
     what = f"`{purpose}`" if purpose else "something"
+    began = f" since {since} UTC" if since else ""
+    process = f" (pid {pid})" if pid else ""
     return LettaOpsError(
         "locked",
-        f"{who or 'somebody'} is doing {what} on this deployment{began}"
-        + (f" (pid {pid})" if pid else ""),
+        f"{who or 'somebody'} is doing {what} on this deployment{began}{process}",
         "wait until it has finished, then run this again; if that process hangs, end it where it"
         " runs: its lock goes with it",
     )
 
 
-def _name(worker: Process, purpose: str) -> str:
-    """`letta-ops PURPOSE: WHO@HOST pid PID`; what must be cut off is cut off the host, then of all."""
-    head, tail = f"{PREFIX}{purpose}: ", f" pid {worker.pid}"
-    room = max(0, LONGEST_NAME - len(tail.encode()))
-    begun = f"{head}{worker}".encode("ascii", "replace")[:room].decode()
-    return begun + tail
+def session_name(worker: Process, purpose: str, now: dt.datetime) -> str:
+    """`letta-ops PURPOSE: WHO@HOST pid PID HH:MM`; where it is too long, the end of the host goes.
+
+    The time is in it because only the administrator sees since when others' sessions are there.
+    """
+    tail = f" pid {worker.pid} {now:%H:%M}"
+    begun = f"letta-ops {purpose}: {worker}".encode("ascii", "replace")
+    return begun[: LONGEST_NAME - len(tail)].decode() + tail
+
+
+def holder_of(name: str) -> LettaOpsError:
+    """The refusal that names who is in a session's name."""
+    found = SESSION_NAME.fullmatch(name)
+    return locked_by(*(found.group("who", "purpose", "since", "pid") if found else [""] * 4))
 
 
 def _number(identifier: str) -> int:

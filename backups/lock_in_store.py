@@ -178,5 +178,6 @@ def _read(store: Store, name: str) -> Claim | None:
 
 def _locked(holder: Claim | None) -> LettaOpsError:
     if holder is None:
-        return locked_by("somebody", "", None, None)
-    return locked_by(str(holder.process), holder.purpose, holder.since, holder.process.pid)
+        return locked_by("somebody", "", "", "")
+    since = f"{holder.since.astimezone(dt.UTC):%H:%M}"
+    return locked_by(str(holder.process), holder.purpose, since, holder.process.pid)

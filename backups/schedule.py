@@ -29,9 +29,13 @@ class Job:
     answers: frozenset[int] = frozenset({0})
 
 
+WAIT_SECONDS = "900"  # for an `up` that is at work, above all the one that began the schedule
 BACKUP = Job(
     "backup",
-    (("backup", "create", "--label", "scheduled"), ("backup", "prune", "--yes")),
+    (
+        ("backup", "create", "--label", "scheduled", "--wait", WAIT_SECONDS),
+        ("backup", "prune", "--yes"),
+    ),
     at_once=True,
 )
 UNVERIFIED = 3  # the exit code of a drill that could not check everything

@@ -66,14 +66,14 @@ def crontab(
     jobs: Sequence[tuple[Job, str]], program: Sequence[str], environment: Mapping[str, str]
 ) -> str:
     """Lines for `crontab -e`. Cron neither catches up with what it missed, nor tries again."""
-    variables = [f"{name}={shlex.quote(text)}" for name, text in environment.items()]
+    words = [f"{name}={shlex.quote(text)}" for name, text in environment.items()]
+    # Part of the line: as lines of their own they would be everybody's, further down.
+    export = f"export {' '.join(words)}; " if words else ""
     lines = ["# Written by letta-ops; put it into `crontab -e`. Cron mails what is printed."]
     for job, schedule in jobs:
         calls = [shlex.join([*program, *words]) for words in job.commands]
-        # The variables are part of the command: in a crontab they would be everybody's.
-        words = " ".join(["env", *variables]) + " "
-        line = " && ".join(f"{words}{call}" for call in calls)
-        lines.append(f"{' '.join(schedule.split())} {line}".replace("%", r"\%"))
+        line = f"{' '.join(schedule.split())} {export}{' && '.join(calls)}"
+        lines.append(line.replace("%", r"\%"))
     return "\n".join(lines) + "\n"
 
 

@@ -123,7 +123,7 @@ class Scheduler:
         code = 0
         for step in range(run.step, len(job.commands)):
             run = self._keep(job, replace(run, step=step))
-            words = " ".join(job.commands[step])
+            words = " ".join(job.commands[step][:2])
             try:
                 finished = self._finished(job, step)
             except LettaOpsError as error:

@@ -22,6 +22,7 @@ from backups.opening import Key, opened_part, the_part
 from backups.programs import find_restore
 from backups.stores.store import Store
 from backups.streams import chunks_of
+from backups.words import size_in_words
 from infra.administration import Way
 from infra.deployment import ADMIN_ROLE
 from infra.errors import LettaOpsError
@@ -114,7 +115,7 @@ def _laid_down(
 ) -> Iterator[Path]:
     """Yield a file with the dump, compared with the manifest; nobody else can read it."""
     part = the_part(backup, DATABASE)
-    report(f"database: fetching {part.size / 1e6:.1f} MB")
+    report(f"database: fetching {size_in_words(part.size)}")
     _ensure_room(scratch, part.plain_size)
     descriptor, name = tempfile.mkstemp(prefix="restoring-", suffix=".dump", dir=scratch)
     path = Path(name)
@@ -134,7 +135,7 @@ def _ensure_room(scratch: Path, needed: int) -> None:
     if free < needed * 1.05:
         raise LettaOpsError(
             "disk-full",
-            f"restoring needs {needed / 1e9:.2f} GB in {scratch}, and {free / 1e9:.2f} GB are free",
+            f"restoring needs {size_in_words(needed)} in {scratch}, and {size_in_words(free)} are free",
             "free some disk space, then run this again",
         )
 

@@ -16,6 +16,7 @@ from backups.programs import find_restore
 from backups.sources.memory_files import summarise
 from backups.stores.store import Source, Store
 from backups.streams import chunks_of
+from backups.words import size_in_words
 from infra.errors import LettaOpsError
 from infra.fingerprint import key_fingerprint
 from infra.process import Report, command, run
@@ -62,7 +63,7 @@ def verify(store: Store, backup: Backup, key: Key, report: Report) -> list[Check
     """Read every part of `backup` back. Raises what the store raises when it can't be asked."""
     found = []
     for part in backup.manifest.parts:
-        report(f"{part.name}: reading {part.size / 1e6:.1f} MB")
+        report(f"{part.name}: reading {size_in_words(part.size)}")
         found.append(_checked(store, backup, part, key))
     return found
 
@@ -133,7 +134,7 @@ def _tables_in(dump: Path, backup: Backup) -> set[str]:
 
 
 def _memory(source: Source, backup: Backup) -> str:
-    found = summarise(chunks_of(source))
+    found = summarise(source)
     if found != backup.manifest.memory:
         raise damaged("the git memory", "its files are not those that the manifest counts")
     return f"{found.repositories} repositories with {found.files} files"

@@ -34,7 +34,7 @@ OWNED = """
 LIST = ", ".join(COLUMNS)
 INSERT = f"""INSERT INTO {TABLE} ({LIST}) VALUES ({", ".join(["%s"] * len(COLUMNS))})
     ON CONFLICT (id) DO NOTHING"""  # noqa: S608  # of names that stand above
-READ = f"SELECT {LIST} FROM {TABLE} ORDER BY at DESC, id"  # noqa: S608
+READ = f"SELECT {LIST} FROM ONLY {TABLE} ORDER BY at DESC, id"  # noqa: S608
 NO_RECORD = "the database has no record of this command"
 PATIENCE = "SET statement_timeout = '10s'; SET lock_timeout = '5s'"
 
@@ -77,18 +77,17 @@ def entries(deployment: Deployment, limit: int) -> list[Event]:
             ) from None
 
 
-def carry_over(old: psycopg.Connection[Any], new: psycopg.Connection[Any]) -> int:
-    """Copy the records that database `new` lacks from `old`; return how many these were.
+def carry_over(old: psycopg.Connection[Any] | None, new: psycopg.Connection[Any]) -> int:
+    """Copy the records that database `new` lacks from `old`, if there is one; return how many.
 
     A restore brings the records of back then: those since are about the restored data, too. The
-    table belongs to `new`'s user afterwards, whoever a restore gave it to.
+    table belongs to `new`'s user afterwards, whoever a restore gave it to: else nobody would write
+    to it any more.
     """
-    if not _is_there(old):
-        return 0
-    records = list(_rows(old, None))
+    records = list(_rows(old, None)) if old is not None and _is_there(old) else []
     with new.transaction():
+        kept = list(_rows(new, None)) if _is_there(new) else []
         _make(new)
-        kept = list(_rows(new, None))
         if not _is_ours(new):
             new.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
             _make(new)
@@ -124,7 +123,9 @@ def _tell_database(
 
 
 def _is_there(link: psycopg.Connection[Any]) -> bool:
-    return link.execute("SELECT to_regclass(%s)", [TABLE]).fetchone() != (None,)
+    """Whether there is a plain table: reading from a view runs what somebody wrote into it."""
+    query = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s)"
+    return link.execute(query, [TABLE]).fetchone() == ("r",)
 
 
 def _make(link: psycopg.Connection[Any]) -> None:

@@ -225,7 +225,8 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
 def _convert(key: Key, value: Any) -> Any:
     if key.is_of_backups:
         value = backup_settings.as_text(key.path, value)
-    if isinstance(value, str) and not key.late:
+    is_url = key.path == "store.url" and str(value).startswith("file://")
+    if isinstance(value, str) and not key.late and not is_url:
         value = resolve(value)
     if key.secret:
         if not isinstance(value, str) or not value:

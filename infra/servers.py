@@ -28,7 +28,7 @@ def stop_server(deployment: Deployment) -> None:
             for each in own_containers(client, deployment.containers.prefix, SERVICE_SERVER):
                 each.stop(timeout=STOP_SECONDS)
     elif _is_here(deployment):
-        _ask(deployment, "stopProcess")
+        _ask(deployment, "stopProcess", True)
     elif answers(deployment):
         raise LettaOpsError(
             "server-runs",
@@ -49,7 +49,7 @@ def start_server(deployment: Deployment) -> None:
             for each in own_containers(client, deployment.containers.prefix, SERVICE_SERVER):
                 each.start()
     elif _is_here(deployment):
-        _ask(deployment, "startProcess")
+        _ask(deployment, "startProcess", False)  # supervisord tries again; we ask the server below
     else:
         return
     deadline = time.monotonic() + START_SECONDS
@@ -79,7 +79,7 @@ def _is_here(deployment: Deployment) -> bool:
     return deployment.target == "local" and folder is not None and folder.root.is_dir()
 
 
-def _ask(deployment: Deployment, call: str) -> None:
+def _ask(deployment: Deployment, call: str, wait: bool) -> None:
     from supervisor.xmlrpc import Faults
 
     folder = deployment.folder
@@ -87,7 +87,7 @@ def _ask(deployment: Deployment, call: str) -> None:
     expected = (Faults.NOT_RUNNING, Faults.ALREADY_STARTED)
     try:
         with supervisor.rpc(folder, STOP_SECONDS * 2) as keeper:
-            getattr(keeper, call)(SERVICE_SERVER)
+            getattr(keeper, call)(SERVICE_SERVER, wait)
     except xmlrpc.client.Fault as fault:
         if fault.faultCode in expected:
             return

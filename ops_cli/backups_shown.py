@@ -73,7 +73,7 @@ def render_details(answer: dict[str, Any], now: dt.datetime) -> Iterator[Part]:
             ("id", answer["id"]),
             ("deployment", f"{answer['deployment']} (stack {answer['stack']})"),
             ("made", f"{answer['created_at']}, {time_in_words(answer['age_seconds'])} ago"),
-            ("took", time_in_words(answer["seconds"])),
+            ("took", f"{answer['seconds']} s"),
             ("size", size_in_words(answer["size"])),
             ("label", answer["label"]),
             ("release", answer["release"]),

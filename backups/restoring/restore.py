@@ -137,6 +137,8 @@ def _make_beside(
             if journal.had_database:
                 with way.connect(journal.name) as old:
                     carry_over(old, link)
+            else:
+                carry_over(None, link)
             _claim(link, deployment_id(deployment))
         if journal.had_database:
             with way.connect(way.maintenance) as link:

@@ -34,8 +34,8 @@ def switch_databases(way: Way, journal: Journal) -> None:
 
 
 def switched(way: Way, journal: Journal) -> bool:
-    """Whether the restored database is the live one now."""
-    return not exists(way, journal.side) and exists(way, journal.name)
+    """Whether the restored database is the live one now: nothing else has made what is asked for."""
+    return exists(way, journal.previous if journal.had_database else journal.name)
 
 
 def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:

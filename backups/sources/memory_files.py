@@ -7,7 +7,7 @@ It lies outside of Postgres, in the home of the server. The work there is done b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -48,8 +48,16 @@ class MemoryTar:
     def __init__(self, source: AbstractContextManager[BinaryIO], report: Report) -> None:
         self._source, self._report = source, report
         self._contents: Contents | None = None
+        self._pieces = self._read()
 
     def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
+
+    def close(self) -> None:
+        """End the script, if it still runs."""
+        self._pieces.close()
+
+    def _read(self) -> Generator[bytes, None, None]:
         damage = None
         with self._source as source:
             reader = TarReader(source.read)
@@ -87,7 +95,11 @@ def read_memory(deployment: Deployment, report: Report = lambda _: None) -> Iter
         report(
             "memory files: git-backed memory can't be reached from here, and is not in this backup"
         )
-    yield MemoryTar(_nothing() if home is None else home.output("read"), report)
+    tar = MemoryTar(_nothing() if home is None else home.output("read"), report)
+    try:
+        yield tar
+    finally:
+        tar.close()
 
 
 def summarise(stream: Source) -> Memory:
@@ -99,8 +111,7 @@ def summarise(stream: Source) -> Memory:
     try:
         for _ in reader.pieces():
             pass
-        if stream.read(1):
-            raise TarDamaged("there is something behind its end")
+        reader.ensure_end()
     except TarDamaged as error:
         raise _damaged(error) from None
     assert reader.contents is not None  # noqa: S101  # the pieces have ended
@@ -120,7 +131,7 @@ class MemoryPlace:
     def write(self, chunks: Iterable[bytes]) -> Memory:
         """Write a tar beside what is live, strictly checked, and return what was in it.
 
-        An interrupted swap is undone first. Raises also `memory-damaged`; then nothing waits.
+        An interrupted swap is undone first. Raises also `memory-damaged`: then it must not be swapped.
         """
         stream = ChunkSource(chunks)
         reader = TarReader(stream.read)
@@ -128,8 +139,7 @@ class MemoryPlace:
         def checked() -> Iterator[bytes]:
             # Here as well as there: a tar that was cut would leave the script waiting for more.
             yield from _joined(piece.raw for piece in reader.pieces())
-            if stream.read(1):
-                raise TarDamaged("there is something behind its end")
+            reader.ensure_end()
 
         try:
             self._run("write", chunks=checked())

@@ -98,16 +98,15 @@ class TarWriter:
         self._write = write
         self._tally = Tally()
         self._notes: list[str] = []
-        self._left_out: list[bytes] = []
+        self._left_out: dict[bytes, None] = {}
 
     def note(self, words: str) -> None:
         """Say something about what is written; it stands in the last member."""
         self._notes.append(words)
 
     def left_out(self, path: bytes) -> None:
-        """Count a link or a special file: they are not taken."""
-        if path not in self._left_out[-NOTES:]:
-            self._left_out.append(path)
+        """Count a link or a special file: they are not taken. It may be seen more than once."""
+        self._left_out[path] = None
 
     def folder(self, path: bytes) -> None:
         self._write(_header(path, None))
@@ -134,7 +133,7 @@ class TarWriter:
         if more := len(self._notes) - len(notes):
             notes.append(f"and {more} more of these")
         if self._left_out:
-            first = self._left_out[0].decode(errors="replace")
+            first = next(iter(self._left_out)).decode(errors="replace")
             notes.append(f"{len(self._left_out)} links or special files not taken, as {first}")
         contents = self._tally.contents(notes)
         text = json.dumps(asdict(contents), indent=1).encode()
@@ -174,6 +173,11 @@ class TarReader:
             yield Piece(self._zeros(len(_padding(member.size))))
             tally.file(member.path, digest.hexdigest())
 
+    def ensure_end(self) -> None:
+        """Raises TarDamaged when there is something behind the tar."""
+        if self._read(1):
+            raise TarDamaged("there is something behind its end")
+
     def _end(self, raw: bytes, member: Member, tally: Tally) -> Iterator[Piece]:
         if not member.size or member.size > LONGEST_END:
             raise TarDamaged("its last member is none of ours")
@@ -181,10 +185,11 @@ class TarReader:
         try:
             claimed = json.loads(text)
             found = tally.contents(str(note) for note in claimed["notes"])
-            if asdict(found) != {**claimed, "notes": found.notes}:
-                raise TarDamaged("it holds something else than its last member says")
+            altered = asdict(found) != {**claimed, "notes": found.notes}
         except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
             raise TarDamaged("its last member is none of ours") from None
+        if altered:
+            raise TarDamaged("it holds something else than its last member says")
         yield Piece(raw + text + self._zeros(len(_padding(member.size)) + 2 * BLOCK))
         self.contents = found
 

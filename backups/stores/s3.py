@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from backups.stores.s3_download import Download
-from backups.stores.s3_errors import answer_code, told
+from backups.stores.s3_errors import answer_code, is_refusal, told
 from backups.stores.s3_upload import Upload
 from backups.stores.store import Entry, Sink, Source, checked
 from infra.errors import LettaOpsError
@@ -81,8 +81,8 @@ class S3Store:
         with self._telling():
             try:
                 self._client.delete_object(**where)
-            except ClientError:
-                if (until := self._locked_until(where)) is None:
+            except ClientError as error:
+                if not is_refusal(error) or (until := self._locked_until(where)) is None:
                     raise
                 raise LettaOpsError(
                     "object-locked",
@@ -130,14 +130,18 @@ class S3Store:
 
         try:
             found = self._client.head_object(**where)
+            if found.get("VersionId", "null") != "null":
+                return None  # a plain deletion takes nothing from a versioned bucket: it was denied
+            if found.get("ObjectLockLegalHoldStatus") == "ON":
+                return "until its legal hold is taken away"
+            until = found.get("ObjectLockRetainUntilDate")
+            if until is not None and until > dt.datetime.now(dt.UTC):
+                return f"until {_utc(until):%Y-%m-%d %H:%M} UTC"
+            bucket = self._client.get_object_lock_configuration(Bucket=self._bucket)
         except ClientError:
             return None
-        until = found.get("ObjectLockRetainUntilDate")
-        if until is not None and until > dt.datetime.now(dt.UTC):
-            return f"until {_utc(until):%Y-%m-%d %H:%M} UTC"
-        if found.get("ObjectLockLegalHoldStatus") == "ON":
-            return "until its legal hold is taken away"
-        return None
+        rule = bucket["ObjectLockConfiguration"].get("Rule")
+        return "as long as its bucket says" if rule else None
 
     def _pages(self, operation: str, **which: str) -> Iterator[Mapping[str, Any]]:
         yield from self._client.get_paginator(operation).paginate(Bucket=self._bucket, **which)
@@ -163,6 +167,7 @@ class S3Store:
     def _client(self) -> Any:
         import boto3.session
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
 
         given, timeout = self._settings, self._settings.timeout
         session = boto3.session.Session()
@@ -186,7 +191,9 @@ class S3Store:
                 ),
                 **{name: secret.reveal() for name, secret in identity.items() if secret},
             )
-        except ValueError:
+        except ValueError as error:
+            if isinstance(error, BotoCoreError):  # another word that is no region, for instance
+                raise
             raise LettaOpsError(
                 "store-failed",
                 f"{self.url}: the endpoint {given.endpoint!r} is no URL that can be asked",

@@ -22,6 +22,7 @@ CODES = {
     "InvalidToken": "store-denied",
     "TokenRefreshRequired": "store-denied",
     "RequestTimeTooSkewed": "store-denied",
+    "XAdminUserNotFound": "store-denied",  # versitygw's word for an unknown access key, with a 404
     "SlowDown": "store-unreachable",
     "RequestTimeout": "store-unreachable",
     "QuotaExceeded": "store-full",
@@ -98,28 +99,36 @@ def _clocks(error: ClientError) -> str:
 
 
 def _unanswered(error: Exception, settings: StoreSettings) -> tuple[str, str, str]:
+    for kinds, code, what, hint in _rules(settings.timeout):
+        if isinstance(error, kinds):
+            return code, what.format(error), hint
+    return "store-unreachable", str(error), HINTS["store-unreachable"]  # of a socket or urllib3
+
+
+def _rules(timeout: float) -> tuple[tuple[tuple[type[Exception], ...], str, str, str], ...]:
+    """What was raised, our code, what is said, the hint. The first that fits counts."""
     from botocore import exceptions as kinds
 
-    # fmt: off
-    if isinstance(
-        error,
-        kinds.NoCredentialsError | kinds.PartialCredentialsError | kinds.CredentialRetrievalError
-        | kinds.TokenRetrievalError | kinds.ProfileNotFound | kinds.NoAuthTokenError
-        | kinds.SSOError,
-    ):
-        return "store-denied", str(error), NO_CREDENTIALS
-    # fmt: on
-    if isinstance(error, kinds.SSLError):
-        hint = "let this machine trust its authority (AWS_CA_BUNDLE), or correct store.endpoint"
-        return "store-unreachable", f"its certificate is not accepted: {error}", hint
-    if isinstance(error, kinds.ReadTimeoutError | kinds.ConnectTimeoutError):
-        what = f"no answer within {settings.timeout:g} s"
-        return "store-unreachable", what, HINTS["store-unreachable"]
-    if isinstance(error, kinds.FlexibleChecksumError):
-        hint = "restore another backup; look at the store's disks"
-        return "store-failed", f"what came is not what was stored: {error}", hint
-    if isinstance(error, kinds.BotoCoreError) and not isinstance(
-        error, kinds.ConnectionError | kinds.HTTPClientError | kinds.IncompleteReadError
-    ):
-        return "store-failed", str(error), HINTS["store-failed"]
-    return "store-unreachable", str(error), HINTS["store-unreachable"]
+    no_identity = (
+        kinds.NoCredentialsError,
+        kinds.PartialCredentialsError,
+        kinds.CredentialRetrievalError,
+        kinds.TokenRetrievalError,
+        kinds.NoAuthTokenError,
+        kinds.ProfileNotFound,
+        kinds.SSOError,
+    )
+    slow = (kinds.ReadTimeoutError, kinds.ConnectTimeoutError)
+    short = (kinds.IncompleteReadError, kinds.ResponseStreamingError)
+    away = HINTS["store-unreachable"]
+    trust = "let this machine trust its authority (AWS_CA_BUNDLE), or correct store.endpoint"
+    other = "restore another backup; look at the store's disks"
+    return (
+        (no_identity, "store-denied", "{}", NO_CREDENTIALS),
+        ((kinds.SSLError,), "store-unreachable", "its certificate is not accepted: {}", trust),
+        (slow, "store-unreachable", f"no answer within {timeout:g} s", away),
+        (short, "store-unreachable", "its answers end too early: {}", away),
+        ((kinds.FlexibleChecksumError,), "store-failed", "not what was stored: {}", other),
+        ((kinds.ConnectionError, kinds.HTTPClientError), "store-unreachable", "{}", away),
+        ((kinds.BotoCoreError,), "store-failed", "{}", HINTS["store-failed"]),
+    )

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backups.catalog import FAILED, Backup, write_object
+from backups.catalog import Backup, write_object
 from backups.manifest import DRILLS
 from backups.opening import Key
 from backups.stores.store import Store
+from backups.verify import FAILED, UNVERIFIED
 from healthchecks.drill import in_api, in_database
 from healthchecks.drill.course import Course, encryption_key, ensure_room, restore, served
 from healthchecks.drill.memory import judge_memory
@@ -25,11 +26,11 @@ from healthchecks.drill.verdict import (
     FRESHNESS,
     MEMORY,
     MESSAGES,
+    NOT_REACHED,
     RECORD,
     REVISION,
     SECRET,
     THROUGH_API,
-    UNVERIFIED,
     Check,
     Judge,
     Outcome,
@@ -67,7 +68,8 @@ def run(
     judge = Judge(report)
     unfit = _unfit(store, backup, key)
     if unfit is not None:
-        judge.close(CHECKS, unfit.message, unfit.hint)
+        judge.add(Check(DATABASE, UNVERIFIED, unfit.message, unfit.hint))
+        judge.close(CHECKS, f"{NOT_REACHED}: nothing was restored")
     else:
         with throwaway_folder(throwaway_parent(deployment.folder), report) as folder:
             _take(Course(deployment, store, backup, key, folder, judge, report, at))
@@ -105,7 +107,7 @@ def _take(course: Course) -> None:
         restore(course, postgres)
     except LettaOpsError as error:
         course.judge.add(of_error(DATABASE, error))
-        course.judge.close(CHECKS, "not reached: the database was not restored")
+        course.judge.close(CHECKS, f"{NOT_REACHED}: the database was not restored")
         return
     release = _release(course)
     with postgres.way.connect(DATABASE_NAME) as link:
@@ -170,7 +172,7 @@ def _judge_through_api(
         hint = error.hint if isinstance(error, LettaOpsError) else ""
         text = error.message if isinstance(error, LettaOpsError) else str(error)
         judge.add(Check(AGENTS, FAILED, text.strip(), hint))
-        judge.close(THROUGH_API, "not reached: no server runs on the copy")
+        judge.close(THROUGH_API, f"{NOT_REACHED}: no server runs on the copy")
 
 
 def _kept(store: Store, backup: Backup, outcome: Outcome, judge: Judge) -> Outcome:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 from urllib.parse import urlencode
 
-from backups.catalog import FAILED, PASSED
-from healthchecks.drill.verdict import AGENTS, ARCHIVAL, MESSAGES, UNVERIFIED, Check
+from backups.verify import FAILED, PASSED, UNVERIFIED
+from healthchecks.drill.verdict import AGENTS, ARCHIVAL, MESSAGES, Check
 from healthchecks.facts import request
 from infra.deployment import Deployment
 

@@ -6,9 +6,9 @@ import datetime as dt
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from backups.catalog import FAILED, PASSED
 from backups.contents import compare
 from backups.manifest import Manifest
+from backups.verify import FAILED, PASSED, UNVERIFIED
 from backups.words import time_in_words
 from healthchecks.drill.verdict import (
     COUNTS,
@@ -16,7 +16,6 @@ from healthchecks.drill.verdict import (
     FRESHNESS,
     REVISION,
     SECRET,
-    UNVERIFIED,
     Check,
 )
 from healthchecks.probes.encryption import encrypted_columns, looks_encrypted, opens

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from backups.catalog import FAILED, PASSED
+from backups.verify import FAILED, PASSED, UNVERIFIED
 from infra.errors import LettaOpsError
 from infra.process import Report
 
-UNVERIFIED = "unverified"  # it could not be seen
 # In this order they are made and told.
 DATABASE, COUNTS, REVISION, SECRET, MEMORY, FRESHNESS = CONTENT = (
     "database", "counts", "revision", "secret", "memory", "freshness",
@@ -19,6 +18,7 @@ DATABASE, COUNTS, REVISION, SECRET, MEMORY, FRESHNESS = CONTENT = (
 AGENTS, MESSAGES, ARCHIVAL = THROUGH_API = ("agents", "messages", "archival")
 CHECKS = (*CONTENT, *THROUGH_API)
 RECORD = "record"
+NOT_REACHED = "not reached"
 
 # What says nothing about the backup itself, only that it could not be looked at.
 OF_CIRCUMSTANCES = ("disk-full", "identity", "identity-missing", "no-pg-dump", "wrong-identity")

@@ -77,7 +77,7 @@ class VolumeHome:
             stream: Any = None
             try:
                 stream = client.api.attach_socket(
-                    made.id, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+                    str(made.id), {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
                 )
                 plain = getattr(stream, "_sock", stream)
                 plain.settimeout(SILENCE_SECONDS)

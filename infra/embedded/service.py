@@ -130,7 +130,8 @@ def program(account: Account, folder: StackFolder, inputs: Mapping[str, Any]) ->
     """Return the service's supervisord file. It holds no secret."""
     environment = plain_environment(folder)
     if inputs.get("account") == OPERATOR:
-        environment |= {**inputs["variables"], "PATH": inputs["path"]}
+        # In one order: Pulumi has none.
+        environment |= {**dict(sorted(inputs["variables"].items())), "PATH": inputs["path"]}
     pairs = ",".join(f'{name}="{value}"' for name, value in environment.items())
     stop_signal = inputs.get("stop_signal") or "TERM"
     fields = {

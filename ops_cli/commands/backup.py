@@ -196,14 +196,14 @@ def _render_dry_run(answer: dict[str, Any]) -> Iterator[Part]:
 
 
 def _render_created(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
-    from backups.create import megabytes
+    from backups.words import size_in_words
 
     yield f"backup {answer['id']} is complete"
     yield from facts(
         [
             ("  store", answer["store"]),
             ("  holds", f"{answer['agents']} agents, {answer['messages']} messages"),
-            ("  size", megabytes(answer["size"])),
+            ("  size", size_in_words(answer["size"])),
             ("  took", f"{answer['seconds']:.1f} s"),
             ("  encrypted", "yes" if answer["encrypted"] else "no"),
             ("  next", f"`{invocation.command('backup drill')}` proves that it restores"),

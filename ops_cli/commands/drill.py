@@ -68,8 +68,11 @@ def _drilled(invocation: Invocation, word: str, identity: str | None) -> dict[st
 
 
 def _failure(invocation: Invocation, answer: dict[str, Any]) -> UnsuccessfulError:
+    from healthchecks.drill.verdict import NOT_REACHED
+
     bad = [check for check in answer["checks"] if check["verdict"] != "passed"]
-    lines = [f"  - {check['name']}: {check['verdict']}: {check['summary']}" for check in bad]
+    told = [check for check in bad if not check["summary"].startswith(NOT_REACHED)]
+    lines = [f"  - {check['name']}: {check['verdict']}: {check['summary']}" for check in told]
     failed = answer["verdict"] == "failed"
     what = "failed" if failed else "could not be made whole, the backup is unverified"
     worst = [check for check in bad if check["verdict"] == answer["verdict"]]

@@ -55,13 +55,12 @@ def _run(invocation: Invocation) -> None:
     from backups.scheduler import Scheduler, scheduled
 
     deployment = invocation.deployment()
-    Scheduler(
-        invocation.folder,
-        scheduled(deployment),
-        _program(invocation),
-        note,
-        deployment.secrets,
-    ).work()
+    jobs, program = scheduled(deployment), _program(invocation)
+    scheduler = Scheduler(invocation.folder, jobs, program, note, deployment.secrets)
+    try:
+        scheduler.work()
+    except KeyboardInterrupt:
+        note("the scheduler was ended")  # as it was asked to: that is no failure
 
 
 def _program(invocation: Invocation) -> tuple[str, ...]:
@@ -77,16 +76,9 @@ def _printed(invocation: Invocation, form: Form) -> str:
     from backups.scheduler import scheduled
     from infra.accounts import operator
     from infra.errors import LettaOpsError
-    from infra.locations import cache_folder
 
     jobs = scheduled(invocation.deployment())
-    environment = {
-        "LETTA_OPS_STATE": str(invocation.folder.state),
-        "LETTA_OPS_CACHE": str(cache_folder()),
-        "PATH": os.environ.get("PATH", os.defpath),
-    }
-    if stacks := os.environ.get("LETTA_OPS_STACKS"):
-        environment["LETTA_OPS_STACKS"] = str(Path(stacks).absolute())
+    environment = _environment(invocation)
     if form is Form.CRON:
         return crontab(jobs or ((BACKUP, EXAMPLE),), _program(invocation), environment)
     if not jobs:
@@ -95,7 +87,25 @@ def _printed(invocation: Invocation, form: Form) -> str:
             f"stack '{invocation.stack}' has no schedule for the unit to run",
             f"set backup.schedule ({EXAMPLE}), in the profile where no `up` keeps it",
         )
-    return systemd_unit(invocation.stack, _program(invocation), operator().name, environment)
+    path = {"PATH": os.environ.get("PATH", os.defpath)}
+    return systemd_unit(
+        invocation.stack, _program(invocation), operator().name, {**environment, **path}
+    )
+
+
+def _environment(invocation: Invocation) -> dict[str, str]:
+    """What another environment than this shell's must be told to find the same folders."""
+    from infra.locations import cache_folder, state_folder
+
+    bare = {"HOME": os.environ.get("HOME", "/")}
+    environment = {}
+    if invocation.folder.state != state_folder(bare):
+        environment["LETTA_OPS_STATE"] = str(invocation.folder.state)
+    if cache_folder() != cache_folder(bare):
+        environment["LETTA_OPS_CACHE"] = str(cache_folder())
+    if stacks := os.environ.get("LETTA_OPS_STACKS"):
+        environment["LETTA_OPS_STACKS"] = str(Path(stacks).absolute())
+    return environment
 
 
 def _described(invocation: Invocation) -> dict[str, Any]:

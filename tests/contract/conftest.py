@@ -1,15 +1,30 @@
-"""The Pulumi CLI that the contract tests run: whatever this machine can have."""
+"""What the contract tests run against: a Pulumi CLI that this machine can have, a real S3 server."""
 
 from __future__ import annotations
 
 import sys
+import uuid
+from collections.abc import Iterator
 
 import pytest
 
 from infra.engine.cli import find_pulumi
 from infra.engine.cli_cache import PulumiCli
+from tests.contract.s3_server import S3Server, running_s3_server
 
 
 @pytest.fixture(scope="session")
 def cli() -> PulumiCli:
     return find_pulumi(lambda line: print(line, file=sys.stderr))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with running_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> str:
+    """The name of a new bucket."""
+    return s3_server.make_bucket(f"bucket-{uuid.uuid4().hex[:12]}")

@@ -60,9 +60,7 @@ class S3Server:
         client = self.client()
         client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=bool(locked_days))
         if versioned:
-            client.put_bucket_versioning(
-                Bucket=name, VersioningConfiguration={"Status": "Enabled"}
-            )
+            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
         if locked_days:
             retention = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": locked_days}}
             client.put_object_lock_configuration(

@@ -117,6 +117,26 @@ def test_a_check_whose_need_is_not_met_is_said_not_to_be_checked_and_does_not_fa
     assert finding.summary == f"not checked: {need.value}"
 
 
+def test_checks_that_share_a_probe_are_judged_by_one_look_and_a_crash_is_told_for_each() -> None:
+    looks = []
+
+    def look(_: Deployment) -> Seen:
+        looks.append(1)
+        if len(looks) > 1:
+            raise RuntimeError("broken")
+        return Seen(State.OK)
+
+    def stumble(_: Seen, __: Thresholds) -> Verdict:
+        raise RuntimeError("a bug of the rule")
+
+    checks = [Check("a", look, judge), Check("b", look, stumble), Check("c", look, judge)]
+    found = {each.name: each.state for each in run(DEPLOYMENT, checks=checks).findings}
+    assert found == {"a": State.OK, "b": State.UNKNOWN, "c": State.OK}
+    assert len(looks) == 1
+    found = {each.name: each.state for each in run(DEPLOYMENT, checks=checks).findings}
+    assert found == dict.fromkeys("abc", State.UNKNOWN)
+
+
 def test_an_acknowledged_warning_is_ok_and_says_so() -> None:
     finding = only(check("a", State.WARNING), acknowledged=frozenset({"a"}))
     assert (finding.state, finding.summary) == (State.OK, "acknowledged: judged")

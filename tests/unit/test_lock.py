@@ -20,6 +20,7 @@ from backups import lock as lock_module
 from backups import lock_in_store
 from backups.catalog import read_catalog, read_object, write_object
 from backups.lock import locked
+from backups.lock_in_database import holder_of, session_name
 from backups.lock_in_store import DEAD_AFTER, NAME, Claim, new_claim, take
 from backups.stores.folder import FolderStore
 from backups.stores.memory import MemoryStore
@@ -91,10 +92,12 @@ def test_the_second_is_told_who_does_what_since_when(
 def test_nothing_is_left_of_it_in_the_end_also_after_an_error(
     deployment: Deployment, store: FolderStore, said: list[str]
 ) -> None:
-    with pytest.raises(ZeroDivisionError), locked(deployment, store, "prune", said.append) as lock:
+    with locked(deployment, store, "prune", said.append) as lock:
         lock.ensure_held()
         assert names(store) == [OBJECT]
         assert read_catalog(store, None).incomplete == {}, "it is no unfinished backup"
+    assert names(store) == []
+    with pytest.raises(ZeroDivisionError), locked(deployment, store, "prune", said.append):
         raise ZeroDivisionError
     assert names(store) == []
 
@@ -216,14 +219,17 @@ def test_of_many_who_take_over_at_once_one_does(said: list[str]) -> None:
         leave(store, dead)
         start = threading.Barrier(6)
         taken: list[Claim] = []
+        refused: list[str] = []
 
-        def run(store: Store = store, start: Any = start, taken: Any = taken) -> None:
+        def run(
+            store: Store = store, start: Any = start, taken: Any = taken, refused: Any = refused
+        ) -> None:
             claim = new_claim(this_process(), "prune", None)
             start.wait()
             try:
                 taken.append(take(store, ID, claim, said.append).claim)
             except LettaOpsError as error:
-                assert error.code == "locked"
+                refused.append(error.code)
 
         threads = [threading.Thread(target=run) for _ in range(6)]
         for thread in threads:
@@ -231,6 +237,7 @@ def test_of_many_who_take_over_at_once_one_does(said: list[str]) -> None:
         for thread in threads:
             thread.join()
         assert len(taken) == 1
+        assert refused == ["locked"] * 5
         assert json.loads(read_object(store, OBJECT))["token"] == taken[0].token
         assert names(store) == [OBJECT]
 
@@ -347,3 +354,24 @@ def test_a_lock_that_nobody_understands_is_left_to_a_person(
         pytest.fail("two at once")
     assert caught.value.code == "lock-damaged"
     assert OBJECT in caught.value.message
+
+
+USERS = [("root", "db1"), ("u" * 60, "h" * 60), ("josé (as root)", "häst")]
+
+
+@pytest.mark.parametrize(("user", "host"), USERS)
+def test_a_session_is_named_after_its_holder_within_what_postgres_keeps(
+    user: str, host: str
+) -> None:
+    process = replace(this_process(), who=user, host=host, pid=4_194_304)
+    name = session_name(process, "backup create", dt.datetime(2026, 11, 21, 20, 15, tzinfo=dt.UTC))
+    assert len(name.encode()) <= 63
+    message = holder_of(name).message
+    assert message.startswith(user[:9].encode("ascii", "replace").decode())
+    assert message.endswith(
+        "is doing `backup create` on this deployment since 20:15 UTC (pid 4194304)"
+    )
+
+
+def test_a_holder_with_another_name_is_somebody() -> None:
+    assert holder_of("psql").message == "somebody is doing something on this deployment"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -44,6 +43,7 @@ from infra.sensitive import Sensitive
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHTLY = "30 2 * * *"
+CREATE = "backup create --label scheduled --wait 900"
 
 
 def at(text: str) -> dt.datetime:
@@ -200,7 +200,7 @@ def test_a_backup_is_made_and_then_old_ones_are_pruned(
     made = scheduler(folder, "print('done, a-secret')", lambda: NOON)
     made.turn()
     assert "2026-05-05 12:00:00 backup: create: done, [redacted]" in capsys.readouterr().out
-    assert calls(folder) == ["backup create --label scheduled", "backup prune --yes"]
+    assert calls(folder) == [CREATE, "backup prune --yes"]
     run = read_runs(folder.schedule)["backup"]
     assert (run.result, run.code, run.attempt) == ("passed", 0, 1)
     assert made.turn() == dt.timedelta(hours=14, minutes=30).total_seconds()
@@ -214,12 +214,12 @@ def test_a_failure_is_kept_with_its_words_and_tried_again(folder: StackFolder) -
     made.turn()
     run = read_runs(folder.schedule)["backup"]
     assert (run.result, run.code, run.attempt) == ("failed", 2, 1)
-    assert run.error == "`backup create --label scheduled`: the store is [redacted]"
+    assert run.error == "`backup create`: the store is [redacted]"
     assert made.turn() == 300
     moment[0] += dt.timedelta(minutes=5)
     made.turn()
     assert read_runs(folder.schedule)["backup"].attempt == 2
-    assert calls(folder) == ["backup create --label scheduled"] * 2
+    assert calls(folder) == [CREATE] * 2
 
 
 def test_a_program_that_is_not_there_is_a_failure_like_others(folder: StackFolder) -> None:
@@ -296,7 +296,7 @@ def test_sigterm_ends_the_command_at_hand_politely_and_is_kept(folder: StackFold
     run = read_runs(folder.schedule)["backup"]
     assert (run.result, run.error) == (
         "failed",
-        "`backup create --label scheduled` was ended with the scheduler",
+        "`backup create` was ended with the scheduler",
     )
 
 
@@ -323,12 +323,10 @@ def _left(folder: StackFolder) -> list[psutil.Process]:
 
 # --- For machines without our service. ---
 
-AWKWARD = ("/opt/a b/python", "-P", "-m", "ops_cli", "--stack", "demo")
-
 
 def test_a_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:
     environment = {"LETTA_OPS_STATE": '/srv/50% "$HOME"'}
-    program = (sys.executable, *AWKWARD[1:])
+    program = (sys.executable, "-P", "-m", "ops_cli", "--stack", "demo")
     path = tmp_path / "letta-ops-demo.service"
     path.write_text(systemd_unit("demo", program, "root", environment))
     text = path.read_text()
@@ -344,13 +342,19 @@ def test_a_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:
 
 
 def test_the_lines_for_cron_run_what_the_service_would(tmp_path: Path) -> None:
-    """Taken apart like cron does it: up to an unescaped %, handed to a shell."""
-    text = crontab(((BACKUP, "30  2 * * *"), (DRILL, "0 4 * * 0")), AWKWARD, {"A": "x y%d"})
+    """The line is handed to a shell, as cron does it, with `echo` for the program."""
+    say = tmp_path / "say it"
+    say.write_text('#!/bin/sh\necho "$A: $@"\n')
+    say.chmod(0o755)
+    jobs = ((BACKUP, "30  2 * * *"), (DRILL, "0 4 * * 0"))
+    text = crontab(jobs, (str(say), "--stack", "demo"), {"A": "x y%d"})
     backup, drill = (line for line in text.splitlines() if not line.startswith("#"))
-    assert backup.startswith(f"{NIGHTLY} env ")
-    words = shlex.split(backup.replace(r"\%", "%"))[5:]
-    first, second = words[: words.index("&&")], words[words.index("&&") + 1 :]
-    assert first == ["env", "A=x y%d", *AWKWARD, *BACKUP.commands[0]]
-    assert second == ["env", "A=x y%d", *AWKWARD, *BACKUP.commands[1]]
+    assert backup.startswith(f"{NIGHTLY} ")
     assert drill.startswith("0 4 * * 0 ")
-    assert drill.endswith(" backup drill")
+    line = backup.removeprefix(f"{NIGHTLY} ").replace(r"\%", "%")
+    assert "%" not in line.replace("y%d", "")
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        f"x y%d: --stack demo {CREATE}",
+        "x y%d: --stack demo backup prune --yes",
+    ]

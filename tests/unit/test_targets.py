@@ -10,7 +10,9 @@ import pytest
 from pulumi.runtime import rpc
 from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs, Mocks
 
+from infra.accounts import operator
 from infra.backup_settings import DEFAULTS
+from infra.embedded.service import program
 from infra.locations import StackFolder
 from infra.profiles import SECRET_PATHS, remember
 from infra.settings import parse
@@ -146,6 +148,14 @@ def test_the_scheduler_knows_where_things_are_and_no_secret(
     assert variables["DOCKER_HOST"] == "unix:///elsewhere.sock"
     assert variables["AWS_PROFILE"] == "backups"
     assert "a-secret" not in str(variables)
+
+
+def test_the_schedulers_settings_have_one_order(build: Any, tmp_path: Path) -> None:
+    """Pulumi gives back a mapping in an order of its own: that is no difference."""
+    inputs = build(SCHEDULED)["scheduler"].inputs
+    turned = {**inputs, "variables": dict(reversed(inputs["variables"].items()))}
+    folder = StackFolder(tmp_path, "demo")
+    assert program(operator(), folder, inputs) == program(operator(), folder, turned)
 
 
 def test_pulumi_is_told_what_is_secret(build: Any) -> None:

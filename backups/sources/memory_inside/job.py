@@ -11,7 +11,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -49,25 +49,33 @@ def _read(place: Place) -> None:
 
 
 def _run(job: str, place: Place, which: str) -> Any:
-    match job:
-        case "write":
-            contents = place.write(sys.stdin.buffer.raw.read).contents  # type: ignore[attr-defined]
-            return None if contents is None else asdict(contents)
-        case "swap":
-            return place.swap()
-        case "undo":
-            return place.undo()
-        case "drop":
-            return place.drop()
-        case "state":
-            return {"before": place.has(BEFORE), "half_way": place.is_half_way}
+    jobs: dict[str, Callable[[], Any]] = {
+        "write": lambda: _write(place),
+        "swap": place.swap,
+        "undo": place.undo,
+        "drop": place.drop,
+        "state": lambda: {"before": place.has(BEFORE), "half_way": place.is_half_way},
+        "fsck": lambda: _fsck(_chosen(place, which)),
+        "digest": lambda: _digest(_chosen(place, which)),
+    }
+    return jobs[job]()
+
+
+def _chosen(place: Place, which: str) -> bytes:
     if which == "live":
         place.ensure_settled()
-    folder = place.path(LIVE if which == "live" else RESTORING)
-    if which == "restoring" and not place.has(RESTORING):
+        return place.path(LIVE)
+    if not place.has(RESTORING):
         raise Refused("nothing was written that waits to be swapped in")
-    if job == "fsck":
-        return _fsck(folder)
+    return place.path(RESTORING)
+
+
+def _write(place: Place) -> Any:
+    contents = place.write(lambda size: os.read(sys.stdin.fileno(), size)).contents
+    return None if contents is None else asdict(contents)
+
+
+def _digest(folder: bytes) -> Any:
     writer = TarWriter(lambda _: None)
     write_memory(writer, folder)
     return asdict(writer.end())

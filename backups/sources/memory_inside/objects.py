@@ -131,7 +131,7 @@ def _fits(name: bytes, source: BinaryIO) -> bool:
     while left > 0 and (data := source.read(min(CHUNK, left))):
         digest.update(data)
         left -= len(data)
-    return left == 0 and source.read() == digest.digest()
+    return left == 0 and bool(source.read() == digest.digest())
 
 
 def _digest(length: int) -> Any:

@@ -15,8 +15,9 @@ REFS = (b"refs", b"HEAD", b"packed-refs")
 LEFT_OUT = (b"hooks", b"index")
 LARGEST = 1 << 24  # of a file beside them; a larger one is none of git's
 
-REF = re.compile(rb"ref: refs/[^\s]+\n?|[0-9a-f]{40}(?:[0-9a-f]{24})?\n?")
-PACKED = re.compile(rb"[0-9a-f]{40,64} .+|\^[0-9a-f]{40,64}|#.*")
+# Git ends every line of them: one without its end is being written.
+REF = re.compile(rb"(?:ref: refs/[^\s]+|[0-9a-f]{40}(?:[0-9a-f]{24})?)\n")
+PACKED = re.compile(rb"(?:(?:[0-9a-f]{40,64} .+|\^[0-9a-f]{40,64}|#.*)\n)*")
 LOGGED = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{40,64}) .*")
 
 Held = dict[bytes, "bytes | None"]  # path in the repository -> content; None: a folder
@@ -58,11 +59,12 @@ def torn(held: Held) -> str | None:
         if _is_ref(path):
             good = REF.fullmatch(content) is not None
         elif path == b"packed-refs":
-            good = all(PACKED.fullmatch(line) for line in content.split(b"\n") if line)
+            good = PACKED.fullmatch(content) is not None
         elif path.startswith(b"logs/"):
-            good = all(LOGGED.fullmatch(line) for line in content.split(b"\n") if line)
+            *lines, rest = content.split(b"\n")
+            good = not rest and all(map(LOGGED.fullmatch, lines))
         elif path == b"config":
-            good = bool(content.strip())
+            good = content.endswith(b"\n")
         if not good:
             return f"{shown(path)} is damaged"
     return None

@@ -41,7 +41,7 @@ class Place:
     """The folder `.letta` below `home`."""
 
     def __init__(self, home: str) -> None:
-        self._folder = os.path.join(home, ".letta")  # noqa: PTH118  # as the rest: by descriptors' names
+        self._folder = os.path.join(home, ".letta")
         if kind(os.fsencode(self._folder)) is not None and not is_folder(os.fsencode(self._folder)):
             raise Refused(f"{self._folder} is not a plain folder")
 
@@ -73,7 +73,7 @@ class Place:
         undoing it. Raises TarDamaged."""
         if self.is_half_way:
             self.undo()
-        os.makedirs(self._folder, 0o700, exist_ok=True)  # noqa: PTH103
+        os.makedirs(self._folder, 0o700, exist_ok=True)
         for leftover in (PART, RESTORING):
             self._remove(leftover)
         os.mkdir(self.path(PART), 0o700)
@@ -89,8 +89,7 @@ class Place:
             self.undo()
         if self.has(RESTORING):
             self._remove(BEFORE)
-            if not self.has(LIVE):
-                os.mkdir(self.path(LIVE), 0o700)
+            self._ensure_live()
             self._rename(RESTORING, SWAPPING)
         elif not self.has(SWAPPING):
             if self.has(BEFORE):
@@ -112,6 +111,7 @@ class Place:
         if self.has(RESTORING) or not (self.has(BEFORE) or self.has(UNDOING)):
             return "nothing to undo"
         if not self.has(UNDOING):
+            self._ensure_live()
             self._rename(LIVE, UNDOING)
         if self.has(BEFORE):
             self._remove_impostor()
@@ -126,6 +126,10 @@ class Place:
         for name in (BEFORE, DROPPING, PART):
             self._remove(name)
         return "removed" if there else "nothing to remove"
+
+    def _ensure_live(self) -> None:
+        if not self.has(LIVE):
+            os.mkdir(self.path(LIVE), 0o700)
 
     def _remove_impostor(self) -> None:
         if self.has(LIVE):
@@ -147,7 +151,7 @@ class Place:
 
     def _rename(self, name: str, new: str) -> None:
         step(f"{name} -> {new}")
-        os.rename(self.path(name), self.path(new))  # noqa: PTH104  # bytes
+        os.rename(self.path(name), self.path(new))
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
