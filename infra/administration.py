@@ -138,7 +138,8 @@ def way_in(deployment: Deployment) -> Iterator[Way]:
     here: dict[str, str | int]
     if database.container is not None:
         with tunnel(database.container, VIA_SOCKET) as sockets:
-    XX f"in container {database.container}", ADMIN_ROLE)
+            here = {"host": str(sockets), "port": POSTGRES_PORT, "user": ADMIN_ROLE}
+            yield Way(here, True, f"in container {database.container}", ADMIN_ROLE)
     elif deployment.target == "local" and folder is not None and folder.root.is_dir():
         here = {"host": str(folder.sockets), "port": database.port, "user": ADMIN_ROLE}
         yield Way(here, True, f"at {database.host}:{database.port}", ADMIN_ROLE)
