@@ -13,6 +13,7 @@ from infra import last_error
 from infra.accounts import remove_accounts
 from infra.containers.removal import remove_all
 from infra.embedded import supervisor
+from infra.embedded.throwaway import remove_leftovers
 from infra.engine.backend import exists, locks
 from infra.engine.cli import find_pulumi, pulumi_environment
 from infra.engine.cli_cache import PulumiCli
@@ -116,6 +117,7 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
         if delete_data:
             pulumi = _prepare(folder, request, report, keep=True)
             pulumi.call("stack", "rm", request.stack, "--yes", "--force")
+            remove_leftovers(folder.root, report)  # of drills that were killed
             shutil.rmtree(folder.root)
             remove_accounts(folder)
             report(f"deleted {folder.root}")
