@@ -26,8 +26,9 @@ from backups.manifest import (
     Manifest,
     Part,
 )
+from backups.programs import find_dump
 from backups.sources.memory_files import read_memory
-from backups.sources.postgres import Snapshot, find_program, snapshot
+from backups.sources.postgres import Snapshot, snapshot
 from backups.stores.store import Store
 from backups.streams import ChunkSource, TalliedSink, Tally, compressed
 from backups.words import size_in_words
@@ -153,7 +154,8 @@ def _made(
     identifier: str,
     label: str | None,
 ) -> Manifest:
-    program = find_program(taken)
+    container = deployment.database.container if deployment.database else None
+    program = find_dump(taken.server_major, container)
     writing.report(f"database: dumping {size_in_words(taken.size)} with pg_dump {program.version}")
     parts = [writing.part(DATABASE, taken.dump(program), of=taken.size, ending=".dump")]
     with read_memory(deployment, writing.report) as memory:

@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from infra.containers.execute import execute
 from infra.embedded.binaries import install_binaries
 from infra.errors import LettaOpsError
 from infra.locations import cache_folder
@@ -21,21 +22,27 @@ FIRST_WITH_TRANSACTION_TIMEOUT = 17
 
 @dataclass(frozen=True)
 class Program:
-    """One of PostgreSQL's client programs, and its major version."""
+    """One of PostgreSQL's client programs, and its major version; `container`: it is in there."""
 
     path: Path
     major: int
     version: str
+    container: str | None = None
 
 
-def find_dump(server: int) -> Program:
+def find_dump(server: int, container: str | None = None) -> Program:
     """Return the oldest pg_dump that knows a server of major version `server`.
 
-    Raises LettaOpsError (`no-pg-dump`) naming what was found and what is needed.
+    Where there is none on this machine, the one beside the server in `container` will do. Raises
+    LettaOpsError (`no-pg-dump`) naming what was found and what is needed.
     """
     found = [program for program in _programs("pg_dump") if program.major >= server]
     if found:
         return min(found, key=lambda program: program.major)
+    if container is not None:
+        said = execute(container, ["pg_dump", "--version"])
+        if program := _parsed(Path("pg_dump"), said.code, said.output):
+            return replace(program, container=container)
     raise _none("pg_dump", f"{server} or newer", f"the server is PostgreSQL {server}")
 
 
@@ -68,10 +75,15 @@ def _asked(path: Path) -> Program | None:
         said = attempt(command(path, "--version", timeout=20), code="", hint="", what=str(path))
     except LettaOpsError:
         return None
-    match = re.search(r"(\d+)(\.\d+|\w+)?", said.stdout.rpartition(")")[2])
-    if said.returncode != 0 or match is None:
+    return _parsed(path, said.returncode, said.stdout)
+
+
+def _parsed(path: Path, code: int, said: str) -> Program | None:
+    # Debian says: pg_dump (PostgreSQL) 17.5 (Debian 17.5-1)
+    match = re.search(r"\(PostgreSQL\) (\d+)[.\w]*", said)
+    if code != 0 or match is None:
         return None
-    return Program(path, int(match[1]), match[0])
+    return Program(path, int(match[1]), match[0].partition(") ")[2])
 
 
 def _none(name: str, needed: str, why: str) -> LettaOpsError:

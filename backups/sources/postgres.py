@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from backups.contents import read_sequences, read_tables
 from backups.manifest import Database, Table
-from backups.programs import Program, find_dump
+from backups.programs import Program
+from backups.sources.container_dump import dumped_inside
 from backups.streams import chunks_of
 from infra.administration import Way
 from infra.database_facts import database_facts
+from infra.deployment import ADMIN_ROLE
 from infra.errors import LettaOpsError
 from infra.process import command, streamed
 from infra.sensitive import Sensitive
@@ -44,18 +46,29 @@ class Snapshot:
 
         Raises LettaOpsError: `table-locked`, or `dump-failed` with pg_dump's last words.
         """
-        environment = self.way.environment(self.name)
-        job = command(
-            program.path, "--format=custom", "--compress=0", "--no-password",
+        words = (
+            str(program.path), "--format=custom", "--compress=0", "--no-password",
             f"--snapshot={self.exported}", f"--lock-wait-timeout={LOCK_SECONDS}s",
-            environment={"LC_ALL": "C", "PATH": "/usr/bin:/bin", **environment},
-            secrets=_secrets(environment),
         )  # fmt: skip
         try:
-            with streamed(job, code="dump-failed", hint=HINT, what="dumping the database") as out:
-                yield from chunks_of(out)
+            if program.container is not None:
+                yield from dumped_inside(
+                    program.container, [*words, "--username", ADMIN_ROLE, self.name]
+                )
+            else:
+                yield from self._dumped_here(words)
         except LettaOpsError as error:
             raise _explained(error, self.name) from None
+
+    def _dumped_here(self, words: tuple[str, ...]) -> Iterator[bytes]:
+        environment = self.way.environment(self.name)
+        job = command(
+            *words,
+            environment={"LC_ALL": "C", "PATH": "/usr/bin:/bin", **environment},
+            secrets=_secrets(environment),
+        )
+        with streamed(job, code="dump-failed", hint=HINT, what="dumping the database") as out:
+            yield from chunks_of(out)
 
     def contents(self) -> Database:
         """Wait for the counting, and return what the snapshot holds."""
@@ -140,11 +153,6 @@ def refused(error: Exception, name: str) -> LettaOpsError:
     if "lock timeout" in reason or "lock_timeout" in reason:
         return _locked(name)
     return LettaOpsError("database-refused", f"the database {name} refuses: {reason}", HINT)
-
-
-def find_program(found: Snapshot) -> Program:
-    """The pg_dump for the server of a snapshot; raises LettaOpsError (`no-pg-dump`)."""
-    return find_dump(found.server_major)
 
 
 def _known(link: psycopg.Connection[Any], name: str, facts: Any) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def execute(
             "see what the machine and the container are busy with",
         ) from None
     out, err = (parts[kind].decode(errors="replace") for kind in (STDOUT, STDERR))
-    return Executed(_exit_code(client, running.id), out, err)
+    return Executed(exit_code(client, running.id), out, err)
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def frames(reader: Any) -> Iterator[tuple[int, bytes]]:
             yield kind, data
 
 
-def _exit_code(client: DockerClient, made: str) -> int:
+def exit_code(client: DockerClient, made: str) -> int:
     """The engine closes the streams a moment before it knows the code."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while (code := client.api.exec_inspect(made)["ExitCode"]) is None:

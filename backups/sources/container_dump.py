@@ -1,0 +1,42 @@
+"""pg_dump inside the database's container, for when no program of this machine knows the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from infra.containers.engine import engine
+from infra.containers.execution import STDOUT, attached, exit_code, frames
+from infra.errors import LettaOpsError
+from infra.process import TAIL_LINES
+
+COMPLAINT_BYTES = 64 * 1024
+# It ends with us: a pg_dump that nobody reads from would hold its locks for ever. The engine closes
+# the input of a command whose client has gone.
+WITH_US = """
+exec 3<&0
+"$@" & dump=$!
+(cat <&3; kill $dump) >/dev/null 2>&1 &
+wait $dump
+"""
+
+
+def dumped_inside(container: str, words: Sequence[str]) -> Iterator[bytes]:
+    """Yield what pg_dump writes; raises LettaOpsError (`dump-failed`) with its last words."""
+    complaint = b""
+    with engine() as client:
+        with attached(client.api, container, ["sh", "-c", WITH_US, "sh", *words]) as running:
+            running.socket.settimeout(None)  # a locked table is waited for by pg_dump itself
+            for kind, data in frames(running.reader):
+                if kind == STDOUT:
+                    yield data
+                else:
+                    complaint = (complaint + data)[-COMPLAINT_BYTES:]
+        code = exit_code(client, running.id)
+    if code != 0:
+        lines = complaint.decode(errors="replace").strip().splitlines()[-TAIL_LINES:]
+        tail = "\n".join(f"    {line}" for line in lines)
+        raise LettaOpsError(
+            "dump-failed",
+            f"dumping the database in {container}: exit code {code}\n{tail}",
+            "look at Postgres' log (`letta-ops logs postgres`), then run this again",
+        )
