@@ -13,15 +13,34 @@ from infra.locations import stack_folder
 
 @dataclass(frozen=True)
 class Journal:
-    """`side` is the restored database before the switch, `previous` the replaced one after it."""
+    """`name` is the live database's name, `side_oid` the number of the restored one."""
 
     backup: str
     name: str
-    side: str
-    previous: str
+    side_oid: int
     had_database: bool
     had_memory: bool
     old_key: str | None  # what the profile said, a reference or the key itself: mode 0600
+
+    @property
+    def side(self) -> str:
+        """The restored database before the switch."""
+        return self.name + "_restoring"
+
+    @property
+    def previous(self) -> str:
+        """The replaced one after it; it stays until the next restore is proven."""
+        return self.name + "_previous"
+
+    @property
+    def older(self) -> str:
+        """What an earlier restore has replaced, until this one is proven."""
+        return self.name + "_older"
+
+    @property
+    def undone(self) -> str:
+        """The restored one after going back."""
+        return self.name + "_undone"
 
     def write(self, path: Path) -> None:
         write_private(path, json.dumps(asdict(self)) + "\n")

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from backups.opening import Key, opened_part
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, journal_file
 from backups.restoring.plan import Plan, exists
-from backups.restoring.switch import go_back, switch_databases
+from backups.restoring.switch import go_back, oid_of, switch_databases
 from backups.side_database import SideDatabase, drop_database, failed, restore_database
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
@@ -39,7 +39,6 @@ from infra.servers import start_server, stop_server
 if TYPE_CHECKING:
     import psycopg
 
-SIDE, PREVIOUS = "_restoring", "_previous"
 Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doesn't do its work
 
 
@@ -70,33 +69,42 @@ def restore(
     journal = Journal(
         plan.backup.id,
         name,
-        name + SIDE,
-        name + PREVIOUS,
+        0,
         exists(way, name),
         _has_memory(deployment, plan),
         _old_key(deployment, plan),
     )
     try:
         _make_beside(deployment, way, store, plan, key, journal, report)
+        journal = replace(journal, side_oid=oid_of(way, journal.side))
+        drop_database(way, journal.older)  # of a restore that was proven, and then killed
         lock.ensure_held()
-        drop_database(way, journal.previous)  # of an earlier restore
     except BaseException:
         drop_database(way, journal.side)
         raise
     if way.maintenance == name:
         lock.release_database()
     _switch(deployment, way, plan, journal, prove, report)
+    drop_database(way, journal.older)
     _freshen(way, name, report)
     previous = journal.previous if journal.had_database else None
     return Restored(plan.backup.id, previous, round(time.monotonic() - started, 1))
 
 
+def previous_of(deployment: Deployment) -> str:
+    """What the database is called that a restore has replaced."""
+    name = deployment.database.name if deployment.database else ""
+    return _names(name).previous
+
+
 def drop_previous(deployment: Deployment, way: Way) -> bool:
     """Drop what the last restore has replaced; False: there is nothing."""
     assert deployment.database is not None  # noqa: S101  # `way` leads to it
-    name = deployment.database.name + PREVIOUS
-    there = exists(way, name)
-    drop_database(way, name)
+    names = _names(deployment.database.name)
+    there = False
+    for name in (names.previous, names.older, names.undone):
+        there = exists(way, name) or there
+        drop_database(way, name)
     if reachable(deployment):
         memory = MemoryPlace(deployment)
         there = memory.has_previous() or there
@@ -244,6 +252,10 @@ def _scratch(deployment: Deployment) -> Iterator[Path]:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _names(name: str) -> Journal:
+    return Journal("", name, 0, had_database=True, had_memory=True, old_key=None)
 
 
 def _has_memory(deployment: Deployment, plan: Plan) -> bool:

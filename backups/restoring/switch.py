@@ -1,7 +1,7 @@
 """The switch from the live database and memory to the restored ones, and the way back from anywhere.
 
-Renaming both databases is one transaction. Which of the two lives is read from their names, so that
-going back needs to know nothing but the journal, also after `kill -9` at any line.
+Renaming the databases is one transaction. Which of them lives is read from the number of the restored
+one, so that going back needs to know nothing but the journal, also after `kill -9` at any line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from backups.restoring.plan import exists
 from backups.side_database import drop_database
 from backups.sources.memory_files import MemoryPlace
 from infra.administration import Way, way_in
-from infra.deployment import Deployment
+from infra.deployment import ADMIN_ROLE, Deployment
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.profiles import ADOPTED_KEY, PREVIOUS_KEY, remember
@@ -28,30 +28,29 @@ BUSY_SECONDS = 20.0  # clients may connect again and again until the server is r
 
 
 def switch_databases(way: Way, journal: Journal) -> None:
-    """Put the restored database in the place of the live one, which is kept as `previous`."""
-    _rename(way, journal, [(journal.name, journal.previous)] if journal.had_database else [],
-            (journal.side, journal.name))  # fmt: skip
+    """Put the restored database in the place of the live one, which is kept as `previous`.
 
-
-def switched(way: Way, journal: Journal) -> bool:
-    """Whether the restored database is the live one now: nothing else has made what is asked for."""
-    return exists(way, journal.previous if journal.had_database else journal.name)
+    What an earlier restore has replaced stays too, as `older`, until this one is proven.
+    """
+    moves = [(journal.side, journal.name)]
+    if journal.had_database:
+        moves.insert(0, (journal.name, journal.previous))
+    if exists(way, journal.previous):
+        moves.insert(0, (journal.previous, journal.older))
+    _rename(way, journal, moves)
 
 
 def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     """Make everything as it was before the restore; safe to run again, and from any point of it.
 
-    Raises LettaOpsError when that is not possible now; the journal stays until it was.
+    A restored database that served for a moment is kept as `undone`: somebody may have written to
+    it. Raises LettaOpsError when that is not possible now; the journal stays until it was.
     """
     report("going back: the server is stopped, and what was there before takes its place again")
     stop_server(deployment)
     with way_in(deployment) as way:
-        if switched(way, journal):
-            back = [(journal.name, journal.side)]
-            if journal.had_database:
-                _rename(way, journal, back, (journal.previous, journal.name))
-            else:
-                _rename(way, journal, [], back[0])
+        if _name_of(way, journal.side_oid) == journal.name:
+            _switch_back(way, journal)
         drop_database(way, journal.side)
     if journal.had_memory:
         MemoryPlace(deployment).undo()
@@ -67,6 +66,16 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     report("going back: done, the server runs with what it had before")
 
 
+def _switch_back(way: Way, journal: Journal) -> None:
+    drop_database(way, journal.undone)
+    moves = [(journal.name, journal.undone)]
+    if journal.had_database:
+        moves.append((journal.previous, journal.name))
+    if exists(way, journal.older):
+        moves.append((journal.older, journal.previous))
+    _rename(way, journal, moves)
+
+
 def finish_interrupted(deployment: Deployment, report: Report) -> None:
     """Undo a restore that was killed in the middle, if there is one. The caller holds the lock."""
     path: Path = journal_file(deployment)
@@ -76,9 +85,22 @@ def finish_interrupted(deployment: Deployment, report: Report) -> None:
         go_back(deployment, journal, report)
 
 
-def _rename(
-    way: Way, journal: Journal, first: list[tuple[str, str]], then: tuple[str, str]
-) -> None:
+def oid_of(way: Way, name: str) -> int:
+    """The number of a database: it stays the same whatever the database is called."""
+    with way.connect(way.maintenance) as link:
+        row = link.execute("SELECT oid FROM pg_database WHERE datname = %s", [name]).fetchone()
+    assert row is not None  # noqa: S101  # it was made a moment ago
+    return int(row[0])
+
+
+def _name_of(way: Way, oid: int) -> str | None:
+    with way.connect(way.maintenance) as link:
+        row = link.execute("SELECT datname FROM pg_database WHERE oid = %s", [oid]).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _rename(way: Way, journal: Journal, moves: list[tuple[str, str]]) -> None:
+    """Rename databases, all of them or none: it is one transaction."""
     import psycopg
 
     deadline = time.monotonic() + BUSY_SECONDS
@@ -87,7 +109,7 @@ def _rename(
             while True:
                 try:
                     with link.transaction():
-                        for old, new in [*first, then]:
+                        for old, new in moves:
                             _close(link, old)
                             _rename_one(link, old, new)
                 except psycopg.errors.ObjectInUse:
@@ -105,9 +127,7 @@ def _rename(
 
 def _not_one_of(way: Way, journal: Journal) -> str:
     """A database to be connected to while those of the journal are renamed."""
-    if way.maintenance not in (journal.name, journal.side, journal.previous):
-        return way.maintenance
-    return "postgres"
+    return ADMIN_ROLE if way.maintenance == journal.name else way.maintenance
 
 
 def _close(link: psycopg.Connection[Any], name: str) -> None:

@@ -67,15 +67,14 @@ def run(
     started, at = time.monotonic(), now()
     judge = Judge(report)
     unfit = _unfit(store, backup, key)
-    if unfit is not None:
-        judge.add(Check(DATABASE, UNVERIFIED, unfit.message, unfit.hint))
-        judge.close(CHECKS, f"{NOT_REACHED}: nothing was restored")
-    else:
+    if unfit is None:
         with throwaway_folder(throwaway_parent(deployment.folder), report) as folder:
             _take(Course(deployment, store, backup, key, folder, judge, report, at))
             seconds = time.monotonic() - started
             report("removing what the drill made")
-    if unfit is not None:
+    else:
+        judge.add(Check(DATABASE, UNVERIFIED, unfit.message, unfit.hint))
+        judge.close(CHECKS, f"{NOT_REACHED}: nothing was restored")
         seconds = time.monotonic() - started
     outcome = Outcome(f"{at:%Y%m%dT%H%M%S.%fZ}", backup.id, at, seconds, judge.checks)
     return _kept(store, backup, outcome, judge)
@@ -101,9 +100,9 @@ def _unfit(store: Store, backup: Backup, key: Key) -> LettaOpsError | None:
 
 def _take(course: Course) -> None:
     course.report("making a throw-away Postgres")
-    ensure_room(course)
     postgres = start_postgres(course.folder)
     try:
+        ensure_room(course)
         restore(course, postgres)
     except LettaOpsError as error:
         course.judge.add(of_error(DATABASE, error))
@@ -119,7 +118,11 @@ def _take(course: Course) -> None:
 def _release(course: Course) -> InstalledRelease | None:
     """The backup's own release, installed; None when it isn't one of ours, or can't be had."""
     version = course.manifest.release
-    release = RELEASES.get(version or "")
+    heads = {release.alembic_head: release for release in RELEASES.values()}
+    # A backup of a server that we did not provision may name none.
+    release = (
+        RELEASES.get(version) if version else heads.get(course.manifest.database.revision or "")
+    )
     if release is None:
         known = f"this letta-ops knows {', '.join(RELEASES)}"
         why = f"the backup's release, {version or 'which it does not name'}, is unknown: {known}"
@@ -140,8 +143,7 @@ def _judge_content(
     course.report("comparing the content with the manifest")
     judge.examine(DATABASE, lambda: in_database.judge_content(link, manifest))
     judge.examine(COUNTS, lambda: in_database.judge_counts(link, manifest))
-    knows = None if release is None else release.knows
-    judge.examine(REVISION, lambda: in_database.judge_revision(link, manifest, knows))
+    judge.examine(REVISION, lambda: in_database.judge_revision(link, manifest, release))
     key: Sensitive | None = None
     try:
         key, whose = encryption_key(course)
@@ -179,7 +181,7 @@ def _kept(store: Store, backup: Backup, outcome: Outcome, judge: Judge) -> Outco
     """Keep the verdict beside the backup; one that can't be kept is no proof for tomorrow."""
     name = backup.object(f"{DRILLS}{outcome.id}.json")
     try:
-        write_object(store, name, json.dumps(outcome.as_json(), indent=1), exclusive=True)
+        write_object(store, name, json.dumps(outcome.as_record(), indent=1), exclusive=True)
     except LettaOpsError as error:
         judge.add(
             Check(RECORD, UNVERIFIED, f"the verdict is not kept: {error.message}", error.hint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from backups.contents import compare
@@ -19,6 +18,7 @@ from healthchecks.drill.verdict import (
     Check,
 )
 from healthchecks.probes.encryption import encrypted_columns, looks_encrypted, opens
+from infra.release import InstalledRelease
 from infra.sensitive import Sensitive
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def judge_counts(link: psycopg.Connection[Any], manifest: Manifest) -> Check:
 
 
 def judge_revision(
-    link: psycopg.Connection[Any], manifest: Manifest, knows: Callable[[str], bool] | None
+    link: psycopg.Connection[Any], manifest: Manifest, release: InstalledRelease | None
 ) -> Check:
-    """The schema's revision; `knows` says whether the backup's release has it, None: not at hand."""
+    """The schema's revision is that of the manifest, and one of the release (None: not at hand)."""
     from psycopg import sql
 
     table = sql.Identifier(str(manifest.database.schema), "alembic_version")
@@ -73,11 +73,12 @@ def judge_revision(
     if found is None or found != manifest.database.revision:
         wanted = manifest.database.revision
         return Check(REVISION, FAILED, f"is {found}, the manifest says {wanted}")
-    if knows is None:
+    if release is None:
         return Check(REVISION, UNVERIFIED, f"{found}; whether the release has it can't be seen")
-    if not knows(found):
-        return Check(REVISION, FAILED, f"Letta {manifest.release} does not know {found}")
-    return Check(REVISION, PASSED, f"{found}, which Letta {manifest.release} knows")
+    version = release.release.version
+    if not release.knows(found):
+        return Check(REVISION, FAILED, f"Letta {version} does not know {found}")
+    return Check(REVISION, PASSED, f"{found}, which Letta {version} knows")
 
 
 def judge_secret(link: psycopg.Connection[Any], key: Sensitive | None, whose: str) -> Check:

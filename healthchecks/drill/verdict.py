@@ -58,6 +58,14 @@ class Outcome:
             "checks": [asdict(check) for check in self.checks],
         }
 
+    def as_record(self) -> dict[str, Any]:
+        """What is kept beside the backup, in the clear: of each summary the first line, since a
+        program's last words, which follow it, may hold what the backup encrypts."""
+        document = self.as_json()
+        for check in document["checks"]:
+            check["summary"] = check["summary"].partition("\n")[0]
+        return document
+
 
 class Judge:
     """Collects the checks of one drill as they are made; what is never made is unverified."""

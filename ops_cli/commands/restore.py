@@ -141,14 +141,14 @@ def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: b
 
 
 def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
-    from backups.restoring.restore import PREVIOUS, drop_previous
+    from backups.restoring.restore import drop_previous, previous_of
     from infra.administration import way_in
     from ops_cli.asking import confirm
     from ops_cli.auditing import audited
     from ops_cli.commands.backup import changing, opened
 
     deployment, store = opened(invocation)
-    name = f"{deployment.database.name if deployment.database else ''}{PREVIOUS}"
+    name = previous_of(deployment)
     if dry_run:
         present(invocation, {"dry_run": True, "would_drop": name}, _render_would_drop)
         return

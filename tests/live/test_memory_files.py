@@ -14,6 +14,7 @@ from backups.sources.memory_files import MemoryPlace, read_memory, summarise
 from infra.accounts import PLAIN, service_account
 from infra.connect import api
 from infra.containers.engine import engine, own_containers
+from infra.containers.execution import execute
 from infra.errors import LettaOpsError
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Machine, Stack, wait_until
@@ -50,7 +51,9 @@ def agent(remembering: Stack) -> str:
 
 def change(stack: Stack, agent: str, value: str) -> None:
     with api(stack.deployment) as client:
-        client.agents.blocks.update("system/human", agent_id=agent, value=value)
+        blocks = client.agents.blocks.list(agent)
+        block = next(block.id for block in blocks if block.label == "system/human")
+        client.blocks.update(str(block), value=value)
 
 
 def read(stack: Stack) -> tuple[bytes, Memory, list[str]]:
@@ -65,9 +68,9 @@ def in_home(stack: Stack, words: str) -> str:
     if isinstance(stack, DockerStack):
         name = str(stack.container("letta")["Name"]).lstrip("/")
         with engine() as client:
-            code, said = client.containers.get(name).exec_run(["sh", "-c", words])
-        assert code == 0, said
-        return str(said.decode()).strip()
+            done = execute(client, name, ["sh", "-c", words])
+        assert done.code == 0, done.stderr
+        return done.stdout.strip()
     account = service_account(stack.folder, "server")
     done = subprocess.run(
         ["sh", "-c", words],
@@ -164,9 +167,8 @@ def test_a_write_that_fails_changes_nothing_and_leaves_no_container(
 
 
 def test_a_read_that_nobody_finishes_ends(remembering: Stack, agent: str) -> None:
-    with pytest.raises(RuntimeError), read_memory(remembering.deployment) as tar:
-        next(iter(tar))
-        raise RuntimeError("given up")
+    with read_memory(remembering.deployment) as tar:
+        assert next(iter(tar))
     assert jobs(remembering) == []
 
 

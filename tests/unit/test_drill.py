@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import socket
 from typing import Any
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from healthchecks.drill.in_api import compare_history
-from healthchecks.drill.verdict import CHECKS, Check, Judge, Outcome
+from healthchecks.drill.verdict import CHECKS, Check, Judge, Outcome, of_error
 from infra.embedded.cut_off import refusal
 from infra.errors import LettaOpsError
 
@@ -51,8 +52,6 @@ def test_a_history_that_differs_says_how(
 
 
 def outcome(*verdicts: str) -> Outcome:
-    import datetime as dt
-
     checks = tuple(Check("database", verdict, "") for verdict in verdicts)
     return Outcome("id", "backup", dt.datetime.now(dt.UTC), 1.0, checks)
 
@@ -68,6 +67,15 @@ VERDICTS = [
 @pytest.mark.parametrize(("single", "whole"), VERDICTS)
 def test_a_drill_is_as_good_as_its_worst_check(single: tuple[str, ...], whole: str) -> None:
     assert outcome(*single).verdict == whole
+
+
+def test_what_is_kept_in_the_clear_has_no_program_s_last_words() -> None:
+    words = LettaOpsError("restore-failed", "exit code 1\n    COPY messages: a secret", "look")
+    judge = Judge(lambda _: None)
+    judge.add(of_error("database", words))
+    made = Outcome("id", "backup", dt.datetime.now(dt.UTC), 1.0, judge.checks)
+    assert "a secret" in json.dumps(made.as_json())
+    assert [check["summary"] for check in made.as_record()["checks"]] == ["exit code 1"]
 
 
 ENDINGS = [
