@@ -146,22 +146,18 @@ def watch(
             on_line(line)
         child.wait()
 
-    try:
-        child = subprocess.Popen(
-            job.argv,
-            env=None if job.environment is None else dict(job.environment),
-            cwd=job.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            umask=job.umask,
-            process_group=0 if apart else None,
-            **_identity(job),
-        )
-    except OSError as error:
-        raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
+    child = _started(
+        job,
+        code,
+        hint,
+        what,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0 if apart else None,
+    )
     try:
         read(child)
     except BaseException:
@@ -186,18 +182,15 @@ def streamed(job: Command, *, code: str, hint: str, what: str) -> Iterator[IO[by
     """
     log.debug("run: %s", job)
     with tempfile.TemporaryFile() as complaints:
-        try:
-            child = subprocess.Popen(
-                job.argv,
-                env=None if job.environment is None else dict(job.environment),
-                cwd=job.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                **_identity(job),
-            )
-        except OSError as error:
-            raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
+        child = _started(
+            job,
+            code,
+            hint,
+            what,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+        )
         assert child.stdout is not None  # noqa: S101  # for the type checker: it is a pipe
         try:
             yield child.stdout
@@ -222,18 +215,15 @@ def fed(job: Command, chunks: Iterable[bytes], *, code: str, hint: str, what: st
     """
     log.debug("run: %s", job)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaints:
-        try:
-            child = subprocess.Popen(
-                job.argv,
-                env=None if job.environment is None else dict(job.environment),
-                cwd=job.directory,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=complaints,
-                **_identity(job),
-            )
-        except OSError as error:
-            raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
+        child = _started(
+            job,
+            code,
+            hint,
+            what,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=complaints,
+        )
         assert child.stdin is not None  # noqa: S101  # for the type checker: it is a pipe
         try:
             with suppress(BrokenPipeError):  # it has ended, and says why
@@ -267,16 +257,15 @@ def start_detached(job: Command, *, output: Path, code: str, hint: str, what: st
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         with os.fdopen(os.open(output, flags, 0o600), "ab") as sink:
-            child = subprocess.Popen(
-                job.argv,
-                env=None if job.environment is None else dict(job.environment),
-                cwd=job.directory,
+            child = _started(
+                job,
+                code,
+                hint,
+                what,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                umask=job.umask,
-                **_identity(job),
             )
     except OSError as error:
         raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
@@ -300,6 +289,20 @@ def tail(path: Path, lines: int = TAIL_LINES, secrets: Iterable[Sensitive] = ())
     except FileNotFoundError:
         return ""
     return redact("\n".join(text.splitlines()[-lines:]), secrets)
+
+
+def _started(job: Command, code: str, hint: str, what: str, **pipes: Any) -> subprocess.Popen[Any]:
+    try:
+        return subprocess.Popen(
+            job.argv,
+            env=None if job.environment is None else dict(job.environment),
+            cwd=job.directory,
+            umask=job.umask,
+            **pipes,
+            **_identity(job),
+        )
+    except OSError as error:
+        raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
 
 
 def _identity(job: Command) -> dict[str, Any]:

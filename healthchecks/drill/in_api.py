@@ -22,13 +22,13 @@ HISTORY = 50  # messages of the page that is compared
 SECONDS = 120.0
 # Whoever asks the server without saying who they are (`DEFAULT_ORG_ID` in its constants).
 ORGANIZATION = "org-00000000-0000-4000-8000-000000000000"
-# Which field of a message of the API holds the text, by its type.
+# Which field of a message of the API holds the text, by its type. What tools return is left out: the
+# server writes it in Python's words, the database holds JSON.
 TEXTS = {
     "system_message": "content",
     "user_message": "content",
     "assistant_message": "content",
     "reasoning_message": "reasoning",
-    "tool_return_message": "tool_return",
 }
 LIKE = "%_\\"  # what a search by words would take for a pattern
 

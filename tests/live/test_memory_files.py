@@ -68,9 +68,9 @@ def in_home(stack: Stack, words: str) -> str:
     if isinstance(stack, DockerStack):
         name = str(stack.container("letta")["Name"]).lstrip("/")
         with engine() as client:
-            done = execute(client, name, ["sh", "-c", words])
-        assert done.code == 0, done.stderr
-        return done.stdout.strip()
+            answer = execute(client, name, ["sh", "-c", words])
+        assert answer.code == 0, answer.stderr
+        return answer.stdout.strip()
     account = service_account(stack.folder, "server")
     done = subprocess.run(
         ["sh", "-c", words],

@@ -17,13 +17,19 @@ from infra.errors import LettaOpsError
 
 CALLS = [{"function": {"name": "send_message", "arguments": json.dumps({"message": "Hi, Ada"})}}]
 ROWS: list[Any] = [
-    ("message-4", "tool", [{"type": "text", "text": json.dumps({"message": "done"})}], None, None),
+    (
+        "message-4",
+        "tool",
+        [{"type": "text", "text": json.dumps({"message": {"a": 1}})}],
+        None,
+        None,
+    ),
     ("message-3", "assistant", [{"type": "text", "text": "I think"}], CALLS, None),
     ("message-2", "user", [{"type": "text", "text": json.dumps({"message": "Hi"})}], None, None),
     ("message-1", "system", [{"type": "text", "text": "You are Ada"}], None, None),
 ]
 PAGE: list[dict[str, Any]] = [
-    {"id": "message-4", "message_type": "tool_return_message", "tool_return": "done"},
+    {"id": "message-4", "message_type": "tool_return_message", "tool_return": "{'a': 1}"},
     {"id": "message-3", "message_type": "assistant_message", "content": "Hi, Ada"},
     {"id": "message-3", "message_type": "reasoning_message", "reasoning": "I think"},
     {"id": "message-2", "message_type": "user_message", "content": "Hi"},
