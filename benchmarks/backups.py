@@ -1,68 +1,151 @@
 """`backup create` and `backup restore` against PostgreSQL's own programs, side by side.
 
 LETTA_OPS_BENCH_SCALE says how large the database is (1: more than 1 GB), LETTA_OPS_BENCH_LARGE how
-large the one whose backup must not take more memory.
+large the one whose backup must not take more memory (0 leaves it out).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from backups.crypto import new_identity
-from backups.programs import find_dump, find_restore
 from benchmarks import backup_rivals
-from benchmarks.cost import Cost, in_words, middle, pipe
-from benchmarks.seed import seed
+from benchmarks.backup_scene import Scene, scene
+from benchmarks.cost import Cost, in_words, middle
 from benchmarks.stage import Figure
-from infra.administration import Way, way_in
-from tests.contract.s3_server import S3Server, running_s3_server
-from tests.live.machine import LETTA_OPS, Machine, Stack
+from infra.administration import Way
+from tests.live.machine import Machine
 
 SCALE = float(os.environ.get("LETTA_OPS_BENCH_SCALE", "1"))
 LARGE = float(os.environ.get("LETTA_OPS_BENCH_LARGE", "4"))
 RUNS = 3
-BUCKET = "bench"
 FRESH = "bench_fresh"
-COMPRESS = ("zstd", "-3", "-T2", "-q", "-c")  # what ours does
-PUT = Path(__file__).with_name("put_object.py")
 MEGABYTE = 1000**2
-SWITCH = "switching: the server is stopped"
-PHASES = ("fetching", "restoring", "comparing", "memory", SWITCH)
+SWITCHED = "switching: the server is stopped"
+BEGINNINGS = {  # of what a restore reports, and the part of the work that begins then
+    "database: fetching": "fetched, decrypted and laid down",
+    "database: restoring": "pg_restore",
+    "database: comparing": "compared",
+    "memory:": "memory",
+    SWITCHED: "switched, started, proven",
+}
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A stack with a filled database, its backups in S3, and the ways to both."""
+def measure(machine: Machine) -> Iterator[Figure]:
+    with scene(machine, "backups", SCALE) as here:
+        yield Figure("database", _size(here) / MEGABYTE, "MB", None, f"scale {SCALE:g}")
+        peaks = []
+        for figure, peak in _create(here):
+            peaks.append(peak)
+            yield figure
+        yield from _restore(here, peaks)
+        yield from backup_rivals.restic(here)
+    yield Figure("memory of our process at most", max(peaks) / MEGABYTE, "MB", 200)
+    if LARGE:
+        with scene(machine, "large", LARGE) as there:
+            made = there.ours("backup", "create")
+            put_back = _restored(there).cost
+            more = max(made.peak, put_back.peak)
+            yield Figure(
+                f"the same at {LARGE / SCALE:g} times the size",
+                more / MEGABYTE,
+                "MB",
+                200,
+                f"create {made.peak / MEGABYTE:.0f} MB in {made.seconds:.0f} s, restore"
+                f" {put_back.peak / MEGABYTE:.0f} MB in {put_back.seconds:.0f} s",
+            )
+    yield from backup_rivals.pgbackrest(machine, SCALE)
 
-    stack: Stack
-    server: S3Server
-    way: Way
-    name: str  # of the database
-    dump: Path
-    postgres: int  # its pid
 
-    @property
-    def plain_dump(self) -> list[str | Path]:
-        return [self.dump, "--format=custom", "--compress=0", "--no-password"]
+def _create(here: Scene) -> Iterator[tuple[Figure, int]]:
+    ours, theirs = [], []
+    for number in range(RUNS):
+        ours.append(here.ours("backup", "create"))
+        theirs.append(here.upload(f"plain/{number}"))
+    yield (
+        Figure(
+            "backup create, encrypted, to S3, against pg_dump | zstd | a plain client",
+            middle(ours).seconds / middle(theirs).seconds,
+            "x",
+            1.15,
+            f"ours {in_words(ours)}; theirs {in_words(theirs)}",
+        ),
+        middle(ours).peak,
+    )
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**self.way.environment(self.name), **self.server.environment()}
 
-    def ours(self, *words: str, on_line: object = None) -> Cost:
-        environment = {**self.stack.machine.environment, **self.server.environment()}
-        listening = {"on_line": on_line} if callable(on_line) else {}
-        argv = [LETTA_OPS, "--stack", self.stack.name, *words]
-        return pipe(argv, server=self.postgres, environment=environment, **listening)
+@dataclass
+class Restored:
+    """One restore: its cost, when it began to switch, and how long each part of it took."""
 
-    def upload(self, key: str) -> Cost:
-        """The same job with PostgreSQL's program, zstd and a plain client."""
-        put = [_python(), PUT, self.server.url, BUCKET, key]
-        return pipe(self.plain_dump, COMPRESS, put, server=self.postgres, environment=self.environment)
+    cost: Cost
+    until_switched: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+def _restore(here: Scene, peaks: list[int]) -> Iterator[Figure]:
+    dump = here.stack.machine.root / "plain.dump"
+    here.theirs([here.dump, "--format=custom", "--no-password", f"--file={dump}"])
+    ours, theirs = [], []
+    for _ in range(RUNS):
+        ours.append(_restored(here))
+        theirs.append(_plain_restore(here, dump))
+    dump.unlink()
+    peaks += [each.cost.peak for each in ours]
+    until = [each.until_switched for each in ours]
+    parts = ", ".join(
+        f"{name} {median(each.parts[name] for each in ours):.1f} s" for name in ours[0].parts
+    )
+    yield Figure(
+        "backup restore from S3 until it switches, against pg_restore -j2 of a local file",
+        median(until) / middle(theirs).seconds,
+        "x",
+        1.2,
+        f"ours {median(until):.1f} s, {min(until):.1f} to {max(until):.1f}; theirs"
+        f" {in_words(theirs)}",
+    )
+    whole = [each.cost for each in ours]
+    yield Figure("backup restore, all of it", middle(whole).seconds, "s", None, parts)
+
+
+def _restored(here: Scene) -> Restored:
+    started = time.perf_counter()
+    at = [("planned", 0.0)]
+
+    def on_line(line: str) -> None:
+        for beginning, part in BEGINNINGS.items():
+            if beginning in line and all(part != known for known, _ in at):
+                at.append((part, time.perf_counter() - started))
+
+    cost = here.ours("backup", "restore", "latest", "--yes", on_line=on_line)
+    here.ours("backup", "restore", "--drop-previous", "--yes")
+    ends = [*(when for _, when in at[1:]), cost.seconds]
+    parts = {part: end - when for (part, when), end in zip(at, ends, strict=True)}
+    return Restored(cost, dict(at)[BEGINNINGS[SWITCHED]], parts)
+
+
+def _plain_restore(here: Scene, dump: Path) -> Cost:
+    _make(here.way, FRESH)
+    settings = ["--jobs=2", "--exit-on-error", "--no-password", f"--dbname={FRESH}"]
+    cost = here.theirs([here.restore, *settings, dump])
+    _make(here.way, None)
+    return cost
+
+
+def _make(way: Way, name: str | None) -> None:
+    with way.connect(way.maintenance) as link:
+        link.execute(f"DROP DATABASE IF EXISTS {FRESH}")
+        if name:
+            link.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        link.execute("CHECKPOINT")
+
+
+def _size(here: Scene) -> int:
+    with here.way.connect(here.name) as link:
+        row = link.execute("SELECT pg_database_size(current_database())").fetchone()
+    assert row is not None
+    return int(row[0])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import shlex
 import shutil
 import socket
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -233,5 +233,5 @@ def _healthy(health: Mapping[str, Any], port: int) -> bool:
         url = f"http://{LOOPBACK}:{port}{health['path']}"
         with opener.open(url, timeout=5) as answer:
             return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
+    except (OSError, http.client.HTTPException):  # URLError is an OSError
         return False
