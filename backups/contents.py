@@ -8,7 +8,9 @@ back is what was there; that nobody altered the stored parts is what their SHA-2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from backups.manifest import Database, Table
@@ -32,7 +34,7 @@ SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid 
 WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
   AND d.objid = c.oid AND d.deptype = 'e')
-ORDER BY 1, 2
+ORDER BY pg_table_size(c.oid) DESC, 1, 2
 """
 COLUMNS = """
 SELECT a.attname, t.typname, tn.nspname FROM pg_attribute a
@@ -43,22 +45,22 @@ ORDER BY a.attnum
 BINARY = ("vector", "halfvec", "sparsevec")
 HALF = 15  # hex digits of MD5 that fit into a bigint
 
-OnTable = Callable[[str], None]
-
 
 def read_tables(
-    link: psycopg.Connection[Any], on_table: OnTable = lambda _: None
+    link: psycopg.Connection[Any], beside: Sequence[psycopg.Connection[Any]] = ()
 ) -> dict[str, Table]:
-    """Return rows and digest of every table, by `schema.name`. Raises psycopg.Error."""
-    _settle(link)
-    found = {}
-    for schema, name, oid in link.execute(OWN_TABLES).fetchall():
-        on_table(name)
-        row = link.execute(_digest_query(link, schema, name, oid)).fetchone()
-        rows, first, second = row or (0, 0, 0)
-        digest = f"{int(first) % (1 << 64):016x}{int(second) % (1 << 64):016x}"
-        found[f"{schema}.{name}"] = Table(int(rows), digest)
-    return found
+    """Return rows and digest of every table, by `schema.name`. Raises psycopg.Error.
+
+    `beside` are more connections to the same database, which nobody changes now: they take their
+    share of the tables.
+    """
+    tables = deque(link.execute(OWN_TABLES).fetchall())
+    if not beside:
+        return _read(link, tables)
+    links = (link, *beside)
+    with ThreadPoolExecutor(len(links)) as pool:
+        shares = list(pool.map(lambda each: _read(each, tables), links))
+    return {name: table for share in shares for name, table in share.items()}
 
 
 def read_sequences(link: psycopg.Connection[Any]) -> dict[str, int]:
@@ -70,13 +72,17 @@ def read_sequences(link: psycopg.Connection[Any]) -> dict[str, int]:
 
 
 def compare(
-    link: psycopg.Connection[Any], expected: Database, renamed: Mapping[str, str] | None = None
+    link: psycopg.Connection[Any],
+    expected: Database,
+    renamed: Mapping[str, str] | None = None,
+    beside: Sequence[psycopg.Connection[Any]] = (),
 ) -> list[str]:
     """Return in words how the database at `link` differs from `expected`; [] when it is equal.
 
     `renamed` maps schemas of `expected` to what they are called here. Sequences may have gone on.
+    `beside`: see `read_tables`.
     """
-    found, sequences = read_tables(link), read_sequences(link)
+    found, sequences = read_tables(link, beside), read_sequences(link)
 
     def here(name: str) -> str:
         schema, _, rest = name.partition(".")
@@ -85,6 +91,21 @@ def compare(
     tables = {here(name): table for name, table in expected.tables.items()}
     wanted = {here(name): value for name, value in expected.sequences.items()}
     return [*_tables_differ(tables, found), *_sequences_differ(wanted, sequences)]
+
+
+def _read(link: psycopg.Connection[Any], tables: deque[Any]) -> dict[str, Table]:
+    """Take tables until there are no more: others may take some, too."""
+    _settle(link)
+    found: dict[str, Table] = {}
+    while True:
+        try:
+            schema, name, oid = tables.popleft()
+        except IndexError:
+            return found
+        row = link.execute(_digest_query(link, schema, name, oid)).fetchone()
+        rows, first, second = row or (0, 0, 0)
+        digest = f"{int(first) % (1 << 64):016x}{int(second) % (1 << 64):016x}"
+        found[f"{schema}.{name}"] = Table(int(rows), digest)
 
 
 def _tables_differ(expected: Mapping[str, Table], found: Mapping[str, Table]) -> Iterator[str]:
@@ -121,7 +142,8 @@ def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: in
         "SELECT count(*),"
         " coalesce(sum(('x' || substr(h, 1, {half}))::bit(60)::bigint), 0),"
         " coalesce(sum(('x' || substr(h, {half} + 1, {half}))::bit(60)::bigint), 0)"
-        " FROM (SELECT md5(ROW({columns})::text) AS h FROM {table}) AS hashed"
+        # Without OFFSET the planner writes both halves out, and each row is hashed twice.
+        " FROM (SELECT md5(ROW({columns})::text) AS h FROM {table} OFFSET 0) AS hashed"
     ).format(
         half=sql.Literal(HALF),
         columns=sql.SQL(", ").join(columns),

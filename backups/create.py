@@ -97,9 +97,12 @@ class _Writing:
         return Part(name, f"{name}.age", size, digest, size, digest)
 
     def forget(self) -> None:
-        """Remove what was stored, as far as the store answers; `prune` finds the rest."""
-        for name in self.objects:
-            with suppress(LettaOpsError):
+        """Remove what was stored, the last first, as far as the store answers; `prune` finds the rest.
+
+        A manifest that stays, though it was said to have failed, keeps its parts.
+        """
+        with suppress(LettaOpsError):
+            for name in reversed(self.objects):
                 self.store.delete(name)
 
 
@@ -138,10 +141,17 @@ def create(deployment: Deployment, store: Store, label: str | None, report: Repo
         with way_in(deployment) as way, snapshot(way, _name_of(deployment)) as taken:
             _warn_of_clocks(now, taken.taken_at, report)
             manifest = _made(deployment, writing, taken, now, identifier, label)
-        manifest = replace(manifest, seconds=round(time.monotonic() - started, 1))
-        write_object(store, folder + MANIFEST, manifest.as_text(), exclusive=True)
     except BaseException:
         writing.forget()
+        raise
+    manifest = replace(manifest, seconds=round(time.monotonic() - started, 1))
+    try:
+        write_object(store, folder + MANIFEST, manifest.as_text(), exclusive=True)
+    except LettaOpsError as error:
+        # One without an answer may still arrive: then its parts must be there.
+        if error.code not in ("store-unreachable", "object-exists"):
+            writing.objects.append(folder + MANIFEST)
+            writing.forget()
         raise
     return manifest
 

@@ -60,8 +60,10 @@ def decrypt_stream(source: Source, sink: Sink, identities: Sequence[Sensitive]) 
     guarded, parsed = _Guarded(source), _identities(identities)
     try:
         _guard(guarded, lambda: pyrage.decrypt_io(guarded, _Writer(sink, guarded), parsed))
-    except pyrage.DecryptError as error:
-        raise _not_decrypted(error) from None
+    except (pyrage.DecryptError, OSError) as error:
+        if error is guarded.error:
+            raise
+        raise _not_decrypted(error) from None  # of a later piece age says it as an OSError
 
 
 def seal_with_passphrase(text: Sensitive, passphrase: Sensitive) -> bytes:
@@ -147,7 +149,8 @@ def _not_decrypted(error: Exception) -> LettaOpsError:
             "wrong-identity",
             "none of the identities at hand opens this backup",
             "`letta-ops backup show` names the recipients it was made for; give one's identity"
-            " with --identity file:PATH",
+            " with --identity file:PATH. If it is one's, the part was altered: `letta-ops backup"
+            " verify` tells",
         )
     return damaged("an encrypted part can't be decrypted", str(error) or type(error).__name__)
 

@@ -3,6 +3,7 @@ settings that belong to a database from one to another."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,25 +12,27 @@ if TYPE_CHECKING:
 LETTA_OPS = "letta_ops"
 
 # What of a schema can be moved by itself; the rest (indexes, row types, owned sequences) goes along.
+# Routines first: they are named with their arguments' types, where those are now.
 MOVABLE = """
-SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
-  WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, format('%%I.%%I', n.nspname, c.relname)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
-AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
-  AND d.objid = c.oid AND d.deptype IN ('e', 'a', 'i'))
-UNION ALL
-SELECT CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
-  format('%%I.%%I', n.nspname, t.typname)
-FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-WHERE n.nspname = %(schema)s AND t.typtype IN ('e', 'd')
-AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass
-  AND d.objid = t.oid AND d.deptype = 'e')
-UNION ALL
 SELECT 'ROUTINE', p.oid::regprocedure::text
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = %(schema)s
 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
   AND d.objid = p.oid AND d.deptype = 'e')
+UNION ALL
+SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
+  WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, format('%%I.%%I', n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+  AND (d.deptype = 'e' OR (c.relkind = 'S' AND d.deptype IN ('a', 'i'))))
+UNION ALL
+SELECT CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
+  format('%%I.%%I', n.nspname, t.typname)
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_class c ON c.oid = t.typrelid
+WHERE n.nspname = %(schema)s AND (t.typtype IN ('e', 'd', 'r', 'm') OR c.relkind = 'c')
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass
+  AND d.objid = t.oid AND d.deptype = 'e')
 """
 SETTINGS = """
 SELECT r.rolname, unnest(s.setconfig) FROM pg_db_role_setting s
@@ -88,7 +91,8 @@ def copy_settings(link: psycopg.Connection[Any], source: str, target: str) -> No
             )
         )
         # A search path is a list: as one literal it would be the name of one odd schema.
-        shown = sql.SQL(value) if name in LISTS else sql.Literal(value)
+        values = _names_in(value) if name in LISTS else [value]
+        shown = sql.SQL(", ").join(sql.Literal(each) for each in values)
         query = sql.SQL("ALTER {} SET {} TO {}").format(
             whom, sql.Identifier(*name.split(".")), shown
         )
@@ -101,6 +105,23 @@ def copy_settings(link: psycopg.Connection[Any], source: str, target: str) -> No
             sql.SQL(privilege), database, grantee
         )
         link.execute(query)
+
+
+def first_grants(link: psycopg.Connection[Any], name: str, reader: str) -> None:
+    """Let nobody but the owner and `reader` connect to database `name`, which is new."""
+    from psycopg import sql
+
+    database = sql.Identifier(name)
+    link.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    link.execute(
+        sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(reader))
+    )
+
+
+def _names_in(text: str) -> list[str]:
+    """The names in a list as Postgres keeps it: "$user", public."""
+    found = re.findall(r'"((?:[^"]|"")*)"|([^",\s]+)', text)
+    return [plain or quoted.replace('""', '"') for quoted, plain in found]
 
 
 # Settings whose value is a list of names, as pg_dump treats them (GUC_LIST_QUOTE).

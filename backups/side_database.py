@@ -8,6 +8,7 @@ that belong to a database, and it can't make the extension without rights.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from backups.manifest import DATABASE
 from backups.opening import Key, opened_part, the_part
 from backups.programs import find_restore
 from backups.stores.store import Store
-from backups.streams import chunks_of
+from backups.streams import CHUNK, pulled
 from backups.words import size_in_words
 from infra.administration import Way
 from infra.deployment import ADMIN_ROLE
@@ -120,8 +121,12 @@ def _laid_down(
     descriptor, name = tempfile.mkstemp(prefix="restoring-", suffix=".dump", dir=scratch)
     path = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file, opened_part(store, backup, DATABASE, key) as got:
-            for chunk in chunks_of(got):
+        with (
+            os.fdopen(descriptor, "wb") as file,
+            opened_part(store, backup, DATABASE, key) as got,
+            pulled(lambda sink: shutil.copyfileobj(got, sink, CHUNK)) as chunks,
+        ):
+            for chunk in chunks:  # written by this thread, while another one unpacks what is next
                 file.write(chunk)
         yield path
     finally:
@@ -129,8 +134,6 @@ def _laid_down(
 
 
 def _ensure_room(scratch: Path, needed: int) -> None:
-    import shutil
-
     free = shutil.disk_usage(scratch).free
     if free < needed * 1.05:
         raise LettaOpsError(
@@ -159,8 +162,10 @@ def _prepare(way: Way, side: SideDatabase, backup: Backup) -> None:
 
 
 def _set_jobs_aside(way: Way, side: SideDatabase) -> None:
-    """Building indexes goes better with more memory; it is a setting of this database, until the end."""
+    """Settings of this database until the end: more memory for indexes, and no commit waits for the
+    disk, since what a crash takes is made anew."""
     _each(way, side, "ALTER DATABASE {} SET maintenance_work_mem = '256MB'")
+    _each(way, side, "ALTER DATABASE {} SET synchronous_commit = off")
 
 
 def _restore(
@@ -184,6 +189,8 @@ def _restore(
         job = command(
             program.path, f"--dbname={side.name}", f"--jobs={JOBS}", "--no-owner",
             "--no-privileges", "--no-password", "--exit-on-error", *role,
+            # Of the source's replication: it is not ours to begin, and may need all rights.
+            "--no-publications", "--no-subscriptions",
             f"--use-list={chosen.name}", dump, **settings,
         )  # fmt: skip
         run(job, **telling)
@@ -209,6 +216,7 @@ def _put_right(way: Way, side: SideDatabase, backup: Backup) -> None:
         if side.extension_schema and database.pgvector is not None:
             move_extension(link, side.extension_schema)
     _each(way, side, "ALTER DATABASE {} RESET maintenance_work_mem")
+    _each(way, side, "ALTER DATABASE {} RESET synchronous_commit")
 
 
 def _to_administrator(link: psycopg.Connection[Any]) -> None:

@@ -1,13 +1,13 @@
 """Run every benchmark (or those named) on a stack of their own and print their figures.
 
-python -m benchmarks [cli] [provisioning] [messages] [containers]
+python -m benchmarks [cli] [provisioning] [messages] [containers] [backups] [memory] [pgbackrest]
 """
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import cli, containers, messages, provisioning
+from benchmarks import backup_rivals, backups, cli, containers, messages, provisioning
 from benchmarks.stage import stage
 
 BENCHMARKS = {
@@ -15,6 +15,9 @@ BENCHMARKS = {
     "provisioning": provisioning.measure,
     "messages": messages.measure,
     "containers": containers.measure,
+    "backups": backups.measure,
+    "memory": backups.measure_memory,
+    "pgbackrest": backup_rivals.pgbackrest,
 }
 
 

@@ -1,27 +1,24 @@
 """`backup create` and `backup restore` against PostgreSQL's own programs, side by side.
 
-LETTA_OPS_BENCH_SCALE says how large the database is (1: more than 1 GB), LETTA_OPS_BENCH_LARGE how
-large the one whose backup must not take more memory (0 leaves it out).
+LETTA_OPS_BENCH_SCALE says how large the database is: 1 is more than 1 GB.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from benchmarks import backup_rivals
-from benchmarks.backup_scene import Scene, scene
+from benchmarks.backup_rivals import restic
+from benchmarks.backup_scene import SCALE, Scene, scene
 from benchmarks.cost import Cost, in_words, middle
 from benchmarks.stage import Figure
 from infra.administration import Way
 from tests.live.machine import Machine
 
-SCALE = float(os.environ.get("LETTA_OPS_BENCH_SCALE", "1"))
-LARGE = float(os.environ.get("LETTA_OPS_BENCH_LARGE", "4"))
+LARGER = 4
 RUNS = 3
 FRESH = "bench_fresh"
 MEGABYTE = 1000**2
@@ -38,44 +35,41 @@ BEGINNINGS = {  # of what a restore reports, and the part of the work that begin
 def measure(machine: Machine) -> Iterator[Figure]:
     with scene(machine, "backups", SCALE) as here:
         yield Figure("database", _size(here) / MEGABYTE, "MB", None, f"scale {SCALE:g}")
-        peaks = []
-        for figure, peak in _create(here):
-            peaks.append(peak)
-            yield figure
-        yield from _restore(here, peaks)
-        yield from backup_rivals.restic(here)
-    yield Figure("memory of our process at most", max(peaks) / MEGABYTE, "MB", 200)
-    if LARGE:
-        with scene(machine, "large", LARGE) as there:
-            made = there.ours("backup", "create")
-            put_back = _restored(there).cost
-            more = max(made.peak, put_back.peak)
-            yield Figure(
-                f"the same at {LARGE / SCALE:g} times the size",
-                more / MEGABYTE,
-                "MB",
-                200,
-                f"create {made.peak / MEGABYTE:.0f} MB in {made.seconds:.0f} s, restore"
-                f" {put_back.peak / MEGABYTE:.0f} MB in {put_back.seconds:.0f} s",
-            )
-    yield from backup_rivals.pgbackrest(machine, SCALE)
+        yield from _create(here)
+        yield from _restore(here)
+        yield from restic(here)
 
 
-def _create(here: Scene) -> Iterator[tuple[Figure, int]]:
+def measure_memory(machine: Machine) -> Iterator[Figure]:
+    """Of our own process, at one size and at a larger one."""
+    for scale in (SCALE, SCALE * LARGER):
+        with scene(machine, f"memory-{scale:g}".replace(".", "-"), scale) as here:
+            made = here.ours("backup", "create")
+            put_back = _restored(here).cost
+            for what, cost in (("create", made), ("restore", put_back)):
+                yield Figure(
+                    f"backup {what}, memory of our process, database of"
+                    f" {_size(here) / MEGABYTE:.0f} MB",
+                    cost.peak / MEGABYTE,
+                    "MB",
+                    200,
+                    f"{cost.seconds:.0f} s",
+                )
+
+
+def _create(here: Scene) -> Iterator[Figure]:
     ours, theirs = [], []
     for number in range(RUNS):
         ours.append(here.ours("backup", "create"))
         theirs.append(here.upload(f"plain/{number}"))
-    yield (
-        Figure(
-            "backup create, encrypted, to S3, against pg_dump | zstd | a plain client",
-            middle(ours).seconds / middle(theirs).seconds,
-            "x",
-            1.15,
-            f"ours {in_words(ours)}; theirs {in_words(theirs)}",
-        ),
-        middle(ours).peak,
+    yield Figure(
+        "backup create, encrypted, to S3, against pg_dump | zstd | a plain client",
+        middle(ours).seconds / middle(theirs).seconds,
+        "x",
+        1.15,
+        f"ours {in_words(ours)}; theirs {in_words(theirs)}",
     )
+    yield _peak("create", ours)
 
 
 @dataclass
@@ -87,7 +81,7 @@ class Restored:
     parts: dict[str, float] = field(default_factory=dict)
 
 
-def _restore(here: Scene, peaks: list[int]) -> Iterator[Figure]:
+def _restore(here: Scene) -> Iterator[Figure]:
     dump = here.stack.machine.root / "plain.dump"
     here.theirs([here.dump, "--format=custom", "--no-password", f"--file={dump}"])
     ours, theirs = [], []
@@ -95,7 +89,6 @@ def _restore(here: Scene, peaks: list[int]) -> Iterator[Figure]:
         ours.append(_restored(here))
         theirs.append(_plain_restore(here, dump))
     dump.unlink()
-    peaks += [each.cost.peak for each in ours]
     until = [each.until_switched for each in ours]
     parts = ", ".join(
         f"{name} {median(each.parts[name] for each in ours):.1f} s" for name in ours[0].parts
@@ -110,6 +103,7 @@ def _restore(here: Scene, peaks: list[int]) -> Iterator[Figure]:
     )
     whole = [each.cost for each in ours]
     yield Figure("backup restore, all of it", middle(whole).seconds, "s", None, parts)
+    yield _peak("restore", whole)
 
 
 def _restored(here: Scene) -> Restored:
@@ -142,6 +136,11 @@ def _make(way: Way, name: str | None) -> None:
         if name:
             link.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         link.execute("CHECKPOINT")
+
+
+def _peak(what: str, costs: list[Cost]) -> Figure:
+    peak = max(cost.peak for cost in costs) / MEGABYTE
+    return Figure(f"backup {what}, memory of our process at most", peak, "MB", 200)
 
 
 def _size(here: Scene) -> int:

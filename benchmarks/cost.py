@@ -63,7 +63,7 @@ def pipe(
 
     `server` is the pid of Postgres. Raises AssertionError with what a program complained of.
     """
-    before, started = _processor_of(server), time.perf_counter()
+    before, started = processor_of(server), time.perf_counter()
     running: list[subprocess.Popen[bytes]] = []
     for number, argv in enumerate(programs):
         last = number == len(programs) - 1
@@ -97,10 +97,10 @@ def pipe(
     seconds = time.perf_counter() - started
     watch.join()
     assert not any(process.returncode for process in running), "\n".join(said[-20:])
-    return Cost(seconds, processor, _processor_of(server) - before, watch.peak)
+    return Cost(seconds, processor, processor_of(server) - before, watch.peak)
 
 
-def _processor_of(server: int) -> float:
+def processor_of(server: int) -> float:
     """Processor seconds of a process and all that it ever started, and has ended or still runs."""
     total = 0.0
     for process in (parent := psutil.Process(server), *parent.children(recursive=True)):

@@ -9,7 +9,5 @@ import boto3
 from botocore.config import Config
 
 endpoint, bucket, key = sys.argv[1:]
-client = boto3.client(
-    "s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"})
-)
+client = boto3.client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}))
 client.upload_fileobj(sys.stdin.buffer, bucket, key)

@@ -4,6 +4,8 @@ One agent, some messages and a passage are made by the server itself; the rest a
 rows with other ids and other content, so that they are valid for whatever release made them.
 """
 
+# ruff: noqa: S608  # SQL is put together from what stands here
+
 from __future__ import annotations
 
 import time
@@ -112,14 +114,10 @@ def seed(deployment: Deployment, scale: float = 1.0) -> float:
     agents = round(AGENTS * scale)
     with authorized_http(deployment) as client:
         given: dict[str, Any] = {"agents": agents, "agent": _template(client)}
-    with _database(deployment) as link, link.transaction():
-        link.execute("SET LOCAL work_mem = '256MB'")
-        link.execute("SELECT setseed(%s)", [SEED])
-        link.execute(PREPARATION)
-        _copy_agents(link, given)
-        _copy_messages(link, {**given, "count": round(MESSAGES * scale)})
-        _copy_passages(link, {**given, "count": round(PASSAGES * scale)})
-    settle(deployment)
+    with _database(deployment) as link:
+        with link.transaction():
+            _fill(link, given, scale)
+        _settle(link)
     return time.monotonic() - started
 
 
@@ -128,23 +126,37 @@ def change(deployment: Deployment, share: float, number: int) -> None:
 
     Another `number` chooses others.
     """
-    with _database(deployment) as link, link.transaction():
+    with _database(deployment) as link:
+        change_in(link, share, number)
+
+
+def change_in(link: psycopg.Connection[Any], share: float, number: int) -> None:
+    """Like `change`, in the database at `link`."""
+    with link.transaction():
         link.execute("SELECT setseed(%s)", [number / 1000])
         for table, statement in (
             ("archival_passages", OTHER_PASSAGES),
             ("messages", OTHER_MESSAGES),
         ):
-            row = link.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608  # our names
+            row = link.execute(f"SELECT count(*) FROM {table}").fetchone()
             count = round(share * (row[0] if row else 0))
             link.execute(statement, {"seed": str(number), "count": count})
-    settle(deployment)
+    _settle(link)
 
 
-def settle(deployment: Deployment) -> None:
+def _fill(link: psycopg.Connection[Any], given: Mapping[str, Any], scale: float) -> None:
+    link.execute("SET LOCAL work_mem = '256MB'")
+    link.execute("SELECT setseed(%s)", [SEED])
+    link.execute(PREPARATION)
+    _copy_agents(link, given)
+    _copy_messages(link, {**given, "count": round(MESSAGES * scale)})
+    _copy_passages(link, {**given, "count": round(PASSAGES * scale)})
+
+
+def _settle(link: psycopg.Connection[Any]) -> None:
     """Leave Postgres nothing to do in the background."""
-    with _database(deployment) as link:
-        link.execute("VACUUM (ANALYZE)")
-        link.execute("CHECKPOINT")
+    link.execute("VACUUM (ANALYZE)")
+    link.execute("CHECKPOINT")
 
 
 def _template(client: httpx.Client) -> str:
@@ -178,7 +190,7 @@ def _copy_agents(link: psycopg.Connection[Any], given: Mapping[str, Any]) -> Non
             of_agent,
         ),
     ):
-        source = f"(SELECT * FROM {table} WHERE {chosen}) AS t, {EACH_AGENT}"  # noqa: S608
+        source = f"(SELECT * FROM {table} WHERE {chosen}) AS t, {EACH_AGENT}"
         _copy(link, table, values, source, given)
 
 
@@ -230,7 +242,7 @@ def _copy(
     names = [str(name) for (name,) in columns]
     chosen = ", ".join(values.get(name, f"t.{name}") for name in names)
     link.execute(
-        f"{before} INSERT INTO {table} ({', '.join(names)}) SELECT {chosen} FROM {source}",  # noqa: S608
+        f"{before} INSERT INTO {table} ({', '.join(names)}) SELECT {chosen} FROM {source}",
         given,
     )
 

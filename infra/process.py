@@ -22,6 +22,7 @@ log = logging.getLogger("letta_ops.process")
 Report = Callable[[str], None]  # is told what happens, a line at a time
 
 TAIL_LINES = 15
+PIPE_BYTES = 1 << 20  # of what is streamed: programs on both sides work on, a while
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ def streamed(job: Command, *, code: str, hint: str, what: str) -> Iterator[IO[by
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=complaints,
+            pipesize=PIPE_BYTES,
         )
         assert child.stdout is not None  # noqa: S101  # for the type checker: it is a pipe
         try:
@@ -226,10 +228,11 @@ def fed(job: Command, chunks: Iterable[bytes], *, code: str, hint: str, what: st
         )
         assert child.stdin is not None  # noqa: S101  # for the type checker: it is a pipe
         try:
-            with suppress(BrokenPipeError):  # it has ended, and says why
-                for chunk in chunks:
+            for chunk in chunks:
+                try:
                     child.stdin.write(chunk)
-                child.stdin.flush()
+                except BrokenPipeError:
+                    break  # it has ended, and says why
         except BaseException:
             child.kill()
             child.wait()

@@ -32,6 +32,7 @@ from infra.references import is_reference, resolve
 from infra.sensitive import Sensitive
 
 FORMAT = 1
+ENCRYPTION_KEY = "server.encryption_key"
 # Left by a restore: the fingerprint of the key that came with the backup, and the key before it,
 # which the replaced database needs for as long as it is kept.
 ADOPTED_KEY = "server.encryption_key_adopted"

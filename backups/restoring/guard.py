@@ -1,46 +1,39 @@
 """Watches a restore while it switches: when it is killed, goes back, so that the server runs again.
 
-Run as `python -P -m backups.restoring.guard PID STARTED STACK [PROFILE]` in a session of its own.
+Run as `python -P -m backups.restoring.guard PID STACK [PROFILE]` by the restore itself, in a session of
+its own.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 
-import psutil
-
+from backups.lock import locked
 from backups.restoring.journal import journal_file
 from backups.restoring.switch import finish_interrupted
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
-from infra.files import held
 from infra.locations import stack_folder
 from infra.process import command, start_detached
 from infra.profiles import load
 
 POLL_SECONDS = 0.3
 TRIES = 20  # to go back: the engine, or Postgres, may be down for a moment
+BUSY_SECONDS = 3600.0  # how long somebody else may be at work, who then goes back himself
 
 
 def start_guard(deployment: Deployment) -> None:
     """Let a guard watch this process. The journal is written already; the guard ends with it."""
-    us = psutil.Process()
-    words = [
-        sys.executable,
-        "-P",
-        "-m",
-        "backups.restoring.guard",
-        str(us.pid),
-        repr(us.create_time()),
-    ]
+    words = [sys.executable, "-P", "-m", "backups.restoring.guard", str(os.getpid())]
     words.append(deployment.stack)
     if deployment.profile is not None:
         words.append(str(deployment.profile))
     output = stack_folder(deployment.stack).root / "restore-guard.log"
     start_detached(
-        command(*words, directory=Path("/")),
+        command(*words),  # in our folder: the profile and LETTA_OPS_STATE may be relative paths
         output=output,
         code="restore-failed",
         hint="look at the lines above",
@@ -49,30 +42,24 @@ def start_guard(deployment: Deployment) -> None:
 
 
 def main() -> None:
-    pid, started, stack, *profile = sys.argv[1:]
+    import psycopg
+
+    pid, stack, *profile = sys.argv[1:]
     folder = stack_folder(stack)
     deployment = load(folder, Path(profile[0]) if profile else None)
-    while _lives(int(pid), float(started)):
+    while os.getppid() == int(pid):  # whoever dies is nobody's parent any more
         if not journal_file(deployment).exists():
             return
         time.sleep(POLL_SECONDS)
     for _ in range(TRIES):
         try:
-            with held(folder.lock, "letta-ops backup restore, going back", _tell):
+            with locked(deployment, None, "backup restore, going back", _tell, BUSY_SECONDS):
                 finish_interrupted(load(folder, deployment.profile), _tell)
-        except LettaOpsError as error:
-            _tell(f"not yet: {error.message}")
+        except (LettaOpsError, psycopg.Error, OSError) as error:
+            _tell(f"not yet: {error}")
             time.sleep(3)
         else:
             return
-
-
-def _lives(pid: int, started: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _tell(line: str) -> None:

@@ -6,7 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from backups.catalog import deployment_id
 from infra.deployment import Deployment
+from infra.errors import LettaOpsError
 from infra.files import write_private
 from infra.locations import stack_folder
 
@@ -15,12 +17,14 @@ from infra.locations import stack_folder
 class Journal:
     """`name` is the live database's name, `side_oid` the number of the restored one."""
 
+    deployment: str  # its id: of several that share a stack's name, and so this file
     backup: str
     name: str
     side_oid: int
     had_database: bool
     had_memory: bool
-    old_key: str | None  # what the profile said, a reference or the key itself: mode 0600
+    # What the profile said of encryption keys, where the backup's is taken over: mode 0600.
+    old_keys: dict[str, str | None] | None
 
     @property
     def side(self) -> str:
@@ -46,13 +50,46 @@ class Journal:
         write_private(path, json.dumps(asdict(self)) + "\n")
 
 
+def names_of(deployment: Deployment) -> Journal:
+    """A journal that only tells what the databases of a restore are called."""
+    name = deployment.database.name if deployment.database else ""
+    identifier = deployment_id(deployment)
+    return Journal(identifier, "", name, 0, had_database=True, had_memory=True, old_keys=None)
+
+
 def journal_file(deployment: Deployment) -> Path:
     return stack_folder(deployment.stack).root / "restore.json"
 
 
-def read_journal(path: Path) -> Journal | None:
-    """The journal of a restore that has not ended; None: there is none."""
+def read_journal(deployment: Deployment) -> Journal | None:
+    """The journal of a restore of `deployment` that has not ended; None: there is none.
+
+    Raises LettaOpsError (`journal-damaged`) for one that can't be understood.
+    """
+    found = _read(deployment)
+    return found if found is not None and found.deployment == deployment_id(deployment) else None
+
+
+def ensure_no_other(deployment: Deployment) -> None:
+    """Raise LettaOpsError (`restore-unfinished`) while another deployment's journal is in the place."""
+    found = _read(deployment)
+    if found is not None and found.deployment != deployment_id(deployment):
+        raise LettaOpsError(
+            "restore-unfinished",
+            f"a restore of deployment {found.deployment} was interrupted, and is not undone yet",
+            "run a `letta-ops backup create` with its profile, or name another --stack for this one",
+        )
+
+
+def _read(deployment: Deployment) -> Journal | None:
+    path = journal_file(deployment)
     try:
         return Journal(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError):
+        raise LettaOpsError(
+            "journal-damaged",
+            f"{path} tells of a restore that was interrupted, in words that are not understood",
+            "use the letta-ops that wrote it; or see which database lives, then remove the file",
+        ) from None

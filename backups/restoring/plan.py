@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def make_plan(
     deployment: Deployment, way: Way, store: Store, backup: Backup, key: Key, options: Options
 ) -> Plan:
     """Return the plan, or raise LettaOpsError: `foreign-backup`, `backup-newer-schema`,
-    `wrong-encryption-key`, and those of the store and of the database."""
+    `backup-newer-postgres`, `wrong-encryption-key`, and those of the store and of the database."""
     foreign = backup.manifest.deployment != deployment_id(deployment)
     if foreign and not options.into_other:
         raise LettaOpsError(
@@ -90,9 +91,10 @@ def make_plan(
             "add --into-other to replace what this deployment holds by it",
         )
     ensure_known(deployment, backup)
+    _ensure_not_older(way, backup)
     new_key, lost = _key_after(deployment, store, backup, key, options)
     present = read_present(deployment, way, backup)
-    older = present is not None and present.revision != backup.manifest.database.revision
+    differs = present is None or present.revision != backup.manifest.database.revision
     drill = backup.last_drill
     return Plan(
         backup,
@@ -100,9 +102,22 @@ def make_plan(
         foreign,
         new_key,
         lost,
-        provisions=deployment.folder is not None and (foreign or new_key is not None or older),
+        provisions=deployment.folder is not None and (foreign or new_key is not None or differs),
         drill_seconds=None if drill is None else drill.seconds,
     )
+
+
+def _ensure_not_older(way: Way, backup: Backup) -> None:
+    """A dump of a newer Postgres may hold what an older one doesn't know, or takes for something else."""
+    made_with = backup.manifest.database.postgres
+    with way.connect(way.maintenance) as link:
+        here = link.info.server_version // 10_000
+    if int(re.findall(r"\d+", made_with)[0]) > here:
+        raise LettaOpsError(
+            "backup-newer-postgres",
+            f"backup {backup.id} is of PostgreSQL {made_with}, newer than the {here} of this deployment",
+            "restore it into a stack whose Postgres is at least as new",
+        )
 
 
 def _key_after(

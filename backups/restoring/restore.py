@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backups.catalog import deployment_id
 from backups.contents import compare
-from backups.layout import LETTA_OPS, copy_settings
+from backups.layout import LETTA_OPS, copy_settings, first_grants
 from backups.lock import Lock
-from backups.manifest import MEMORY
-from backups.opening import Key, opened_part
+from backups.manifest import DATABASE, MEMORY
+from backups.opening import Key, opened_part, stored_chunks
 from backups.restoring.guard import start_guard
-from backups.restoring.journal import Journal, journal_file
+from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
 from backups.restoring.plan import Plan, exists
+from backups.restoring.scratch import scratch_folder
 from backups.restoring.switch import go_back, oid_of, switch_databases
 from backups.side_database import SideDatabase, drop_database, failed, restore_database
 from backups.sources.memory_files import MemoryPlace, reachable
@@ -31,14 +28,22 @@ from infra.audit import carry_over
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 from infra.fingerprint import key_fingerprint
-from infra.locations import StackFolder, make_folder, stack_folder
+from infra.locations import stack_folder
 from infra.process import Report
-from infra.profiles import ADOPTED_KEY, PREVIOUS_KEY, load, remember, remembered
+from infra.profiles import (
+    ADOPTED_KEY,
+    ENCRYPTION_KEY,
+    PREVIOUS_KEY,
+    load,
+    remember,
+    remembered,
+)
 from infra.servers import start_server, stop_server
 
 if TYPE_CHECKING:
     import psycopg
 
+FIRST_SCHEMA = "public"  # where a server looks whose database nobody has configured
 Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doesn't do its work
 
 
@@ -66,25 +71,30 @@ def restore(
     started = time.monotonic()
     assert deployment.database is not None  # noqa: S101  # `way` leads to it
     name = deployment.database.name
+    ensure_no_other(deployment)
+    _ensure_whole(store, plan)
     journal = Journal(
+        deployment_id(deployment),
         plan.backup.id,
         name,
         0,
         exists(way, name),
         _has_memory(deployment, plan),
-        _old_key(deployment, plan),
+        _old_keys(deployment, plan),
     )
-    try:
-        _make_beside(deployment, way, store, plan, key, journal, report)
-        journal = replace(journal, side_oid=oid_of(way, journal.side))
-        drop_database(way, journal.older)  # of a restore that was proven, and then killed
-        lock.ensure_held()
-    except BaseException:
-        drop_database(way, journal.side)
-        raise
-    if way.maintenance == name:
-        lock.release_database()
-    _switch(deployment, way, plan, journal, prove, report)
+    with scratch_folder(deployment) as scratch:
+        try:
+            _make_beside(deployment, way, store, plan, key, journal, scratch, report)
+            journal = replace(journal, side_oid=oid_of(way, journal.side))
+            lock.ensure_held()
+            drop_database(way, journal.older)  # of a restore that was proven, and then killed
+            if way.maintenance == name:
+                lock.release_database()
+            journal.write(journal_file(deployment))
+        except BaseException:
+            drop_database(way, journal.side)
+            raise
+        _switch(deployment, way, plan, journal, prove, report)
     drop_database(way, journal.older)
     _freshen(way, name, report)
     previous = journal.previous if journal.had_database else None
@@ -93,14 +103,20 @@ def restore(
 
 def previous_of(deployment: Deployment) -> str:
     """What the database is called that a restore has replaced."""
-    name = deployment.database.name if deployment.database else ""
-    return _names(name).previous
+    return names_of(deployment).previous
+
+
+def _ensure_whole(store: Store, plan: Plan) -> None:
+    """Read the parts that a restore doesn't use: one that is damaged says that the store is, too."""
+    for part in plan.backup.manifest.parts:
+        if part.name not in (DATABASE, MEMORY):
+            for _ in stored_chunks(store, plan.backup, part):
+                pass  # compared at the end
 
 
 def drop_previous(deployment: Deployment, way: Way) -> bool:
     """Drop what the last restore has replaced; False: there is nothing."""
-    assert deployment.database is not None  # noqa: S101  # `way` leads to it
-    names = _names(deployment.database.name)
+    names = names_of(deployment)
     there = False
     for name in (names.previous, names.older, names.undone):
         there = exists(way, name) or there
@@ -121,6 +137,7 @@ def _make_beside(
     plan: Plan,
     key: Key,
     journal: Journal,
+    scratch: Path,
     report: Report,
 ) -> None:
     import psycopg
@@ -130,17 +147,16 @@ def _make_beside(
     side = SideDatabase(
         journal.side,
         database.owner.name,
-        present.schema if present else None,
-        present.extension_schema if present else None,
+        present.schema if present else FIRST_SCHEMA,
+        present.extension_schema if present else FIRST_SCHEMA,
     )
-    with _scratch(deployment) as scratch:
-        restore_database(way, side, store, plan.backup, key, scratch, report)
+    restore_database(way, side, store, plan.backup, key, scratch, report)
     report("database: comparing its content with the backup's")
     expected = plan.backup.manifest.database
     renamed = {expected.schema: side.schema} if side.schema and expected.schema else {}
     try:
-        with way.connect(journal.side) as link:
-            if differences := compare(link, expected, renamed):
+        with way.connect(journal.side) as link, way.connect(journal.side) as beside:
+            if differences := compare(link, expected, renamed, [beside]):
                 raise _differs(differences)
             if journal.had_database:
                 with way.connect(journal.name) as old:
@@ -148,9 +164,11 @@ def _make_beside(
             else:
                 carry_over(None, link)
             _claim(link, deployment_id(deployment))
-        if journal.had_database:
-            with way.connect(way.maintenance) as link:
+        with way.connect(way.maintenance) as link:
+            if journal.had_database:
                 copy_settings(link, journal.name, journal.side)
+            else:
+                first_grants(link, journal.side, database.reader.name)
     except psycopg.Error as error:
         raise failed(error) from None
     if journal.had_memory:
@@ -167,11 +185,8 @@ def _switch(
     prove: Prove,
     report: Report,
 ) -> None:
-    path = journal_file(deployment)
-    make_folder(path.parent)
-    journal.write(path)
-    start_guard(deployment)
     try:
+        start_guard(deployment)
         report("switching: the server is stopped")
         stop_server(deployment)
         switch_databases(way, journal)
@@ -182,7 +197,7 @@ def _switch(
     except BaseException as error:
         _undo(deployment, journal, report, error)
         raise
-    path.unlink()
+    journal_file(deployment).unlink()
 
 
 def _undo(deployment: Deployment, journal: Journal, report: Report, error: BaseException) -> None:
@@ -199,9 +214,10 @@ def _start(deployment: Deployment, plan: Plan, report: Report) -> None:
         remember(
             deployment.profile,
             {
-                "server.encryption_key": plan.new_key.reveal(),
+                ENCRYPTION_KEY: plan.new_key.reveal(),
                 ADOPTED_KEY: key_fingerprint(plan.new_key),
-                PREVIOUS_KEY: _old_key(deployment, plan),  # of the database that is kept
+                # Of the database that is kept.
+                PREVIOUS_KEY: remembered(deployment.profile, ENCRYPTION_KEY),
             },
         )
     if plan.provisions:
@@ -239,34 +255,15 @@ def _freshen(way: Way, name: str, report: Report) -> None:
         report("the planner's statistics could not be made; autovacuum does it within minutes")
 
 
-@contextmanager
-def _scratch(deployment: Deployment) -> Iterator[Path]:
-    """A private folder on the stack's own disk; what a killed restore left in it goes first."""
-    folder: StackFolder = stack_folder(deployment.stack)
-    make_folder(folder.root)
-    for left in folder.root.glob("restoring.*"):
-        shutil.rmtree(left, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix="restoring.", dir=folder.root))
-    os.chmod(made, 0o700)  # noqa: PTH101
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _names(name: str) -> Journal:
-    return Journal("", name, 0, had_database=True, had_memory=True, old_key=None)
-
-
 def _has_memory(deployment: Deployment, plan: Plan) -> bool:
     return reachable(deployment) and plan.backup.manifest.part(MEMORY) is not None
 
 
-def _old_key(deployment: Deployment, plan: Plan) -> str | None:
+def _old_keys(deployment: Deployment, plan: Plan) -> dict[str, str | None] | None:
     if plan.new_key is None or deployment.profile is None:
         return None
-    kept = remembered(deployment.profile, "server.encryption_key")
-    return None if kept is None else str(kept)
+    paths = (ENCRYPTION_KEY, ADOPTED_KEY, PREVIOUS_KEY)
+    return {path: remembered(deployment.profile, path) for path in paths}
 
 
 def _differs(differences: list[str]) -> LettaOpsError:

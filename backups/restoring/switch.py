@@ -7,19 +7,22 @@ one, so that going back needs to know nothing but the journal, also after `kill 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backups.restoring.journal import Journal, journal_file, read_journal
 from backups.restoring.plan import exists
+from backups.restoring.scratch import remove_leftovers
 from backups.side_database import drop_database
 from backups.sources.memory_files import MemoryPlace
 from infra.administration import Way, way_in
 from infra.deployment import ADMIN_ROLE, Deployment
 from infra.errors import LettaOpsError
+from infra.fingerprint import key_fingerprint
 from infra.process import Report
-from infra.profiles import ADOPTED_KEY, PREVIOUS_KEY, remember
+from infra.profiles import ADOPTED_KEY, ENCRYPTION_KEY, remember
+from infra.sensitive import Sensitive
 from infra.servers import start_server, stop_server
+from infra.stack_secrets import kept_value
 
 if TYPE_CHECKING:
     import psycopg
@@ -54,9 +57,9 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
         drop_database(way, journal.side)
     if journal.had_memory:
         MemoryPlace(deployment).undo()
-    if journal.old_key is not None and deployment.profile is not None:
-        kept = {"server.encryption_key": journal.old_key, ADOPTED_KEY: None, PREVIOUS_KEY: None}
-        remember(deployment.profile, kept)
+    if journal.old_keys is not None and deployment.profile is not None:
+        remember(deployment.profile, journal.old_keys)
+        _adopt(deployment)
         from infra.provision import Request, up
 
         up(Request(deployment.stack, held=True), report)
@@ -64,6 +67,15 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
         start_server(deployment)
     journal_file(deployment).unlink(missing_ok=True)
     report("going back: done, the server runs with what it had before")
+
+
+def _adopt(deployment: Deployment) -> None:
+    """Say that the key in the profile belongs to the data, though `up` may know the backup's by now."""
+    folder, profile = deployment.folder, deployment.profile
+    if folder is not None and profile is not None:
+        key = kept_value(folder, ENCRYPTION_KEY)
+        adopted = None if key is None else key_fingerprint(Sensitive(key))
+        remember(profile, {ADOPTED_KEY: adopted})
 
 
 def _switch_back(way: Way, journal: Journal) -> None:
@@ -78,8 +90,8 @@ def _switch_back(way: Way, journal: Journal) -> None:
 
 def finish_interrupted(deployment: Deployment, report: Report) -> None:
     """Undo a restore that was killed in the middle, if there is one. The caller holds the lock."""
-    path: Path = journal_file(deployment)
-    journal = read_journal(path)
+    remove_leftovers(deployment, report)
+    journal = read_journal(deployment)
     if journal is not None:
         report(f"an earlier restore (of {journal.backup}) was interrupted before it was proven")
         go_back(deployment, journal, report)

@@ -9,7 +9,7 @@ import io
 import secrets
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -62,9 +62,11 @@ class VolumeHome:
         Its input can't be ended over TLS: it must know by itself where that is.
         """
         with self._container(words, read_only=False) as running:
-            with suppress(BrokenPipeError, ConnectionResetError):  # it has ended, and says why
-                for chunk in chunks:
+            for chunk in chunks:
+                try:
                     running.socket.sendall(chunk)
+                except (BrokenPipeError, ConnectionResetError):
+                    break  # it has ended, and says why
             said = running.output.readall()
             running.ensure_done()
             return said.decode(errors="replace")

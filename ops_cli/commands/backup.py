@@ -38,6 +38,7 @@ app.command("restore")(restore_backup)
 app.command("schedule")(schedule)
 
 VERDICT_CODES = {"passed": 0, "failed": 1, "unverified": 3}
+GUARD_SECONDS = 300.0  # how long the guard of a restore may take
 IDENTITY_HELP = "Where the age identity is: file:PATH, env:NAME or cmd:COMMAND."
 
 
@@ -174,6 +175,17 @@ def changing(
     with locked(deployment, store, purpose, report, wait) as lock:
         finish_interrupted(deployment, report)
         yield lock
+
+
+def undo_interrupted(deployment: Deployment, report: Any) -> None:
+    """Go back from a restore that died with its machine, and with its guard: nobody has proven it."""
+    from backups.lock import locked
+    from backups.restoring.journal import read_journal
+    from backups.restoring.switch import finish_interrupted
+
+    if read_journal(deployment) is not None:
+        with locked(deployment, None, "up", report, GUARD_SECONDS):
+            finish_interrupted(deployment, report)
 
 
 def _would_create(deployment: Deployment, store: Store, warning: str | None) -> dict[str, Any]:

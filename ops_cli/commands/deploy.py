@@ -58,6 +58,7 @@ def up(
 ) -> None:
     """Bring the stack up, or up to date, and let the smoke test prove it."""
     from infra import provision
+    from ops_cli.commands.backup import undo_interrupted
     from ops_cli.commands.smoke import failure
 
     invocation = current(context)
@@ -72,6 +73,7 @@ def up(
             outcome = provision.up(request, report)
             operation.detail["changes"] = dict(outcome.changes)
             deployment = operation.deployment = load(invocation.folder, environment={})
+            undo_interrupted(deployment, report)
             if not no_smoke:
                 smoke = _smoke(deployment, report)
         answer = {

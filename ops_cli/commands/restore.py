@@ -13,7 +13,9 @@ from ops_cli.output import Part, facts, note, present
 from ops_cli.progress import progress
 
 if TYPE_CHECKING:
+    from backups.catalog import Backup
     from backups.restoring.plan import Plan
+    from backups.stores.store import Store
     from infra.deployment import Deployment
     from infra.process import Report
 
@@ -71,7 +73,6 @@ def _restore(
     yes: bool,
     dry_run: bool,
 ) -> None:
-    from backups.catalog import deployment_id, read_catalog
     from backups.opening import Key
     from backups.restoring.plan import make_plan
     from backups.restoring.restore import restore
@@ -80,8 +81,7 @@ def _restore(
     from ops_cli.commands.backup import changing, opened
 
     deployment, store = opened(invocation)
-    owner = None if options.into_other else deployment_id(deployment)
-    found = read_catalog(store, owner).find(word)
+    found = _found(deployment, store, word, into_other=options.into_other)
     key = Key.of(deployment.backups, identity)
     with way_in(deployment) as way:
         plan = make_plan(deployment, way, store, found, key, options)
@@ -108,6 +108,24 @@ def _restore(
         **{name: value for name, value in plan.as_json().items() if name != "backup"},
     }
     present(invocation, answer, lambda shown: _render_done(invocation, shown))
+
+
+def _found(deployment: Deployment, store: Store, word: str, *, into_other: bool) -> Backup:
+    """The backup; where this deployment has none of that name, another's: the plan refuses it."""
+    from backups.catalog import deployment_id, read_catalog
+    from infra.errors import LettaOpsError
+
+    if into_other:
+        return read_catalog(store, None).find(word)
+    try:
+        return read_catalog(store, deployment_id(deployment)).find(word)
+    except LettaOpsError as missing:
+        if missing.code != "no-backup":
+            raise
+        try:
+            return read_catalog(store, None).find(word)
+        except LettaOpsError:
+            raise missing from None
 
 
 def _prove(report: Report) -> Any:

@@ -6,7 +6,7 @@ import io
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,9 @@ from tests.live.machine import Answer, Stack
 
 REPOSITORY = "repository/org-1/agent-1/repo.git"
 # What a server that starts, and a smoke test, write into a database that was just restored.
-OF_A_START = ("public.providers", "public.tools", "public.provider_traces")
+OF_A_START = ("providers", "tools", "provider_traces")
+# And what `up` writes into a database of another deployment: where models and sandboxes are here.
+OF_A_MOVE = (*OF_A_START, "agents", "archives", "archival_passages", "sandbox_configs")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,21 @@ class Kept:
         return {name for (name,) in found} - {"postgres"}
 
 
+def assert_same(
+    here: Kept, expected: Mapping[str, Table], but: tuple[str, ...], schema: str = "public"
+) -> None:
+    """The tables hold what is expected; those in `but` at least as many rows."""
+    found = here.tables()
+    wanted = {name.replace("public.", f"{schema}.", 1): each for name, each in expected.items()}
+    wanted = {name: each for name, each in wanted.items() if not name.startswith("letta_ops.")}
+    assert found.keys() == wanted.keys()
+    for name, table in wanted.items():
+        if name.rpartition(".")[2] in but:
+            assert found[name].rows >= table.rows, name
+        else:
+            assert found[name] == table, name
+
+
 def kept(stack: Stack, folder: Path) -> Kept:
     """The stack with a store in `folder`, encrypted to an identity beside it."""
     identity, recipient = new_identity()
@@ -152,10 +169,10 @@ def damaged_copy(original: Kept, backup: Backup, name: str, position: str, folde
 def write_memory(deployment: Deployment, folder: Path, commits: int) -> None:
     """Put a git repository into the server's memory folder, in the place of what is there."""
     work = folder / "work"
+    work.mkdir(parents=True)
+    git(work, "init", "-q", "-b", "main")
     for number in range(commits):
-        work.mkdir(exist_ok=True)
         (work / f"{number}.md").write_text(f"version {number}\n" * 50)
-        git(work, "init", "-q", "-b", "main")
         git(work, "add", "-A")
         git(work, "commit", "-q", "-m", f"commit {number}")
     place = MemoryPlace(deployment)
@@ -203,7 +220,3 @@ def _tar(repository: Path) -> bytes:
             writer.file(name, len(content), [content] if content else [])
     writer.end()
     return sink.getvalue()
-
-
-def lines_of(values: Iterable[object]) -> str:
-    return "\n".join(str(value) for value in values)

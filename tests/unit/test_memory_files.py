@@ -23,6 +23,7 @@ from backups.sources.memory_inside.read import write_memory
 from backups.sources.memory_tar import BLOCK, TarReader, TarWriter
 from infra.deployment import Deployment, Server
 from infra.errors import LettaOpsError
+from infra.process import command, fed
 
 AGENT = "repository/org-1/agent-1/repo.git"
 
@@ -637,31 +638,36 @@ def test_a_swap_killed_at_any_step_runs_on_or_is_undone(
     home.run("swap")
     assert which(home) == "new"
     assert which(home, "memfs.before") == "old"
-    assert home.names() == ["memfs", "memfs.before"]
+    assert home.names() == ["memfs", "memfs.before", *(["memfs.older"] if earlier else [])]
 
     shutil.rmtree(home.folder)
     saved.rename(home.folder)
     home.run("undo")
     assert which(home) == "old"
     assert which(home, "memfs.restoring") == "new"
+    if earlier:
+        assert which(home, "memfs.before") == "of an earlier restore"
     home.run("swap")
     assert which(home) == "new"
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["first", "with an earlier one"])
 @pytest.mark.parametrize("steps", STEPS)
 def test_an_undo_killed_at_any_step_runs_on_or_is_swapped_again(
-    home: Home, killed_script: Path, steps: int
+    home: Home, killed_script: Path, steps: int, earlier: bool
 ) -> None:
-    old_and_new(home, earlier=False)
+    old_and_new(home, earlier=earlier)
     home.run("swap")
-    assert kill_in(home, killed_script, "undo", steps) == (steps < 3)
+    assert kill_in(home, killed_script, "undo", steps) == (steps < (4 if earlier else 3))
     saved = home.folder.with_name("saved")
     shutil.copytree(home.folder, saved)
 
     home.run("undo")
     home.run("undo")
     assert which(home) == "old"
-    assert home.names() == ["memfs", "memfs.restoring"]
+    assert home.names() == ["memfs", *(["memfs.before"] if earlier else []), "memfs.restoring"]
+    if earlier:
+        assert which(home, "memfs.before") == "of an earlier restore"
 
     shutil.rmtree(home.folder)
     saved.rename(home.folder)
@@ -719,8 +725,10 @@ def test_a_write_that_is_killed_leaves_nothing_that_could_be_swapped_in(
 
 def test_undo_leaves_an_earlier_restore_alone_when_nothing_was_swapped(home: Home) -> None:
     old_and_new(home, earlier=True)
-    assert json.loads(home.run("undo")) == "nothing to undo"
+    home.run("undo")
     assert which(home) == "old"
+    assert which(home, "memfs.before") == "of an earlier restore"
+    home.run("swap")
     home.run("swap")
     home.run("drop")
     assert json.loads(home.run("state")) == {"before": False, "half_way": False}
@@ -777,3 +785,22 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error() -> None:
 
     with pytest.raises(EOFError):
         TarWriter(lambda _: None).file(b"memfs/a", 3, cut())
+
+
+def test_what_the_source_raises_is_not_taken_for_the_end_of_the_script() -> None:
+    """A store's connection breaks with the same errors as a pipe."""
+
+    def broken() -> Iterator[bytes]:
+        yield b"x"
+        raise BrokenPipeError("the store has gone")
+
+    reads = command(sys.executable, "-c", "import sys; sys.stdin.read()")
+    with pytest.raises(BrokenPipeError, match="the store has gone"):
+        fed(reads, broken(), code="c", hint="h", what="w")
+
+
+def test_a_program_that_ends_before_it_has_taken_everything_says_why() -> None:
+    fails = command(sys.executable, "-c", "import sys; sys.exit('the disk is full')")
+    with pytest.raises(LettaOpsError) as failure:
+        fed(fails, itertools.repeat(bytes(1 << 16), 100), code="c", hint="h", what="w")
+    assert "the disk is full" in failure.value.message

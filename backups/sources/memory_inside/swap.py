@@ -7,15 +7,16 @@ All is done by renaming folders of `.letta`, so that their names say how far it 
     memfs.restoring  written whole, waits
     memfs.swapping   as before, and from here on `memfs.before` can only be what was live a moment ago
     memfs.before     what was live before the last swap
+    memfs.older      what was live before the swap ahead of that one: an undo brings it back as `before`
     memfs.undoing    was live, its predecessor goes back into its place
     memfs.dropping   is being removed: never looked at
 
-    swap                                          undo
-      live restoring [before of an earlier one]     live before
-    1 live restoring      (the earlier one removed) 1 undoing before
-    2 live swapping                                 2 undoing live
-    3 before swapping                               3 restoring live   = the state ahead of swap's 1
-    4 before live
+    swap                                    undo
+      live restoring [before]                 live before [older]
+    1 live restoring [older]                1 undoing before [older]
+    2 live swapping [older]                 2 live undoing [older]
+    3 before swapping [older]               3 live restoring [older]
+    4 before live [older]                   4 live restoring [before]
 
 Each runs on from wherever the other, or itself, was ended: a folder `swapping` or `undoing` says that
 it was. A server that starts in the middle may make an empty `memfs` anew: that is removed; one that
@@ -34,7 +35,8 @@ from backups.sources.memory_tar import ROOT, TarReader
 
 LIVE = "memfs"
 PART, RESTORING, SWAPPING = "memfs.part", "memfs.restoring", "memfs.swapping"
-BEFORE, UNDOING, DROPPING = "memfs.before", "memfs.undoing", "memfs.dropping"
+BEFORE, OLDER = "memfs.before", "memfs.older"
+UNDOING, DROPPING = "memfs.undoing", "memfs.dropping"
 
 
 class Place:
@@ -88,7 +90,9 @@ class Place:
         if self.has(UNDOING):
             self.undo()
         if self.has(RESTORING):
-            self._remove(BEFORE)
+            if self.has(BEFORE):
+                self._remove(OLDER)
+                self._rename(BEFORE, OLDER)
             self._ensure_live()
             self._rename(RESTORING, SWAPPING)
         elif not self.has(SWAPPING):
@@ -102,14 +106,23 @@ class Place:
         return "swapped"
 
     def undo(self) -> str:
+        """What was swapped in waits again; when nothing was, nothing happens."""
+        done = self._undo()
+        if done and self.has(OLDER) and not self.has(BEFORE):
+            self._rename(OLDER, BEFORE)
+        return "undone" if done else "nothing to undo"
+
+    def _undo(self) -> bool:
         if self.has(SWAPPING):
             if self.has(BEFORE):
                 self._remove_impostor()
                 self._rename(BEFORE, LIVE)
             self._rename(SWAPPING, RESTORING)
-            return "undone"
-        if self.has(RESTORING) or not (self.has(BEFORE) or self.has(UNDOING)):
-            return "nothing to undo"
+            return True
+        if self.has(RESTORING):
+            return True
+        if not (self.has(BEFORE) or self.has(UNDOING)):
+            return False
         if not self.has(UNDOING):
             self._ensure_live()
             self._rename(LIVE, UNDOING)
@@ -117,13 +130,13 @@ class Place:
             self._remove_impostor()
             self._rename(BEFORE, LIVE)
         self._rename(UNDOING, RESTORING)
-        return "undone"
+        return True
 
     def drop(self) -> str:
-        """Remove what was live before; what waits stays."""
+        """Remove what was live in earlier times; what waits stays."""
         self.ensure_settled()
         there = self.has(BEFORE)
-        for name in (BEFORE, DROPPING, PART):
+        for name in (BEFORE, OLDER, DROPPING, PART):
             self._remove(name)
         return "removed" if there else "nothing to remove"
 

@@ -1,0 +1,48 @@
+"""The private folder of a restore that makes a database beside the live one: it tells of a killed one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backups.catalog import deployment_id
+from backups.restoring.journal import names_of
+from backups.side_database import drop_database
+from infra.administration import way_in
+from infra.deployment import Deployment
+from infra.locations import make_folder, stack_folder
+from infra.process import Report
+
+
+@contextmanager
+def scratch_folder(deployment: Deployment) -> Iterator[Path]:
+    """Yield a folder on the stack's own disk, which nobody else can look into."""
+    root = stack_folder(deployment.stack).root
+    make_folder(root)
+    made = Path(tempfile.mkdtemp(prefix=_prefix(deployment), dir=root))
+    os.chmod(made, 0o700)  # noqa: PTH101
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def remove_leftovers(deployment: Deployment, report: Report) -> None:
+    """Remove what a killed restore had made beside the live database: the dump, in the clear, and the
+    copy. The caller holds the lock. Raises LettaOpsError like `way_in`."""
+    left = sorted(stack_folder(deployment.stack).root.glob(f"{_prefix(deployment)}*"))
+    if not left:
+        return
+    report("an earlier restore was killed: what it had made beside the live database is removed")
+    with way_in(deployment) as way:
+        drop_database(way, names_of(deployment).side)
+    for folder in left:  # last: as long as they are there, the next run finds them
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prefix(deployment: Deployment) -> str:
+    return f"restoring.{deployment_id(deployment)}."

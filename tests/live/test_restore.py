@@ -1,0 +1,299 @@
+"""What a restore brings back is what was there, wherever it came from; and what fails changes nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backups.catalog import Backup, write_object
+from backups.contents import read_sequences
+from backups.create import create
+from backups.crypto import new_identity
+from backups.layout import move_extension, move_schema
+from backups.manifest import DATABASE, MANIFEST
+from backups.sources.memory_files import MemoryPlace
+from infra.backup_settings import BackupSettings
+from infra.connect import api
+from infra.deployment import Role
+from infra.fingerprint import key_fingerprint
+from infra.sensitive import Sensitive
+from infra.servers import stop_server
+from tests.live.kept import (
+    OF_A_MOVE,
+    OF_A_START,
+    Kept,
+    assert_same,
+    damaged_copy,
+    git_problems,
+    kept,
+    make_agent,
+    talk,
+    write_memory,
+)
+from tests.live.machine import Machine, Stack
+
+COMMITS = 3
+ODD = "Tables of Letta"  # a schema whose name has to be quoted
+
+
+@pytest.fixture(scope="module")
+def place(own_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """The stack that is backed up, with an agent called `first` and git memory."""
+    made = kept(own_stack, tmp_path_factory.mktemp("restore"))
+    make_agent(made.deployment, "first")
+    write_memory(made.deployment, tmp_path_factory.mktemp("memory"), COMMITS)
+    return made
+
+
+@pytest.fixture(scope="module")
+def backup(place: Kept) -> Backup:
+    return place.create()
+
+
+def another_machine(target: str | None = None) -> Iterator[Machine]:
+    root = Path(tempfile.mkdtemp(prefix="letta-ops other-"))
+    root.chmod(0o755)
+    made = Machine(root) if target is None else Machine(root, target=target)
+    yield made
+    made.clean()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(place: Kept) -> Iterator[Kept]:
+    """A brand-new stack on another machine, with agents of its own, and the same store and identity."""
+    for machine in another_machine():
+        stack = machine.stack("recovered")
+        stack.up("--no-smoke")
+        made = Kept(stack, place.root, place.environment)
+        make_agent(made.deployment, "of-the-other-machine")
+        yield made
+
+
+def agents(here: Kept) -> set[str]:
+    with api(here.deployment) as client:
+        return {agent.name for agent in client.agents.list()}
+
+
+def findings(here: Kept) -> dict[str, str]:
+    answer = here.run("--json", "check")
+    return {each["name"]: each["state"] for each in answer.json["findings"]}
+
+
+def test_a_restore_brings_back_everything_and_keeps_what_it_replaces(
+    place: Kept, backup: Backup, tmp_path: Path
+) -> None:
+    before, vectors = place.tables(), place.sql(VECTORS)
+    assert vectors
+    (first,) = [row[0] for row in place.sql("SELECT id FROM agents WHERE name = 'first'")]
+    ((highest,),) = place.sql("SELECT max(sequence_id) FROM messages")
+    talk(place.deployment, first, "newer than the backup")
+    make_agent(place.deployment, "newer")
+    write_memory(place.deployment, tmp_path / "newer", COMMITS + 2)
+    newer = place.tables()
+
+    plan = place.json("backup", "restore", backup.id, "--dry-run")
+    assert plan["newer_than_backup"]["agents"] == 1
+    assert plan["newer_than_backup"]["messages"] > 2
+    assert plan["of_other_deployment"] is plan["takes_over_key"] is plan["secrets_lost"] is False
+    assert place.refused("backup", "restore", backup.id) == "not-confirmed"
+    assert place.tables() == newer
+
+    done = place.json("backup", "restore", backup.id, "--yes")
+    assert done["previous"] == "letta_previous"
+    assert agents(place) == {"first"}
+    assert_same(place, before, OF_A_START)
+    assert place.sql(VECTORS) == vectors
+    assert git_problems(place.deployment, tmp_path / "read") == ["", str(COMMITS)]
+    talk(place.deployment, first, "after the restore")
+    ((now,),) = place.sql("SELECT max(sequence_id) FROM messages")
+    assert now > highest
+    assert place.sql("SELECT count(*) FROM messages WHERE agent_id = %s", first)[0][0] > 2
+    assert {findings(place)[name] for name in OF_THE_DATABASE} == {"OK"}
+
+    kept_there = place.tables("letta_previous")
+    assert kept_there == newer
+    assert MemoryPlace(place.deployment).has_previous()
+    assert place.json("backup", "restore", "--drop-previous", "--yes")["dropped"] is not None
+    assert place.databases() == {"letta"}
+    assert not MemoryPlace(place.deployment).has_previous()
+
+
+VECTORS = "SELECT id, text, embedding::text FROM archival_passages ORDER BY id"
+OF_THE_DATABASE = ("api", "database", "identity", "extension", "revision", "encryption")
+
+
+def test_what_must_not_be_restored_is_refused_before_anything_is_touched(
+    place: Kept, backup: Backup, tmp_path: Path
+) -> None:
+    before, pids, databases = place.tables(), place.stack.pids(), place.databases()
+    (tmp_path / "other").write_text(new_identity()[0].reveal())
+    wrong = ("--identity", f"file:{tmp_path / 'other'}")
+    words = ("backup", "restore", backup.id, "--yes")
+    assert place.refused(*words, *wrong) == "wrong-identity"
+    missing = {"LETTA_OPS_BACKUP_IDENTITY": ""}
+    assert place.refused(*words, environment=missing) == "identity-missing"
+    part = backup.manifest.part(DATABASE)
+    assert part is not None
+    damaged = damaged_copy(place, backup, part.object, "middle", tmp_path / "store")
+    assert damaged.refused(*words) == "part-damaged"
+    manifest, database = backup.manifest, backup.manifest.database
+    cases = {
+        "backup-newer-postgres": replace(manifest, database=replace(database, postgres="99.1")),
+        "backup-newer-schema": replace(
+            manifest, release="0.99.0", database=replace(database, revision="f00")
+        ),
+        "wrong-encryption-key": replace(manifest, key_fingerprint="0" * 16),
+    }
+    for code, changed in cases.items():
+        write_object(damaged.store, backup.object(MANIFEST), changed.as_text())
+        assert damaged.refused(*words) == code
+    assert place.tables() == before
+    assert place.stack.pids() == pids
+    assert place.databases() == databases
+
+
+def test_a_backup_of_another_deployment_is_refused_unless_it_is_wanted(
+    place: Kept, backup: Backup, elsewhere: Kept
+) -> None:
+    for word in (backup.id, "latest"):
+        error = elsewhere.json("backup", "restore", word, "--yes", code=1)["error"]
+        assert error["code"] == "foreign-backup"
+        assert "--into-other" in error["hint"]
+    assert agents(elsewhere) == {"of-the-other-machine"}
+
+
+def test_a_restore_that_fails_after_the_switch_leaves_everything_as_it_was(
+    elsewhere: Kept, backup: Backup, tmp_path: Path
+) -> None:
+    """The harder case: by then the server has taken over the backup's encryption key."""
+    write_memory(elsewhere.deployment, tmp_path / "memory", 1)
+    before, profile = elsewhere.tables(), elsewhere.stack.folder.profile.read_text()
+    locked_out = {"LETTA_OPS_SERVER_PASSWORD": "not-the-server's"}
+    words = ("backup", "restore", backup.id, "--into-other", "--yes")
+    answer = elsewhere.run("--json", *words, environment=locked_out)
+    assert answer.json["error"]["code"] == "smoke-failed", answer.out + answer.err
+    assert "did not succeed" not in answer.err
+    assert_same(elsewhere, before, OF_A_START)
+    assert agents(elsewhere) == {"of-the-other-machine"}
+    assert git_problems(elsewhere.deployment, tmp_path / "read") == ["", "1"]
+    assert not (elsewhere.stack.folder.root / "restore.json").exists()
+    key = elsewhere.deployment.server.encryption_key
+    assert key is not None
+    assert key.reveal() in profile
+    assert {findings(elsewhere)[name] for name in OF_THE_DATABASE} == {"OK"}
+
+
+def test_only_the_store_and_the_identity_recover_a_lost_machine(
+    place: Kept, backup: Backup, elsewhere: Kept, tmp_path: Path
+) -> None:
+    answer = elsewhere.json("backup", "restore", backup.id, "--into-other", "--yes")
+    assert answer["of_other_deployment"] is answer["takes_over_key"] is True
+    assert agents(elsewhere) == {"first"}
+    assert_same(elsewhere, backup.manifest.database.tables, OF_A_MOVE)
+    assert elsewhere.sql(VECTORS) == place.sql(VECTORS)
+    with api(elsewhere.deployment) as client:
+        (agent,) = client.agents.list(include=["agent.secrets"])
+        assert [(each.key, each.value) for each in agent.secrets or []] == [
+            ("TOKEN", "the-secret-of-first")
+        ]
+    talk(elsewhere.deployment, agent.id, "are you there?")
+    assert git_problems(elsewhere.deployment, tmp_path / "read") == ["", str(COMMITS)]
+    assert {findings(elsewhere)[name] for name in OF_THE_DATABASE} == {"OK"}
+    key, original = elsewhere.deployment.server.encryption_key, place.deployment.server
+    assert key is not None
+    assert original.encryption_key is not None
+    assert key_fingerprint(key) == key_fingerprint(original.encryption_key)
+    assert set(elsewhere.stack.json("up", "--no-smoke")["changes"]) <= {"same"}
+
+
+def test_tables_go_where_the_target_has_them(elsewhere: Kept, backup: Backup) -> None:
+    """The target has a schema of its own, with the extension in it, and a search path."""
+    with elsewhere.way() as way, way.connect("letta") as link:
+        stop_server(elsewhere.deployment)
+        move_schema(link, "public", ODD, "letta")
+        move_extension(link, ODD)
+        link.execute(f'ALTER DATABASE letta SET search_path TO "{ODD}", public')
+    elsewhere.json("backup", "restore", backup.id, "--into-other", "--yes")
+    assert agents(elsewhere) == {"first"}
+    assert_same(elsewhere, backup.manifest.database.tables, OF_A_MOVE, ODD)
+    with elsewhere.way() as way, way.connect("letta") as link:
+        assert f"{ODD}.message_seq_id" in read_sequences(link)
+    assert elsewhere.sql(HOME) == [(ODD,)]
+    assert {findings(elsewhere)[name] for name in OF_THE_DATABASE} == {"OK"}
+
+
+HOME = (
+    "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
+    " WHERE e.extname = 'vector'"
+)
+
+
+def test_a_database_that_is_gone_comes_back_from_one_with_another_name_owner_and_layout(
+    place: Kept, backup: Backup
+) -> None:
+    """Its tables lie in a schema of their own with the extension in it, its key is another one."""
+    deployment = place.deployment
+    stop_server(deployment)
+    while_down = place.create("--label", "the server is down")
+    assert while_down.manifest.database.rows("agents") == 1
+    _make_source(place)
+    assert deployment.database is not None
+    other = replace(
+        deployment,
+        server=replace(deployment.server, encryption_key=Sensitive("another key")),
+        database=replace(deployment.database, name="source", owner=Role("somebody")),
+        backups=BackupSettings({**deployment.backups.values, "backup.escrow": "false"}),
+    )
+    made = create(other, place.store, None, print)
+    assert made.database.schema == made.database.pgvector_schema == ODD
+    place.sql("DROP DATABASE source WITH (FORCE)", name="postgres")
+    place.sql("DROP DATABASE letta WITH (FORCE)", name="postgres")
+
+    words = ("backup", "restore", made.id, "--yes")
+    assert place.refused(*words) == "wrong-encryption-key"
+    answer = place.json(*words, "--accept-lost-secrets")
+    assert (answer["secrets_lost"], answer["replaces"], answer["previous"]) == (True, None, None)
+    assert agents(place) == {"first"}
+    assert place.sql(OWNERS) == [("letta", "public")]
+    assert place.sql(HOME) == [("public",)]
+    assert {findings(place)[name] for name in OF_THE_DATABASE} == {"OK"}
+    assert place.sql("SELECT has_database_privilege('public', 'letta', 'CONNECT')") == [(False,)]
+
+
+OWNERS = (
+    "SELECT DISTINCT c.relowner::regrole::text, c.relnamespace::regnamespace::text FROM pg_class c"
+    " WHERE c.relkind IN ('r', 'S', 'i', 'v') AND c.relnamespace::regnamespace::text"
+    " NOT IN ('letta_ops', 'pg_catalog', 'information_schema', 'pg_toast')"
+)
+
+
+def _make_source(place: Kept) -> None:
+    """A copy of Letta's database as others have it: nothing in it is called as it is here."""
+    place.sql("CREATE ROLE somebody", name="postgres")
+    place.sql("CREATE DATABASE source TEMPLATE letta", name="postgres")
+    with place.way() as way, way.connect("source") as link:
+        link.execute("DROP SCHEMA letta_ops CASCADE")
+        link.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        move_schema(link, "public", ODD, "letta")
+        move_extension(link, ODD)
+        link.execute("REASSIGN OWNED BY letta TO somebody")
+        link.execute("ALTER DATABASE source OWNER TO somebody")
+        link.execute(f'ALTER DATABASE source SET search_path TO "{ODD}", public')
+
+
+@pytest.mark.target("docker", reason="its PostgreSQL is older than that of the target local")
+def test_a_backup_goes_to_a_newer_postgres_and_not_back(place: Kept, backup: Backup) -> None:
+    for machine in another_machine("local"):
+        stack = machine.stack("newer")
+        stack.up("--no-smoke")
+        here = Kept(stack, place.root, place.environment)
+        here.json("backup", "restore", backup.id, "--into-other", "--yes")
+        assert agents(here) == {"first"}
+        assert {findings(here)[name] for name in OF_THE_DATABASE} == {"OK"}
+        back = here.create()
+        words = ("backup", "restore", back.id, "--into-other", "--yes")
+        assert place.refused(*words) == "backup-newer-postgres"
