@@ -33,7 +33,7 @@ BEGINNINGS = {  # of what a restore reports, and the part of the work that begin
 
 
 def measure(machine: Machine) -> Iterator[Figure]:
-    with scene(machine, "backups", SCALE) as here:
+    with scene(machine, "filled", SCALE) as here:
         yield Figure("database", _size(here) / MEGABYTE, "MB", None, f"scale {SCALE:g}")
         yield from _create(here)
         yield from _restore(here)

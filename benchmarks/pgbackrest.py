@@ -52,7 +52,8 @@ SETTINGS = {
     "LOG_LEVEL_CONSOLE": "warn",
 }
 START = (
-    "initdb --auth-local=trust --auth-host=scram-sha-256 --pwfile=<(printenv PASSWORD) >/dev/null &&"
+    "initdb --auth-local=trust --auth-host=scram-sha-256 --pwfile=<(printenv PASSWORD) >/dev/null;"
+    " echo 'host all all all scram-sha-256' >> /cluster/data/pg_hba.conf;"
     " exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp -c shared_buffers=256MB"
     " -c max_wal_size=2GB -c archive_mode=on -c archive_command='pgbackrest archive-push %p'"
 )

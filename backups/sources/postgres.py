@@ -195,7 +195,8 @@ def _secrets(environment: dict[str, str]) -> tuple[Sensitive, ...]:
 
 
 def _explained(error: LettaOpsError, name: str) -> LettaOpsError:
-    return _locked(name) if "lock timeout" in error.message else error
+    # pg_dump sets a timeout of its statements, not of locks; it tells which one it was.
+    return _locked(name) if "LOCK TABLE" in error.message else error
 
 
 def _locked(name: str) -> LettaOpsError:
