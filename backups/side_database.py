@@ -7,6 +7,7 @@ that belong to a database, and it can't make the extension without rights.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -107,6 +108,12 @@ def failed(error: Exception) -> LettaOpsError:
             "the role of this deployment may not create the database that is restored into",
             "let it: ALTER ROLE ... CREATEDB (docs/external-database.md)",
         )
+    if "permission denied to create extension" in reason:
+        return LettaOpsError(
+            "database-privileges",
+            "the role of this deployment may not make the extension vector in a new database",
+            "let it, or restore as a role that may (docs/external-database.md)",
+        )
     return LettaOpsError("restore-failed", f"restoring the database failed: {reason}", HINT)
 
 
@@ -117,9 +124,17 @@ def _laid_down(
     """Yield a file with the dump, compared with the manifest; nobody else can read it."""
     part = the_part(backup, DATABASE)
     report(f"database: fetching {size_in_words(part.size)}")
-    _ensure_room(scratch, part.plain_size)
+    ensure_room(scratch, part.plain_size)
     descriptor, name = tempfile.mkstemp(prefix="restoring-", suffix=".dump", dir=scratch)
     path = Path(name)
+    try:
+        _lay_down(store, backup, key, descriptor, scratch)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _lay_down(store: Store, backup: Backup, key: Key, descriptor: int, scratch: Path) -> None:
     try:
         with (
             os.fdopen(descriptor, "wb") as file,
@@ -128,12 +143,16 @@ def _laid_down(
         ):
             for chunk in chunks:  # written by this thread, while another one unpacks what is next
                 file.write(chunk)
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise LettaOpsError(
+            "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "restore-failed",
+            f"the dump can't be written to {scratch}: {error.strerror}",
+            "free some disk space there, then run this again",
+        ) from None
 
 
-def _ensure_room(scratch: Path, needed: int) -> None:
+def ensure_room(scratch: Path, needed: int) -> None:
+    """Raise LettaOpsError (`disk-full`) where so many bytes surely don't fit."""
     free = shutil.disk_usage(scratch).free
     if free < needed * 1.05:
         raise LettaOpsError(

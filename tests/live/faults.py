@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ CREATE TABLE ballast AS SELECT n, (SELECT string_agg(md5(random()::text || n || 
   FROM generate_series(1, 256) AS m) AS text FROM generate_series(1, 4000) AS n
 """
 OF_A_RESTORE = {"letta", "letta_previous", "letta_undone"}
+LOGS_AND_LOCKS = {"restore-guard.log", "drills.lock"}
 GUARD = "backups.restoring.guard"
 GUARD_SECONDS = 300
 STARTED: list[Command] = []
@@ -117,7 +118,8 @@ def end_started() -> None:
 def state(place: Kept) -> State:
     """Waits until the API answers: after some faults the server has to come back first."""
     wait_until("the API answers", lambda: agents(place.stack) is not None, GUARD_SECONDS)
-    tables = {name: each for name, each in place.tables().items() if name not in OF_A_START}
+    found = place.tables().items()
+    tables = {name: each for name, each in found if name.rpartition(".")[2] not in OF_A_START}
     return State(agents(place.stack) or 0, tables)
 
 
@@ -152,14 +154,23 @@ def measured(place: Kept, *words: str, log: Path) -> list[Phase]:
 
 
 def interrupted(
-    place: Kept, phase: Phase, *words: str, chance: random.Random, log: Path
+    place: Kept,
+    phase: Phase,
+    *words: str,
+    chance: random.Random,
+    log: Path,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Command:
-    """Kill a command at a random moment of a phase; it does not get to its end before."""
+    """Kill a command at a random moment of a phase; it does not get to its end before.
+
+    `prepare` gives it something to do, again when it was too quick.
+    """
     share, alone = chance.random(), chance.random() < 0.3
     for _ in range(8):
         print(
             f"{words}: {phase.line!r} + {share * phase.seconds:.3f} s, alone={alone}, seed={SEED}"
         )
+        prepare()
         command = start(place, *words, log=log)
         if command.wait_for(phase.line):
             time.sleep(share * phase.seconds)
@@ -187,14 +198,14 @@ def assert_unharmed(place: Kept, before: State, known: set[str]) -> None:
     journal = place.stack.folder.root / "restore.json"
     wait_until("the guard has finished", lambda: not journal.exists(), GUARD_SECONDS)
     now = state(place)
-    assert now.agents == before.agents
-    assert differences(now, before) == {}
+    differ = differences(now, before)
+    assert (now.agents, differ) == (before.agents, {}), f"{now.agents} agents; {differ}"
     assert_complete(place, known)
 
 
 def assert_complete(place: Kept, known: set[str]) -> None:
     listed = {each["id"] for each in place.json("backup", "list") if "damaged" not in each}
-    assert known <= listed
+    assert known <= listed, f"gone: {known - listed}"
     catalog = read_catalog(place.store, deployment_id(place.deployment))
     assert catalog.damaged == ()
     assert listed == {backup.id for backup in catalog.backups}
@@ -212,8 +223,8 @@ def assert_whole(place: Kept, backup: Backup) -> None:
 def assert_nothing_left(place: Kept, before: set[str], commands: Sequence[Command]) -> None:
     """After the next run: no process, database, folder or container of those that were killed."""
     wait_until("all processes have ended", lambda: not _processes(place, commands), 60)
-    assert place.databases() <= OF_A_RESTORE
-    assert in_folder(place.stack) <= before | {"restore-guard.log", "drills.lock"}
+    assert not (strays := place.databases() - OF_A_RESTORE), strays
+    assert not (new := in_folder(place.stack) - before - LOGS_AND_LOCKS), new
 
 
 def in_folder(stack: Stack) -> set[str]:

@@ -381,3 +381,22 @@ def test_a_failed_backup_leaves_nothing_that_is_listed(place: Kept, tmp_path: Pa
     catalog = read_catalog(place.store, None)
     assert all(parse_manifest(each.manifest.as_text().encode(), "x") for each in catalog.backups)
     assert DATABASE in {part.name for part in catalog.backups[0].manifest.parts}
+
+
+@pytest.mark.target("docker", reason="only there is Postgres in a container")
+def test_where_no_pg_dump_of_this_machine_fits_the_one_in_the_container_does(
+    place: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backups import programs
+    from backups.create import create
+
+    here = programs._programs
+    monkeypatch.setattr(
+        programs, "_programs", lambda name: iter(()) if name == "pg_dump" else here(name)
+    )
+    made = create(place.deployment, place.store, "inside", print)
+    assert made.tools["pg_dump"].startswith("17.")
+    found = read_catalog(place.store, made.deployment).find(made.id)
+    assert (
+        overall([each.verdict for each in verify(place.store, found, place.key, print)]) == PASSED
+    )

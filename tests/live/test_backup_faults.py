@@ -233,11 +233,18 @@ def test_prune_killed_at_any_moment_leaves_complete_backups(
     here.create()
     multiply(here, 200)
     phases = [phase for phase in measured(here, *words, log=tmp_path / "log") if phase.line]
-    seconds = sum(phase.seconds for phase in phases[:-1])
+    phase = Phase("removing", sum(phase.seconds for phase in phases[:-1]))
     for _ in range(LISTED[many]["prune"]):
-        multiply(here, 200)
-        phase = Phase("removing", seconds)
-        killed.append(interrupted(here, phase, *words, chance=chance, log=tmp_path / "log"))
+        killed.append(
+            interrupted(
+                here,
+                phase,
+                *words,
+                chance=chance,
+                log=tmp_path / "log",
+                prepare=lambda: multiply(here, 200),
+            )
+        )
         left = read_catalog(here.store, deployment_id(here.deployment))
         assert 3 < len(left.backups) < 203, "it was killed in the middle"
         for backup in left.backups:
