@@ -13,13 +13,19 @@ from backups.contents import compare
 from backups.layout import LETTA_OPS, copy_settings, first_grants
 from backups.lock import Lock
 from backups.manifest import DATABASE, MEMORY
-from backups.opening import Key, opened_part, stored_chunks
+from backups.opening import Key, opened_part, stored_chunks, the_part
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
 from backups.restoring.plan import Plan, exists
 from backups.restoring.scratch import scratch_folder
 from backups.restoring.switch import go_back, oid_of, switch_databases
-from backups.side_database import SideDatabase, drop_database, failed, restore_database
+from backups.side_database import (
+    SideDatabase,
+    drop_database,
+    ensure_room,
+    failed,
+    restore_database,
+)
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from backups.streams import chunks_of
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     import psycopg
 
 FIRST_SCHEMA = "public"  # where a server looks whose database nobody has configured
+ROOM = 2.5  # times the dump: it is laid down, and restored with its indexes
 Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doesn't do its work
 
 
@@ -150,6 +157,8 @@ def _make_beside(
         present.schema if present else FIRST_SCHEMA,
         present.extension_schema if present else FIRST_SCHEMA,
     )
+    if deployment.target == "local":  # its Postgres must not run full: it serves on the same disk
+        ensure_room(scratch, int(ROOM * the_part(plan.backup, DATABASE).plain_size))
     restore_database(way, side, store, plan.backup, key, scratch, report)
     report("database: comparing its content with the backup's")
     expected = plan.backup.manifest.database
