@@ -68,12 +68,10 @@ WITH wanted AS MATERIALIZED (
   SELECT picked.n, string_agg(sentence.text, ' ') AS text
   FROM picked JOIN sentence ON sentence.n = picked.sentence GROUP BY picked.n
 )"""
-RANDOM_EMBEDDING = f"""(array_agg(((random() - 0.5) / 12)::real)
-  || array_fill(0::real, ARRAY[{PADDED - EMBEDDED}]))::vector"""
-EMBEDDINGS = f""", embedded AS MATERIALIZED (
-  SELECT n, {RANDOM_EMBEDDING} AS embedding
-  FROM generate_series(0, %(count)s - 1) AS n, generate_series(1, {EMBEDDED}) AS number GROUP BY n
-)"""
+# Made row by row, since `{}` is of the row: all at once would need more memory than a container has.
+EMBEDDING = f"""(SELECT (array_agg(((random() - 0.5) / 12)::real)
+    || array_fill(0::real, ARRAY[{PADDED - EMBEDDED}]))::vector
+  FROM generate_series(1, {EMBEDDED}) AS number WHERE md5({{}}::text) <> '')"""
 
 EACH_AGENT = "generate_series(0, %(agents)s - 1) AS n"
 OWN_ARCHIVE = "(SELECT archive_id FROM archives_agents WHERE agent_id = %(agent)s)"
@@ -92,11 +90,8 @@ WHERE known.agent_id = agents.id AND agents.id <> %(agent)s
 """
 OTHER_PASSAGES = f"""
 UPDATE archival_passages AS p SET text = left(md5(p.id || %(seed)s) || ' ' || p.text, 600),
-  embedding = made.embedding FROM (
-    SELECT id, {RANDOM_EMBEDDING} AS embedding FROM (
-      SELECT id FROM archival_passages ORDER BY md5(id || %(seed)s) LIMIT %(count)s) AS chosen,
-    generate_series(1, {EMBEDDED}) AS number GROUP BY id) AS made
-WHERE p.id = made.id
+  embedding = {EMBEDDING.format("p.id")}
+WHERE id IN (SELECT id FROM archival_passages ORDER BY md5(id || %(seed)s) LIMIT %(count)s)
 """
 OTHER_MESSAGES = """
 UPDATE messages SET updated_at = now(), content = json_build_array(json_build_object(
@@ -145,7 +140,7 @@ def change_in(link: psycopg.Connection[Any], share: float, number: int) -> None:
 
 
 def _fill(link: psycopg.Connection[Any], given: Mapping[str, Any], scale: float) -> None:
-    link.execute("SET LOCAL work_mem = '256MB'")
+    link.execute("SET LOCAL work_mem = '64MB'")
     link.execute("SELECT setseed(%s)", [SEED])
     link.execute(PREPARATION)
     _copy_agents(link, given)
@@ -216,12 +211,12 @@ def _copy_passages(link: psycopg.Connection[Any], given: Mapping[str, Any]) -> N
         "id": "pg_temp.id('passage', n)",
         "archive_id": "pg_temp.id('archive', n %% %(agents)s)",
         "text": "left(w.text, 600)",
-        "embedding": "e.embedding",
+        "embedding": EMBEDDING.format("w.n"),
         "created_at": "now() - (%(count)s - n) * interval '1 second'",
     }
     template = f"SELECT * FROM archival_passages WHERE archive_id IN {OWN_ARCHIVE}"
-    source = f"written AS w JOIN embedded AS e USING (n) CROSS JOIN ({template}) AS t"
-    _copy(link, "archival_passages", values, source, given, before=WRITTEN + EMBEDDINGS)
+    source = f"(SELECT * FROM written ORDER BY n) AS w CROSS JOIN ({template}) AS t"
+    _copy(link, "archival_passages", values, source, given, before=WRITTEN)
 
 
 def _copy(

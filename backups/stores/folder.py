@@ -237,4 +237,7 @@ def _told(error: OSError, root: Path) -> LettaOpsError:
     if error.errno in AWAY:
         hint = "see that what is mounted there answers, then run this again"
         return LettaOpsError("store-unreachable", what, hint)
+    if error.errno == errno.ENOENT:  # it was there when this began
+        hint = "see whether what backups are kept on is still mounted, then run this again"
+        return LettaOpsError("store-missing", what, hint)
     return LettaOpsError("store-failed", what, "see what this machine's log says about that disk")

@@ -51,8 +51,9 @@ from tests.live.faults import (
 from tests.live.kept import Kept, kept, make_agent
 from tests.live.machine import Answer, Machine, wait_until
 
-LISTED = {"usual": {"create": 3, "restore": 4, "prune": 2, "drill": 1},
-          "long": {"create": 40, "restore": 35, "prune": 20, "drill": 8}}  # fmt: skip
+# In the usual run the tenth is the restore that dies together with its guard.
+KILLS = {"usual": {"create": 3, "restore": 3, "prune": 2, "drill": 1},
+         "long": {"create": 40, "restore": 35, "prune": 20, "drill": 8}}  # fmt: skip
 HOW_MANY = [
     pytest.param("usual", id="a-few"),
     pytest.param("long", id="many", marks=[pytest.mark.long, pytest.mark.timeout(4 * 3600)]),
@@ -146,7 +147,7 @@ def test_create_killed_at_any_moment_leaves_no_half_backup(
     here = elsewhere(place, tmp_path / "store")
     names, killed, known = in_folder(place.stack), [], set[str]()
     phases = measured(here, "create", log=tmp_path / "log")
-    for number in range(LISTED[many]["create"]):
+    for number in range(KILLS[many]["create"]):
         phase = phases[1:][number % (len(phases) - 1)]
         killed.append(interrupted(here, phase, "create", chance=chance, log=tmp_path / "log"))
         assert_unharmed(here, before, known)
@@ -166,8 +167,8 @@ def test_restore_killed_at_any_moment_is_undone_by_its_guard(
     phases = restoring(measured(place, *words, log=log))
     newer(place)
     before = state(place)
-    for number in range(LISTED[many]["restore"]):
-        phase = phases[number * len(phases) // LISTED[many]["restore"]]
+    for number in range(KILLS[many]["restore"]):
+        phase = phases[number * len(phases) // KILLS[many]["restore"]]
         killed.append(interrupted(place, phase, *words, chance=chance, log=log))
         assert_unharmed(place, before, known)
         if many == "long":
@@ -216,8 +217,8 @@ def test_a_drill_killed_at_any_moment_is_cleared_away_by_the_next(
     names, killed, known = in_folder(place.stack), [], ids(place)
     log = tmp_path / "log"
     times = measured(place, "drill", log=log) if many == "long" else [Phase("starting Letta", 10)]
-    for number in range(LISTED[many]["drill"]):
-        phase = times[number * len(times) // LISTED[many]["drill"]]
+    for number in range(KILLS[many]["drill"]):
+        phase = times[number * len(times) // KILLS[many]["drill"]]
         killed.append(interrupted(place, phase, "drill", chance=chance, log=log))
         assert_unharmed(place, before, known)
         again(place, "drill")
@@ -234,7 +235,7 @@ def test_prune_killed_at_any_moment_leaves_complete_backups(
     multiply(here, 200)
     phases = [phase for phase in measured(here, *words, log=tmp_path / "log") if phase.line]
     phase = Phase("removing", sum(phase.seconds for phase in phases[:-1]))
-    for _ in range(LISTED[many]["prune"]):
+    for _ in range(KILLS[many]["prune"]):
         killed.append(
             interrupted(
                 here,
@@ -467,7 +468,7 @@ def test_a_folder_that_goes_away_while_it_is_written_makes_no_backup(
     command = start(here, "create", log=tmp_path / "log")
     wait_until("it writes", lambda: draft_is_growing(here), 60)
     here.root.parent.rename(tmp_path / "away")
-    assert_refused(place, command.answer(), "store-missing", "store-failed")
+    assert_refused(place, command.answer(), "store-missing")
     (tmp_path / "away").rename(here.root.parent)
     assert_unharmed(here, before, set())
 
