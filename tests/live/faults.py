@@ -93,6 +93,21 @@ class Command:
         self.process.kill()
         self.process.wait()
 
+    @contextmanager
+    def stopped(self, when: Callable[[], object], seconds: float = 120) -> Iterator[None]:
+        """Stop it (SIGSTOP) as soon as `when` holds, and let it go on after the block: however quick
+        it is, the block happens in the middle of its work."""
+        deadline = time.monotonic() + seconds
+        while not when():
+            assert self.process.poll() is None, f"it ended before: {self.said}"
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.002)
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def answer(self, seconds: float = 300) -> Answer:
         """Wait for its end; what it printed as JSON comes last."""
         code, said = self.process.wait(seconds), self.said
@@ -311,7 +326,6 @@ def refusal(error: pytest.ExceptionInfo[LettaOpsError]) -> LettaOpsError:
     return error.value
 
 
-def interrupt(command: Command, number: signal.Signals) -> int:
+def interrupt(command: Command, number: signal.Signals) -> None:
     """As a terminal does it: the whole process group is told."""
     os.killpg(command.process.pid, number)
-    return command.process.wait(300)

@@ -32,6 +32,8 @@ from tests.live.machine import LETTA_OPS, Stack, wait_until
 POSITIONS = ("header", "middle", "tail")
 PARTS = ("database", "memory-files", "config", "encryption-key")
 
+OF_THE_STORE = pytest.mark.target("local", reason="what is stored knows no target")
+
 
 @pytest.fixture(scope="module")
 def place(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
@@ -108,6 +110,7 @@ def test_another_identity_verifies_nothing(place: Kept, backup: Backup, tmp_path
     assert place.json(*words, code=3)["verdict"] == UNVERIFIED
 
 
+@OF_THE_STORE
 def test_a_passphrase_closes_and_opens_a_backup(place: Kept, tmp_path: Path) -> None:
     here = plain(place, tmp_path / "store")
     phrase = {"LETTA_OPS_BACKUP_PASSPHRASE": "env:PHRASE", "PHRASE": "correct horse"}
@@ -118,6 +121,7 @@ def test_a_passphrase_closes_and_opens_a_backup(place: Kept, tmp_path: Path) -> 
     assert b"correct horse" not in stored(here.root)
 
 
+@OF_THE_STORE
 @pytest.mark.parametrize("part", PARTS)
 def test_one_altered_byte_anywhere_in_a_part_is_seen_by_verify_and_by_restore(
     part: str, place: Kept, backup: Backup, tmp_path: Path
@@ -153,6 +157,7 @@ def restored(here: Kept, backup: Backup) -> None:
         restore(deployment, way, here.store, plan, key, lock, prove, print)
 
 
+@OF_THE_STORE
 @pytest.mark.parametrize("position", POSITIONS)
 def test_an_altered_manifest_is_no_backup(
     position: str, place: Kept, backup: Backup, tmp_path: Path
@@ -163,6 +168,7 @@ def test_an_altered_manifest_is_no_backup(
     assert [each["id"] for each in copy.json("backup", "list") if "damaged" in each] == [backup.id]
 
 
+@OF_THE_STORE
 def test_a_manifest_of_a_newer_format_is_said_to_be_one(
     place: Kept, backup: Backup, tmp_path: Path
 ) -> None:
@@ -172,6 +178,7 @@ def test_a_manifest_of_a_newer_format_is_said_to_be_one(
     assert copy.refused("backup", "restore", backup.id, "--yes") == "manifest-newer"
 
 
+@OF_THE_STORE
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_missing_or_cut_fails(
     part: str, place: Kept, backup: Backup, tmp_path: Path
@@ -339,6 +346,7 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
+@OF_THE_STORE
 @pytest.mark.parametrize("case", CASES)
 def test_a_store_that_refuses_is_named_with_the_next_step(
     case: str, place: Kept, bucket: S3Server
@@ -353,6 +361,7 @@ def test_a_store_that_refuses_is_named_with_the_next_step(
         assert bucket.secret_key.reveal() not in json.dumps(error)
 
 
+@OF_THE_STORE
 def test_recipients_that_are_kept_in_the_configuration_are_used(
     place: Kept, tmp_path: Path
 ) -> None:

@@ -60,6 +60,8 @@ HOW_MANY = [
 ]
 SERVED = "switching: the server is started"
 
+OF_THE_STORE = pytest.mark.target("local", reason="what is stored knows no target")
+
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -69,6 +71,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if os.geteuid() == 0:
         with small_disk(folder, "2304m"):
             yield folder
+        folder.rmdir()  # of the mount, nobody else could
     else:
         yield folder
 
@@ -285,8 +288,9 @@ def test_create_that_is_interrupted_takes_back_what_it_stored(
 ) -> None:
     here = elsewhere(place, tmp_path / "store")
     command = start(here, "create", log=tmp_path / "log")
-    wait_until("it writes", lambda: draft_is_growing(here, 1), 60)
-    assert interrupt(command, number) == code, command.said
+    with command.stopped(lambda: draft_is_growing(here)):
+        interrupt(command, number)
+    assert command.process.wait(120) == code, command.said
     assert "Traceback" not in command.said
     assert [path for path in here.root.rglob("*") if path.is_file()] == []
     assert command.leftovers() == []
@@ -311,7 +315,8 @@ def test_restore_that_is_interrupted_goes_back_before_it_ends(
     if line == SERVED:
         for words in (("backup", "create"), ("up", "--no-smoke")):
             assert_locked(place.json(*words, code=1), command, "backup restore")
-    assert interrupt(command, number) == code, command.said
+    interrupt(command, number)
+    assert command.process.wait(300) == code, command.said
     assert "Traceback" not in command.said
     assert not (place.stack.folder.root / "restore.json").exists()
     assert_unharmed(place, before, ids(place))
@@ -364,8 +369,8 @@ def test_a_dump_program_that_dies_half_way_makes_no_backup(
 ) -> None:
     here = elsewhere(place, tmp_path / "store")
     command = start(here, "create", log=tmp_path / "log")
-    wait_until("it dumps", lambda: command.children("pg_dump") and draft_is_growing(here), 60)
-    for child in command.children("pg_dump"):
+    with command.stopped(lambda: draft_is_growing(here)):
+        (child,) = command.children("pg_dump")
         child.kill()
     assert "SIGKILL" in assert_refused(place, command.answer(), "dump-failed")["message"]
     assert not list(here.store.entries())
@@ -377,8 +382,8 @@ def test_a_database_that_dies_while_it_is_dumped_makes_no_backup(
 ) -> None:
     here = elsewhere(place, tmp_path / "store")
     command = start(here, "create", log=tmp_path / "log")
-    wait_until("it dumps", lambda: draft_is_growing(here), 60)
-    place.stack.kill("postgres")
+    with command.stopped(lambda: draft_is_growing(here)):
+        place.stack.kill("postgres")
     assert_refused(
         place, command.answer(), "dump-failed", "database-refused", "database-unreachable"
     )
@@ -403,6 +408,7 @@ def test_without_its_database_nothing_is_begun(place: Kept, before: State, tmp_p
     assert_unharmed(place, before, ids(place))
 
 
+@OF_THE_STORE
 def test_a_store_that_is_full_keeps_nothing_of_a_backup(
     place: Kept, before: State, tmp_path: Path
 ) -> None:
@@ -413,6 +419,7 @@ def test_a_store_that_is_full_keeps_nothing_of_a_backup(
         assert_unharmed(here, before, set())
 
 
+@OF_THE_STORE
 def test_a_disk_that_fills_up_while_restoring_loses_nothing(
     place: Kept, disk: Path, before: State, tmp_path: Path
 ) -> None:
@@ -422,8 +429,8 @@ def test_a_disk_that_fills_up_while_restoring_loses_nothing(
     names, room = in_folder(place.stack), fill(disk, "room", leave=400 << 20)
     command = start(place, "restore", "latest", "--yes", log=tmp_path / "log")
     try:
-        wait_until("the dump comes", lambda: laid_down(place) or command.process.poll() is not None)
-        rest = fill(disk, "rest")
+        with command.stopped(lambda: laid_down(place)):
+            rest = fill(disk, "rest")
         assert rest.stat().st_size > 0
         assert_refused(place, command.answer(), "disk-full", "restore-failed")
     finally:
@@ -438,6 +445,7 @@ def laid_down(place: Kept) -> bool:
     return any(place.stack.folder.root.glob("restoring.*/restoring-*"))
 
 
+@OF_THE_STORE
 def test_a_disk_without_room_for_a_restore_is_told_before_it_begins(
     place: Kept, disk: Path, before: State
 ) -> None:
@@ -452,6 +460,7 @@ def test_a_disk_without_room_for_a_restore_is_told_before_it_begins(
     assert_unharmed(place, before, ids(place))
 
 
+@OF_THE_STORE
 def test_a_folder_of_backups_that_is_gone_is_named(place: Kept, tmp_path: Path) -> None:
     gone = elsewhere(place, tmp_path / "not mounted" / "store")
     for words in (("create",), ("restore", "latest", "--yes"), ("prune", "--yes"), ("list",)):
@@ -460,14 +469,15 @@ def test_a_folder_of_backups_that_is_gone_is_named(place: Kept, tmp_path: Path) 
     assert not gone.root.parent.exists()
 
 
+@OF_THE_STORE
 def test_a_folder_that_goes_away_while_it_is_written_makes_no_backup(
     place: Kept, before: State, tmp_path: Path
 ) -> None:
     here = elsewhere(place, tmp_path / "mounted" / "store")
     here.root.parent.mkdir()
     command = start(here, "create", log=tmp_path / "log")
-    wait_until("it writes", lambda: draft_is_growing(here), 60)
-    here.root.parent.rename(tmp_path / "away")
+    with command.stopped(lambda: draft_is_growing(here)):
+        here.root.parent.rename(tmp_path / "away")
     assert_refused(place, command.answer(), "store-missing")
     (tmp_path / "away").rename(here.root.parent)
     assert_unharmed(here, before, set())
@@ -497,6 +507,7 @@ def in_bucket(place: Kept, server: S3Server, proxy: FaultyProxy, folder: str) ->
     return replace(place, environment={**place.environment, **settings})
 
 
+@OF_THE_STORE
 def test_a_bucket_that_fails_now_and_then_gets_the_backup_all_the_same(
     place: Kept, bucket: S3Server, proxy: FaultyProxy
 ) -> None:
@@ -514,6 +525,7 @@ def test_a_bucket_that_fails_now_and_then_gets_the_backup_all_the_same(
     assert here.json("backup", "verify", made)["verdict"] == "passed"
 
 
+@OF_THE_STORE
 @pytest.mark.parametrize(
     ("harm", "status", "code"), [("answer", 503, "SlowDown"), ("hang", 0, "")], ids=["503", "hang"]
 )
@@ -533,6 +545,7 @@ def test_a_bucket_that_fails_for_good_in_mid_upload_gets_no_half_backup(
     assert not client.list_multipart_uploads(Bucket="backups").get("Uploads")
 
 
+@OF_THE_STORE
 def test_a_clock_that_is_wrong_is_told_as_that(
     place: Kept, bucket: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -574,6 +587,7 @@ main()
 """
 
 
+@OF_THE_STORE
 def test_without_its_manifest_a_backup_is_none(place: Kept, before: State, tmp_path: Path) -> None:
     here = elsewhere(place, tmp_path / "store")
     words = [sys.executable, "-c", KILLED_BEFORE_THE_MANIFEST, "--stack", here.stack.name]
@@ -588,6 +602,7 @@ def test_without_its_manifest_a_backup_is_none(place: Kept, before: State, tmp_p
     assert_whole(here, here.find())
 
 
+@OF_THE_STORE
 def test_a_manifest_whose_answer_is_lost_keeps_its_parts(
     place: Kept, bucket: S3Server, proxy: FaultyProxy
 ) -> None:
@@ -601,6 +616,7 @@ def test_a_manifest_whose_answer_is_lost_keeps_its_parts(
     assert here.json("backup", "verify", made["id"])["verdict"] == "passed"
 
 
+@OF_THE_STORE
 def test_a_wrong_password_of_the_database_is_told_without_it(place: Kept, tmp_path: Path) -> None:
     host, port = address(place)
     profile = tmp_path / "profile.toml"
@@ -627,6 +643,7 @@ def address(place: Kept) -> tuple[str, int]:
     return "127.0.0.1", place.stack.ports["database.port"]
 
 
+@OF_THE_STORE
 def test_the_journal_of_another_deployment_is_left_alone(place: Kept, before: State) -> None:
     """Stacks of other machines may have the same name here, and so the same folder."""
     journal = place.stack.folder.root / "restore.json"
