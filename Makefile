@@ -31,7 +31,7 @@ up: setup  ## provision the stack on this machine and smoke-test it
 down: setup  ## stop the stack; its data stays
 	@.venv/bin/letta-ops --stack $(STACK) destroy --yes
 
-test: setup lint engine  ## all tests, under an hour on 2 cores with nothing cached
+test: setup lint engine  ## all tests, about an hour on 2 cores with nothing cached
 	$(PYTEST) tests/unit tests/repo tests/contract
 	$(ON_LOCAL)
 	@$(call docker-tests,$(ON_DOCKER))

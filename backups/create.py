@@ -139,6 +139,8 @@ def create(deployment: Deployment, store: Store, label: str | None, report: Repo
     writing = _Writing(store, folder, encryption, report, [])
     try:
         with way_in(deployment) as way, snapshot(way, _name_of(deployment)) as taken:
+            # After the snapshot, however long it took to get there: nothing in it is newer.
+            now = dt.datetime.now(dt.UTC)
             _warn_of_clocks(now, taken.taken_at, report)
             manifest = _made(deployment, writing, taken, now, identifier, label)
     except BaseException:
