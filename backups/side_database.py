@@ -75,10 +75,11 @@ def restore_database(
             _restore(way, side, backup, dump, scratch, report)
         _put_right(way, side, backup)
     except psycopg.Error as error:
-        drop_database(way, side.name)
-        raise failed(error) from None
-    except BaseException:
-        drop_database(way, side.name)
+        told = failed(error)
+        drop_after(told, way, side.name)
+        raise told from None
+    except BaseException as error:
+        drop_after(error, way, side.name)
         raise
 
 
@@ -98,6 +99,22 @@ def drop_database(way: Way, name: str) -> None:
     """Drop a database, also one that is in use; nothing happens when there is none."""
     with way.connect(way.maintenance) as link:
         _drop(link, name)
+
+
+def drop_after(error: BaseException, way: Way, name: str) -> bool:
+    """Drop a database because of `error`, which is told when that fails too; False: it did."""
+    import psycopg
+
+    try:
+        drop_database(way, name)
+    except (psycopg.Error, LettaOpsError):
+        note = (
+            f"{name} could not be dropped; the next `letta-ops backup create` or `restore` does it"
+        )
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        return False
+    return True
 
 
 def failed(error: Exception) -> LettaOpsError:

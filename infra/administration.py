@@ -18,6 +18,7 @@ from infra.deployment import (
     Role,
     database_from_url,
 )
+from infra.errors import LettaOpsError
 from infra.locations import StackFolder
 from infra.sensitive import Sensitive
 
@@ -101,15 +102,37 @@ class Way:
 
     @contextmanager
     def connect(self, name: str) -> Iterator[psycopg.Connection[Any]]:
-        """Yield a connection to database `name`, in autocommit; raises like `infra.connect`."""
-        with connection({**self.settings, "dbname": name}, self.place, PATIENCE_SECONDS) as link:
-            yield link
+        """Yield a connection to database `name`, in autocommit; raises like `infra.connect`.
+
+        A Postgres that goes away meanwhile is a LettaOpsError (`database-lost`).
+        """
+        import psycopg
+
+        try:
+            with connection(
+                {**self.settings, "dbname": name}, self.place, PATIENCE_SECONDS
+            ) as link:
+                yield link
+        except psycopg.OperationalError as error:
+            if error.sqlstate is not None and not isinstance(error, _ended_by_server()):
+                raise
+            raise LettaOpsError(
+                "database-lost",
+                f"Postgres {self.place} went away in the middle: {str(error).strip().splitlines()[0]}",
+                "see why with `letta-ops logs postgres`, then run this again",
+            ) from None
 
     def environment(self, name: str) -> dict[str, str]:
         """What libpq's programs read from their environment to get there: a secret is among it."""
         given = {**self.settings, "dbname": name}
         known = {LIBPQ[word]: str(value) for word, value in given.items()}
         return {**known, "PGCONNECT_TIMEOUT": str(int(PATIENCE_SECONDS))}
+
+
+def _ended_by_server() -> tuple[type[Exception], ...]:
+    from psycopg import errors
+
+    return errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow
 
 
 LIBPQ = {

@@ -89,18 +89,14 @@ def restore(
         _has_memory(deployment, plan),
         _old_keys(deployment, plan),
     )
-    with scratch_folder(deployment) as scratch:
-        try:
-            _make_beside(deployment, way, store, plan, key, journal, scratch, report)
-            journal = replace(journal, side_oid=oid_of(way, journal.side))
-            lock.ensure_held()
-            drop_database(way, journal.older)  # of a restore that was proven, and then killed
-            if way.maintenance == name:
-                lock.release_database()
-            journal.write(journal_file(deployment))
-        except BaseException:
-            drop_database(way, journal.side)
-            raise
+    with scratch_folder(deployment, way) as scratch:
+        _make_beside(deployment, way, store, plan, key, journal, scratch, report)
+        journal = replace(journal, side_oid=oid_of(way, journal.side))
+        lock.ensure_held()
+        drop_database(way, journal.older)  # of a restore that was proven, and then killed
+        if way.maintenance == name:
+            lock.release_database()
+        journal.write(journal_file(deployment))
         _switch(deployment, way, plan, journal, prove, report)
     drop_database(way, journal.older)
     _freshen(way, name, report)

@@ -11,24 +11,31 @@ from pathlib import Path
 
 from backups.catalog import deployment_id
 from backups.restoring.journal import names_of
-from backups.side_database import drop_database
-from infra.administration import way_in
+from backups.side_database import drop_after, drop_database
+from infra.administration import Way, way_in
 from infra.deployment import Deployment
 from infra.locations import make_folder, stack_folder
 from infra.process import Report
 
 
 @contextmanager
-def scratch_folder(deployment: Deployment) -> Iterator[Path]:
-    """Yield a folder on the stack's own disk, which nobody else can look into."""
+def scratch_folder(deployment: Deployment, way: Way) -> Iterator[Path]:
+    """Yield a folder on the stack's own disk, which nobody else can look into.
+
+    When the block fails, the copy beside the live database is dropped; where that fails too, the
+    folder stays, empty, for the next run to do it.
+    """
     root = stack_folder(deployment.stack).root
     make_folder(root)
     made = Path(tempfile.mkdtemp(prefix=_prefix(deployment), dir=root))
     os.chmod(made, 0o700)  # noqa: PTH101
     try:
         yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    except BaseException as error:
+        if drop_after(error, way, names_of(deployment).side):
+            shutil.rmtree(made, ignore_errors=True)
+        raise
+    shutil.rmtree(made, ignore_errors=True)
 
 
 def remove_leftovers(deployment: Deployment, report: Report) -> None:

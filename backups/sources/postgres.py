@@ -112,6 +112,7 @@ def snapshot(way: Way, name: str) -> Iterator[Snapshot]:
             yield Snapshot(way, name, exported, taken_at, major, size, newest, counting, known)
         finally:
             counting.end()
+            link.close()  # it has only read: there is nothing to commit
 
 
 class _Counting(threading.Thread):
