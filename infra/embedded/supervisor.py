@@ -81,7 +81,7 @@ def ensure_running(folder: StackFolder, environment: Mapping[str, str]) -> None:
     ).replace("%", "%%")
     write_file(folder.supervisor_settings, text, 0o600)
     job = command(
-        sys.executable, "-m", "supervisor.supervisord", "-c", folder.supervisor_settings,
+        sys.executable, "-m", "infra.embedded.keeper", "-c", folder.supervisor_settings,
         environment=dict(environment), directory=Path("/"), umask=0o077,
     )  # fmt: skip
     settings = {"code": "supervisor-failed", "hint": f"look at {folder.log('supervisord')}"}

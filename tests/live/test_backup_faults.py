@@ -20,6 +20,7 @@ from backups.catalog import deployment_id, read_catalog
 from backups.create import create
 from backups.manifest import MANIFEST
 from infra.connect import api
+from infra.embedded import supervisor
 from infra.errors import LettaOpsError
 from tests.contract.faulty_proxy import EVERY, FaultyProxy, Harm, faulty_proxy
 from tests.contract.s3_server import S3Server, running_s3_server
@@ -437,6 +438,28 @@ def test_a_disk_that_fills_up_while_restoring_loses_nothing(
     assert_unharmed(place, before, ids(place))
     place.json("backup", "create")
     assert_nothing_left(place, names, [command])
+
+
+@pytest.mark.target("local", reason="containers are kept by the engine")
+def test_a_disk_that_is_full_for_a_while_ends_no_service_for_good(
+    place: Kept, disk: Path, before: State
+) -> None:
+    """What can't be logged is lost, but not whoever starts the services again."""
+    if not os.path.ismount(disk):
+        pytest.skip("a file system of a size of its own can only be mounted by root")
+    keeper, everything = supervisor.process(place.stack.folder), fill(disk, "everything")
+    try:
+        for _ in range(10):
+            with suppress(LettaOpsError):  # each is a traceback in the server's log
+                newer(place)
+        for service in ("postgres", "letta"):
+            place.stack.kill(service)
+        with suppress(AssertionError):
+            wait_until("the API answers", lambda: agents(place.stack) is not None, 5)
+        assert supervisor.process(place.stack.folder) == keeper
+    finally:
+        everything.unlink()
+    assert_unharmed(place, before, ids(place))
 
 
 def laid_down(place: Kept) -> bool:
