@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
 
 from supervisor import loggers, supervisord
 
@@ -16,10 +18,12 @@ from supervisor import loggers, supervisord
 class Handler(loggers.RotatingFileHandler):  # type: ignore[misc]  # supervisor ships no types
     """A log file that drops lines while its disk is full, and goes on when there is room again."""
 
+    stream: BinaryIO
+
     def emit(self, record: object) -> None:
         with suppress(OSError, ValueError):
             if self.stream.closed:  # a rotation that found no room has left it so
-                self.stream = open(self.baseFilename, "ab")  # noqa: SIM115
+                self.stream = Path(self.baseFilename).open("ab")  # noqa: SIM115
             super().emit(record)
 
     def handleError(self) -> None:  # noqa: N802  # supervisor's name
