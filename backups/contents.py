@@ -1,9 +1,9 @@
 """What a database contains, by content: row counts and digests of every table, and the sequences.
 
-The digest of a table is the sum, over its rows, of the two halves of MD5(row as text): it doesn't
-depend on the order of rows, on physical layout, or on the major version. Vectors go in by their
-binary form, which is exact and much quicker than 4,096 numbers as text. It proves that what came
-back is what was there; that nobody altered the stored parts is what their SHA-256 is for.
+The digest of a table is the sum, over its rows, of the two halves of MD5(row): it doesn't depend on
+the order of rows, on physical layout, or on the major version. Values go in by the binary form of
+the wire protocol, which is exact and needs half the time of text. It proves that what came back is
+what was there; that nobody altered the stored parts is what their SHA-256 is for.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
 
-# The text of a value must not depend on who asks.
+# The form of a value must not depend on who asks.
 SESSION = {
+    "client_encoding": "UTF8",
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
@@ -28,6 +29,7 @@ SESSION = {
     "bytea_output": "hex",
     "lc_monetary": "C",
     "search_path": "pg_catalog",  # how a regclass is written
+    "jit": "off",  # it takes longer to compile these queries than to run them
 }
 OWN_TABLES = """
 SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -36,14 +38,18 @@ AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
   AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY pg_table_size(c.oid) DESC, 1, 2
 """
+# A row in binary form names its types by number: only those of Postgres itself have the same one in
+# every database. The binary form of what refers to something is a number, too.
 COLUMNS = """
-SELECT a.attname, t.typname, tn.nspname FROM pg_attribute a
-JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
+SELECT a.attname, t.typname, tn.nspname,
+  t.oid < 16384 AND t.typtype = 'b' AND t.typsend <> 0 AND t.typname !~ '^_?(reg|oid|aclitem)'
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_namespace tn ON tn.oid = t.typnamespace
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attnum
 """
-BINARY = ("vector", "halfvec", "sparsevec")
-HALF = 15  # hex digits of MD5 that fit into a bigint
+VECTORS = ("vector", "halfvec", "sparsevec")
+HALF = 16  # hex digits of MD5 that make a bigint
 
 
 def read_tables(
@@ -137,13 +143,13 @@ def _settle(link: psycopg.Connection[Any]) -> None:
 def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: int) -> sql.Composed:
     from psycopg import sql
 
-    columns = [_column(column, kind, home) for column, kind, home in link.execute(COLUMNS, [oid])]
+    columns = [_column(*column) for column in link.execute(COLUMNS, [oid])]
     return sql.SQL(
         "SELECT count(*),"
-        " coalesce(sum(('x' || substr(h, 1, {half}))::bit(60)::bigint), 0),"
-        " coalesce(sum(('x' || substr(h, {half} + 1, {half}))::bit(60)::bigint), 0)"
+        " coalesce(sum(('x' || left(h, {half}))::bit(64)::bigint), 0),"
+        " coalesce(sum(('x' || right(h, {half}))::bit(64)::bigint), 0)"
         # Without OFFSET the planner writes both halves out, and each row is hashed twice.
-        " FROM (SELECT md5(ROW({columns})::text) AS h FROM {table} OFFSET 0) AS hashed"
+        " FROM (SELECT md5(record_send(ROW({columns}))) AS h FROM {table} OFFSET 0) AS hashed"
     ).format(
         half=sql.Literal(HALF),
         columns=sql.SQL(", ").join(columns),
@@ -151,10 +157,10 @@ def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: in
     )
 
 
-def _column(name: str, kind: str, home: str) -> sql.Composable:
+def _column(name: str, kind: str, home: str, portable: bool) -> sql.Composable:
     from psycopg import sql
 
-    if kind not in BINARY:
-        return sql.Identifier(name)
-    send = sql.Identifier(home, f"{kind}_send")
-    return sql.SQL("md5({}({}))").format(send, sql.Identifier(name))
+    column = sql.Identifier(name)
+    if kind in VECTORS:
+        return sql.SQL("{}({})").format(sql.Identifier(home, f"{kind}_send"), column)
+    return column if portable else sql.SQL("{}::text").format(column)

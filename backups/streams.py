@@ -12,7 +12,7 @@ from typing import Any
 from backups.stores.store import Sink, Source
 
 CHUNK = 1 << 18
-LEVEL = 3  # of zstd
+LEVEL = 1  # of zstd: embeddings, most of a dump, become no smaller with more of it, only slower
 QUEUED = 16  # pieces between two threads
 
 

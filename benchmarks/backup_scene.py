@@ -19,7 +19,7 @@ from tests.live.machine import LETTA_OPS, Machine, Stack
 
 SCALE = float(os.environ.get("LETTA_OPS_BENCH_SCALE", "1"))  # 1: more than 1 GB
 BUCKET = "bench"
-COMPRESS = ("zstd", "-3", "-T2", "-q", "-c")  # the level and the threads that ours has
+COMPRESS = ("zstd", "-1", "-T2", "-q", "-c")  # the level and the threads that ours has
 PUT = Path(__file__).with_name("put_object.py")
 
 
