@@ -30,6 +30,10 @@ SESSION = {
     "lc_monetary": "C",
     "search_path": "pg_catalog",  # how a regclass is written
     "jit": "off",  # it takes longer to compile these queries than to run them
+    # A role's own limits are not made for this.
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "row_security": "off",  # all rows, or an error
 }
 OWN_TABLES = """
 SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -38,16 +42,17 @@ AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
   AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY pg_table_size(c.oid) DESC, 1, 2
 """
-# A row in binary form names its types by number: only those of Postgres itself have the same one in
-# every database. The binary form of what refers to something is a number, too.
-COLUMNS = """
-SELECT a.attname, t.typname, tn.nspname,
-  t.oid < 16384 AND t.typtype = 'b' AND t.typsend <> 0 AND t.typname !~ '^_?(reg|oid|aclitem)'
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-JOIN pg_namespace tn ON tn.oid = t.typnamespace
+# Of type `t`: whether its binary form means the same in every database. It names types, and what a
+# value refers to, by numbers: only those of Postgres' own types are the same everywhere.
+PORTABLE = """
+(t.oid < 16384 AND t.typtype = 'b' AND t.typsend <> 0 AND t.typname !~ '^_?(reg|oid|aclitem)')
+"""
+COLUMNS = f"""
+SELECT a.attname, t.typname, tn.nspname, {PORTABLE} FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attnum
-"""
+"""  # noqa: S608  # a constant
 VECTORS = ("vector", "halfvec", "sparsevec")
 HALF = 16  # hex digits of MD5 that make a bigint
 
@@ -101,7 +106,7 @@ def compare(
 
 def _read(link: psycopg.Connection[Any], tables: deque[Any]) -> dict[str, Table]:
     """Take tables until there are no more: others may take some, too."""
-    _settle(link)
+    settle(link)
     found: dict[str, Table] = {}
     while True:
         try:
@@ -135,7 +140,8 @@ def _sequences_differ(expected: Mapping[str, int], found: Mapping[str, int]) -> 
             yield f"sequence {name} stands at {found[name]}, in the backup at {value}"
 
 
-def _settle(link: psycopg.Connection[Any]) -> None:
+def settle(link: psycopg.Connection[Any]) -> None:
+    """Make the session one that reads and writes the same values, whatever its role's settings."""
     for name, value in SESSION.items():
         link.execute("SELECT set_config(%s, %s, false)", [name, value])
 

@@ -23,6 +23,7 @@ from backups.manifest import (
     MANIFEST,
     MEMORY,
     PASSPHRASE_KEY,
+    ROWS,
     Manifest,
     Part,
 )
@@ -59,11 +60,11 @@ class _Writing:
         *,
         of: int | None = None,
         ending: str = "",
-        clear: bool = False,
+        table: str | None = None,
     ) -> Part:
-        """Stream one part into the store. `of` is about how many bytes will come; `clear` parts are
-        not encrypted by us."""
-        encrypted = self.encryption.on and not clear
+        """Stream one part into the store. `of` is about how many bytes will come; `table` is whose
+        rows they are."""
+        encrypted = self.encryption.on
         stored_name = f"{name}{ending}.zst" + (".age" if encrypted else "")
         plain, stored = Tally(), Tally()
         progress = _Progress(name, plain, of, self.report)
@@ -84,6 +85,7 @@ class _Writing:
             plain.sha256,
             "zstd",
             "age" if encrypted else None,
+            table,
         )
 
     def sealed(self, name: str, data: bytes) -> Part:
@@ -170,6 +172,9 @@ def _made(
     program = find_dump(taken.server_major, container)
     writing.report(f"database: dumping {size_in_words(taken.size)} with pg_dump {program.version}")
     parts = [writing.part(DATABASE, taken.dump(program), of=taken.size, ending=".dump")]
+    for number, table in enumerate(taken.apart, 1):
+        rows = taken.rows(table)
+        parts.append(writing.part(ROWS.format(number), rows, ending=".copy", table=str(table)))
     with read_memory(deployment, writing.report) as memory:
         parts.append(writing.part(MEMORY, memory, ending=".tar"))
     text = json.dumps(plain_configuration(deployment), indent=1).encode()

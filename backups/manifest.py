@@ -17,6 +17,7 @@ KEEP = "keep.json"  # beside it: a mark that prune respects
 DRILLS = "drills/"
 
 DATABASE = "database"  # names of parts
+ROWS = "rows-{}"  # of one table each; the number tells them apart
 MEMORY = "memory-files"
 CONFIGURATION = "config"
 KEY_ESCROW = "encryption-key"
@@ -28,7 +29,8 @@ class Part:
     """One stored object of a backup. Sizes in bytes; digests are SHA-256 in hex.
 
     `size` and `sha256` are of what is stored; `plain_size` and `plain_sha256` of what went in,
-    before compression and encryption.
+    before compression and encryption. `table`, as `schema.name`: the part holds its rows, which the
+    dump leaves out.
     """
 
     name: str
@@ -39,6 +41,11 @@ class Part:
     plain_sha256: str
     compression: str | None = None  # zstd
     encryption: str | None = None  # age
+    table: str | None = None
+
+    @property
+    def of_database(self) -> bool:
+        return self.name == DATABASE or self.table is not None
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,11 @@ class Manifest:
     def size(self) -> int:
         """Stored bytes of all parts."""
         return sum(part.size for part in self.parts)
+
+    @property
+    def plain_database_size(self) -> int:
+        """Bytes of the database in the backup, before compression."""
+        return sum(part.plain_size for part in self.parts if part.of_database)
 
     @property
     def encrypted(self) -> bool:

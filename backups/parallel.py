@@ -1,13 +1,15 @@
-"""Doing one thing with many objects of a store, a few at a time."""
+"""Doing things at the same time: one with many objects of a store, or one beside another."""
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 THREADS = 8  # of small requests: what one waits for is the way there and back
+ENDING_SECONDS = 10.0  # what is done beside something that failed gets to come to its end
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -42,3 +44,51 @@ def in_parallel(do: Callable[[Given], Made], items: Sequence[Given]) -> list[Mad
     if failures:
         raise failures[0]
     return [made[number] for number in range(len(items))]
+
+
+class Stopped(Exception):  # noqa: N818  # no error of its own
+    """Raised where chunks would go on, after what is done beside has failed."""
+
+
+class Stop:
+    """Between two that go on at the same time: when one fails, the other ends."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def ends(self, chunks: Iterable[Given]) -> Iterator[Given]:
+        """Yield `chunks`; raises Stopped once it was set."""
+        for chunk in chunks:
+            if self._event.is_set():
+                raise Stopped
+            yield chunk
+
+
+@contextmanager
+def beside(work: Callable[[Stop], None]) -> Iterator[Stop]:
+    """Do `work` in a thread while the block runs; what either raises is raised at the block's end."""
+    stop, failures = Stop(), []
+
+    def run() -> None:
+        try:
+            work(stop)
+        except BaseException as error:  # noqa: BLE001  # raised below
+            failures.append(error)
+            stop.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield stop
+    except BaseException as error:
+        stop.set()
+        thread.join(ENDING_SECONDS)
+        if isinstance(error, Stopped) and failures:
+            raise failures[0] from None
+        raise
+    thread.join()
+    if failures:
+        raise failures[0]

@@ -7,38 +7,22 @@ that belong to a database, and it can't make the extension without rights.
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup
 from backups.layout import LETTA_OPS, move_extension, move_schema
-from backups.manifest import DATABASE
-from backups.opening import Key, opened_part, the_part
-from backups.programs import find_restore
+from backups.loading import HINT, load
+from backups.opening import Key
 from backups.stores.store import Store
-from backups.streams import CHUNK, pulled
-from backups.words import size_in_words
 from infra.administration import Way
 from infra.deployment import ADMIN_ROLE
 from infra.errors import LettaOpsError
-from infra.process import Report, command, run
-from infra.sensitive import Sensitive
+from infra.process import Report
 
 if TYPE_CHECKING:
     import psycopg
-
-JOBS = 2
-ADMINISTRATION = ("EXTENSION", "COMMENT - EXTENSION")
-HINT = (
-    "look at Postgres' log (`letta-ops logs postgres`) and the free disk space, then run this again"
-)
 
 
 @dataclass(frozen=True)
@@ -61,18 +45,18 @@ def restore_database(
     scratch: Path,
     report: Report,
 ) -> None:
-    """Make `side`, with what the backup's dump holds; one of this name is dropped first.
+    """Make `side`, with what the backup holds of the database; one of this name is dropped first.
 
-    The dump is laid down in `scratch`, decrypted, for as long as it takes: only a file can be
-    restored by several jobs. Raises LettaOpsError; what was made is dropped again.
+    `scratch` is a folder that nobody else can look into. Raises LettaOpsError; what was made is
+    dropped again.
     """
     import psycopg
 
     try:
         create_database(way, side)
-        with _laid_down(store, backup, key, scratch, report) as dump:
-            _prepare(way, side, backup)
-            _restore(way, side, backup, dump, scratch, report)
+        _prepare(way, side, backup)
+        role = side.owner if way.all_rights else None
+        load(way, side.name, role, store, backup, key, scratch, report)
         _put_right(way, side, backup)
     except psycopg.Error as error:
         told = failed(error)
@@ -134,51 +118,6 @@ def failed(error: Exception) -> LettaOpsError:
     return LettaOpsError("restore-failed", f"restoring the database failed: {reason}", HINT)
 
 
-@contextmanager
-def _laid_down(
-    store: Store, backup: Backup, key: Key, scratch: Path, report: Report
-) -> Iterator[Path]:
-    """Yield a file with the dump, compared with the manifest; nobody else can read it."""
-    part = the_part(backup, DATABASE)
-    report(f"database: fetching {size_in_words(part.size)}")
-    ensure_room(scratch, part.plain_size)
-    descriptor, name = tempfile.mkstemp(prefix="restoring-", suffix=".dump", dir=scratch)
-    path = Path(name)
-    try:
-        _lay_down(store, backup, key, descriptor, scratch)
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _lay_down(store: Store, backup: Backup, key: Key, descriptor: int, scratch: Path) -> None:
-    try:
-        with (
-            os.fdopen(descriptor, "wb") as file,
-            opened_part(store, backup, DATABASE, key) as got,
-            pulled(lambda sink: shutil.copyfileobj(got, sink, CHUNK)) as chunks,
-        ):
-            for chunk in chunks:  # written by this thread, while another one unpacks what is next
-                file.write(chunk)
-    except OSError as error:
-        raise LettaOpsError(
-            "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "restore-failed",
-            f"the dump can't be written to {scratch}: {error.strerror}",
-            "free some disk space there, then run this again",
-        ) from None
-
-
-def ensure_room(scratch: Path, needed: int) -> None:
-    """Raise LettaOpsError (`disk-full`) where so many bytes surely don't fit."""
-    free = shutil.disk_usage(scratch).free
-    if free < needed * 1.05:
-        raise LettaOpsError(
-            "disk-full",
-            f"restoring needs {size_in_words(needed)} in {scratch}, and {size_in_words(free)} are free",
-            "free some disk space, then run this again",
-        )
-
-
 def _prepare(way: Way, side: SideDatabase, backup: Backup) -> None:
     """Make the extension where the dump will look for it: its types are named with their schema."""
     from psycopg import sql
@@ -202,43 +141,6 @@ def _set_jobs_aside(way: Way, side: SideDatabase) -> None:
     disk, since what a crash takes is made anew."""
     _each(way, side, "ALTER DATABASE {} SET maintenance_work_mem = '256MB'")
     _each(way, side, "ALTER DATABASE {} SET synchronous_commit = off")
-
-
-def _restore(
-    way: Way, side: SideDatabase, backup: Backup, dump: Path, scratch: Path, report: Report
-) -> None:
-    with way.connect(side.name) as link:
-        server = link.info.server_version // 10_000
-    dumped_with = int(backup.manifest.tools["pg_dump"].split(".")[0])
-    program = find_restore(server, dumped_with)
-    environment = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", **way.environment(side.name)}
-    secrets = (Sensitive(password),) if (password := environment.get("PGPASSWORD")) else ()
-    settings: dict[str, Any] = {"environment": environment, "secrets": secrets}
-    telling = {"code": "restore-failed", "hint": HINT, "what": "restoring the database"}
-    listing = run(command(program.path, "--list", dump, **settings), **telling).stdout
-    home = backup.manifest.database.pgvector_schema or "public"
-    with tempfile.NamedTemporaryFile("w", dir=scratch, prefix="restoring-") as chosen:
-        chosen.writelines(f"{line}\n" for line in _wanted(listing.splitlines(), home))
-        chosen.flush()
-        role = [f"--role={side.owner}"] if way.all_rights else []
-        report(f"database: restoring {len(listing.splitlines())} items with {JOBS} jobs")
-        job = command(
-            program.path, f"--dbname={side.name}", f"--jobs={JOBS}", "--no-owner",
-            "--no-privileges", "--no-password", "--exit-on-error", *role,
-            # Of the source's replication: it is not ours to begin, and may need all rights.
-            "--no-publications", "--no-subscriptions",
-            f"--use-list={chosen.name}", dump, **settings,
-        )  # fmt: skip
-        run(job, **telling)
-
-
-def _wanted(listing: list[str], home: str) -> Iterator[str]:
-    """Of pg_restore's list, all but what was made already."""
-    for line in listing:
-        entry = line.partition("; ")[2].split(" ", 2)[-1] if not line.startswith(";") else ""
-        made = (*ADMINISTRATION, f"SCHEMA - {home} ", "COMMENT - SCHEMA public")
-        if not entry.startswith(made):
-            yield line
 
 
 def _put_right(way: Way, side: SideDatabase, backup: Backup) -> None:

@@ -12,19 +12,18 @@ from backups.catalog import Backup
 from backups.crypto import damaged
 from backups.manifest import CONFIGURATION, DATABASE, KEY_ESCROW, MEMORY, Part
 from backups.opening import Key, opened_part, stored_chunks
-from backups.programs import find_restore
 from backups.sources.memory_files import summarise
+from backups.sources.rows import count_rows
 from backups.stores.store import Source, Store
 from backups.streams import chunks_of
+from backups.table_of_contents import entries, read_beginning, reader_of
 from backups.words import size_in_words
 from infra.errors import LettaOpsError
 from infra.fingerprint import key_fingerprint
-from infra.process import Report, command, run
+from infra.process import Report
 from infra.sensitive import Sensitive
 
 PASSED, FAILED, UNVERIFIED = "passed", "failed", "unverified"
-# The table of contents is at the beginning of a dump; this is many times what Letta's takes.
-CONTENTS_BYTES = 32 << 20
 OF_THE_BACKUP = ("part-damaged", "part-missing", "manifest-damaged")
 WITHOUT_KEY = ("identity-missing", "wrong-identity")
 
@@ -75,7 +74,10 @@ def _checked(store: Store, backup: Backup, part: Part, key: Key) -> Check:
                 pass  # compared at the end
             return Check(part.name, PASSED, "stored bytes are what was written")
         with opened_part(store, backup, part.name, key) as source:
-            summary = LOOKS.get(part.name, _read_to_the_end)(source, backup)
+            if part.table is not None:
+                summary = _rows(source, backup, part.table)
+            else:
+                summary = LOOKS.get(part.name, _read_to_the_end)(source, backup)
     except LettaOpsError as error:
         if error.code in OF_THE_BACKUP:
             return Check(part.name, FAILED, error.message)
@@ -107,30 +109,34 @@ def _read_to_the_end(source: Source, _backup: Backup) -> str:
 def _database(source: Source, backup: Backup) -> str:
     """Keep the beginning of the dump for its table of contents, and read on to the end."""
     with tempfile.NamedTemporaryFile(prefix="verify-") as beginning:
-        size = 0
-        for chunk in chunks_of(source):
-            beginning.write(chunk[: max(0, CONTENTS_BYTES - size)])
-            size += len(chunk)
-        beginning.flush()
-        tables = _tables_in(Path(beginning.name), backup)
-    wanted = backup.manifest.database.tables
-    if missing := sorted(set(wanted) - tables):
+        size = read_beginning(source, beginning)
+        size += sum(map(len, chunks_of(source)))
+        found = entries(
+            reader_of(backup.manifest),
+            Path(beginning.name),
+            code="part-damaged",
+            hint="use another backup (`letta-ops backup list`)",
+            what="reading the dump's table of contents",
+        )
+    # "3412; 0 16388 TABLE DATA public agents letta"
+    words = [line.partition(" TABLE DATA ")[2].split() for line in found]
+    tables = {f"{each[0]}.{each[1]}" for each in words if len(each) > 1}
+    apart = {part.table for part in backup.manifest.parts}
+    wanted = set(backup.manifest.database.tables) - apart
+    if missing := sorted(wanted - tables):
         raise damaged("the dump's table of contents", f"lacks {', '.join(missing)}")
     return f"{size} bytes are what went in; its table of contents has all {len(wanted)} tables"
 
 
-def _tables_in(dump: Path, backup: Backup) -> set[str]:
-    dumped_with = int(backup.manifest.tools["pg_dump"].split(".")[0])
-    program = find_restore(dumped_with, dumped_with)
-    listing = run(
-        command(program.path, "--list", dump),
-        code="part-damaged",
-        hint="use another backup (`letta-ops backup list`)",
-        what="reading the dump's table of contents",
-    ).stdout
-    # "3412; 0 16388 TABLE DATA public agents letta"
-    entries = [line.partition(" TABLE DATA ")[2].split() for line in listing.splitlines()]
-    return {f"{words[0]}.{words[1]}" for words in entries if len(words) > 1}
+def _rows(source: Source, backup: Backup, table: str) -> str:
+    try:
+        found = count_rows(source)
+    except ValueError as error:
+        raise damaged(f"the rows of {table}", str(error)) from None
+    wanted = backup.manifest.database.tables[table].rows
+    if found != wanted:
+        raise damaged(f"the rows of {table}", f"are {found}, the manifest says {wanted}")
+    return f"all {found} rows of {table}"
 
 
 def _memory(source: Source, backup: Backup) -> str:

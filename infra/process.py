@@ -225,6 +225,7 @@ def fed(job: Command, chunks: Iterable[bytes], *, code: str, hint: str, what: st
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=complaints,
+            pipesize=PIPE_BYTES,
         )
         assert child.stdin is not None  # noqa: S101  # for the type checker: it is a pipe
         try:

@@ -12,17 +12,16 @@ from backups.catalog import deployment_id
 from backups.contents import compare
 from backups.layout import LETTA_OPS, copy_settings, first_grants
 from backups.lock import Lock
-from backups.manifest import DATABASE, MEMORY
-from backups.opening import Key, opened_part, stored_chunks, the_part
+from backups.manifest import MEMORY
+from backups.opening import Key, opened_part, stored_chunks
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
 from backups.restoring.plan import Plan, exists
-from backups.restoring.scratch import scratch_folder
+from backups.restoring.scratch import ensure_room, scratch_folder
 from backups.restoring.switch import go_back, oid_of, switch_databases
 from backups.side_database import (
     SideDatabase,
     drop_database,
-    ensure_room,
     failed,
     restore_database,
 )
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     import psycopg
 
 FIRST_SCHEMA = "public"  # where a server looks whose database nobody has configured
-ROOM = 2.5  # times the dump: it is laid down, and restored with its indexes
+ROOM = 1.5  # times what went into the backup: it is restored with its indexes
 Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doesn't do its work
 
 
@@ -112,7 +111,7 @@ def previous_of(deployment: Deployment) -> str:
 def _ensure_whole(store: Store, plan: Plan) -> None:
     """Read the parts that a restore doesn't use: one that is damaged says that the store is, too."""
     for part in plan.backup.manifest.parts:
-        if part.name not in (DATABASE, MEMORY):
+        if not part.of_database and part.name != MEMORY:
             for _ in stored_chunks(store, plan.backup, part):
                 pass  # compared at the end
 
@@ -154,7 +153,7 @@ def _make_beside(
         present.extension_schema if present else FIRST_SCHEMA,
     )
     if deployment.target == "local":  # its Postgres must not run full: it serves on the same disk
-        ensure_room(scratch, int(ROOM * the_part(plan.backup, DATABASE).plain_size))
+        ensure_room(scratch, int(ROOM * plan.backup.manifest.plain_database_size))
     restore_database(way, side, store, plan.backup, key, scratch, report)
     report("database: comparing its content with the backup's")
     expected = plan.backup.manifest.database

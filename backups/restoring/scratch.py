@@ -12,8 +12,10 @@ from pathlib import Path
 from backups.catalog import deployment_id
 from backups.restoring.journal import names_of
 from backups.side_database import drop_after, drop_database
+from backups.words import size_in_words
 from infra.administration import Way, way_in
 from infra.deployment import Deployment
+from infra.errors import LettaOpsError
 from infra.locations import make_folder, stack_folder
 from infra.process import Report
 
@@ -36,6 +38,17 @@ def scratch_folder(deployment: Deployment, way: Way) -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
         raise
     shutil.rmtree(made, ignore_errors=True)
+
+
+def ensure_room(scratch: Path, needed: int) -> None:
+    """Raise LettaOpsError (`disk-full`) where so many bytes surely don't fit."""
+    free = shutil.disk_usage(scratch).free
+    if free < needed * 1.05:
+        raise LettaOpsError(
+            "disk-full",
+            f"restoring needs {size_in_words(needed)} in {scratch}, and {size_in_words(free)} are free",
+            "free some disk space, then run this again",
+        )
 
 
 def remove_leftovers(deployment: Deployment, report: Report) -> None:

@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backups.contents import read_sequences, read_tables
+from backups.contents import read_sequences, read_tables, settle
 from backups.manifest import Database, Table
 from backups.programs import Program
 from backups.sources.container_dump import dumped_inside
+from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
 from backups.streams import chunks_of
 from infra.administration import Way
 from infra.database_facts import database_facts
@@ -29,7 +30,10 @@ LOCK_SECONDS = 60  # how long a table may be locked by somebody else
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One moment of a database, held open. `taken_at` is by the database's clock."""
+    """One moment of a database, held open. `taken_at` is by the database's clock.
+
+    `apart` are the tables whose rows the dump leaves out: see `backups.sources.rows`.
+    """
 
     way: Way
     name: str
@@ -38,6 +42,7 @@ class Snapshot:
     server_major: int
     size: int  # bytes on disk, for the progress
     newest_message_at: dt.datetime | None
+    apart: tuple[VectorTable, ...]
     _counted: _Counting
     _facts: dict[str, Any]
 
@@ -49,6 +54,7 @@ class Snapshot:
         words = (
             str(program.path), "--format=custom", "--compress=0", "--no-password",
             f"--snapshot={self.exported}", f"--lock-wait-timeout={LOCK_SECONDS}s",
+            *(f"--exclude-table-data={table.pattern}" for table in self.apart),
         )  # fmt: skip
         try:
             if program.container is not None:
@@ -69,6 +75,25 @@ class Snapshot:
         )
         with streamed(job, code="dump-failed", hint=HINT, what="dumping the database") as out:
             yield from chunks_of(out)
+
+    def rows(self, table: VectorTable) -> Iterator[bytes]:
+        """Yield the rows of a table that is `apart`. Raises LettaOpsError like `snapshot`."""
+        import psycopg
+        from psycopg import sql
+
+        with self.way.connect(self.name) as link:
+            try:
+                settle(link)
+                link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                link.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(self.exported))
+                link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+                yield from read_rows(link, table)
+            except psycopg.Error as error:
+                if link.broken:
+                    raise  # `connect` tells it
+                raise refused(error, self.name) from None
+            finally:
+                link.close()  # it has only read: there is nothing to commit
 
     def contents(self) -> Database:
         """Wait for the counting, and return what the snapshot holds."""
@@ -97,19 +122,23 @@ def snapshot(way: Way, name: str) -> Iterator[Snapshot]:
                     f"the database {name} holds no Letta tables: there is nothing to back up",
                     "see with `letta-ops check` whether this is the server's database",
                 )
+            settle(link)
             known = _known(link, name, facts)
             link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             exported, taken_at, size = _row(
                 link, "SELECT pg_export_snapshot(), now(), pg_database_size(current_database())"
             )
             newest = _newest_message(link, str(facts.schema))
+            apart = tables_with_vectors(link)
             counting = _Counting(link)
             counting.start()
         except psycopg.Error as error:
             raise refused(error, name) from None
         try:
             major = link.info.server_version // 10_000
-            yield Snapshot(way, name, exported, taken_at, major, size, newest, counting, known)
+            yield Snapshot(
+                way, name, exported, taken_at, major, size, newest, apart, counting, known
+            )
         finally:
             counting.end()
             link.close()  # it has only read: there is nothing to commit

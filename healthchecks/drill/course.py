@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from backups.catalog import Backup
-from backups.manifest import DATABASE as DATABASE_PART
 from backups.manifest import Manifest
-from backups.opening import Key, escrowed_key, the_part
+from backups.opening import Key, escrowed_key
 from backups.side_database import SideDatabase, restore_database
 from backups.stores.store import Store
 from backups.words import size_in_words
@@ -28,7 +27,7 @@ from infra.process import Report
 from infra.release import InstalledRelease
 from infra.sensitive import Sensitive
 
-ROOM = 2.5  # times the dump: it is laid down, and restored with its indexes
+ROOM = 1.5  # times what went into the backup: it is restored with its indexes
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Course:
 
 def ensure_room(course: Course) -> None:
     """Raise LettaOpsError (`disk-full`) when there is surely no room for the copy."""
-    needed = ROOM * the_part(course.backup, DATABASE_PART).plain_size
+    needed = ROOM * course.manifest.plain_database_size
     free = shutil.disk_usage(course.folder.root).free
     if free < needed:
         raise LettaOpsError(

@@ -30,7 +30,7 @@ from tests.live.kept import Kept, damaged_copy, kept, make_agent, talk
 from tests.live.machine import LETTA_OPS, Stack, wait_until
 
 POSITIONS = ("header", "middle", "tail")
-PARTS = ("database", "memory-files", "config", "encryption-key")
+PARTS = ("database", "rows-1", "rows-2", "memory-files", "config", "encryption-key")
 
 OF_THE_STORE = pytest.mark.target("local", reason="what is stored knows no target")
 

@@ -617,7 +617,7 @@ def test_without_its_manifest_a_backup_is_none(place: Kept, before: State, tmp_p
     catalog = read_catalog(here.store, deployment_id(here.deployment))
     assert catalog.backups == ()
     (folder,) = catalog.incomplete
-    assert len(list(here.store.entries(folder))) == 4, "all parts are there"
+    assert len(list(here.store.entries(folder))) == 6, "all parts are there"
     assert_unharmed(here, before, set())
     again(here, "create")
     assert_whole(here, here.find())

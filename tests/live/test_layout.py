@@ -11,6 +11,7 @@ import pytest
 from backups.contents import compare, read_sequences, read_tables
 from backups.layout import copy_settings, move_extension, move_schema
 from backups.manifest import Database
+from backups.sources.rows import VectorTable, read_rows, tables_with_vectors, write_rows
 from infra.administration import way_in
 from tests.live.machine import Stack
 
@@ -189,3 +190,37 @@ def test_settings_and_grants_of_a_database_are_copied_as_they_are(case: str, sta
                 link.execute(query, [name]).fetchall() for name in ("set_one", "set_two")
             )
             assert first == second
+
+
+ROWS = """
+CREATE EXTENSION vector;
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE SCHEMA "the ""odd"" one";
+CREATE TABLE "the ""odd"" one"."of.all" (
+    id integer GENERATED ALWAYS AS IDENTITY, gone integer, feeling mood, embedding vector(3),
+    doubled integer GENERATED ALWAYS AS (1 + 1) STORED, half halfvec(2), sparse sparsevec(5),
+    words text[], said json, at timestamptz, price numeric, data bytea);
+ALTER TABLE "the ""odd"" one"."of.all" DROP COLUMN gone;
+CREATE TABLE pointing (embedding vector(3), what regclass);
+CREATE TABLE plain (id integer);
+CREATE TABLE empty (embedding vector(3));
+"""
+OF_ALL = """
+INSERT INTO "the ""odd"" one"."of.all" (feeling, embedding, half, sparse, words, said, at, price, data)
+VALUES ('bad', '[0.1,-2,3e-9]', '[1,2.5]', '{1:1.5,4:-2}/5', '{a,NULL,"ü b"}', '{"a" : 1}',
+    '2026-11-21 12:00+01', 0.10, '\\x00ff'), (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)
+"""
+
+
+def test_rows_of_vectors_are_the_same_after_they_went_past_the_dump(stack: Stack) -> None:
+    """Those that refer to something of their own database stay with the dump."""
+    with databases(stack, "rows_from", "rows_to") as (source, target):
+        for each in (source, target):
+            each.execute(ROWS)
+        source.execute(OF_ALL)
+        odd, empty = VectorTable('the "odd" one', "of.all"), VectorTable("public", "empty")
+        assert set(tables_with_vectors(source)) == {odd, empty}
+        for table in (odd, empty):
+            write_rows(target, table, read_rows(source, table))
+        assert read_tables(target) == read_tables(source)
+        assert read_tables(target)[str(odd)].rows == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backups.side_database import _wanted
+from backups.loading import _wanted
 
 HEAD = [";", "; Archive created at 2026-11-21 20:59:21 UTC", ";     dbname: letta"]
 
