@@ -90,10 +90,10 @@ def render_details(answer: dict[str, Any], now: dt.datetime) -> Iterator[Part]:
     )
     yield ""
     yield Table(
-        ("part", "object", "size", "plain size", "sha256"),
+        ("part", "object", "table", "size", "plain size", "sha256"),
         [
             (
-                part["name"], part["object"],
+                part["name"], part["object"], part["table"] or "-",
                 size_in_words(part["size"]), size_in_words(part["plain_size"]), part["sha256"],
             )
             for part in answer["parts"]
