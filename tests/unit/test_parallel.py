@@ -24,11 +24,16 @@ def endless(stop: Stop, seen: threading.Event) -> None:
 
 
 def test_a_block_that_fails_ends_what_is_beside_and_is_told() -> None:
-    seen = threading.Event()
     before = threading.active_count()
-    with pytest.raises(OSError, match="full"), beside(lambda stop: endless(stop, seen)):
-        assert seen.wait(10)
-        raise OSError("full")
+
+    def run() -> None:
+        seen = threading.Event()
+        with beside(lambda stop: endless(stop, seen)):
+            assert seen.wait(10)
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        run()
     assert threading.active_count() == before
 
 
