@@ -7,6 +7,7 @@ that belong to a database, and it can't make the extension without rights.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ from infra.process import Report
 
 if TYPE_CHECKING:
     import psycopg
+
+
+WITH_EXTENSION = "template1"  # where an administrator may have made it
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,27 @@ def restore_database(
 def create_database(way: Way, side: SideDatabase) -> None:
     from psycopg import sql
 
+    template = _template(way)
     with way.connect(way.maintenance) as link:
         _drop(link, side.name)
         link.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'").format(
-                sql.Identifier(side.name), sql.Identifier(side.owner)
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} ENCODING 'UTF8'").format(
+                sql.Identifier(side.name), sql.Identifier(side.owner), sql.Identifier(template)
             )
         )
+
+
+def _template(way: Way) -> str:
+    """An empty database; one with the extension, where we may not make that ourselves."""
+    query = (
+        "SELECT FROM pg_extension, pg_database WHERE extname = 'vector'"
+        " AND datname = current_database() AND pg_encoding_to_char(encoding) = 'UTF8'"
+    )
+    if not way.all_rights:
+        with suppress(LettaOpsError), way.connect(WITH_EXTENSION) as link:
+            if link.execute(query).fetchone() is not None:
+                return WITH_EXTENSION
+    return "template0"
 
 
 def drop_database(way: Way, name: str) -> None:
@@ -109,11 +127,11 @@ def failed(error: Exception) -> LettaOpsError:
             "the role of this deployment may not create the database that is restored into",
             "let it: ALTER ROLE ... CREATEDB (docs/external-database.md)",
         )
-    if "permission denied to create extension" in reason:
+    if "permission denied to create extension" in reason or "owner of extension" in reason:
         return LettaOpsError(
             "database-privileges",
             "the role of this deployment may not make the extension vector in a new database",
-            "let it, or restore as a role that may (docs/external-database.md)",
+            "let an administrator make it in template1 (docs/external-database.md)",
         )
     return LettaOpsError("restore-failed", f"restoring the database failed: {reason}", HINT)
 
@@ -131,8 +149,9 @@ def _prepare(way: Way, side: SideDatabase, backup: Backup) -> None:
                 )
             )
         if backup.manifest.database.pgvector is not None:
-            query = sql.SQL("CREATE EXTENSION vector SCHEMA {}").format(sql.Identifier(home))
-            link.execute(query)
+            query = sql.SQL("CREATE EXTENSION IF NOT EXISTS vector SCHEMA {}")
+            link.execute(query.format(sql.Identifier(home)))
+            move_extension(link, home)
     _set_jobs_aside(way, side)
 
 

@@ -21,6 +21,7 @@ from infra.deployment import (
 from infra.errors import LettaOpsError
 from infra.locations import StackFolder
 from infra.sensitive import Sensitive
+from infra.tls_relay import tls_relay
 
 if TYPE_CHECKING:
     import psycopg
@@ -91,14 +92,16 @@ def _value(link: Any, query: str) -> Any:
 class Way:
     """How a deployment's Postgres is reached with the most rights that we have there.
 
-    `settings` are libpq's words without `dbname`, password included; `all_rights` says whether it is
-    the administrator's way, or that of a database's owner.
+    `settings` are libpq's words without `dbname`, password included, and `programs` those for its
+    programs, where they differ; `all_rights` says whether it is the administrator's way, or that of
+    a database's owner.
     """
 
     settings: Mapping[str, str | int]
     all_rights: bool
     place: str  # in words, for messages
     maintenance: str  # a database that is there whatever happens to the deployment's own
+    programs: Mapping[str, str | int] | None = None
 
     @contextmanager
     def connect(self, name: str) -> Iterator[psycopg.Connection[Any]]:
@@ -124,7 +127,7 @@ class Way:
 
     def environment(self, name: str) -> dict[str, str]:
         """What libpq's programs read from their environment to get there: a secret is among it."""
-        given = {**self.settings, "dbname": name}
+        given = {**(self.programs or self.settings), "dbname": name}
         known = {LIBPQ[word]: str(value) for word, value in given.items()}
         return {**known, "PGCONNECT_TIMEOUT": str(int(PATIENCE_SECONDS))}
 
@@ -169,4 +172,9 @@ def way_in(deployment: Deployment) -> Iterator[Way]:
     else:
         settings = database.connection(database.owner)
         name = str(settings.pop("dbname"))
-        yield Way(settings, False, f"at {database.host}:{database.port}", name)
+        place = f"at {database.host}:{database.port}"
+        if settings["sslmode"] == "disable":
+            yield Way(settings, False, place, name)
+            return
+        with tls_relay(settings) as programs:
+            yield Way(settings, False, place, name, programs)

@@ -6,10 +6,7 @@ connection to the socket runs one `socat` inside the container, as the image's o
 
 from __future__ import annotations
 
-import shutil
 import socket
-import struct
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +18,7 @@ from infra.containers.engine import engine, find_container
 from infra.containers.execution import CHUNK, STDERR, Attached, attached, frames
 from infra.containers.names import POSTGRES_PORT
 from infra.errors import LettaOpsError
+from infra.postgres_socket import SOCKET_NAME, error_response, private_folder
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -33,8 +31,6 @@ VIA_TCP = (*SOCAT, f"TCP:127.0.0.1:{POSTGRES_PORT},shut-close")
 # For the administrator: the image runs as Postgres' own account, which it knows by its socket.
 VIA_SOCKET = (*SOCAT, f"UNIX-CONNECT:/run/postgresql/.s.PGSQL.{POSTGRES_PORT},shut-close")
 
-SOCKET_NAME = f".s.PGSQL.{POSTGRES_PORT}"  # the name that libpq looks for in a folder
-LONGEST_PATH = 100  # bytes; sun_path holds 104 on macOS, 108 on Linux
 ENGINE_SECONDS = 30.0
 GRACE_SECONDS = 5.0  # for Postgres to say goodbye, after that the connection is cut
 NOT_STARTED = b"OCI runtime"  # how the engine says, on stdout, that there is no such program
@@ -49,7 +45,7 @@ def tunnel(container: str, command: Sequence[str] = VIA_TCP) -> Iterator[Path]:
     protocol, as a FATAL error. Raises LettaOpsError: `database-unreachable` when the container
     isn't there or doesn't run, and those of `infra.containers.engine`.
     """
-    with engine(ENGINE_SECONDS) as client, _private_folder() as folder:
+    with engine(ENGINE_SECONDS) as client, private_folder() as folder:
         _ensure_running(client, container)
         listener = _Listener(client, container, command, folder / SOCKET_NAME)
         listener.start()
@@ -182,15 +178,6 @@ class _Relay:
             self._near.sendall(error_response(words))
 
 
-def error_response(words: str) -> bytes:
-    """Postgres' ErrorResponse (protocol 3.0, "Message Formats"); 08001: can't connect."""
-    fields = b"".join(
-        code + text.replace("\0", "").encode() + b"\0"
-        for code, text in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", "08001"), (b"M", words))
-    )
-    return b"E" + struct.pack(">I", len(fields) + 5) + fields + b"\0"
-
-
 def _ensure_running(client: DockerClient, container: str) -> None:
     found = find_container(client, container)
     if found is None or found.status != "running":
@@ -200,16 +187,3 @@ def _ensure_running(client: DockerClient, container: str) -> None:
             f"the database can't be reached: its container {container} {state}",
             "bring it back with `letta-ops up`; `letta-ops logs postgres` shows why it ended",
         )
-
-
-@contextmanager
-def _private_folder() -> Iterator[Path]:
-    """A folder of mode 0700 with room for a socket's name."""
-    made = Path(tempfile.mkdtemp(prefix="letta-ops-"))
-    if len(bytes(made / SOCKET_NAME)) > LONGEST_PATH:
-        made.rmdir()
-        made = Path(tempfile.mkdtemp(prefix="letta-ops-", dir="/tmp"))  # short
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made)

@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
+from backups.verify import PASSED, overall, verify
+from infra.connect import api
 from infra.containers.database_preflight import probe
 from infra.containers.database_rules import Wanted, problems
 from infra.containers.engine import engine, own_containers
@@ -20,6 +22,7 @@ from infra.release import RELEASES
 from infra.sensitive import Sensitive
 from tests.live.docker_stack import BASE_VARIABLE, DockerStack, everything_of
 from tests.live.external_postgres import PASSWORD, External, external
+from tests.live.kept import kept, make_agent
 from tests.live.machine import Machine
 
 RELEASE = RELEASES["0.16.8"]
@@ -141,6 +144,41 @@ def test_no_secret_of_the_url_is_seen_anywhere(direct: DockerStack) -> None:
     assert "nothing to change" in again.out + again.err
     ensure_no_secret_is_seen(direct, again.out, again.err)
     assert 'url = "env:EXTERNAL_DIRECT_URL"' in direct.folder.profile.read_text()
+
+
+def test_backups_restore_with_what_the_documents_say_that_the_role_needs(
+    direct: DockerStack, postgres: External, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, url in direct.machine.extra.items():
+        monkeypatch.setenv(name, url)
+    place = kept(direct, tmp_path)
+    make_agent(direct.deployment, "backed-up")
+    made = place.create()
+    assert (
+        overall([check.verdict for check in verify(place.store, made, place.key, print)]) == PASSED
+    )
+    with api(direct.deployment) as client:
+        newer = client.agents.list(name="backed-up").items[0]
+        client.agents.delete(newer.id)
+    words = ("backup", "restore", made.id, "--yes")
+    assert place.refused(*words) == "database-privileges"
+    assert direct.json("agent", "list") == []
+    postgres.sql("direct", "ALTER ROLE direct CREATEDB; ALTER DATABASE direct OWNER TO direct")
+    assert place.refused(*words) == "database-privileges"
+    postgres.sql("template1", VECTOR)
+    for _ in range(2):  # the second one replaces what the first one kept
+        answer = place.json(*words)
+        assert answer["previous"] == "direct_previous"
+        assert [each["name"] for each in direct.json("agent", "list")] == ["backed-up"]
+    findings = {
+        each["name"]: each["state"] for each in direct.run("--json", "check").json["findings"]
+    }
+    for name in ("database", "identity", "extension", "revision", "encryption"):
+        assert findings[name] == "OK", name
+    place.json("backup", "restore", "--drop-previous", "--yes")
+    assert (
+        postgres.sql("postgres", "SELECT count(*) FROM pg_database WHERE datname ~ 'direct'") == "1"
+    )
 
 
 def test_another_deployment_does_not_get_the_database(

@@ -12,8 +12,8 @@ import pytest
 
 from infra.connect import connection
 from infra.containers.execution import STDERR, STDOUT, frames
-from infra.containers.tunnel import LONGEST_PATH, SOCKET_NAME, _private_folder, error_response
 from infra.errors import LettaOpsError
+from infra.postgres_socket import LONGEST_PATH, SOCKET_NAME, error_response, private_folder
 
 
 def frame(kind: int, data: bytes) -> bytes:
@@ -77,7 +77,7 @@ def test_the_folder_is_private_short_and_removed(
     place = tmp_path / ("d" * depth) if depth else tmp_path
     place.mkdir(exist_ok=True)
     monkeypatch.setattr("tempfile.tempdir", str(place))
-    with _private_folder() as folder:
+    with private_folder() as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
         assert len(bytes(folder / SOCKET_NAME)) <= LONGEST_PATH
     assert not folder.exists()
