@@ -61,13 +61,20 @@ def backup_is_recent(seen: Stored, thresholds: Thresholds) -> Verdict:
         warning = seen.interval * thresholds.old_backup_intervals
         critical = seen.interval * thresholds.old_backup_intervals_critical
     words = f"{good.id} is {time_in_words(age)} old"
+    if age <= warning and seen.idle:
+        return Verdict(
+            State.WARNING,
+            f"{words}, and the scheduler does not run",
+            hint="start it: `letta-ops up`",
+        )
     if age <= warning:
         return Verdict(State.OK, words)
     return Verdict(
         State.CRITICAL if age > critical else State.WARNING,
         f"{words}, more than {time_in_words(critical if age > critical else warning)}",
         "backup.schedule is set" if seen.interval is not None else "backup.schedule is not set",
-        "make one with `letta-ops backup create`, and see why the schedule made none"
+        "make one with `letta-ops backup create`, and see why the schedule made none (does its"
+        " service run? `letta-ops up` starts it)"
         if seen.interval is not None
         else "make one with `letta-ops backup create`, and let the stack do it: backup.schedule",
     )

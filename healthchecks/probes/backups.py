@@ -17,7 +17,7 @@ from backups.catalog import Catalog, deployment_id, read_catalog
 from backups.stores.store import open_store
 from healthchecks.model import Measurement
 from infra.backup_settings import Retention, StoreSettings
-from infra.deployment import Deployment, store_settings
+from infra.deployment import SERVICE_SCHEDULER, Deployment, store_settings
 from infra.errors import LettaOpsError
 
 LIMIT_SECONDS = 15.0  # below that of a whole check, so that it is the store that is blamed
@@ -43,7 +43,7 @@ class Stored(Measurement):
     """What the store at `url` holds of the deployment, as of `now`; `error` says why nobody knows.
 
     `interval` is the longest time in seconds between two runs of the schedule, None without one;
-    `room` is None where the store tells none.
+    `idle`: the stack has a scheduler, which doesn't run; `room` is None where the store tells none.
     """
 
     url: str
@@ -52,6 +52,7 @@ class Stored(Measurement):
     catalog: Catalog | None
     error: LettaOpsError | None = None
     interval: float | None = None
+    idle: bool = False
     room: Room | None = None
 
 
@@ -67,6 +68,7 @@ def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Sto
         retention=deployment.backups.retention,
         catalog=None,
         interval=longest_gap(schedule, now) if schedule else None,
+        idle=_scheduler_is_idle(deployment),
     )
 
     def look() -> Stored:
@@ -77,6 +79,17 @@ def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Sto
         return within(limit, look, settings.url)
     except LettaOpsError as error:
         return replace(unknown, error=error)
+
+
+def _scheduler_is_idle(deployment: Deployment) -> bool:
+    """As after a reboot, when containers come back by themselves, and it does not."""
+    from infra.embedded import supervisor
+
+    folder = deployment.folder
+    if folder is None or not folder.program(SERVICE_SCHEDULER).exists():
+        return False
+    state = supervisor.states(folder).get(SERVICE_SCHEDULER)
+    return state is None or not state.running
 
 
 def longest_gap(schedule: str, now: dt.datetime) -> float:

@@ -86,6 +86,24 @@ def test_a_killed_scheduler_comes_back_and_catches_up_once(scheduled: Stack) -> 
     assert len(made_by_schedule(scheduled)) == len(before) + 1
 
 
+def test_check_sees_a_scheduler_that_does_not_run(scheduled: Stack) -> None:
+    """As after a reboot, when containers are there again before anybody has run `up`."""
+    from infra.embedded.supervisor import rpc
+
+    def backup() -> tuple[str, str]:
+        findings = scheduled.run("--json", "check").json["findings"]
+        (found,) = [each for each in findings if each["name"] == "backup"]
+        return found["state"], found["summary"]
+
+    with rpc(scheduled.folder) as supervisor:
+        supervisor.stopProcess("scheduler")
+        state, words = backup()
+        assert state == "WARNING"
+        assert "the scheduler does not run" in words
+        supervisor.startProcess("scheduler")
+    assert backup()[0] == "OK"
+
+
 def test_a_stack_has_one_scheduler(scheduled: Stack) -> None:
     answer = scheduled.json("backup", "schedule", "--run", code=1)
     assert answer["error"]["code"] == "scheduler-runs"

@@ -72,6 +72,14 @@ def test_the_newest_backup_is_as_young_as_the_schedule_makes_it(
     assert rules.backup_is_recent(seen, LIMITS).state is expected
 
 
+def test_a_scheduler_that_does_not_run_is_told_before_the_backup_is_too_old() -> None:
+    verdict = rules.backup_is_recent(stored(backup(HOUR), idle=True), LIMITS)
+    assert verdict.state is State.WARNING
+    assert "letta-ops up" in verdict.hint
+    late = stored(backup(100 * DAY), interval=DAY.total_seconds(), idle=True)
+    assert rules.backup_is_recent(late, LIMITS).state is State.CRITICAL
+
+
 def test_where_no_backup_was_ever_made_it_says_how_to_make_one() -> None:
     verdict = rules.backup_is_recent(stored(), LIMITS)
     assert (verdict.state, verdict.summary) == (State.WARNING, "no backup has ever been made")
