@@ -92,10 +92,11 @@ def _write_repository(writer: TarWriter, folder: bytes, name: bytes) -> None:
 def _settled(writer: TarWriter, folder: bytes, deadline: float) -> tuple[Held, str | None]:
     """Hold the repository at a moment when all is there; else, at the deadline, say what isn't."""
     while True:
-        refs = hold_refs(writer, folder)
-        held = refs | hold_rest(writer, folder)
+        held = hold_refs(writer, folder) | hold_rest(writer, folder)
         complaint: str | None = "it changes all the time"
-        if refs == hold_refs(writer, folder):
+        if b"" in held.values():  # a log may be; or it is about to be written
+            time.sleep(PAUSE_SECONDS)
+        if held == hold_refs(writer, folder) | hold_rest(writer, folder):
             complaint = torn(held) or missing(folder, tips(held))
         if complaint is None or time.monotonic() > deadline:
             return held, complaint
