@@ -121,10 +121,12 @@ def _database(source: Source, backup: Backup) -> str:
     # "3412; 0 16388 TABLE DATA public agents letta"
     words = [line.partition(" TABLE DATA ")[2].split() for line in found]
     tables = {f"{each[0]}.{each[1]}" for each in words if len(each) > 1}
-    apart = {part.table for part in backup.manifest.parts}
+    apart = {part.table for part in backup.manifest.parts if part.table is not None}
     wanted = set(backup.manifest.database.tables) - apart
     if missing := sorted(wanted - tables):
         raise damaged("the dump's table of contents", f"lacks {', '.join(missing)}")
+    if twice := sorted(apart & tables):
+        raise damaged("the dump", f"holds rows that are parts of their own: {', '.join(twice)}")
     return f"{size} bytes are what went in; its table of contents has all {len(wanted)} tables"
 
 

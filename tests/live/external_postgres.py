@@ -97,7 +97,7 @@ class External:
 def external(image: str, base: str, users: tuple[str, ...]) -> Iterator[External]:
     """Yield a cluster of `image` and a pgbouncer before it; both are removed in the end."""
     mark = f"external-{secrets.token_hex(4)}"
-    certificate, key, authority = _certificates()
+    certificate, key, authority = certificates()
     with engine() as client:
         _build_pooler(client, base)
         name = f"{mark}-net"
@@ -154,7 +154,7 @@ def _wait(found: External) -> None:
         time.sleep(0.5)
 
 
-def _certificates() -> tuple[str, str, str]:
+def certificates() -> tuple[str, str, str]:
     """A server's certificate for a name that it isn't reached by, its key, and who signed it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
