@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,16 +118,22 @@ def _database(source: Source, backup: Backup) -> str:
             hint="use another backup (`letta-ops backup list`)",
             what="reading the dump's table of contents",
         )
-    # "3412; 0 16388 TABLE DATA public agents letta"
-    words = [line.partition(" TABLE DATA ")[2].split() for line in found]
-    tables = {f"{each[0]}.{each[1]}" for each in words if len(each) > 1}
+    tables = backup.manifest.database.tables
+    there = tables_in(found, tables)
     apart = {part.table for part in backup.manifest.parts if part.table is not None}
-    wanted = set(backup.manifest.database.tables) - apart
-    if missing := sorted(wanted - tables):
+    if missing := sorted(set(tables) - apart - there):
         raise damaged("the dump's table of contents", f"lacks {', '.join(missing)}")
-    if twice := sorted(apart & tables):
+    if twice := sorted(apart & there):
         raise damaged("the dump", f"holds rows that are parts of their own: {', '.join(twice)}")
-    return f"{size} bytes are what went in; its table of contents has all {len(wanted)} tables"
+    return f"{size} bytes are what went in; its table of contents has all {len(there)} tables"
+
+
+def tables_in(listing: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Of the tables called `schema.name` those whose rows are in a dump, as pg_restore lists it."""
+    # "3412; 0 16388 TABLE DATA public agents letta", and nothing in it is quoted
+    rows = [line.partition(" TABLE DATA ")[2] for line in listing]
+    begins = {name: name.replace(".", " ", 1) + " " for name in names}
+    return {name for name, begin in begins.items() if any(row.startswith(begin) for row in rows)}
 
 
 def _rows(source: Source, backup: Backup, table: str) -> str:

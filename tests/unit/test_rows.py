@@ -8,6 +8,7 @@ import pytest
 
 from backups.sources.rows import SIGNATURE, VectorTable, count_rows
 from backups.streams import ChunkSource
+from backups.verify import tables_in
 
 HEAD = SIGNATURE + struct.pack(">ii", 0, 0)
 EXTENDED = SIGNATURE + struct.pack(">ii", 0, 3) + b"any"
@@ -65,3 +66,15 @@ def test_a_table_is_named_for_pg_dump_whatever_it_is_called(text: str, pattern: 
     table = VectorTable.parse(text)
     assert str(table) == text
     assert table.pattern == pattern
+
+
+def test_tables_are_found_in_the_list_of_a_dump_whatever_they_are_called() -> None:
+    listing = [
+        ";     dbname: letta",
+        "3412; 0 16388 TABLE DATA public agents letta",
+        "3413; 0 16389 TABLE DATA Tables of Letta of all letta",
+        "215; 1259 16388 TABLE public block letta",
+    ]
+    names = ["public.agents", "public.agent", "Tables of Letta.of all", "Tables.of", "public.block"]
+    # What has the same beginning can't be told apart, and need not be: its own name is there, too.
+    assert tables_in(listing, names) - {"Tables.of"} == {"public.agents", "Tables of Letta.of all"}
