@@ -1,9 +1,9 @@
 """What a database contains, by content: row counts and digests of every table, and the sequences.
 
 The digest of a table is the sum, over its rows, of the two halves of MD5(row): it doesn't depend on
-the order of rows, on physical layout, or on the major version. Values go in by the binary form of
-the wire protocol, which is exact and needs half the time of text. It proves that what came back is
-what was there; that nobody altered the stored parts is what their SHA-256 is for.
+the order of rows and columns, on physical layout, or on the major version. Most values go in by the
+binary form of the wire protocol, which needs half the time of text. It proves that what came back
+is what was there; that nobody altered the stored parts is what their SHA-256 is for.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ SESSION = {
     "lc_monetary": "C",
     "search_path": "pg_catalog",  # how a regclass is written
     "jit": "off",  # it takes longer to compile these queries than to run them
-    # A role's own limits are not made for this.
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
     "row_security": "off",  # all rows, or an error
 }
+# A role's own limits are not made for this. Not every version knows all of them.
+TIMEOUTS = """
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN (
+  'statement_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
+  'transaction_timeout')
+"""
 OWN_TABLES = """
 SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -42,17 +45,20 @@ AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
   AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY pg_table_size(c.oid) DESC, 1, 2
 """
-# Of type `t`: whether its binary form means the same in every database. It names types, and what a
-# value refers to, by numbers: only those of Postgres' own types are the same everywhere.
-PORTABLE = """
-(t.oid < 16384 AND t.typtype = 'b' AND t.typsend <> 0 AND t.typname !~ '^_?(reg|oid|aclitem)')
-"""
-COLUMNS = f"""
-SELECT a.attname, t.typname, tn.nspname, {PORTABLE} FROM pg_attribute a
+# Types whose binary form is the same for every value that is written alike. Not so arrays (one that
+# had a NULL is another one), floating-point numbers (there are many NaNs), and what has numbers of
+# other things in it: those go in as text.
+BINARY = (
+    "text", "varchar", "bpchar", "json", "jsonb", "bool", "int2", "int4", "int8", "uuid", "bytea",
+    "timestamp", "timestamptz", "date",
+)  # fmt: skip
+# By name: a column's place depends on how its table came to be.
+COLUMNS = """
+SELECT a.attname, t.typname, tn.nspname FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-ORDER BY a.attnum
-"""  # noqa: S608  # a constant
+ORDER BY a.attname
+"""
 VECTORS = ("vector", "halfvec", "sparsevec")
 HALF = 16  # hex digits of MD5 that make a bigint
 
@@ -144,6 +150,7 @@ def settle(link: psycopg.Connection[Any]) -> None:
     """Make the session one that reads and writes the same values, whatever its role's settings."""
     for name, value in SESSION.items():
         link.execute("SELECT set_config(%s, %s, false)", [name, value])
+    link.execute(TIMEOUTS)
 
 
 def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: int) -> sql.Composed:
@@ -155,7 +162,7 @@ def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: in
         " coalesce(sum(('x' || left(h, {half}))::bit(64)::bigint), 0),"
         " coalesce(sum(('x' || right(h, {half}))::bit(64)::bigint), 0)"
         # Without OFFSET the planner writes both halves out, and each row is hashed twice.
-        " FROM (SELECT md5(record_send(ROW({columns}))) AS h FROM {table} OFFSET 0) AS hashed"
+        " FROM (SELECT md5(record_send(ROW({columns}))) AS h FROM ONLY {table} OFFSET 0) AS hashed"
     ).format(
         half=sql.Literal(HALF),
         columns=sql.SQL(", ").join(columns),
@@ -163,10 +170,11 @@ def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: in
     )
 
 
-def _column(name: str, kind: str, home: str, portable: bool) -> sql.Composable:
+def _column(name: str, kind: str, home: str) -> sql.Composable:
     from psycopg import sql
 
     column = sql.Identifier(name)
     if kind in VECTORS:
         return sql.SQL("{}({})").format(sql.Identifier(home, f"{kind}_send"), column)
-    return column if portable else sql.SQL("{}::text").format(column)
+    known = home == "pg_catalog" and kind in BINARY
+    return column if known else sql.SQL("{}::text").format(column)

@@ -35,7 +35,8 @@ from infra.sensitive import Sensitive
 JOBS = 2
 MADE_BEFORE = ("EXTENSION", "COMMENT - EXTENSION")
 HINT = (
-    "look at Postgres' log (`letta-ops logs postgres`) and the free disk space, then run this again"
+    "look at Postgres' log (`letta-ops logs postgres`), the free disk space, and whether the backup is"
+    " whole (`letta-ops backup verify`); then run this again"
 )
 TELLING: dict[str, Any] = {
     "code": "restore-failed",

@@ -83,12 +83,12 @@ def beside(work: Callable[[Stop], None]) -> Iterator[Stop]:
     thread.start()
     try:
         yield stop
+        thread.join()
     except BaseException as error:
         stop.set()
         thread.join(ENDING_SECONDS)
         if isinstance(error, Stopped) and failures:
             raise failures[0] from None
         raise
-    thread.join()
     if failures:
         raise failures[0]

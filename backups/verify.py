@@ -130,10 +130,16 @@ def _database(source: Source, backup: Backup) -> str:
 
 def tables_in(listing: Iterable[str], names: Iterable[str]) -> set[str]:
     """Of the tables called `schema.name` those whose rows are in a dump, as pg_restore lists it."""
-    # "3412; 0 16388 TABLE DATA public agents letta", and nothing in it is quoted
-    rows = [line.partition(" TABLE DATA ")[2] for line in listing]
-    begins = {name: name.replace(".", " ", 1) + " " for name in names}
-    return {name for name, begin in begins.items() if any(row.startswith(begin) for row in rows)}
+    # "3412; 0 16388 TABLE DATA public agents letta": nothing is quoted, so that names with spaces can
+    # be told apart only by what is known; the longest that fits is it.
+    known = {f"{_plain(name)} ": name for name in names}
+    rows = [_plain(line.partition(" TABLE DATA ")[2]) for line in listing]
+    fitting = [[begin for begin in known if row.startswith(begin)] for row in rows]
+    return {known[max(begins, key=len)] for begins in fitting if begins}
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", " ")
 
 
 def _rows(source: Source, backup: Backup, table: str) -> str:

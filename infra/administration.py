@@ -173,7 +173,7 @@ def way_in(deployment: Deployment) -> Iterator[Way]:
         settings = database.connection(database.owner)
         name = str(settings.pop("dbname"))
         place = f"at {database.host}:{database.port}"
-        if settings["sslmode"] == "disable":
+        if settings["sslmode"] == "disable" or database.host.startswith("/"):
             yield Way(settings, False, place, name)
             return
         with tls_relay(settings) as programs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shlex
@@ -191,7 +192,6 @@ def streamed(job: Command, *, code: str, hint: str, what: str) -> Iterator[IO[by
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=complaints,
-            pipesize=PIPE_BYTES,
         )
         assert child.stdout is not None  # noqa: S101  # for the type checker: it is a pipe
         try:
@@ -225,7 +225,6 @@ def fed(job: Command, chunks: Iterable[bytes], *, code: str, hint: str, what: st
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=complaints,
-            pipesize=PIPE_BYTES,
         )
         assert child.stdin is not None  # noqa: S101  # for the type checker: it is a pipe
         try:
@@ -297,7 +296,7 @@ def tail(path: Path, lines: int = TAIL_LINES, secrets: Iterable[Sensitive] = ())
 
 def _started(job: Command, code: str, hint: str, what: str, **pipes: Any) -> subprocess.Popen[Any]:
     try:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             job.argv,
             env=None if job.environment is None else dict(job.environment),
             cwd=job.directory,
@@ -307,6 +306,11 @@ def _started(job: Command, code: str, hint: str, what: str, **pipes: Any) -> sub
         )
     except OSError as error:
         raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(OSError):  # who has many of them may have no more large ones
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return child
 
 
 def _identity(job: Command) -> dict[str, Any]:

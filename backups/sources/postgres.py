@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backups.contents import read_sequences, read_tables, settle
+from backups.contents import OWN_TABLES, read_sequences, read_tables, settle
 from backups.manifest import Database, Table
 from backups.programs import Program
 from backups.sources.container_dump import dumped_inside
@@ -89,7 +89,7 @@ class Snapshot:
                 link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
                 yield from read_rows(link, table)
             except psycopg.Error as error:
-                if link.broken:
+                if link.broken and isinstance(error, psycopg.OperationalError):
                     raise  # `connect` tells it
                 raise refused(error, self.name) from None
             finally:
@@ -124,12 +124,13 @@ def snapshot(way: Way, name: str) -> Iterator[Snapshot]:
                 )
             settle(link)
             known = _known(link, name, facts)
-            link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            begin_locked(link)
             exported, taken_at, size = _row(
                 link, "SELECT pg_export_snapshot(), now(), pg_database_size(current_database())"
             )
             newest = _newest_message(link, str(facts.schema))
             apart = tables_with_vectors(link)
+            link.execute("SET LOCAL lock_timeout = 0")
             counting = _Counting(link)
             counting.start()
         except psycopg.Error as error:
@@ -144,6 +145,21 @@ def snapshot(way: Way, name: str) -> Iterator[Snapshot]:
             link.close()  # it has only read: there is nothing to commit
 
 
+def begin_locked(link: psycopg.Connection[Any]) -> None:
+    """Begin a transaction whose snapshot, taken by its first query, all tables keep to its end.
+
+    One that is emptied or rewritten by somebody else would be empty in an older snapshot. Raises
+    psycopg.Error.
+    """
+    from psycopg import sql
+
+    names = [sql.Identifier(schema, name) for schema, name, _ in link.execute(OWN_TABLES)]
+    link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+    tables = sql.SQL(", ").join(sql.SQL("ONLY {}").format(name) for name in names)
+    link.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables))
+
+
 class _Counting(threading.Thread):
     """Counts and digests all tables over the connection that holds the snapshot."""
 
@@ -155,7 +171,6 @@ class _Counting(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
             self._found = read_tables(self._link)
         except BaseException as error:  # noqa: BLE001  # raised by `result`
             self._error = error

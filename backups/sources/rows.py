@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backups.contents import PORTABLE, VECTORS
+from backups.contents import VECTORS
 from backups.stores.store import Source
 from backups.streams import CHUNK, chunks_of
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
 
+# Of type `t`: whether its binary form means the same in every database. It names types, and what a
+# value refers to, by numbers: only those of Postgres' own types are the same everywhere.
+PORTABLE = """
+(t.oid < 16384 AND t.typtype = 'b' AND t.typsend <> 0 AND t.typname !~ '^_?(reg|oid|aclitem)')
+"""
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 # Of those that belong to no extension, and whose every value has a form that means the same in every
 # database: that of an enumeration is its word. In a manifest the name of a table follows the first
@@ -27,7 +32,8 @@ WITH_VECTORS = f"""
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND n.nspname !~ '^pg_|[.]'
 AND EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-  WHERE a.attrelid = c.oid AND NOT a.attisdropped AND t.typname = ANY(%(vectors)s))
+  WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated = ''
+  AND t.typname = ANY(%(vectors)s))
 AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   AND NOT ({PORTABLE} OR t.typtype = 'e' OR t.typname = ANY(%(vectors)s)))
@@ -35,9 +41,10 @@ AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
   AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1, 2
 """  # noqa: S608  # a constant
+# By name, as binary rows bring none: a column's place depends on how its table came to be.
 COLUMNS = """
 SELECT attname FROM pg_attribute WHERE attrelid = format('%%I.%%I', %s::text, %s::text)::regclass
-AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum
+AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attname
 """
 
 

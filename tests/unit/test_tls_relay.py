@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,25 +43,38 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @contextmanager
-def server(certificate: Path | None) -> Iterator[dict[str, str | int]]:
-    """A Postgres as far as the greeting; it says back what it is told then. No TLS without one."""
+def server(
+    certificate: Path | None, refusal: bytes = b"N", gone: threading.Event | None = None
+) -> Iterator[dict[str, str | int]]:
+    """A Postgres as far as the greeting; it says back what it is told then. Without a certificate it
+    answers with `refusal`; `gone` is set when a client is no more."""
+    given = (certificate, refusal, gone or threading.Event())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_serve, args=(listener, certificate), daemon=True).start()
+        threading.Thread(target=_serve, args=(listener, *given), daemon=True).start()
         host, port = listener.getsockname()
         yield {"host": host, "port": port, "user": "letta", "password": "p"}
 
 
-def _serve(listener: socket.socket, certificate: Path | None) -> None:
+def _serve(listener: socket.socket, *given: Any) -> None:
     with suppress(OSError):
         while True:
             link, _ = listener.accept()
-            threading.Thread(target=_answer, args=(link, certificate), daemon=True).start()
+            threading.Thread(target=_answer, args=(link, *given), daemon=True).start()
 
 
-def _answer(link: socket.socket, certificate: Path | None) -> None:
-    with suppress(OSError), link:
-        assert link.recv(len(SSL_REQUEST), socket.MSG_WAITALL) == SSL_REQUEST
-        link.sendall(b"N" if certificate is None else b"S")
+def _answer(
+    link: socket.socket, certificate: Path | None, refusal: bytes, gone: threading.Event
+) -> None:
+    with suppress(OSError):
+        _greet(link, certificate, refusal)
+    gone.set()
+
+
+def _greet(link: socket.socket, certificate: Path | None, refusal: bytes) -> None:
+    with link:
+        if link.recv(len(SSL_REQUEST), socket.MSG_WAITALL) != SSL_REQUEST:
+            return
+        link.sendall(refusal if certificate is None else b"S")
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
@@ -116,7 +130,7 @@ def test_everything_goes_through_but_logins_bound_to_the_channel(
 
 @pytest.mark.parametrize(
     ("mode", "authority"),
-    [("require", "wrong"), ("verify-ca", "wrong"), ("verify-full", "right"), ("verify-ca", None)],
+    [("require", "wrong"), ("verify-ca", "wrong"), ("verify-full", "right")],
 )
 def test_a_certificate_that_is_not_trusted_is_told_as_such(
     mode: str, authority: str | None, certificates: dict[str, Path]
@@ -136,6 +150,57 @@ def test_a_server_without_tls_is_only_talked_to_where_that_is_right(
         words, _ = said({**place, "sslmode": mode})
     assert words.startswith(NOTICE) is through
     assert (b"does not offer" in words) is not through
+
+
+def test_to_verify_takes_an_authority(
+    certificates: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libpq's own place for one counts, and makes `require` verify."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with server(certificates["right-server"]) as place:
+        words, _ = said({**place, "sslmode": "verify-ca"})
+        assert b"sslrootcert" in words
+        (tmp_path / ".postgresql").mkdir()
+        root = tmp_path / ".postgresql/root.crt"
+        for who, through in (("right", True), ("wrong", False)):
+            root.write_text(certificates[f"{who}-authority"].read_text())
+            for mode in ("verify-ca", "require"):
+                words, _ = said({**place, "sslmode": mode})
+                assert words.startswith(NOTICE) is through, (who, mode)
+
+
+def test_what_comes_before_the_handshake_is_not_taken_for_the_servers_word() -> None:
+    """A man in the middle can write in the clear, and then let the server go on."""
+    with server(None, b"S" + message(b"R", struct.pack(">i", 0))) as place:
+        words, _ = said({**place, "sslmode": "require"})
+    assert b"somebody may be in between" in words
+
+
+def test_a_server_that_can_not_go_on_is_quoted() -> None:
+    with server(None, b"Ecould not fork new process\n\0") as place:
+        words, _ = said({**place, "sslmode": "require"})
+    assert b"the server says: could not fork" in words
+
+
+def test_a_program_that_is_killed_takes_its_session_with_it(
+    certificates: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Though the server is blocked, with an answer that nobody reads."""
+    gone = threading.Event()
+    with (
+        server(certificates["right-server"], gone=gone) as place,
+        tls_relay({**place, "sslmode": "require"}) as way,
+    ):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.connect(str(Path(str(way["host"])) / SOCKET_NAME))
+        client.sendall(STARTUP)
+        client.setblocking(False)
+        with suppress(BlockingIOError):
+            for _ in range(1000):
+                client.send(bytes(1 << 16))
+        client.close()
+        assert gone.wait(5)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_server_that_is_not_there_is_told() -> None:
