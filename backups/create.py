@@ -139,6 +139,7 @@ def create(deployment: Deployment, store: Store, label: str | None, report: Repo
     identifier = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     folder = folder_of(deployment_id(deployment), identifier)
     writing = _Writing(store, folder, encryption, report, [])
+    report("database: taking a snapshot")
     try:
         with way_in(deployment) as way, snapshot(way, _name_of(deployment)) as taken:
             # After the snapshot, however long it took to get there: nothing in it is newer.

@@ -338,7 +338,7 @@ def test_while_a_backup_waits_for_a_table_nobody_else_changes_anything(
     here = elsewhere(place, tmp_path / "store")
     with table_locked(place):
         command = start(here, "create", log=tmp_path / "log")
-        assert command.wait_for("database: dumping"), command.said
+        assert command.wait_for("database: taking a snapshot"), command.said
         for words in (("backup", "restore", "latest", "--yes"), ("up", "--no-smoke")):
             assert_locked(place.json(*words, code=1), command, "backup create")
     assert command.process.wait(120) == 0, command.said
