@@ -130,7 +130,6 @@ def snapshot(way: Way, name: str) -> Iterator[Snapshot]:
             )
             newest = _newest_message(link, str(facts.schema))
             apart = tables_with_vectors(link)
-            link.execute("SET LOCAL lock_timeout = 0")
             counting = _Counting(link)
             counting.start()
         except psycopg.Error as error:
@@ -153,9 +152,9 @@ def begin_locked(link: psycopg.Connection[Any]) -> None:
     """
     from psycopg import sql
 
+    link.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")  # asking for their sizes locks them, too
     names = [sql.Identifier(schema, name) for schema, name, _ in link.execute(OWN_TABLES)]
     link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
     tables = sql.SQL(", ").join(sql.SQL("ONLY {}").format(name) for name in names)
     link.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables))
 

@@ -240,17 +240,20 @@ def test_prune_killed_at_any_moment_leaves_complete_backups(
     phases = [phase for phase in measured(here, *words, log=tmp_path / "log") if phase.line]
     phase = Phase("removing", sum(phase.seconds for phase in phases[:-1]))
     for _ in range(KILLS[many]["prune"]):
-        killed.append(
-            interrupted(
-                here,
-                phase,
-                *words,
-                chance=chance,
-                log=tmp_path / "log",
-                prepare=lambda: multiply(here, 200),
+        for _ in range(5):  # a machine that is busier or idler than before is missed at first
+            killed.append(
+                interrupted(
+                    here,
+                    phase,
+                    *words,
+                    chance=chance,
+                    log=tmp_path / "log",
+                    prepare=lambda: multiply(here, 200),
+                )
             )
-        )
-        left = read_catalog(here.store, deployment_id(here.deployment))
+            left = read_catalog(here.store, deployment_id(here.deployment))
+            if 3 < len(left.backups) < 203:
+                break
         assert 3 < len(left.backups) < 203, "it was killed in the middle"
         for backup in left.backups:
             sizes = {part.object: part.size for part in backup.manifest.parts}
