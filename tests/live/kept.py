@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from backups.catalog import Backup, deployment_id, read_catalog
 from backups.contents import read_tables
 from backups.crypto import new_identity
@@ -26,6 +28,8 @@ from infra.deployment import Deployment
 from infra.profiles import load
 from tests.live.machine import Answer, Stack
 
+# A mark for tests of what is stored, which is the same on every target: one run of them is enough.
+OF_THE_STORE = pytest.mark.target("local", reason="what is stored knows no target")
 REPOSITORY = "repository/org-1/agent-1/repo.git"
 # What a server that starts, and a smoke test, write into a database that was just restored.
 OF_A_START = ("providers", "tools", "provider_traces")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,21 +20,21 @@ from backups.contents import compare
 from backups.crypto import new_identity
 from backups.lock import locked
 from backups.manifest import DATABASE, MANIFEST, parse_manifest
-from backups.opening import Key
+from backups.opening import Key, opened_part
 from backups.restoring.plan import Options, make_plan
 from backups.restoring.restore import restore
 from backups.side_database import SideDatabase, drop_database, restore_database
+from backups.streams import chunks_of
+from backups.table_of_contents import reader_of
 from backups.verify import FAILED, PASSED, UNVERIFIED, overall, verify
 from infra.errors import LettaOpsError
 from infra.files import is_held
 from tests.contract.s3_server import S3Server, running_s3_server
-from tests.live.kept import Kept, damaged_copy, kept, make_agent, talk
-from tests.live.machine import LETTA_OPS, Stack, wait_until
+from tests.live.kept import OF_THE_STORE, Kept, damaged_copy, kept, make_agent, talk
+from tests.live.machine import LETTA_OPS, ROOT, Stack, wait_until
 
 POSITIONS = ("header", "middle", "tail")
 PARTS = ("database", "rows-1", "rows-2", "memory-files", "config", "encryption-key")
-
-OF_THE_STORE = pytest.mark.target("local", reason="what is stored knows no target")
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +241,37 @@ def test_what_is_counted_is_what_the_dump_holds_while_a_client_writes_all_the_ti
     newest = made.manifest.newest_message_at
     assert newest is not None
     assert newest <= made.manifest.created_at
+
+
+@pytest.mark.target("local", reason="its programs and its socket are at hand")
+def test_the_documents_say_how_to_restore_without_us(
+    place: Kept, backup: Backup, tmp_path: Path
+) -> None:
+    """Run as printed, but for age and zstd: there is what they would write."""
+    text = (ROOT / "docs/restore.md").read_text().partition("## Without letta-ops")[2]
+    script = text.partition("```text\n")[2].partition("```")[0]
+    script = re.sub(r"age -d -i identity\.txt (\S+) \| zstd -d", r"cat \1", script)
+    script = re.sub(r"((?:psql|psql -At|-d) )letta ", r"\1by_hand ", script)
+    assert script.count("by_hand") == 4
+    for part in backup.manifest.parts:
+        if part.of_database:
+            with opened_part(place.store, backup, part.name, place.key) as source:
+                (tmp_path / part.object).write_bytes(b"".join(chunks_of(source)))
+    with place.way() as way:
+        place.sql("CREATE DATABASE by_hand TEMPLATE template0", name="postgres")
+        try:
+            programs = reader_of(backup.manifest).path.parent
+            environment = {**way.environment("postgres"), "PATH": f"{programs}:/usr/bin:/bin"}
+            done = subprocess.run(
+                ["sh", "-eu", "-c", script], cwd=tmp_path, env=environment,
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert (done.returncode, done.stderr) == (0, "")
+            with way.connect("by_hand") as link:
+                assert compare(link, backup.manifest.database) == []
+        finally:
+            place.sql("DROP DATABASE by_hand WITH (FORCE)", name="postgres")
+    assert backup.manifest.database.rows("archival_passages") == 1
 
 
 def stored(folder: Path) -> bytes:
