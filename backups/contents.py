@@ -38,13 +38,16 @@ SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN (
   'statement_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
   'transaction_timeout')
 """
-OWN_TABLES = """
-SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+# Of `c` in schema `n`: whether it is a table of the database's own, not Postgres' nor an extension's.
+OWN = """
+(c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
-  AND d.objid = c.oid AND d.deptype = 'e')
-ORDER BY pg_table_size(c.oid) DESC, 1, 2
+  AND d.objid = c.oid AND d.deptype = 'e'))
 """
+OWN_TABLES = f"""
+SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE {OWN} ORDER BY pg_table_size(c.oid) DESC, 1, 2
+"""  # noqa: S608  # a constant
 # Types whose binary form is the same for every value that is written alike. Not so arrays (one that
 # had a NULL is another one), floating-point numbers (there are many NaNs), and what has numbers of
 # other things in it: those go in as text.

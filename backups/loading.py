@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from backups.catalog import Backup
 from backups.contents import settle
-from backups.manifest import DATABASE
+from backups.manifest import DATABASE, Manifest
 from backups.opening import Key, opened_part
 from backups.parallel import Stop, beside
 from backups.programs import Program
@@ -33,6 +33,7 @@ from infra.process import Report, command, fed, run
 from infra.sensitive import Sensitive
 
 JOBS = 2
+ROOM = 1.5  # times what went into the backup
 MADE_BEFORE = ("EXTENSION", "COMMENT - EXTENSION")
 HINT = (
     "look at Postgres' log (`letta-ops logs postgres`), the free disk space, and whether the backup is"
@@ -43,6 +44,11 @@ TELLING: dict[str, Any] = {
     "hint": HINT,
     "what": "restoring the database",
 }
+
+
+def room_for(manifest: Manifest) -> int:
+    """About how many bytes the database takes on disk, with its indexes."""
+    return int(ROOM * manifest.plain_database_size)
 
 
 def load(

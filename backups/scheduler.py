@@ -25,9 +25,9 @@ from backups.schedule import (
     passed,
     run_of,
 )
-from infra.deployment import Deployment
+from infra.deployment import SERVICE_SCHEDULER, Deployment
 from infra.errors import LettaOpsError
-from infra.files import held, write_file
+from infra.files import held, is_held, write_file
 from infra.locations import StackFolder
 from infra.process import Finished, Report, command, watch
 from infra.sensitive import Sensitive
@@ -43,6 +43,13 @@ def scheduled(deployment: Deployment) -> tuple[tuple[Job, str], ...]:
     backups = deployment.backups
     pairs = ((BACKUP, backups.schedule), (DRILL, backups.drill_schedule))
     return tuple((job, schedule) for job, schedule in pairs if schedule is not None)
+
+
+def service_state(folder: StackFolder) -> str:
+    """`running`, wherever it was started; `stopped`: the stack has one, and it doesn't; `none`."""
+    if is_held(folder.schedule_lock):
+        return "running"
+    return "stopped" if folder.program(SERVICE_SCHEDULER).exists() else "none"
 
 
 def read_runs(path: Path) -> dict[str, Run]:

@@ -84,6 +84,20 @@ def chunks_of(source: Any, size: int = CHUNK) -> Iterator[bytes]:
         yield data
 
 
+def joined(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
+    """Yield the same bytes in fewer and larger pieces."""
+    held: list[bytes | bytearray | memoryview] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= CHUNK:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
 def compressed(chunks: Iterable[bytes], plain: Tally) -> Iterator[bytes]:
     """Yield zstd of `chunks`, which `plain` counts. Two threads of its own, outside of Python."""
     import zstandard

@@ -194,6 +194,7 @@ def streamed(job: Command, *, code: str, hint: str, what: str) -> Iterator[IO[by
             stderr=complaints,
         )
         assert child.stdout is not None  # noqa: S101  # for the type checker: it is a pipe
+        _widen(child.stdout)
         try:
             yield child.stdout
             child.stdout.close()
@@ -227,6 +228,7 @@ def fed(job: Command, chunks: Iterable[bytes], *, code: str, hint: str, what: st
             stderr=complaints,
         )
         assert child.stdin is not None  # noqa: S101  # for the type checker: it is a pipe
+        _widen(child.stdin)
         try:
             for chunk in chunks:
                 try:
@@ -296,7 +298,7 @@ def tail(path: Path, lines: int = TAIL_LINES, secrets: Iterable[Sensitive] = ())
 
 def _started(job: Command, code: str, hint: str, what: str, **pipes: Any) -> subprocess.Popen[Any]:
     try:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             job.argv,
             env=None if job.environment is None else dict(job.environment),
             cwd=job.directory,
@@ -306,11 +308,12 @@ def _started(job: Command, code: str, hint: str, what: str, **pipes: Any) -> sub
         )
     except OSError as error:
         raise LettaOpsError(code, f"{what}: {error.strerror}: {error.filename}", hint) from None
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
-            with suppress(OSError):  # who has many of them may have no more large ones
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    return child
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # who has many of them may have no more large ones
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _identity(job: Command) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backups.catalog import deployment_id
 from backups.contents import compare
 from backups.layout import LETTA_OPS, copy_settings, first_grants
+from backups.loading import room_for
 from backups.lock import Lock
 from backups.manifest import MEMORY
 from backups.opening import Key, opened_part, stored_chunks
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     import psycopg
 
 FIRST_SCHEMA = "public"  # where a server looks whose database nobody has configured
-ROOM = 1.5  # times what went into the backup: it is restored with its indexes
 Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doesn't do its work
 
 
@@ -153,7 +153,7 @@ def _make_beside(
         present.extension_schema if present else FIRST_SCHEMA,
     )
     if deployment.target == "local":  # its Postgres must not run full: it serves on the same disk
-        ensure_room(scratch, int(ROOM * plan.backup.manifest.plain_database_size))
+        ensure_room(scratch, room_for(plan.backup.manifest))
     restore_database(way, side, store, plan.backup, key, scratch, report)
     report("database: comparing its content with the backup's")
     expected = plan.backup.manifest.database

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Protocol
 from backups.manifest import Memory
 from backups.sources.memory_tar import Contents, TarDamaged, TarReader, TarWriter
 from backups.stores.store import Source
-from backups.streams import ChunkSource
+from backups.streams import ChunkSource, joined
 from infra.containers.home_volume import VolumeHome
 from infra.deployment import Deployment
 from infra.embedded.home_script import LocalHome
@@ -23,7 +23,6 @@ from infra.errors import LettaOpsError
 from infra.process import Report
 
 CODE = "memory-files"
-PIECE = 1 << 18
 MODULES = ("files", "git", "refs", "objects", "read", "swap", "job")
 INSIDE = "backups.sources.memory_inside"
 
@@ -62,7 +61,7 @@ class MemoryTar:
         with self._source as source:
             reader = TarReader(source.read)
             try:
-                yield from _joined(piece.raw for piece in reader.pieces())
+                yield from joined(piece.raw for piece in reader.pieces())
             except TarDamaged as error:
                 damage = error  # why, the script says when it has ended
         if damage is not None:
@@ -138,7 +137,7 @@ class MemoryPlace:
 
         def checked() -> Iterator[bytes]:
             # Here as well as there: a tar that was cut would leave the script waiting for more.
-            yield from _joined(piece.raw for piece in reader.pieces())
+            yield from joined(piece.raw for piece in reader.pieces())
             reader.ensure_end()
 
         try:
@@ -226,20 +225,6 @@ def _nothing() -> Iterator[BinaryIO]:
     TarWriter(sink.write).end()
     sink.seek(0)
     yield sink
-
-
-def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Fewer and larger pieces: most files of a repository are tiny."""
-    held: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= PIECE:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
 
 
 def _which(restoring: bool) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backups.contents import VECTORS
+from backups.contents import OWN, VECTORS
 from backups.stores.store import Source
-from backups.streams import CHUNK, chunks_of
+from backups.streams import chunks_of, joined
 
 if TYPE_CHECKING:
     import psycopg
@@ -25,20 +25,18 @@ PORTABLE = """
 (t.oid < 16384 AND t.typtype = 'b' AND t.typsend <> 0 AND t.typname !~ '^_?(reg|oid|aclitem)')
 """
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
-# Of those that belong to no extension, and whose every value has a form that means the same in every
+# Of those that are counted, and whose every value has a form that means the same in every
 # database: that of an enumeration is its word. In a manifest the name of a table follows the first
 # dot: a schema with one in its name can't be told from it.
 WITH_VECTORS = f"""
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND n.nspname !~ '^pg_|[.]'
+WHERE {OWN} AND n.nspname !~ '[.]'
 AND EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated = ''
   AND t.typname = ANY(%(vectors)s))
 AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   AND NOT ({PORTABLE} OR t.typtype = 'e' OR t.typname = ANY(%(vectors)s)))
-AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
-  AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1, 2
 """  # noqa: S608  # a constant
 # By name, as binary rows bring none: a column's place depends on how its table came to be.
@@ -78,15 +76,8 @@ def tables_with_vectors(link: psycopg.Connection[Any]) -> tuple[VectorTable, ...
 def read_rows(link: psycopg.Connection[Any], table: VectorTable) -> Iterator[bytes]:
     """Yield all rows of `table`. Raises psycopg.Error."""
     query = _copy(link, table, "TO STDOUT")
-    pieces, size = [], 0
     with link.cursor() as cursor, cursor.copy(query) as rows:
-        for piece in rows:
-            pieces.append(piece)
-            size += len(piece)
-            if size >= CHUNK:
-                yield b"".join(pieces)
-                pieces, size = [], 0
-    yield b"".join(pieces)
+        yield from joined(rows)  # each comes by itself
 
 
 def write_rows(link: psycopg.Connection[Any], table: VectorTable, chunks: Iterable[bytes]) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from backups.catalog import Backup
+from backups.loading import room_for
 from backups.manifest import Manifest
 from backups.opening import Key, escrowed_key
 from backups.side_database import SideDatabase, restore_database
@@ -26,8 +27,6 @@ from infra.locations import StackFolder
 from infra.process import Report
 from infra.release import InstalledRelease
 from infra.sensitive import Sensitive
-
-ROOM = 1.5  # times what went into the backup: it is restored with its indexes
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Course:
 
 def ensure_room(course: Course) -> None:
     """Raise LettaOpsError (`disk-full`) when there is surely no room for the copy."""
-    needed = ROOM * course.manifest.plain_database_size
+    needed = room_for(course.manifest)
     free = shutil.disk_usage(course.folder.root).free
     if free < needed:
         raise LettaOpsError(

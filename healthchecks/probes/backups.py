@@ -14,10 +14,11 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from backups.catalog import Catalog, deployment_id, read_catalog
+from backups.scheduler import service_state
 from backups.stores.store import open_store
 from healthchecks.model import Measurement
 from infra.backup_settings import Retention, StoreSettings
-from infra.deployment import SERVICE_SCHEDULER, Deployment, store_settings
+from infra.deployment import Deployment, store_settings
 from infra.errors import LettaOpsError
 
 LIMIT_SECONDS = 15.0  # below that of a whole check, so that it is the store that is blamed
@@ -83,13 +84,7 @@ def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Sto
 
 def _scheduler_is_idle(deployment: Deployment) -> bool:
     """As after a reboot, when containers come back by themselves, and it does not."""
-    from infra.embedded import supervisor
-
-    folder = deployment.folder
-    if folder is None or not folder.program(SERVICE_SCHEDULER).exists():
-        return False
-    state = supervisor.states(folder).get(SERVICE_SCHEDULER)
-    return state is None or not state.running
+    return deployment.folder is not None and service_state(deployment.folder) == "stopped"
 
 
 def longest_gap(schedule: str, now: dt.datetime) -> float:

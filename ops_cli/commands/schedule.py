@@ -110,11 +110,11 @@ def _environment(invocation: Invocation) -> dict[str, str]:
 
 def _described(invocation: Invocation) -> dict[str, Any]:
     from backups.schedule import JOBS
-    from backups.scheduler import read_runs, scheduled
+    from backups.scheduler import read_runs, scheduled, service_state
 
     given = {job.name: text for job, text in scheduled(invocation.deployment())}
     runs = read_runs(invocation.folder.schedule)
-    service = _service(invocation)
+    service = service_state(invocation.folder)
     return {
         **{
             job.name: _job(job, given.get(job.name), runs.get(job.name), service=service)
@@ -140,17 +140,6 @@ def _job(job: Job, given: str | None, run: Run | None, *, service: str) -> dict[
         "error": run.error if run else None,
         "next": (now if found.now else found.next).astimezone(zone).isoformat() if found else None,
     }
-
-
-def _service(invocation: Invocation) -> str:
-    """`running`, wherever it was started; `stopped`: the stack has one, and it doesn't; `none`."""
-    from infra.deployment import SERVICE_SCHEDULER
-    from infra.files import is_held
-
-    if is_held(invocation.folder.schedule_lock):
-        return "running"
-    there = invocation.folder.program(SERVICE_SCHEDULER).exists()
-    return "stopped" if there else "none"
 
 
 def _render(answer: dict[str, Any]) -> Iterator[Part]:

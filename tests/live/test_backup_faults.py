@@ -49,7 +49,7 @@ from tests.live.faults import (
     start,
     state,
 )
-from tests.live.kept import Kept, kept, make_agent
+from tests.live.kept import OF_THE_STORE, Kept, kept, make_agent
 from tests.live.machine import Answer, Machine, wait_until
 
 # In the usual run the tenth is the restore that dies together with its guard.
@@ -60,8 +60,6 @@ HOW_MANY = [
     pytest.param("long", id="many", marks=[pytest.mark.long, pytest.mark.timeout(4 * 3600)]),
 ]
 SERVED = "switching: the server is started"
-
-OF_THE_STORE = pytest.mark.target("local", reason="what is stored knows no target")
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,7 @@ def test_check_sees_a_scheduler_that_does_not_run(scheduled: Stack) -> None:
         assert state == "WARNING"
         assert "the scheduler does not run" in words
         supervisor.startProcess("scheduler")
+    wait_until("it runs", lambda: scheduled.json("backup", "schedule")["service"] == "running")
     assert backup()[0] == "OK"
 
 
