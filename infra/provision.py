@@ -14,7 +14,7 @@ from infra.accounts import remove_accounts
 from infra.containers.removal import remove_all
 from infra.embedded import supervisor
 from infra.embedded.throwaway import remove_leftovers
-from infra.engine.backend import exists, locks
+from infra.engine.backend import exists, locks, mend
 from infra.engine.cli import find_pulumi, pulumi_environment
 from infra.engine.cli_cache import PulumiCli
 from infra.engine.events import Events, ResourceChange
@@ -150,6 +150,7 @@ def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: boo
     environment["LETTA_OPS_STATE"] = str(folder.state)
     write_project(folder, request.config, keep=keep)
     _wait_for_other_run(folder, report)
+    mend(folder, report)
     last_error.take(folder)
     pulumi = _Pulumi(cli, folder, environment)
     known = exists(folder, environment)

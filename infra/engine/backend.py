@@ -1,9 +1,10 @@
-"""Pulumi's file backend in the state folder: which stacks it has, and who holds their locks."""
+"""Pulumi's file backend in the state folder: which stacks it has, who holds their locks, its health."""
 
 from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import psutil
 
 from infra.engine.project import PROJECT
 from infra.locations import StackFolder
+from infra.process import Report
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,32 @@ def exists(folder: StackFolder, environment: Mapping[str, str]) -> bool | None:
         return None
     names = (f"{folder.stack}.json", f"{folder.stack}.json.gz", f"{folder.stack}.json.zst")
     return any((folder.backend / "stacks" / PROJECT / name).is_file() for name in names)
+
+
+def mend(folder: StackFolder, report: Report) -> None:
+    """Make the backend readable again after a Pulumi that was killed, or a power cut. Loses nothing.
+
+    Beside each file it keeps another with attributes that Pulumi never reads, and writes that one
+    in place: killed in between, it leaves it empty, and the file beside it can't be opened any more
+    ("failed to load checkpoint: EOF"). A power cut may empty the checkpoint itself, where the file
+    system puts a rename before its data; the checkpoint of the step before stands beside it.
+    Call it while no run is at work on this stack; runs of others are not disturbed.
+    """
+    for attributes in folder.backend.rglob("*.attrs"):
+        if not _is_json(attributes):
+            attributes.unlink(missing_ok=True)
+    checkpoint = folder.backend / "stacks" / PROJECT / f"{folder.stack}.json"
+    before = checkpoint.with_name(f"{checkpoint.name}.bak")
+    if checkpoint.is_file() and not _is_json(checkpoint) and _is_json(before):
+        broken = checkpoint.with_name(f"{checkpoint.name}.broken")
+        checkpoint.replace(broken)
+        shutil.copy2(before, checkpoint)
+        report(f"Pulumi's state was unreadable: the one a step before is used ({broken} is kept)")
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True

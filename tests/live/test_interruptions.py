@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -122,3 +123,19 @@ def test_a_run_that_outlived_its_command_is_waited_for(own_stack: Stack, tmp_pat
     assert f"pid {pulumi.pid}" in answer.err
     assert own_stack.pid("letta") not in (0, before)
     assert own_stack.server_settings()[setting.rpartition(".")[2]] == "61"
+
+
+def test_what_a_kill_leaves_of_pulumis_state_is_mended(own_stack: Stack) -> None:
+    """Pulumi writes its state in three files: killed in between, it can't read it any more."""
+    folder = own_stack.folder.backend / "stacks" / "letta-ops"
+    checkpoint = folder / f"{own_stack.name}.json"
+    attributes = folder / f"{own_stack.name}.json.attrs"
+    assert json.loads(attributes.read_text())
+    attributes.write_bytes(b"")
+    assert "nothing to change" in own_stack.run("up", "--no-smoke").out
+    checkpoint.write_bytes(b"")  # as a power cut may do
+    answer = own_stack.run("up", "--no-smoke")
+    assert answer.code == 0, answer.err
+    assert "the one a step before is used" in answer.err
+    assert (folder / f"{checkpoint.name}.broken").is_file()
+    assert own_stack.up()["smoke"]["passed"] is True
