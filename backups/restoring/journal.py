@@ -25,6 +25,7 @@ class Journal:
     had_memory: bool
     # What the profile said of encryption keys, where the backup's is taken over: mode 0600.
     old_keys: dict[str, str | None] | None
+    provisions: bool = False  # going back ends with `up`: the schema has to be put right
 
     @property
     def side(self) -> str:

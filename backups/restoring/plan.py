@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup, deployment_id
 from backups.opening import Key, escrowed_key
+from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
 from backups.stores.store import Store
 from infra.administration import Way
@@ -31,7 +33,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Present:
-    """What the database holds that would be replaced; `newer_*` is what the backup doesn't have."""
+    """What a database holds; `newer_*` is what the backup doesn't have."""
 
     schema: str | None
     extension_schema: str | None
@@ -43,14 +45,32 @@ class Present:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A database that goes for good by what is planned; `held` is None: it can't be read."""
+
+    name: str
+    held: Present | None
+
+    def as_json(self) -> dict[str, Any]:
+        held = self.held
+        return {
+            "database": self.name,
+            "agents": held and held.agents,
+            "messages": held and held.messages,
+        }
+
+
+@dataclass(frozen=True)
 class Plan:
     """A restore that may begin. `present` is None where there is no database, or nothing in it.
 
+    `drops`: what an earlier restore has replaced; only what the last one replaced is kept.
     `key` is the server's encryption key after it: its own, or the backup's (`new_key`).
     """
 
     backup: Backup
     present: Present | None
+    drops: Dropped | None
     foreign: bool
     new_key: Sensitive | None
     secrets_lost: bool
@@ -71,6 +91,7 @@ class Plan:
                 "messages": self.backup.manifest.database.rows("messages"),
                 "memory_repositories": self.backup.manifest.memory.repositories,
             },
+            "drops": self.drops and self.drops.as_json(),
             "takes_over_key": self.new_key is not None,
             "secrets_lost": self.secrets_lost,
             "last_drill_seconds": self.drill_seconds,
@@ -93,12 +114,14 @@ def make_plan(
     ensure_known(deployment, backup)
     _ensure_not_older(way, backup)
     new_key, lost = _key_after(deployment, store, backup, key, options)
-    present = read_present(deployment, way, backup)
+    names, since = names_of(deployment), backup.manifest.created_at
+    present = read_present(way, names.name, since)
     differs = present is None or present.revision != backup.manifest.database.revision
     drill = backup.last_drill
     return Plan(
         backup,
         present,
+        dropped(way, names.previous, since),
         foreign,
         new_key,
         lost,
@@ -141,21 +164,33 @@ def _key_after(
     )
 
 
-def read_present(deployment: Deployment, way: Way, backup: Backup) -> Present | None:
-    """Count what is there; None when the database is missing, or was never migrated."""
+def dropped(way: Way, name: str, since: datetime | None) -> Dropped | None:
+    """What database `name` holds, which goes; None when there is none."""
+    if not exists(way, name):
+        return None
+    try:
+        return Dropped(name, read_present(way, name, since))
+    except LettaOpsError:
+        return Dropped(name, None)  # what can't be read must not keep anybody from restoring
+
+
+def read_present(way: Way, name: str, since: datetime | None) -> Present | None:
+    """Count what a database holds; None when it is missing, or was never migrated.
+
+    Newer is what was made after `since`; nothing is, without one.
+    """
     import psycopg
 
-    assert deployment.database is not None  # noqa: S101  # `way` leads to it
-    if not exists(way, deployment.database.name):
+    if not exists(way, name):
         return None
-    with way.connect(deployment.database.name) as link:
+    with way.connect(name) as link:
         try:
             facts = database_facts(link)
-            return None if facts.schema is None else _count(link, facts, backup)
+            return None if facts.schema is None else _count(link, facts, since)
         except psycopg.Error as error:
             raise LettaOpsError(
                 "database-refused",
-                f"the database that would be replaced can't be read: {str(error).strip()}",
+                f"database {name} can't be read: {str(error).strip()}",
                 "see `letta-ops check`; a database that is damaged can be set aside by renaming it",
             ) from None
 
@@ -169,14 +204,12 @@ def exists(way: Way, name: str) -> bool:
     return found is not None
 
 
-def _count(link: psycopg.Connection[Any], facts: Any, backup: Backup) -> Present:
+def _count(link: psycopg.Connection[Any], facts: Any, since: datetime | None) -> Present:
     from psycopg import sql
 
     def numbers(table: str) -> tuple[int, int]:
         query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE created_at > %s) FROM {}")
-        row = link.execute(
-            query.format(sql.Identifier(facts.schema, table)), [backup.manifest.created_at]
-        ).fetchone()
+        row = link.execute(query.format(sql.Identifier(facts.schema, table)), [since]).fetchone()
         return (int(row[0]), int(row[1])) if row else (0, 0)
 
     home = link.execute(

@@ -98,6 +98,7 @@ def restore(
         journal.write(journal_file(deployment))
         _switch(deployment, way, plan, journal, prove, report)
     drop_database(way, journal.older)
+    _keep_only_of_this(deployment, plan, journal)
     _freshen(way, name, report)
     previous = journal.previous if journal.had_database else None
     return Restored(plan.backup.id, previous, round(time.monotonic() - started, 1))
@@ -116,20 +117,29 @@ def _ensure_whole(store: Store, plan: Plan) -> None:
                 pass  # compared at the end
 
 
-def drop_previous(deployment: Deployment, way: Way) -> bool:
-    """Drop what the last restore has replaced; False: there is nothing."""
+def drop_previous(deployment: Deployment, way: Way) -> list[str]:
+    """Drop what restores have replaced, or set aside when they were undone; return its names."""
     names = names_of(deployment)
-    there = False
-    for name in (names.previous, names.older, names.undone):
-        there = exists(way, name) or there
+    databases = (names.previous, names.older, names.undone)
+    there = [name for name in databases if exists(way, name)]
+    for name in there:
         drop_database(way, name)
     if reachable(deployment):
         memory = MemoryPlace(deployment)
-        there = memory.has_previous() or there
+        there += ["memory"] if memory.has_previous() else []
         memory.drop_previous()
     if deployment.profile is not None and remembered(deployment.profile, PREVIOUS_KEY):
         remember(deployment.profile, {PREVIOUS_KEY: None})
     return there
+
+
+def _keep_only_of_this(deployment: Deployment, plan: Plan, journal: Journal) -> None:
+    """Whatever is kept beside the previous database belongs to it, not to an earlier one."""
+    if not journal.had_memory and reachable(deployment):
+        MemoryPlace(deployment).drop_previous()
+    profile = deployment.profile
+    if plan.new_key is None and profile is not None and remembered(profile, PREVIOUS_KEY):
+        remember(profile, {PREVIOUS_KEY: None})
 
 
 def _make_beside(

@@ -60,6 +60,7 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     if journal.old_keys is not None and deployment.profile is not None:
         remember(deployment.profile, journal.old_keys)
         _adopt(deployment)
+    if journal.old_keys is not None or journal.provisions:
         from infra.provision import Request, up
 
         up(Request(deployment.stack, held=True), report)

@@ -158,6 +158,10 @@ class MemoryPlace:
         """
         self._run("undo")
 
+    def forget_others(self) -> None:
+        """Remove all but what is live and its predecessor, which `undo` brings back then."""
+        self._run("forget")
+
     def drop_previous(self) -> None:
         """Remove what was live before the last swap."""
         self._run("drop")

@@ -14,7 +14,8 @@ from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from backups.catalog import Backup
-    from backups.restoring.plan import Plan
+    from backups.restoring.plan import Dropped, Options, Plan, Present
+    from backups.restoring.undo import Undoing
     from backups.stores.store import Store
     from infra.deployment import Deployment
     from infra.process import Report
@@ -26,6 +27,7 @@ def restore_backup(
         str | None,
         typer.Argument(metavar="ID", help="A backup's id, its beginning, or `latest`."),
     ] = None,
+    *,
     identity: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +48,9 @@ def restore_backup(
     drop_previous: Annotated[
         bool, typer.Option("--drop-previous", help="Drop what the last restore has replaced.")
     ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Go back to what the last restore has replaced.")
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
@@ -53,22 +58,26 @@ def restore_backup(
     from backups.restoring.plan import Options
 
     invocation = current(context)
+    if undo:
+        if backup is not None or drop_previous:
+            raise typer.BadParameter("goes alone: it needs no backup", param_hint="--undo")
+        _undo(invocation, yes=yes, dry_run=dry_run)
+        return
     if drop_previous and backup is None:
         _drop_previous(invocation, yes=yes, dry_run=dry_run)
         return
     if backup is None:
         raise typer.BadParameter("name a backup, or `latest`", param_hint="ID")
     options = Options(into_other, accept_lost_secrets)
-    _restore(invocation, backup, identity, options, yes=yes, dry_run=dry_run)
-    if drop_previous and not dry_run:
-        _drop_previous(invocation, yes=True, dry_run=False)
+    _restore(invocation, backup, identity, options, drop_previous, yes=yes, dry_run=dry_run)
 
 
 def _restore(
     invocation: Invocation,
     word: str,
     identity: str | None,
-    options: Any,
+    options: Options,
+    drop_previous: bool,
     *,
     yes: bool,
     dry_run: bool,
@@ -98,13 +107,15 @@ def _restore(
     ):
         # What is there may have changed while somebody was being asked.
         plan = make_plan(deployment, way, store, found, key, options)
-        prove = _prove(report)
+        prove = _prove(report, "everything is as it was before")
         done = restore(deployment, way, store, plan, key, lock, prove, report)
         event.detail = {"backup": found.id, "previous": done.previous}
+    dropped = _drop(invocation, deployment, store) if drop_previous else None
     answer = {
         "backup": done.backup,
         "seconds": done.seconds,
-        "previous": done.previous,
+        "previous": None if drop_previous else done.previous,
+        "dropped": dropped,
         **{name: value for name, value in plan.as_json().items() if name != "backup"},
     }
     present(invocation, answer, lambda shown: _render_done(invocation, shown))
@@ -128,7 +139,39 @@ def _found(deployment: Deployment, store: Store, word: str, *, into_other: bool)
             raise missing from None
 
 
-def _prove(report: Report) -> Any:
+def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
+    from backups.restoring.undo import plan_undoing, undo
+    from infra.administration import way_in
+    from ops_cli.asking import confirm
+    from ops_cli.auditing import audited
+    from ops_cli.commands.backup import changing, opened
+
+    deployment, store = opened(invocation)
+    with way_in(deployment) as way:
+        plan = plan_undoing(deployment, way)
+    if dry_run:
+        answer = {"dry_run": True, **plan.as_json()}
+        present(invocation, answer, lambda _: _render_undoing(plan, deployment))
+        return
+    for line in _render_undoing(plan, deployment):
+        note(str(line))
+    if not yes:
+        confirm(
+            f"Go back to {plan.previous}?", f"{plan.previous} would take the place of what is there"
+        )
+    with (
+        progress(invocation) as report,
+        audited(invocation, "backup restore --undo", plan.previous),
+        changing(deployment, store, "backup restore --undo", report) as lock,
+        way_in(deployment) as way,
+    ):
+        plan = plan_undoing(deployment, way)
+        prove = _prove(report, f"what the restore brought is kept as {plan.kept}")
+        seconds = undo(deployment, way, plan, lock, prove, report)
+    present(invocation, {**plan.as_json(), "seconds": seconds}, _render_undone)
+
+
+def _prove(report: Report, state: str) -> Any:
     from healthchecks.smoke import run
     from infra.errors import LettaOpsError
     from ops_cli.commands.smoke import told
@@ -140,7 +183,7 @@ def _prove(report: Report) -> Any:
             raise LettaOpsError(
                 "smoke-failed",
                 f"the server does not do its work with what was restored: {bad}",
-                "everything is as it was before; see the server's log (`letta-ops logs letta`)",
+                f"{state}; see the server's log (`letta-ops logs letta`)",
             )
 
     return prove
@@ -159,11 +202,9 @@ def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: b
 
 
 def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
-    from backups.restoring.restore import drop_previous, previous_of
-    from infra.administration import way_in
+    from backups.restoring.restore import previous_of
     from ops_cli.asking import confirm
-    from ops_cli.auditing import audited
-    from ops_cli.commands.backup import changing, opened
+    from ops_cli.commands.backup import opened
 
     deployment, store = opened(invocation)
     name = previous_of(deployment)
@@ -172,14 +213,24 @@ def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
         return
     if not yes:
         confirm(f"Drop {name}, which the last restore has replaced?", f"{name} would be dropped")
+    present(invocation, {"dropped": _drop(invocation, deployment, store)}, _render_dropped)
+
+
+def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str | None:
+    """Drop what was replaced or set aside; return its names, None where there was nothing."""
+    from backups.restoring.restore import drop_previous, previous_of
+    from infra.administration import way_in
+    from ops_cli.auditing import audited
+    from ops_cli.commands.backup import changing
+
+    name = previous_of(deployment)
     with (
         progress(invocation) as report,
         audited(invocation, "backup restore --drop-previous", name),
         changing(deployment, store, "backup restore --drop-previous", report),
         way_in(deployment) as way,
     ):
-        dropped = drop_previous(deployment, way)
-    present(invocation, {"dropped": name if dropped else None}, _render_dropped)
+        return ", ".join(drop_previous(deployment, way)) or None
 
 
 def _render_would_drop(answer: dict[str, Any]) -> Iterator[Part]:
@@ -202,6 +253,7 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
             ("  made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC, Letta {manifest.release}"),
             ("  brings", f"{brings}, {manifest.memory.repositories} memory repositories"),
             ("  replaces", replaced),
+            ("  drops", None if plan.drops is None else _dropped(plan.drops)),
             ("  last drill", drill),
             ("  of", f"another deployment, {manifest.deployment}" if plan.foreign else None),
             ("  key", "the server takes over the backup's" if plan.new_key else None),
@@ -210,13 +262,43 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
     )
 
 
-def _replaced(now: Any) -> str:
+def _replaced(now: Present) -> str:
     newer = f"{now.newer_agents} agents and {now.newer_messages} messages"
-    return f"{now.agents} agents, {now.messages} messages; newer than the backup: {newer}"
+    return f"{_held(now)}; newer than the backup: {newer}"
+
+
+def _dropped(drops: Dropped) -> str:
+    held = drops.held
+    what = "it can't be read" if held is None else _held(held)
+    return f"database {drops.name}, of an earlier restore: {what}"
+
+
+def _render_undoing(plan: Undoing, deployment: Deployment) -> Iterator[Part]:
+    yield f"undoing the last restore of stack '{deployment.stack}'"
+    yield from facts(
+        [
+            ("  brings", f"{_held(plan.brings)}, from database {plan.previous}"),
+            ("  sets aside", f"{_held(plan.replaces)}, as database {plan.kept}"),
+            ("  drops", None if plan.drops is None else _dropped(plan.drops)),
+        ]
+    )
+
+
+def _render_undone(answer: dict[str, Any]) -> Iterator[Part]:
+    yield f"what the restore had replaced is back in {answer['seconds']:.1f} s; the smoke test passed"
+    yield f"  what the restore brought is kept as database {answer['kept']}"
+
+
+def _held(held: Present) -> str:
+    return f"{held.agents} agents, {held.messages} messages"
 
 
 def _render_done(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     yield f"restored backup {answer['backup']} in {answer['seconds']:.1f} s; the smoke test passed"
+    if answer["dropped"]:
+        yield f"  what was there is dropped: {answer['dropped']}"
     if answer["previous"]:
         drop = invocation.command("backup restore --drop-previous")
-        yield f"  what was there is kept as database {answer['previous']}; `{drop}` drops it"
+        undo = invocation.command("backup restore --undo")
+        yield f"  what was there is kept as database {answer['previous']}: `{undo}` goes back to it,"
+        yield f"  `{drop}` drops it"

@@ -27,6 +27,7 @@ from tests.contract.s3_server import S3Server, running_s3_server
 from tests.live.docker_stack import DockerStack
 from tests.live.faults import (
     BALLAST,
+    GUARD_SECONDS,
     SEED,
     Command,
     Phase,
@@ -209,6 +210,20 @@ def test_a_restore_that_dies_with_its_guard_is_undone_by_up(
     command.kill(alone=False)
     assert (place.stack.folder.root / "restore.json").exists()
     place.stack.json("up", "--no-smoke")
+    assert_unharmed(place, before, ids(place))
+
+
+def test_an_undo_that_is_killed_is_finished_by_its_guard(
+    place: Kept, before: State, tmp_path: Path
+) -> None:
+    """It has no half: what the restore replaced is back, or is about to be."""
+    again(place, "restore", "latest", "--yes")
+    assert agents(place.stack) == 1
+    command = start(place, "restore", "--undo", "--yes", log=tmp_path / "log")
+    assert command.wait_for("going back: the server is stopped"), command.said
+    command.kill(alone=False)
+    journal = place.stack.folder.root / "restore.json"
+    wait_until("the guard has finished", lambda: not journal.exists(), GUARD_SECONDS)
     assert_unharmed(place, before, ids(place))
 
 

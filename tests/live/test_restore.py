@@ -122,6 +122,41 @@ def test_a_restore_brings_back_everything_and_keeps_what_it_replaces(
     assert not MemoryPlace(place.deployment).has_previous()
 
 
+def test_a_restore_that_was_a_mistake_is_undone(
+    place: Kept, backup: Backup, tmp_path: Path
+) -> None:
+    undo, again = ("backup", "restore", "--undo"), ("backup", "restore", backup.id)
+    assert place.refused(*undo, "--yes") == "nothing-to-undo"
+    newest = make_agent(place.deployment, "newest")
+    write_memory(place.deployment, tmp_path / "newest", COMMITS + 1)
+    before = place.tables()
+    assert place.json(*again, "--dry-run")["drops"] is None
+    place.json(*again, "--yes")
+    drops = place.json(*again, "--dry-run")["drops"]
+    rows = {"agents": 2, "messages": before["public.messages"].rows}
+    assert drops == {"database": "letta_previous", **rows}
+
+    plan = place.json(*undo, "--dry-run")
+    assert plan["brings"] == rows
+    assert plan["replaces"]["agents"] == 1
+    assert place.refused(*undo) == "not-confirmed"
+    assert agents(place) == {"first"}
+    place.json(*undo, "--yes")
+    assert agents(place) == {"first", "newest"}
+    assert_same(place, before, OF_A_START)
+    assert git_problems(place.deployment, tmp_path / "read") == ["", str(COMMITS + 1)]
+    talk(place.deployment, newest, "after all")
+    assert place.databases() == {"letta", plan["kept"]}
+    trail = [event["command"] for event in place.json("audit", "list", "--limit", "2")]
+    assert trail == ["backup restore --undo", "backup restore"]
+    assert {findings(place)[name] for name in OF_THE_DATABASE} == {"OK"}
+
+    place.json(*again, "--yes", "--drop-previous")
+    assert agents(place) == {"first"}
+    assert place.databases() == {"letta"}
+    assert git_problems(place.deployment, tmp_path / "last") == ["", str(COMMITS)]
+
+
 VECTORS = "SELECT id, text, embedding::text FROM archival_passages ORDER BY id"
 OF_THE_DATABASE = ("api", "database", "identity", "extension", "revision", "encryption")
 
@@ -207,6 +242,22 @@ def test_only_the_store_and_the_identity_recover_a_lost_machine(
     assert key is not None
     assert original.encryption_key is not None
     assert key_fingerprint(key) == key_fingerprint(original.encryption_key)
+    assert set(elsewhere.stack.json("up", "--no-smoke")["changes"]) <= {"same"}
+
+
+def test_undoing_gives_the_data_its_own_encryption_key_back(elsewhere: Kept) -> None:
+    taken_over = elsewhere.deployment.server.encryption_key
+    assert taken_over is not None
+    elsewhere.json("backup", "restore", "--undo", "--yes")
+    key = elsewhere.deployment.server.encryption_key
+    assert key is not None
+    assert key_fingerprint(key) != key_fingerprint(taken_over)
+    with api(elsewhere.deployment) as client:
+        (agent,) = client.agents.list(include=["agent.secrets"])
+        assert [(each.key, each.value) for each in agent.secrets or []] == [
+            ("TOKEN", "the-secret-of-of-the-other-machine")
+        ]
+    assert {findings(elsewhere)[name] for name in OF_THE_DATABASE} == {"OK"}
     assert set(elsewhere.stack.json("up", "--no-smoke")["changes"]) <= {"same"}
 
 

@@ -683,7 +683,7 @@ def test_in_the_middle_of_a_swap_nothing_is_read_or_dropped_and_a_new_write_goes
 ) -> None:
     tar = old_and_new(home, earlier=False)
     assert kill_in(home, killed_script, "swap", steps)
-    for job in ("read", "digest", "fsck", "drop"):
+    for job in ("read", "digest", "fsck", "drop", "forget"):
         done = home.attempt(job)
         assert done.returncode == 1
         assert b"interrupted" in done.stderr
@@ -721,6 +721,20 @@ def test_a_write_that_is_killed_leaves_nothing_that_could_be_swapped_in(
     home.run("write", stdin=tar)
     home.run("swap")
     assert which(home) == "new"
+
+
+def test_what_a_proven_swap_replaced_can_be_brought_back_whatever_waits(home: Home) -> None:
+    tar = old_and_new(home, earlier=True)
+    home.run("swap")
+    home.run("write", stdin=tar)  # of a restore that failed
+    assert home.names() == ["memfs", "memfs.before", "memfs.older", "memfs.restoring"]
+    home.run("forget")
+    assert home.names() == ["memfs", "memfs.before"]
+    for _ in range(2):
+        home.run("undo")
+        assert which(home) == "old"
+        assert which(home, "memfs.restoring") == "new"
+        assert home.names() == ["memfs", "memfs.restoring"]
 
 
 def test_undo_leaves_an_earlier_restore_alone_when_nothing_was_swapped(home: Home) -> None:

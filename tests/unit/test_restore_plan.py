@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backups.catalog import Backup, Drill
-from backups.restoring.plan import Options, Plan, Present, _ensure_not_older, _key_after
+from backups.restoring.plan import Dropped, Options, Plan, Present, _ensure_not_older, _key_after
 from backups.restoring.releases import ensure_known
 from infra.administration import Way
 from infra.deployment import Deployment, Server
@@ -134,7 +134,16 @@ def test_a_plan_says_what_would_be_lost_in_numbers_and_no_key() -> None:
     drill = Drill(NOON, "passed", 41.0, {})
     backup = Backup(manifest(), None, (drill,))
     present = Present("public", "public", HEAD, 5, 90, 49, 2)
-    plan = Plan(backup, present, True, Sensitive("the key"), False, True, 41.0)
+    plan = Plan(
+        backup,
+        present,
+        Dropped("letta_previous", None),
+        True,
+        Sensitive("the key"),
+        False,
+        True,
+        41.0,
+    )
     told = plan.as_json()
     assert told["replaces"] == {"agents": 5, "messages": 90}
     assert told["newer_than_backup"] == {"agents": 2, "messages": 49}

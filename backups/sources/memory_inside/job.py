@@ -1,4 +1,4 @@
-"""One job, where the memory lies: `read write swap undo drop state fsck digest`.
+"""One job, where the memory lies: `read write swap undo forget drop state fsck digest`.
 
     python -I -c PROGRAM JOB HOME [live|restoring]
 
@@ -53,6 +53,7 @@ def _run(job: str, place: Place, which: str) -> Any:
         "write": lambda: _write(place),
         "swap": place.swap,
         "undo": place.undo,
+        "forget": place.forget,
         "drop": place.drop,
         "state": lambda: {"before": place.has(BEFORE), "half_way": place.is_half_way},
         "fsck": lambda: _fsck(_chosen(place, which)),

@@ -140,6 +140,13 @@ class Place:
             self._remove(name)
         return "removed" if there else "nothing to remove"
 
+    def forget(self) -> str:
+        """Remove all but what is live and what was before it, so that `undo` takes that swap back."""
+        self.ensure_settled()
+        for name in (PART, RESTORING, OLDER, DROPPING):
+            self._remove(name)
+        return "removed"
+
     def _ensure_live(self) -> None:
         if not self.has(LIVE):
             os.mkdir(self.path(LIVE), 0o700)
