@@ -37,6 +37,7 @@ ENCRYPTION_KEY = "server.encryption_key"
 # which the replaced database needs for as long as it is kept.
 ADOPTED_KEY = "server.encryption_key_adopted"
 PREVIOUS_KEY = "server.encryption_key_previous"
+PREVIOUS_OF = "server.encryption_key_previous_of"  # the number (oid) of the database it belongs to
 TARGETS = ("local", "docker", "kubernetes", "external")
 
 
@@ -78,6 +79,7 @@ KEYS = (
     Key("server.encryption_key", secret=True),
     Key(ADOPTED_KEY),
     Key(PREVIOUS_KEY, secret=True),
+    Key(PREVIOUS_OF, int),
     Key("database.url", secret=True),
     Key("database.host"),
     Key("database.port", int),

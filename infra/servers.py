@@ -29,12 +29,8 @@ def stop_server(deployment: Deployment) -> None:
                 each.stop(timeout=STOP_SECONDS)
     elif _is_here(deployment):
         _ask(deployment, "stopProcess", True)
-    elif answers(deployment):
-        raise LettaOpsError(
-            "server-runs",
-            f"the server at {deployment.server.url} runs, and is not ours to stop",
-            "stop it, then run this again; it is yours to start afterwards",
-        )
+    else:
+        ensure_can_stop(deployment)
 
 
 def start_server(deployment: Deployment) -> None:
@@ -61,6 +57,21 @@ def start_server(deployment: Deployment) -> None:
                 "see why: `letta-ops logs letta`",
             )
         time.sleep(POLL_SECONDS)
+
+
+def ensure_can_stop(deployment: Deployment) -> None:
+    """Raise LettaOpsError (`server-runs`) for a server that runs and isn't ours."""
+    if not is_ours(deployment) and answers(deployment):
+        raise LettaOpsError(
+            "server-runs",
+            f"the server at {deployment.server.url} runs, and is not ours to stop",
+            "stop it, then run this again; it is yours to start afterwards",
+        )
+
+
+def is_ours(deployment: Deployment) -> bool:
+    """Whether we stop and start the server; else that is for whoever made it."""
+    return deployment.containers is not None or _is_here(deployment)
 
 
 def answers(deployment: Deployment) -> bool:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from backups.lock import locked
-from backups.restoring.journal import journal_file
+from backups.restoring.journal import journal_file, read_journal
 from backups.restoring.switch import finish_interrupted
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
@@ -47,6 +47,7 @@ def main() -> None:
     pid, stack, *profile = sys.argv[1:]
     folder = stack_folder(stack)
     deployment = load(folder, Path(profile[0]) if profile else None)
+    mine = read_journal(deployment)  # the next restore has a guard of its own
     while os.getppid() == int(pid):  # whoever dies is nobody's parent any more
         if not journal_file(deployment).exists():
             return
@@ -54,7 +55,8 @@ def main() -> None:
     for _ in range(TRIES):
         try:
             with locked(deployment, None, "backup restore, going back", _tell, BUSY_SECONDS):
-                finish_interrupted(load(folder, deployment.profile), _tell)
+                if mine is not None and read_journal(deployment) == mine:
+                    finish_interrupted(load(folder, deployment.profile), _tell)
         except (LettaOpsError, psycopg.Error, OSError) as error:
             _tell(f"not yet: {error}")
             time.sleep(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from backups.catalog import deployment_id
 from infra.deployment import Deployment
@@ -24,7 +25,9 @@ class Journal:
     had_database: bool
     had_memory: bool
     # What the profile said of encryption keys, where the backup's is taken over: mode 0600.
-    old_keys: dict[str, str | None] | None
+    old_keys: dict[str, Any] | None
+    # Of a restore that was proven: it goes on when it was interrupted, once it has begun.
+    undoes: bool = False
     provisions: bool = False  # going back ends with `up`: the schema has to be put right
 
     @property

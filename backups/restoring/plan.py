@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -45,8 +46,8 @@ class Present:
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """A database that goes for good by what is planned; `held` is None: it can't be read."""
+class Database:
+    """A database and what it holds; `held` is None where that can't be read."""
 
     name: str
     held: Present | None
@@ -64,13 +65,13 @@ class Dropped:
 class Plan:
     """A restore that may begin. `present` is None where there is no database, or nothing in it.
 
-    `drops`: what an earlier restore has replaced; only what the last one replaced is kept.
+    `drops`: what earlier restores replaced or set aside; only what the last one replaced is kept.
     `key` is the server's encryption key after it: its own, or the backup's (`new_key`).
     """
 
     backup: Backup
     present: Present | None
-    drops: Dropped | None
+    drops: tuple[Database, ...]
     foreign: bool
     new_key: Sensitive | None
     secrets_lost: bool
@@ -91,7 +92,7 @@ class Plan:
                 "messages": self.backup.manifest.database.rows("messages"),
                 "memory_repositories": self.backup.manifest.memory.repositories,
             },
-            "drops": self.drops and self.drops.as_json(),
+            "drops": [each.as_json() for each in self.drops],
             "takes_over_key": self.new_key is not None,
             "secrets_lost": self.secrets_lost,
             "last_drill_seconds": self.drill_seconds,
@@ -121,7 +122,7 @@ def make_plan(
     return Plan(
         backup,
         present,
-        dropped(way, names.previous, since),
+        look(way, [names.previous, names.undone], since),
         foreign,
         new_key,
         lost,
@@ -164,14 +165,16 @@ def _key_after(
     )
 
 
-def dropped(way: Way, name: str, since: datetime | None) -> Dropped | None:
-    """What database `name` holds, which goes; None when there is none."""
-    if not exists(way, name):
-        return None
-    try:
-        return Dropped(name, read_present(way, name, since))
-    except LettaOpsError:
-        return Dropped(name, None)  # what can't be read must not keep anybody from restoring
+def look(way: Way, names: Iterable[str], since: datetime | None) -> tuple[Database, ...]:
+    """What the databases hold, of those that are there; one that can't be read keeps nobody waiting."""
+    found = []
+    for name in names:
+        if exists(way, name):
+            try:
+                found.append(Database(name, read_present(way, name, since)))
+            except LettaOpsError:
+                found.append(Database(name, None))
+    return tuple(found)
 
 
 def read_present(way: Way, name: str, since: datetime | None) -> Present | None:

@@ -13,17 +13,25 @@ from infra.release import RELEASES
 
 
 def ensure_known(deployment: Deployment, backup: Backup) -> None:
-    """Raise LettaOpsError (`backup-newer-schema`) unless the release here knows the backup's schema."""
+    """Raise LettaOpsError (`backup-newer-schema`, `release-unknown`) unless the release here knows the
+    schema of the backup."""
     revision = backup.manifest.database.revision
     release = RELEASES.get(deployment.release or "")
     if revision is None or (release is not None and revision == release.alembic_head):
         return
     if deployment.release is not None and _known(deployment.release, revision, backup):
         return
+    if deployment.release is None:
+        raise LettaOpsError(
+            "release-unknown",
+            f"the profile doesn't say which release the server is: backup {backup.id} may be too new"
+            f" for it (Letta {backup.manifest.release or 'unknown'}, schema {revision})",
+            f'add it to the profile: release = "{backup.manifest.release or "X.Y.Z"}"',
+        )
     raise LettaOpsError(
         "backup-newer-schema",
         f"backup {backup.id} was made with Letta {backup.manifest.release or 'of an unknown release'}"
-        f" (schema {revision}), which Letta {deployment.release or '(unknown)'} here does not know",
+        f" (schema {revision}), which Letta {deployment.release} here does not know",
         f"bring the stack to that release first: `letta-ops --stack {deployment.stack} up --config"
         f" release={backup.manifest.release or 'X.Y.Z'}`",
     )

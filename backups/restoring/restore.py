@@ -40,11 +40,12 @@ from infra.profiles import (
     ADOPTED_KEY,
     ENCRYPTION_KEY,
     PREVIOUS_KEY,
+    PREVIOUS_OF,
     load,
     remember,
     remembered,
 )
-from infra.servers import start_server, stop_server
+from infra.servers import ensure_can_stop, is_ours, start_server, stop_server
 
 if TYPE_CHECKING:
     import psycopg
@@ -55,10 +56,14 @@ Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doe
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore has done. `previous` is the database that was replaced, and is kept."""
+    """What a restore has done. `previous` is the database that was replaced, and is kept.
+
+    `proven`: the server did its work with it; one that isn't ours is not running yet.
+    """
 
     backup: str
     previous: str | None
+    proven: bool
     seconds: float
 
 
@@ -78,6 +83,7 @@ def restore(
     assert deployment.database is not None  # noqa: S101  # `way` leads to it
     name = deployment.database.name
     ensure_no_other(deployment)
+    ensure_can_stop(deployment)
     _ensure_whole(store, plan)
     journal = Journal(
         deployment_id(deployment),
@@ -97,16 +103,19 @@ def restore(
             lock.release_database()
         journal.write(journal_file(deployment))
         _switch(deployment, way, plan, journal, prove, report)
-    drop_database(way, journal.older)
-    _keep_only_of_this(deployment, plan, journal)
+    for gone in (journal.older, journal.undone):
+        drop_database(way, gone)
     _freshen(way, name, report)
     previous = journal.previous if journal.had_database else None
-    return Restored(plan.backup.id, previous, round(time.monotonic() - started, 1))
+    seconds = round(time.monotonic() - started, 1)
+    return Restored(plan.backup.id, previous, is_ours(deployment), seconds)
 
 
-def previous_of(deployment: Deployment) -> str:
-    """What the database is called that a restore has replaced."""
-    return names_of(deployment).previous
+def kept_databases(deployment: Deployment, way: Way) -> list[str]:
+    """The databases that restores have replaced, or that were set aside when those were undone."""
+    names = names_of(deployment)
+    kept = (names.previous, names.older, names.undone)
+    return [name for name in kept if exists(way, name)]
 
 
 def _ensure_whole(store: Store, plan: Plan) -> None:
@@ -118,28 +127,19 @@ def _ensure_whole(store: Store, plan: Plan) -> None:
 
 
 def drop_previous(deployment: Deployment, way: Way) -> list[str]:
-    """Drop what restores have replaced, or set aside when they were undone; return its names."""
-    names = names_of(deployment)
-    databases = (names.previous, names.older, names.undone)
-    there = [name for name in databases if exists(way, name)]
-    for name in there:
+    """Drop what `kept_databases` names, and the memory of that time; return the names."""
+    dropped = kept_databases(deployment, way)
+    for name in dropped:
         drop_database(way, name)
     if reachable(deployment):
         memory = MemoryPlace(deployment)
-        there += ["memory"] if memory.has_previous() else []
+        dropped += ["memory"] if memory.has_previous() else []
+        memory.forget_others()
         memory.drop_previous()
-    if deployment.profile is not None and remembered(deployment.profile, PREVIOUS_KEY):
-        remember(deployment.profile, {PREVIOUS_KEY: None})
-    return there
-
-
-def _keep_only_of_this(deployment: Deployment, plan: Plan, journal: Journal) -> None:
-    """Whatever is kept beside the previous database belongs to it, not to an earlier one."""
-    if not journal.had_memory and reachable(deployment):
-        MemoryPlace(deployment).drop_previous()
     profile = deployment.profile
-    if plan.new_key is None and profile is not None and remembered(profile, PREVIOUS_KEY):
-        remember(profile, {PREVIOUS_KEY: None})
+    if profile is not None and remembered(profile, PREVIOUS_KEY):
+        remember(profile, {PREVIOUS_KEY: None, PREVIOUS_OF: None})
+    return dropped
 
 
 def _make_beside(
@@ -206,8 +206,9 @@ def _switch(
         switch_databases(way, journal)
         if journal.had_memory:
             MemoryPlace(deployment).swap()
-        _start(deployment, plan, report)
-        prove(load(stack_folder(deployment.stack), deployment.profile))
+        _start(deployment, way, plan, journal, report)
+        if is_ours(deployment):
+            prove(load(stack_folder(deployment.stack), deployment.profile))
     except BaseException as error:
         _undo(deployment, journal, report, error)
         raise
@@ -222,7 +223,7 @@ def _undo(deployment: Deployment, journal: Journal, report: Report, error: BaseE
         error.add_note("it is tried again by the next `letta-ops backup` command; nothing is lost")
 
 
-def _start(deployment: Deployment, plan: Plan, report: Report) -> None:
+def _start(deployment: Deployment, way: Way, plan: Plan, journal: Journal, report: Report) -> None:
     if plan.new_key is not None and deployment.profile is not None:
         report("key: the server takes over the encryption key that the backup brought along")
         remember(
@@ -230,8 +231,8 @@ def _start(deployment: Deployment, plan: Plan, report: Report) -> None:
             {
                 ENCRYPTION_KEY: plan.new_key.reveal(),
                 ADOPTED_KEY: key_fingerprint(plan.new_key),
-                # Of the database that is kept.
                 PREVIOUS_KEY: remembered(deployment.profile, ENCRYPTION_KEY),
+                PREVIOUS_OF: oid_of(way, journal.previous) if journal.had_database else None,
             },
         )
     if plan.provisions:
@@ -273,10 +274,10 @@ def _has_memory(deployment: Deployment, plan: Plan) -> bool:
     return reachable(deployment) and plan.backup.manifest.part(MEMORY) is not None
 
 
-def _old_keys(deployment: Deployment, plan: Plan) -> dict[str, str | None] | None:
+def _old_keys(deployment: Deployment, plan: Plan) -> dict[str, Any] | None:
     if plan.new_key is None or deployment.profile is None:
         return None
-    paths = (ENCRYPTION_KEY, ADOPTED_KEY, PREVIOUS_KEY)
+    paths = (ENCRYPTION_KEY, ADOPTED_KEY, PREVIOUS_KEY, PREVIOUS_OF)
     return {path: remembered(deployment.profile, path) for path in paths}
 
 

@@ -53,7 +53,10 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     stop_server(deployment)
     with way_in(deployment) as way:
         if _name_of(way, journal.side_oid) == journal.name:
+            drop_database(way, journal.side)  # not that one: of an earlier time
             _switch_back(way, journal)
+        elif journal.undoes and not exists(way, journal.name):
+            _rename(way, journal, [(journal.previous, journal.name)])
         drop_database(way, journal.side)
     if journal.had_memory:
         MemoryPlace(deployment).undo()
@@ -80,8 +83,9 @@ def _adopt(deployment: Deployment) -> None:
 
 
 def _switch_back(way: Way, journal: Journal) -> None:
-    drop_database(way, journal.undone)
     moves = [(journal.name, journal.undone)]
+    if exists(way, journal.undone):  # of an earlier time: it goes with the side database
+        moves.insert(0, (journal.undone, journal.side))
     if journal.had_database:
         moves.append((journal.previous, journal.name))
     if exists(way, journal.older):
@@ -90,12 +94,35 @@ def _switch_back(way: Way, journal: Journal) -> None:
 
 
 def finish_interrupted(deployment: Deployment, report: Report) -> None:
-    """Undo a restore that was killed in the middle, if there is one. The caller holds the lock."""
+    """Undo a restore that was killed in the middle, if there is one. The caller holds the lock.
+
+    The undoing of a proven one is finished when it had begun, else forgotten.
+    """
     remove_leftovers(deployment, report)
     journal = read_journal(deployment)
-    if journal is not None:
+    if journal is None:
+        return
+    if not journal.undoes:
         report(f"an earlier restore (of {journal.backup}) was interrupted before it was proven")
         go_back(deployment, journal, report)
+    elif has_begun(deployment, journal):
+        report("the undoing of a restore was interrupted: it goes on")
+        go_back(deployment, journal, report)
+    else:
+        report("the undoing of a restore was interrupted before anything was changed")
+        forget(deployment)
+
+
+def has_begun(deployment: Deployment, journal: Journal) -> bool:
+    """Whether undoing a proven restore has changed anything: the databases come first."""
+    with way_in(deployment) as way:
+        return _name_of(way, journal.side_oid) != journal.name
+
+
+def forget(deployment: Deployment) -> None:
+    """End an undoing that has not begun: the server, which it stopped, runs again."""
+    start_server(deployment)
+    journal_file(deployment).unlink(missing_ok=True)
 
 
 def oid_of(way: Way, name: str) -> int:

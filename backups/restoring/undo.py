@@ -1,7 +1,8 @@
 """Undoing a restore that was proven: what it replaced lives again, and what it brought is set aside.
 
-The way back is the one of a restore that failed (`switch.go_back`): written down before it begins,
-finished by a guard or by the next command when it is killed.
+The way back is the one of a restore that failed (`switch.go_back`). It is written down before it
+begins; when it is killed, the guard or the next command finishes it, or forgets it where nothing
+was changed yet.
 """
 
 from __future__ import annotations
@@ -15,55 +16,78 @@ from backups.catalog import deployment_id
 from backups.lock import Lock
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
-from backups.restoring.plan import Dropped, Present, dropped, read_present
-from backups.restoring.switch import go_back, oid_of
+from backups.restoring.plan import Database, Present, exists, look, read_present
+from backups.restoring.switch import forget, go_back, has_begun, oid_of
+from backups.side_database import drop_database
 from backups.sources.memory_files import MemoryPlace, reachable
 from infra.administration import Way
 from infra.audit import carry_over
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
+from infra.fingerprint import key_fingerprint
 from infra.locations import stack_folder
 from infra.process import Report
-from infra.profiles import ADOPTED_KEY, ENCRYPTION_KEY, PREVIOUS_KEY, load, remembered
+from infra.profiles import (
+    ADOPTED_KEY,
+    ENCRYPTION_KEY,
+    PREVIOUS_KEY,
+    PREVIOUS_OF,
+    load,
+    remembered,
+)
+from infra.sensitive import Sensitive
+from infra.servers import ensure_can_stop, is_ours
+from infra.stack_secrets import kept_value
 
 
 @dataclass(frozen=True)
 class Undoing:
-    """What undoing the last restore would bring back, and what it would set aside as `kept`."""
+    """What undoing the last restore would bring back, and what it would set aside as `kept`.
+
+    `oids`: the numbers of the databases that it is about. `replaces` is None where there is none.
+    """
 
     previous: str
     kept: str
     brings: Present
-    replaces: Present
-    drops: Dropped | None  # what was set aside before
+    replaces: Database | None
+    drops: tuple[Database, ...]  # what was set aside before
+    oids: tuple[int, int]
 
     def as_json(self) -> dict[str, Any]:
-        numbers = {"brings": self.brings, "replaces": self.replaces}
         return {
             "database": self.previous,
-            **{
-                name: {"agents": held.agents, "messages": held.messages}
-                for name, held in numbers.items()
-            },
-            "kept": self.kept,
-            "drops": self.drops and self.drops.as_json(),
+            "brings": {"agents": self.brings.agents, "messages": self.brings.messages},
+            "replaces": self.replaces and self.replaces.as_json(),
+            "kept": self.kept if self.replaces else None,
+            "drops": [each.as_json() for each in self.drops],
         }
 
 
-def plan_undoing(deployment: Deployment, way: Way) -> Undoing:
-    """Return what would change places. Raises LettaOpsError (`nothing-to-undo`)."""
+def plan_undoing(
+    deployment: Deployment, way: Way, agreed: tuple[int, int] | None = None
+) -> Undoing:
+    """Return what would change places. Raises LettaOpsError (`nothing-to-undo`), and `plan-changed`
+    where that aren't the databases that somebody has agreed to."""
     names = names_of(deployment)
-    previous = read_present(way, names.previous, None)
-    present = read_present(way, names.name, None)
-    if previous is None or present is None:
-        missing = names.previous if previous is None else names.name
+    brings = read_present(way, names.previous, None)
+    aside = look(way, [names.undone], None)
+    if brings is None:
+        done = f": the last restore is undone already, see {names.undone}" if aside else ""
         raise LettaOpsError(
             "nothing-to-undo",
-            f"there is no database {missing}, or nothing in it: no restore can be undone",
+            f"there is no database {names.previous}{done}",
             "see `letta-ops backup list` for what can be restored",
         )
-    aside = dropped(way, names.undone, None)
-    return Undoing(names.previous, names.undone, previous, present, aside)
+    oids = (_oid(way, names.name), _oid(way, names.previous))
+    if agreed not in {None, oids}:
+        raise LettaOpsError(
+            "plan-changed",
+            "these are not the databases of the plan any more: another restore was at work",
+            "run the same command again, and read its plan",
+        )
+    live = look(way, [names.name], None)
+    return Undoing(names.previous, names.undone, brings, live[0] if live else None, aside, oids)
 
 
 def undo(
@@ -74,45 +98,84 @@ def undo(
     prove: Callable[[Deployment], None],
     report: Report,
 ) -> float:
-    """Carry out `plan`; return the seconds it took. Killed, it is finished and never taken back.
+    """Carry out `plan`; return the seconds it took. Raises LettaOpsError: then nothing was changed,
+    or the next command goes on.
 
-    What it sets aside stays until `--drop-previous`, or until the next restore is undone.
+    What it sets aside stays until the next restore is proven or undone, or until `--drop-previous`.
     """
     started = time.monotonic()
     names = names_of(deployment)
+    lock.ensure_held()
     ensure_no_other(deployment)
-    with way.connect(names.name) as old, way.connect(names.previous) as new:
-        carry_over(old, new)
+    ensure_can_stop(deployment)
+    drop_database(way, names.older)  # of a restore that was proven, and then killed
+    _carry_records(way, names, report)
     has_memory = reachable(deployment) and MemoryPlace(deployment).has_previous()
     if has_memory:
         MemoryPlace(deployment).forget_others()
+    live = plan.replaces.held if plan.replaces else None
+    differs = live is None or live.revision != plan.brings.revision
     journal = Journal(
         deployment_id(deployment),
         names.previous,
         names.name,
-        oid_of(way, names.name),
+        plan.oids[0],
         had_database=True,
         had_memory=has_memory,
-        old_keys=_keys(deployment),
-        provisions=deployment.folder is not None and plan.brings.revision != plan.replaces.revision,
+        old_keys=_keys(deployment, plan),
+        undoes=True,
+        provisions=deployment.folder is not None and differs,
     )
     if way.maintenance == names.name:
         lock.release_database()
-    else:
-        lock.ensure_held()
     journal.write(journal_file(deployment))
-    start_guard(deployment)
-    go_back(deployment, journal, report)
-    prove(load(stack_folder(deployment.stack), deployment.profile))
+    try:
+        start_guard(deployment)
+        go_back(deployment, journal, report)
+    except BaseException as error:
+        _forget_or_tell(deployment, journal, error)
+        raise
+    if is_ours(deployment):
+        prove(load(stack_folder(deployment.stack), deployment.profile))
     return round(time.monotonic() - started, 1)
 
 
-def _keys(deployment: Deployment) -> dict[str, str | None] | None:
+def _forget_or_tell(deployment: Deployment, journal: Journal, error: BaseException) -> None:
+    try:
+        if not has_begun(deployment, journal):
+            forget(deployment)
+            return
+    except BaseException as worse:  # noqa: BLE001  # the first error is the one to tell
+        error.add_note(f"putting that right did not succeed yet: {worse}")
+    error.add_note("the next `letta-ops backup` command, or `up`, goes on with it; nothing is lost")
+
+
+def _carry_records(way: Way, names: Journal, report: Report) -> None:
+    """Take the audit trail along; a database that can't be read must not keep anybody from going back."""
+    import psycopg
+
+    if not exists(way, names.name):
+        return
+    try:
+        with way.connect(names.name) as old, way.connect(names.previous) as new:
+            carry_over(old, new)
+    except (psycopg.Error, LettaOpsError) as error:
+        report(f"the audit trail since the restore stays in {names.undone}: {error}")
+
+
+def _keys(deployment: Deployment, plan: Undoing) -> dict[str, Any] | None:
     """The encryption keys in the profile afterwards, where the restore brought one along."""
-    if deployment.profile is None:
+    profile, folder = deployment.profile, deployment.folder
+    if profile is None or folder is None or remembered(profile, PREVIOUS_OF) != plan.oids[1]:
         return None
-    before = remembered(deployment.profile, PREVIOUS_KEY)
-    if before is None:
-        return None
-    now = remembered(deployment.profile, ENCRYPTION_KEY)
-    return {ENCRYPTION_KEY: before, ADOPTED_KEY: None, PREVIOUS_KEY: now}
+    before = kept_value(folder, PREVIOUS_KEY)
+    return {
+        ENCRYPTION_KEY: remembered(profile, PREVIOUS_KEY),
+        ADOPTED_KEY: None if before is None else key_fingerprint(Sensitive(before)),
+        PREVIOUS_KEY: remembered(profile, ENCRYPTION_KEY),
+        PREVIOUS_OF: plan.oids[0],
+    }
+
+
+def _oid(way: Way, name: str) -> int:
+    return oid_of(way, name) if exists(way, name) else 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from infra.engine.project import PROJECT
+from infra.files import write_private
 from infra.locations import StackFolder
 from infra.process import Report
 
@@ -80,14 +81,14 @@ def mend(folder: StackFolder, report: Report) -> None:
     before = checkpoint.with_name(f"{checkpoint.name}.bak")
     if checkpoint.is_file() and not _is_json(checkpoint) and _is_json(before):
         broken = checkpoint.with_name(f"{checkpoint.name}.broken")
-        checkpoint.replace(broken)
-        shutil.copy2(before, checkpoint)
+        shutil.copy2(checkpoint, broken)
+        write_private(checkpoint, before.read_text())  # whole or not at all
         report(f"Pulumi's state was unreadable: the one a step before is used ({broken} is kept)")
 
 
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return False
     return True

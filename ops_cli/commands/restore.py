@@ -14,7 +14,7 @@ from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from backups.catalog import Backup
-    from backups.restoring.plan import Dropped, Options, Plan, Present
+    from backups.restoring.plan import Database, Options, Plan, Present
     from backups.restoring.undo import Undoing
     from backups.stores.store import Store
     from infra.deployment import Deployment
@@ -105,7 +105,9 @@ def _restore(
         changing(deployment, store, "backup restore", report) as lock,
         way_in(deployment) as way,
     ):
-        # What is there may have changed while somebody was being asked.
+        # What is there may have changed while somebody was being asked, and the key in the profile
+        # when an interrupted restore was put right.
+        deployment = invocation.deployment()
         plan = make_plan(deployment, way, store, found, key, options)
         prove = _prove(report, "everything is as it was before")
         done = restore(deployment, way, store, plan, key, lock, prove, report)
@@ -116,6 +118,7 @@ def _restore(
         "seconds": done.seconds,
         "previous": None if drop_previous else done.previous,
         "dropped": dropped,
+        "proven": done.proven,
         **{name: value for name, value in plan.as_json().items() if name != "backup"},
     }
     present(invocation, answer, lambda shown: _render_done(invocation, shown))
@@ -142,11 +145,16 @@ def _found(deployment: Deployment, store: Store, word: str, *, into_other: bool)
 def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
     from backups.restoring.undo import plan_undoing, undo
     from infra.administration import way_in
+    from infra.servers import is_ours
     from ops_cli.asking import confirm
     from ops_cli.auditing import audited
-    from ops_cli.commands.backup import changing, opened
+    from ops_cli.commands.backup import changing, opened, undo_interrupted
 
     deployment, store = opened(invocation)
+    if not dry_run:
+        with progress(invocation) as report:
+            undo_interrupted(deployment, report)  # also an undoing: what it says comes true first
+        deployment = invocation.deployment()
     with way_in(deployment) as way:
         plan = plan_undoing(deployment, way)
     if dry_run:
@@ -165,10 +173,11 @@ def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
         changing(deployment, store, "backup restore --undo", report) as lock,
         way_in(deployment) as way,
     ):
-        plan = plan_undoing(deployment, way)
+        plan = plan_undoing(deployment, way, plan.oids)
         prove = _prove(report, f"what the restore brought is kept as {plan.kept}")
         seconds = undo(deployment, way, plan, lock, prove, report)
-    present(invocation, {**plan.as_json(), "seconds": seconds}, _render_undone)
+    answer = {**plan.as_json(), "proven": is_ours(deployment), "seconds": seconds}
+    present(invocation, answer, _render_undone)
 
 
 def _prove(report: Report, state: str) -> Any:
@@ -202,39 +211,43 @@ def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: b
 
 
 def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
-    from backups.restoring.restore import previous_of
+    from backups.restoring.restore import kept_databases
+    from infra.administration import way_in
     from ops_cli.asking import confirm
     from ops_cli.commands.backup import opened
 
     deployment, store = opened(invocation)
-    name = previous_of(deployment)
+    with way_in(deployment) as way:
+        names = ", ".join(kept_databases(deployment, way))
     if dry_run:
-        present(invocation, {"dry_run": True, "would_drop": name}, _render_would_drop)
+        present(invocation, {"dry_run": True, "would_drop": names or None}, _render_would_drop)
         return
-    if not yes:
-        confirm(f"Drop {name}, which the last restore has replaced?", f"{name} would be dropped")
+    if not yes and names:
+        confirm(f"Drop {names}, which restores have replaced?", f"{names} would be dropped")
     present(invocation, {"dropped": _drop(invocation, deployment, store)}, _render_dropped)
 
 
 def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str | None:
     """Drop what was replaced or set aside; return its names, None where there was nothing."""
-    from backups.restoring.restore import drop_previous, previous_of
+    from backups.restoring.restore import drop_previous
     from infra.administration import way_in
     from ops_cli.auditing import audited
     from ops_cli.commands.backup import changing
 
-    name = previous_of(deployment)
     with (
         progress(invocation) as report,
-        audited(invocation, "backup restore --drop-previous", name),
+        audited(invocation, "backup restore --drop-previous", deployment.stack) as event,
         changing(deployment, store, "backup restore --drop-previous", report),
         way_in(deployment) as way,
     ):
-        return ", ".join(drop_previous(deployment, way)) or None
+        dropped = drop_previous(deployment, way)
+        event.detail = {"dropped": dropped}
+    return ", ".join(dropped) or None
 
 
 def _render_would_drop(answer: dict[str, Any]) -> Iterator[Part]:
-    yield f"would drop {answer['would_drop']}, if it is there"
+    names = answer["would_drop"]
+    yield f"would drop {names}" if names else "there is nothing to drop"
 
 
 def _render_dropped(answer: dict[str, Any]) -> Iterator[Part]:
@@ -253,7 +266,7 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
             ("  made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC, Letta {manifest.release}"),
             ("  brings", f"{brings}, {manifest.memory.repositories} memory repositories"),
             ("  replaces", replaced),
-            ("  drops", None if plan.drops is None else _dropped(plan.drops)),
+            *(("  drops", _database(each)) for each in plan.drops),
             ("  last drill", drill),
             ("  of", f"another deployment, {manifest.deployment}" if plan.foreign else None),
             ("  key", "the server takes over the backup's" if plan.new_key else None),
@@ -267,26 +280,34 @@ def _replaced(now: Present) -> str:
     return f"{_held(now)}; newer than the backup: {newer}"
 
 
-def _dropped(drops: Dropped) -> str:
-    held = drops.held
-    what = "it can't be read" if held is None else _held(held)
-    return f"database {drops.name}, of an earlier restore: {what}"
+def _database(database: Database) -> str:
+    held = database.held
+    return f"database {database.name}: {'it can not be read' if held is None else _held(held)}"
 
 
 def _render_undoing(plan: Undoing, deployment: Deployment) -> Iterator[Part]:
+    live = plan.replaces
     yield f"undoing the last restore of stack '{deployment.stack}'"
     yield from facts(
         [
             ("  brings", f"{_held(plan.brings)}, from database {plan.previous}"),
-            ("  sets aside", f"{_held(plan.replaces)}, as database {plan.kept}"),
-            ("  drops", None if plan.drops is None else _dropped(plan.drops)),
+            ("  replaces", "nothing: there is no database" if live is None else _database(live)),
+            ("  keeps that", f"as database {plan.kept}" if live else None),
+            *(("  drops", _database(each)) for each in plan.drops),
         ]
     )
 
 
 def _render_undone(answer: dict[str, Any]) -> Iterator[Part]:
-    yield f"what the restore had replaced is back in {answer['seconds']:.1f} s; the smoke test passed"
-    yield f"  what the restore brought is kept as database {answer['kept']}"
+    yield f"what the restore had replaced is back, in {answer['seconds']:.1f} s; {_proof(answer)}"
+    if answer["kept"]:
+        yield f"  what the restore brought is kept as database {answer['kept']}"
+
+
+def _proof(answer: dict[str, Any]) -> str:
+    if answer["proven"]:
+        return "the smoke test passed"
+    return "start the server, then prove it: `letta-ops smoke`"
 
 
 def _held(held: Present) -> str:
@@ -294,7 +315,7 @@ def _held(held: Present) -> str:
 
 
 def _render_done(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
-    yield f"restored backup {answer['backup']} in {answer['seconds']:.1f} s; the smoke test passed"
+    yield f"restored backup {answer['backup']} in {answer['seconds']:.1f} s; {_proof(answer)}"
     if answer["dropped"]:
         yield f"  what was there is dropped: {answer['dropped']}"
     if answer["previous"]:

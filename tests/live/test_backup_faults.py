@@ -213,18 +213,23 @@ def test_a_restore_that_dies_with_its_guard_is_undone_by_up(
     assert_unharmed(place, before, ids(place))
 
 
-def test_an_undo_that_is_killed_is_finished_by_its_guard(
+def test_an_undo_that_is_killed_is_finished_or_never_was(
     place: Kept, before: State, tmp_path: Path
 ) -> None:
-    """It has no half: what the restore replaced is back, or is about to be."""
+    """Until the databases change places it is forgotten, from there on the guard finishes it."""
     again(place, "restore", "latest", "--yes")
-    assert agents(place.stack) == 1
-    command = start(place, "restore", "--undo", "--yes", log=tmp_path / "log")
-    assert command.wait_for("going back: the server is stopped"), command.said
-    command.kill(alone=False)
+    restored_one, words = state(place), ("restore", "--undo", "--yes")
+    assert restored_one.agents == 1
     journal = place.stack.folder.root / "restore.json"
-    wait_until("the guard has finished", lambda: not journal.exists(), GUARD_SECONDS)
-    assert_unharmed(place, before, ids(place))
+    for has_begun in (False, True):
+        command = start(place, *words, log=tmp_path / "log")
+        assert command.wait_for("going back: the server is stopped"), command.said
+        if has_begun:
+            wait_until("it has begun", lambda: "letta_undone" in place.databases(), 60)
+        command.kill(alone=False)
+        wait_until("the guard has ended it", lambda: not journal.exists(), GUARD_SECONDS)
+        assert_unharmed(place, before if has_begun else restored_one, ids(place))
+    assert "undone already" in refused(place, ["backup", *words], "nothing-to-undo")["message"]
 
 
 @pytest.mark.parametrize("many", HOW_MANY)

@@ -18,10 +18,11 @@ from backups.manifest import DATABASE, MANIFEST
 from backups.sources.memory_files import MemoryPlace
 from infra.backup_settings import BackupSettings
 from infra.connect import api
-from infra.deployment import Role
+from infra.deployment import Deployment, Role
+from infra.files import write_private
 from infra.fingerprint import key_fingerprint
 from infra.sensitive import Sensitive
-from infra.servers import stop_server
+from infra.servers import start_server, stop_server
 from tests.live.kept import (
     OF_A_MOVE,
     OF_A_START,
@@ -130,11 +131,11 @@ def test_a_restore_that_was_a_mistake_is_undone(
     newest = make_agent(place.deployment, "newest")
     write_memory(place.deployment, tmp_path / "newest", COMMITS + 1)
     before = place.tables()
-    assert place.json(*again, "--dry-run")["drops"] is None
-    place.json(*again, "--yes")
-    drops = place.json(*again, "--dry-run")["drops"]
+    assert place.json(*again, "--dry-run")["drops"] == []
+    assert place.json(*again, "--yes")["proven"]
     rows = {"agents": 2, "messages": before["public.messages"].rows}
-    assert drops == {"database": "letta_previous", **rows}
+    drops = place.json(*again, "--dry-run")["drops"]
+    assert drops == [{"database": "letta_previous", **rows}]
 
     plan = place.json(*undo, "--dry-run")
     assert plan["brings"] == rows
@@ -146,15 +147,81 @@ def test_a_restore_that_was_a_mistake_is_undone(
     assert_same(place, before, OF_A_START)
     assert git_problems(place.deployment, tmp_path / "read") == ["", str(COMMITS + 1)]
     talk(place.deployment, newest, "after all")
-    assert place.databases() == {"letta", plan["kept"]}
+    assert place.databases() == {"letta", "letta_undone"} == {"letta", plan["kept"]}
+    assert "undone already" in place.json(*undo, "--yes", code=1)["error"]["message"]
+    (drops,) = place.json(*again, "--dry-run")["drops"]
+    assert drops["database"] == "letta_undone"
     trail = [event["command"] for event in place.json("audit", "list", "--limit", "2")]
     assert trail == ["backup restore --undo", "backup restore"]
     assert {findings(place)[name] for name in OF_THE_DATABASE} == {"OK"}
 
-    place.json(*again, "--yes", "--drop-previous")
+    done = place.json(*again, "--yes", "--drop-previous")
+    assert (done["previous"], done["dropped"]) == (None, "letta_previous, memory")
     assert agents(place) == {"first"}
     assert place.databases() == {"letta"}
     assert git_problems(place.deployment, tmp_path / "last") == ["", str(COMMITS)]
+
+
+@pytest.mark.target("local", reason="no port of a docker stack's database is open to a profile")
+def test_a_server_that_is_not_ours_is_stopped_and_started_by_its_owner(
+    place: Kept, backup: Backup, tmp_path: Path
+) -> None:
+    """By a hand-written profile: a restore and its undoing wait for the server to be stopped."""
+    make_agent(place.deployment, "theirs")
+    before, deployment = place.databases(), place.deployment
+    words = ("--profile", str(_by_hand(deployment, tmp_path)), "backup", "restore")
+    place.sql("DROP SCHEMA letta_ops CASCADE")  # ours, and not for this role
+    with place.way() as way, way.connect("template1") as link:
+        link.execute("ALTER ROLE letta CREATEDB")
+        link.execute("GRANT CONNECT ON DATABASE postgres, template1 TO letta")
+        link.execute("CREATE EXTENSION vector")
+    try:
+        assert place.refused(*words, backup.id, "--yes") == "server-runs"
+        assert agents(place) == {"first", "theirs"}
+        stop_server(deployment)
+        assert place.json(*words, backup.id, "--yes")["proven"] is False
+        start_server(deployment)
+        assert agents(place) == {"first"}
+        assert place.refused(*words, "--undo", "--yes") == "server-runs"
+        place.json(*words[:-1], "create")  # nothing waits to be done at a better moment
+        assert agents(place) == {"first"}
+        stop_server(deployment)
+        assert place.json(*words, "--undo", "--yes")["proven"] is False
+        start_server(deployment)
+        assert agents(place) == {"first", "theirs"}
+        assert place.databases() == {*before, "letta_undone"}
+    finally:
+        with place.way() as way, way.connect("template1") as link:
+            link.execute("ALTER ROLE letta NOCREATEDB")
+            link.execute("REVOKE CONNECT ON DATABASE postgres, template1 FROM letta")
+            link.execute("DROP EXTENSION vector")
+    place.json("backup", "restore", backup.id, "--yes", "--drop-previous")
+
+
+def _by_hand(deployment: Deployment, folder: Path) -> Path:
+    server, database = deployment.server, deployment.database
+    assert database is not None
+    assert server.password is not None
+    assert server.encryption_key is not None
+    assert database.owner.password is not None
+    profile = folder / "profile.toml"
+    write_private(
+        profile,
+        f"""id = "{deployment.id}"
+release = "{deployment.release}"
+[server]
+url = "{server.url}"
+password = "{server.password.reveal()}"
+encryption_key = "{server.encryption_key.reveal()}"
+[database]
+host = "127.0.0.1"
+port = {database.port}
+name = "letta"
+owner = "letta"
+owner_password = "{database.owner.password.reveal()}"
+""",
+    )
+    return profile
 
 
 VECTORS = "SELECT id, text, embedding::text FROM archival_passages ORDER BY id"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backups.catalog import Backup, Drill
-from backups.restoring.plan import Dropped, Options, Plan, Present, _ensure_not_older, _key_after
+from backups.restoring.plan import Database, Options, Plan, Present, _ensure_not_older, _key_after
 from backups.restoring.releases import ensure_known
 from infra.administration import Way
 from infra.deployment import Deployment, Server
@@ -137,7 +137,7 @@ def test_a_plan_says_what_would_be_lost_in_numbers_and_no_key() -> None:
     plan = Plan(
         backup,
         present,
-        Dropped("letta_previous", None),
+        (Database("letta_previous", None),),
         True,
         Sensitive("the key"),
         False,
