@@ -19,8 +19,6 @@ def ensure_known(deployment: Deployment, backup: Backup) -> None:
     release = RELEASES.get(deployment.release or "")
     if revision is None or (release is not None and revision == release.alembic_head):
         return
-    if deployment.release is not None and _known(deployment.release, revision, backup):
-        return
     if deployment.release is None:
         raise LettaOpsError(
             "release-unknown",
@@ -28,6 +26,8 @@ def ensure_known(deployment: Deployment, backup: Backup) -> None:
             f" for it (Letta {backup.manifest.release or 'unknown'}, schema {revision})",
             f'add it to the profile: release = "{backup.manifest.release or "X.Y.Z"}"',
         )
+    if _known(deployment.release, revision, backup):
+        return
     raise LettaOpsError(
         "backup-newer-schema",
         f"backup {backup.id} was made with Letta {backup.manifest.release or 'of an unknown release'}"

@@ -8,7 +8,6 @@ was changed yet.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from backups.lock import Lock
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
 from backups.restoring.plan import Database, Present, exists, look, read_present
+from backups.restoring.restore import Prove
 from backups.restoring.switch import forget, go_back, has_begun, oid_of
 from backups.side_database import drop_database
 from backups.sources.memory_files import MemoryPlace, reachable
@@ -95,7 +95,7 @@ def undo(
     way: Way,
     plan: Undoing,
     lock: Lock,
-    prove: Callable[[Deployment], None],
+    prove: Prove,
     report: Report,
 ) -> float:
     """Carry out `plan`; return the seconds it took. Raises LettaOpsError: then nothing was changed,

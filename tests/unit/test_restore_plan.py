@@ -99,6 +99,14 @@ def test_a_schema_that_the_release_does_not_know_is_refused(
     assert "letta-ops --stack prod up" in caught.value.hint
 
 
+def test_a_release_that_the_profile_does_not_name_knows_no_schema() -> None:
+    here = replace(deployment(None, ours=False), release=None)
+    with pytest.raises(LettaOpsError) as caught:
+        ensure_known(here, Backup(manifest(), None, ()))
+    assert caught.value.code == "release-unknown"
+    assert 'release = "' in caught.value.hint
+
+
 class Answering:
     """A way to a server of which only the version is asked."""
 
