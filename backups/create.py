@@ -27,13 +27,14 @@ from backups.manifest import (
     Manifest,
     Part,
 )
-from backups.programs import find_dump
+from backups.programs import Version, find_dump
 from backups.sources.memory_files import read_memory
 from backups.sources.postgres import Snapshot, snapshot
 from backups.stores.store import Store
 from backups.streams import ChunkSource, TalliedSink, Tally, compressed
 from backups.words import size_in_words
 from infra.administration import way_in
+from infra.containers.images import installed_packages
 from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 from infra.fingerprint import key_fingerprint
@@ -170,7 +171,7 @@ def _made(
     label: str | None,
 ) -> Manifest:
     container = deployment.database.container if deployment.database else None
-    program = find_dump(taken.server_major, container)
+    program = find_dump(taken.server, container)
     writing.report(f"database: dumping {size_in_words(taken.size)} with pg_dump {program.version}")
     parts = [writing.part(DATABASE, taken.dump(program), of=taken.size, ending=".dump")]
     for number, table in enumerate(taken.apart, 1):
@@ -201,6 +202,7 @@ def _made(
         key_fingerprint=None if key is None else key_fingerprint(key),
         key_escrowed=any(part.name == KEY_ESCROW for part in parts),
         tools={"letta-ops": version("letta-ops"), "pg_dump": program.version},
+        packages=_packages(deployment),
     )
 
 
@@ -211,6 +213,11 @@ def _keys(deployment: Deployment, writing: _Writing) -> Iterator[Part]:
     key = deployment.server.encryption_key
     if key is not None and writing.encryption.on and deployment.backups.escrow:
         yield writing.part(KEY_ESCROW, [key.reveal().encode()])
+
+
+def _packages(deployment: Deployment) -> dict[str, str]:
+    names = deployment.containers
+    return {} if names is None else installed_packages(names.prefix)
 
 
 def key_warning(deployment: Deployment) -> str | None:
@@ -224,6 +231,18 @@ def key_warning(deployment: Deployment) -> str | None:
         "no recovery copy of the server's encryption key is configured: without the key the secrets"
         " in this backup are lost; set backup.recipients, so that the key goes along encrypted, or"
         " keep a copy (`letta-ops secret show encryption-key`) and say where with backup.key_copy"
+    )
+
+
+def dump_warning(manifest: Manifest) -> str | None:
+    """What to tell of a dump whose program is older than the server that it dumped."""
+    program, server = manifest.tools["pg_dump"], Version.parse(manifest.database.postgres)
+    if Version.parse(program).is_as_new_as(server):
+        return None
+    return (
+        f"pg_dump {program} is older than the server, PostgreSQL {server}, and may not know all that it"
+        f" dumped: put a newer one on PATH (Debian: postgresql-client-{server.major}), and prove this"
+        " backup with a drill"
     )
 
 

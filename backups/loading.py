@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from backups.catalog import Backup
+from backups.column_options import unknown_options, without_options
 from backups.contents import settle
 from backups.manifest import DATABASE, Manifest
 from backups.opening import Key, opened_part
 from backups.parallel import Stop, beside
-from backups.programs import Program
+from backups.programs import Program, Version
 from backups.sources.rows import VectorTable, write_rows
 from backups.stores.store import Store
 from backups.streams import chunks_of
@@ -34,6 +36,8 @@ from infra.sensitive import Sensitive
 
 JOBS = 2
 ROOM = 1.5  # times what went into the backup
+# What of pg_restore's script is for psql alone.
+PSQL_COMMAND = re.compile(rb"^\\(?:un)?restrict .*\n", re.MULTILINE)
 MADE_BEFORE = ("EXTENSION", "COMMENT - EXTENSION")
 HINT = (
     "look at Postgres' log (`letta-ops logs postgres`), the free disk space, and whether the backup is"
@@ -75,7 +79,7 @@ def load(
             read_beginning(source, beginning)
         dump = _Dump.of(way, name, role, backup, Path(beginning.name), chosen)
         report(f"database: restoring {size_in_words(stored)}")
-        dump.make("pre-data")
+        dump.define(way, name, scratch, report)
         with beside(lambda stop: _load_rows(way, name, store, backup, key, stop)) as stop:
             beginning.seek(0)
             dump.load(stop.ends(itertools.chain(chunks_of(beginning), chunks_of(source))))
@@ -88,9 +92,11 @@ class _Dump:
     """A dump on its way into a database, and the pg_restore that reads it."""
 
     program: Program
+    target: str
     options: tuple[str, ...]
     settings: dict[str, Any]
     beginning: Path
+    encoding: str
 
     @classmethod
     def of(
@@ -104,7 +110,7 @@ class _Dump:
     ) -> _Dump:
         """`chosen` gets the list of what is restored."""
         with way.connect(name) as link:
-            program = reader_of(backup.manifest, link.info.server_version // 10_000)
+            program = reader_of(backup.manifest, Version.of(link).major)
         home = backup.manifest.database.pgvector_schema or "public"
         chosen.writelines(
             f"{line}\n" for line in _wanted(entries(program, beginning, **TELLING), home)
@@ -113,23 +119,52 @@ class _Dump:
         environment = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", **way.environment(name)}
         password = environment.get("PGPASSWORD")
         options = (
-            f"--dbname={name}", "--no-owner", "--no-privileges", "--no-password", "--exit-on-error",
+            "--no-owner", "--no-privileges", "--no-password", "--exit-on-error",
             # Of the source's replication: it is not ours to begin, and may need all rights.
             "--no-publications", "--no-subscriptions",
             *([f"--role={role}"] if role else []), f"--use-list={chosen.name}",
         )  # fmt: skip
         secrets = (Sensitive(password),) if password else ()
         settings = {"environment": environment, "secrets": secrets}
-        return cls(program, options, settings, beginning)
+        encoding = backup.manifest.database.encoding
+        return cls(program, f"--dbname={name}", options, settings, beginning, encoding)
+
+    def define(self, way: Way, name: str, scratch: Path, report: Report) -> None:
+        """Make what stands ahead of the data, but for what this server can't know: that is told.
+
+        Raises LettaOpsError, and psycopg.Error.
+        """
+        from psycopg import sql
+
+        with (
+            tempfile.NamedTemporaryFile(dir=scratch, prefix="restoring-") as file,
+            way.connect(name) as link,
+        ):
+            words = (*self.options, "--section=pre-data", f"--file={file.name}")
+            run(command(self.program.path, *words, self.beginning, **self.settings), **TELLING)
+            script = PSQL_COMMAND.sub(b"", Path(file.name).read_bytes())
+            unknown = unknown_options(link, script)
+            if unknown:
+                shown = ", ".join(f"{each} ({count}x)" for each, count in unknown.items())
+                report(
+                    f"database: leaving out options of columns that PostgreSQL {Version.of(link)}"
+                    f" does not know: {shown}"
+                )
+                link.execute(
+                    sql.SQL("SET client_encoding TO {}").format(sql.Literal(self.encoding))
+                )
+                link.execute(without_options(script, unknown))
+                return
+        self.make("pre-data")
 
     def make(self, section: str, *more: str) -> None:
         """Make what the table of contents defines: all but data."""
-        words = (*self.options, *more, f"--section={section}")
+        words = (self.target, *self.options, *more, f"--section={section}")
         run(command(self.program.path, *words, self.beginning, **self.settings), **TELLING)
 
     def load(self, chunks: Iterator[bytes]) -> None:
         """Load the data of a dump that comes in chunks, and read these to their end."""
-        words = (*self.options, "--section=data")
+        words = (self.target, *self.options, "--section=data")
         fed(command(self.program.path, *words, **self.settings), chunks, **TELLING)
         for _ in chunks:
             pass  # pg_restore does not want it, but at its end it is compared with the manifest

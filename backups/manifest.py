@@ -106,6 +106,7 @@ class Manifest:
     key_fingerprint: str | None  # of LETTA_ENCRYPTION_KEY
     key_escrowed: bool
     tools: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)  # by image: `name=version ...`
 
     def part(self, name: str) -> Part | None:
         return next((part for part in self.parts if part.name == name), None)

@@ -1,4 +1,4 @@
-"""Finding the pg_dump and pg_restore that fit a server: they must not be older than it."""
+"""Finding the pg_dump and pg_restore that fit a server: they must not be older than it, by release."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from infra.containers.execute import execute
 from infra.embedded.binaries import install_binaries
@@ -15,35 +16,83 @@ from infra.errors import LettaOpsError
 from infra.locations import cache_folder
 from infra.process import attempt, command
 
+if TYPE_CHECKING:
+    import psycopg
+
 DEBIAN = Path("/usr/lib/postgresql")  # its versions lie side by side, and off PATH
 # From this version on pg_restore begins with a setting that older servers don't know.
 FIRST_WITH_TRANSACTION_TIMEOUT = 17
 
 
+# How many minor releases the major before had had when the first of this one's came: from then on all
+# living majors get theirs on one day, so that 17.12 and 18.6 are of the same (postgresql.org, "release
+# notes"). A major that isn't listed had at least those of its first year.
+BEHIND = {13: 4, 14: 3, 15: 5, 16: 4, 17: 4, 18: 6}
+BEHIND_AT_LEAST = 4
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """A version of PostgreSQL: 17.12 is (17, 12). `minor` is -1 before a major's first release."""
+
+    major: int
+    minor: int
+
+    @classmethod
+    def of(cls, link: psycopg.Connection[Any]) -> Version:
+        """That of the server at the other end: libpq says 170012 for 17.12."""
+        return cls(*divmod(link.info.server_version, 10_000))
+
+    @classmethod
+    def parse(cls, text: str) -> Version:
+        """From what its programs say of themselves: 17.12, 19beta1."""
+        match = re.match(r"(\d+)(?:\.(\d+))?", text)
+        if match is None:
+            raise ValueError(f"{text!r} is no version of PostgreSQL")
+        return cls(int(match[1]), int(match[2] or -1))
+
+    def is_as_new_as(self, other: Version) -> bool:
+        """Whether it was released together with `other`, or later: by date, not by number."""
+        majors = range(other.major + 1, self.major + 1)
+        ahead = sum(BEHIND.get(major, BEHIND_AT_LEAST) for major in majors)
+        return self.major >= other.major and self.minor + ahead >= other.minor
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
 @dataclass(frozen=True)
 class Program:
-    """One of PostgreSQL's client programs, and its major version; `container`: it is in there."""
+    """One of PostgreSQL's client programs; `version` as it tells it. `container`: it is in there."""
 
     path: Path
-    major: int
+    number: Version
     version: str
     container: str | None = None
 
+    @property
+    def major(self) -> int:
+        return self.number.major
 
-def find_dump(server: int, container: str | None = None) -> Program:
-    """Return the oldest pg_dump that knows a server of major version `server`.
 
-    Where there is none on this machine, the one beside the server in `container` will do. Raises
-    LettaOpsError (`no-pg-dump`) naming what was found and what is needed.
+def find_dump(server: Version, container: str | None = None) -> Program:
+    """Return the server's own pg_dump where it runs in `container`; else the oldest that fits.
+
+    An older program than the server, also one of a later major, may dump wrongly what it doesn't
+    know: it is the answer only where nothing better is found, the newest then. Raises LettaOpsError
+    (`no-pg-dump`) naming what was found and what is needed.
     """
-    found = [program for program in _programs("pg_dump") if program.major >= server]
-    if found:
-        return min(found, key=lambda program: program.major)
     if container is not None:
         said = execute(container, ["pg_dump", "--version"])
         if program := _parsed(Path("pg_dump"), said.code, said.output):
             return replace(program, container=container)
-    raise _none("pg_dump", f"{server} or newer", f"the server is PostgreSQL {server}")
+    known = [program for program in _programs("pg_dump") if program.major >= server.major]
+    fitting = [program for program in known if program.number.is_as_new_as(server)]
+    if fitting:
+        return min(fitting, key=lambda program: program.number)
+    if known:
+        return max(known, key=lambda program: program.number)
+    raise _none("pg_dump", f"{server.major} or newer", f"the server is PostgreSQL {server}")
 
 
 def find_restore(server: int, dumped_with: int) -> Program:
@@ -80,10 +129,10 @@ def _asked(path: Path) -> Program | None:
 
 def _parsed(path: Path, code: int, said: str) -> Program | None:
     # Debian says: pg_dump (PostgreSQL) 17.5 (Debian 17.5-1)
-    match = re.search(r"\(PostgreSQL\) (\d+)[.\w]*", said)
+    match = re.search(r"\(PostgreSQL\) (\d[.\w]*)", said)
     if code != 0 or match is None:
         return None
-    return Program(path, int(match[1]), match[0].partition(") ")[2])
+    return Program(path, Version.parse(match[1]), match[1])
 
 
 def _none(name: str, needed: str, why: str) -> LettaOpsError:

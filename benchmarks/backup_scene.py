@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backups.crypto import new_identity
-from backups.programs import find_dump, find_restore
+from backups.programs import Version, find_dump, find_restore
 from benchmarks.cost import Argv, Cost, OnLine, pipe
 from benchmarks.seed import seed
 from infra.administration import Way, way_in
@@ -91,15 +91,15 @@ def scene(machine: Machine, name: str, scale: float) -> Iterator[Scene]:
         assert deployment.database is not None
         with way_in(deployment) as way:
             with way.connect(deployment.database.name) as link:
-                major = link.info.server_version // 10_000
-            dump = find_dump(major)
+                server = Version.of(link)
+            dump = find_dump(server)
             yield Scene(
                 stack,
                 store,
                 way,
                 deployment.database.name,
                 dump.path,
-                find_restore(major, dump.major).path,
+                find_restore(server.major, dump.major).path,
                 stack.pid("postgres"),
             )
     stack.destroy("--delete-data")

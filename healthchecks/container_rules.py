@@ -154,9 +154,9 @@ def images_are_recent(seen: Containers, thresholds: Thresholds) -> Verdict:
     if old:
         return Verdict(
             State.WARNING,
-            f"built more than {thresholds.old_image_days:.0f} days ago: {', '.join(old)}",
+            f"packages of more than {thresholds.old_image_days:.0f} days ago: {', '.join(old)}",
             words,
-            "update letta-ops, or name a newer base image: `letta-ops up --config image.base=NAME`",
+            f"build them anew: `letta-ops up --config image.packages={thresholds.today}`",
         )
     if gone:
         hint = "run `letta-ops up`, which builds it again"

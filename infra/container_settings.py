@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from infra.containers.database_url import url_problems
-from infra.containers.images import BuildSettings
+from infra.containers.images import PACKAGES, BuildSettings
 from infra.containers.names import Names
 from infra.deployment import LOOPBACK
 from infra.references import is_reference, resolve
@@ -40,6 +42,7 @@ DEFAULTS: Mapping[str, Any] = {
     "tls.http_port": 80,  # where an ACME authority looks for the answer to its challenge
     "proxy.max_request": 100,  # MiB
     "image.base": "",
+    "image.packages": "",
     "image.ca_bundle": "",
     "image.proxy": "",
     "image.index_url": "",
@@ -170,6 +173,14 @@ class _Reader:
             return ""
         return text
 
+    def day(self, name: str) -> str:
+        text = self.text(name)
+        with suppress(ValueError):
+            if not text or dt.date.fromisoformat(text).isoformat() == text:
+                return text
+        self.problems.append(f"{name}: must be a day like 2026-11-27, not {text!r}")
+        return ""
+
     def file(self, name: str) -> Path | None:
         text = self.text(name)
         if not text:
@@ -238,6 +249,8 @@ def _build(reader: _Reader) -> BuildSettings:
     }
     if base := reader.text("image.base"):
         chosen["base"] = base
+    if day := reader.day("image.packages"):
+        chosen["packages"] = max(day, PACKAGES)
     return BuildSettings(**chosen)
 
 

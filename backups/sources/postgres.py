@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from backups.contents import OWN_TABLES, read_sequences, read_tables, settle
 from backups.manifest import Database, Table
-from backups.programs import Program
+from backups.programs import Program, Version
 from backups.sources.container_dump import dumped_inside
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
 from backups.streams import chunks_of
@@ -39,7 +39,7 @@ class Snapshot:
     name: str
     exported: str
     taken_at: dt.datetime
-    server_major: int
+    server: Version
     size: int  # bytes on disk, for the progress
     newest_message_at: dt.datetime | None
     apart: tuple[VectorTable, ...]
@@ -135,9 +135,9 @@ def snapshot(way: Way, name: str) -> Iterator[Snapshot]:
         except psycopg.Error as error:
             raise refused(error, name) from None
         try:
-            major = link.info.server_version // 10_000
+            server = Version.of(link)
             yield Snapshot(
-                way, name, exported, taken_at, major, size, newest, apart, counting, known
+                way, name, exported, taken_at, server, size, newest, apart, counting, known
             )
         finally:
             counting.end()

@@ -56,7 +56,8 @@ class ContainerFacts:
     """One container. `health` is None without a health check; times in seconds, memory in bytes.
 
     `killed`: how often something in it was killed for want of memory since it started;
-    `killed_whole`: that this was its last end. `image_days` is None when the image was deleted.
+    `killed_whole`: that this was its last end. `image_days` is how long ago the packages of its image
+    were installed, None when that was deleted.
     `limit` and `used` are None without a limit; `used` also where it wasn't measured.
     """
 
@@ -198,12 +199,15 @@ def _published(attributes: Mapping[str, Any]) -> Iterator[Published]:
 def _image(client: DockerClient, image: str) -> tuple[str, dt.datetime | None, Mapping[str, str]]:
     """Its name, when it was made, and its labels; a container outlives an image that is deleted."""
     from infra.containers.engine import find_image
+    from infra.containers.names import LABEL_INSTALLED
 
     short = image.removeprefix("sha256:")[:12]
     found = find_image(client, image)
     if found is None:
         return short, None, {}
-    return (*found.tags, short)[0], _moment(found.attrs["Created"]), found.labels
+    installed = found.labels.get(LABEL_INSTALLED)  # an image that was labelled is younger
+    made = _moment(f"{installed}T00:00:00Z" if installed else found.attrs["Created"])
+    return (*found.tags, short)[0], made, found.labels
 
 
 def _used(client: DockerClient, container: str) -> int | None:

@@ -16,7 +16,7 @@ from infra.sensitive import Sensitive
 
 class BuiltImage(Provider):
     """Inputs: `name` (letta, postgres, ...), `release`, `tag`, and how to build: `base`,
-    `ca_bundle`, `proxy`, `index_url`, `apt_mirror`. Output: `image_id`.
+    `packages`, `ca_bundle`, `proxy`, `index_url`, `apt_mirror`. Output: `image_id`.
 
     The image stays when the resource goes: other stacks use it, and it is work to make again.
     """
@@ -38,6 +38,7 @@ def _settings(inputs: Properties) -> BuildSettings:
 
     return BuildSettings(
         base=inputs["base"],
+        packages=inputs["packages"],
         ca_bundle=Path(inputs["ca_bundle"]) if inputs.get("ca_bundle") else None,
         proxy=hidden("proxy"),
         index_url=hidden("index_url"),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
+import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from infra.containers.engine import engine, find_image
+from infra.containers.engine import engine, find_image, own_containers
 from infra.containers.image_build import SILENCE_SECONDS, ensure_base, run_build
+from infra.containers.names import LABEL_BASE, LABEL_INSTALLED, LABEL_PACKAGES
 from infra.errors import LettaOpsError
 from infra.files import held, made_once
 from infra.locations import cache_folder
@@ -29,28 +34,36 @@ from infra.release import (
 )
 from infra.sensitive import Sensitive
 
+if TYPE_CHECKING:
+    from docker import DockerClient
+
 NAMES = ("postgres", "letta", "proxy", "redis")
 DEFAULT_BASE = (
     "debian:trixie-slim@sha256:d7e12182ce18b85b93007c1dedf31f2d29e01ccf3182cc4017c709b6259bc132"
 )
 
 FOLDER = Path(__file__).parents[1] / "images"
+RECORD = "/usr/share/letta-ops/packages"  # in an image
 SCRIPTS = (  # of ours, run in the server's image
     FOLDER.parent / "embedded" / "launch.py",
     FOLDER.parent / "fake_model.py",
     FOLDER / "letta" / "healthcheck.py",
 )
+# Debian's packages can't be pinned, since its archive keeps only the newest. So every image is built with
+# those of one day, which are recorded in it; a later day here, or as `image.packages`, is another image.
+PACKAGES = "2026-11-27"
 VERSIONS = {"postgres": "17", "proxy": "1.26", "redis": "8"}  # letta's is its release
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How images are built on this machine. Only `base` shows in the result.
+    """How images are built on this machine. Only `base` and `packages` show in the result.
 
     What is not set is taken from the environment: SSL_CERT_FILE, UV_DEFAULT_INDEX, HTTPS_PROXY...
     """
 
     base: str = DEFAULT_BASE
+    packages: str = PACKAGES  # Debian's, of this day or later
     ca_bundle: Path | None = None
     proxy: Sensitive | None = None  # for http and https; may hold a password
     index_url: Sensitive | None = None  # Python package index; may hold a password
@@ -71,7 +84,7 @@ def tag(name: str, release_version: str, settings: BuildSettings) -> str:
     What only says how to reach the network is no part of it: the result is the same.
     """
     digest = hashlib.sha256()
-    for path, content in sorted(_files(name).items()):
+    for path, content in sorted(_files(name, settings).items()):
         digest.update(f"{path}\0{len(content)}\0".encode() + content)
     version = _version(name, release_version)
     parts = {"base": settings.base, "version": version}
@@ -96,23 +109,64 @@ def build(name: str, release: Release, settings: BuildSettings, report: Report) 
             if find_image(client, wanted) is None:  # somebody else has just built it
                 secrets = settings.network.secrets
                 ensure_base(client, settings.base, secrets, report)
-                files = {**_files(name), **_reach(settings)}
+                files = {**_files(name, settings), **_reach(settings)}
                 if name == "letta":
                     files |= _release_files(release, settings, report)
                 report(f"building the image {wanted}")
                 arguments = _arguments(name, release.version, settings)
-                run_build(client, wanted, files, arguments, secrets, report)
+                draft = f"{wanted}-draft"
+                run_build(client, draft, files, arguments, secrets, report)
+                labels = {**_packages_in(client, draft), LABEL_BASE: settings.base}
+                run_build(client, wanted, _labelled(draft, labels), {}, secrets, report)
+                client.images.remove(draft, noprune=True)
                 report(f"built the image {wanted}")
     return wanted
+
+
+def installed_packages(prefix: str) -> dict[str, str]:
+    """Return, of each image that the stack's containers run, the packages in it: `name=version ...`.
+
+    Raises LettaOpsError: those of `infra.containers.engine`.
+    """
+    with engine() as client:
+        images = {str(each.attrs["Image"]) for each in own_containers(client, prefix)}
+        found = [image for name in images if (image := find_image(client, name)) is not None]
+    return {
+        (*image.tags, str(image.id))[0]: image.labels[LABEL_PACKAGES]
+        for image in found
+        if LABEL_PACKAGES in image.labels
+    }
+
+
+def _packages_in(client: DockerClient, image: str) -> dict[str, str]:
+    """What build/finish has written down, as labels."""
+    container = client.containers.create(image)
+    try:
+        chunks, _ = container.get_archive(RECORD)
+    finally:
+        container.remove()
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+        file = archive.extractfile(Path(RECORD).name)
+        assert file is not None  # noqa: S101  # for the type checker: it is a file
+        installed, *packages = file.read().decode().split()
+    return {LABEL_INSTALLED: installed, LABEL_PACKAGES: " ".join(packages)}
+
+
+def _labelled(image: str, labels: Mapping[str, str]) -> dict[str, bytes]:
+    """The build of the same image with labels that are known only now."""
+    words = " ".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
+    return {"Dockerfile": f"FROM {image}\nLABEL {words}\n".encode()}
 
 
 def _version(name: str, release_version: str) -> str:
     return VERSIONS.get(name, release_version)
 
 
-def _files(name: str) -> dict[str, bytes]:
+def _files(name: str, settings: BuildSettings) -> dict[str, bytes]:
     """The files of the build that this repository holds, by their path in the build's context."""
     found = {f"build/{path.name}": path.read_bytes() for path in (FOLDER / "build").iterdir()}
+    # So that the engine's cache doesn't bring the packages of another day.
+    found["build/packages"] = settings.packages.encode()
     folder = FOLDER / name
     found["Dockerfile"] = (folder / "Dockerfile").read_bytes()
     if name == "letta":

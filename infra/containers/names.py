@@ -12,6 +12,10 @@ SERVICE_REDIS = "redis"
 LABEL_PREFIX = "letta-ops.prefix"
 LABEL_SERVICE = "letta-ops.service"
 LABEL_DEPLOYMENT = "letta-ops.deployment"
+# Of an image: which of Debian's packages are in it, as `name=version`, and the day they were installed.
+LABEL_PACKAGES = "letta-ops.packages"
+LABEL_BASE = "org.opencontainers.image.base.name"
+LABEL_INSTALLED = "letta-ops.packages.installed"
 
 SERVER_PORT = 8283
 MODEL_PORT = 8284

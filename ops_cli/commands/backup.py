@@ -55,21 +55,22 @@ def create_backup(
     dry_run: DryRun = False,
 ) -> None:
     """Back up the database, git memory and configuration, in one stream each, to the store."""
-    from backups.create import create, key_warning
+    from backups.create import create, dump_warning, key_warning
     from ops_cli.auditing import audited
 
     invocation = current(context)
     deployment, store = opened(invocation)
-    warning = key_warning(deployment)
+    warnings = [words for words in (key_warning(deployment),) if words]
     if dry_run:
-        present(invocation, _would_create(deployment, store, warning), _render_dry_run)
+        present(invocation, _would_create(deployment, store, warnings), _render_dry_run)
         return
     with progress(invocation) as report, audited(invocation, "backup create", store.url) as event:
         with changing(deployment, store, "backup create", report, wait):
             made = create(deployment, store, label, report)
         event.detail = {"backup": made.id, "bytes": made.size}
-    if warning:
-        note(f"warning: {warning}")
+    warnings += [words for words in (dump_warning(made),) if words]
+    for words in warnings:
+        note(f"warning: {words}")
     answer = {
         "id": made.id,
         "store": store.url,
@@ -81,7 +82,7 @@ def create_backup(
         "encrypted": made.encrypted,
         "key_escrowed": made.key_escrowed,
         "label": made.label,
-        "warnings": [warning] if warning else [],
+        "warnings": warnings,
     }
     present(invocation, answer, lambda shown: _render_created(invocation, shown))
 
@@ -188,7 +189,7 @@ def undo_interrupted(deployment: Deployment, report: Any) -> None:
             finish_interrupted(deployment, report)
 
 
-def _would_create(deployment: Deployment, store: Store, warning: str | None) -> dict[str, Any]:
+def _would_create(deployment: Deployment, store: Store, warnings: list[str]) -> dict[str, Any]:
     from backups.encryption import encryption_of
 
     encryption = encryption_of(deployment.backups, store.url)
@@ -196,7 +197,7 @@ def _would_create(deployment: Deployment, store: Store, warning: str | None) -> 
         "dry_run": True,
         "store": store.url,
         "encryption": encryption.kind,
-        "warnings": [warning] if warning else [],
+        "warnings": warnings,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime as dt
 import http.server
 import io
 import json
@@ -27,7 +28,7 @@ import testinfra
 from infra.containers import images
 from infra.containers.execute import execute
 from infra.containers.image_build import run_build
-from infra.containers.images import NAMES, BuildSettings
+from infra.containers.images import NAMES, PACKAGES, BuildSettings
 from infra.containers.names import POSTGRES_USER, PROXY_USER, REDIS_USER, SERVER_USER
 from infra.errors import LettaOpsError
 from infra.release import RELEASES
@@ -215,10 +216,25 @@ def test_an_image_says_what_it_is(name: str, engine: DockerClient, tags: dict[st
     assert image.labels["org.opencontainers.image.version"] == version
     assert image.labels["org.opencontainers.image.title"]
     assert image.labels["org.opencontainers.image.licenses"]
+    assert image.labels["org.opencontainers.image.base.name"] == BASE
     assert "org.opencontainers.image.created" not in image.labels
     configuration = image.attrs["Config"]
     assert configuration["Healthcheck"]["Test"][0] == "CMD"
     assert not configuration.get("Volumes")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_says_which_packages_are_in_it_and_since_when(
+    name: str, engine: DockerClient, tags: dict[str, str], run: Run
+) -> None:
+    labels = engine.images.get(tags[name]).labels
+    query = "${db:Status-Abbrev}${binary:Package}=${Version}\n"
+    said = inside(run(name, "60", entrypoint="sleep"), "dpkg-query", "-W", "-f", query)[1]
+    installed = [line[3:] for line in said.splitlines() if line.startswith("ii ")]
+    assert len(installed) > 50
+    assert labels["letta-ops.packages"].split() == installed
+    assert PACKAGES <= labels["letta-ops.packages.installed"] <= f"{dt.datetime.now(dt.UTC):%F}"
+    assert f"{tags[name]}-draft" not in [tag for each in engine.images.list() for tag in each.tags]
 
 
 @contextlib.contextmanager

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from backups.catalog import Backup, write_object
-from backups.contents import read_sequences
+from backups.contents import compare, read_sequences
 from backups.create import create
 from backups.crypto import new_identity
 from backups.layout import move_extension, move_schema
 from backups.manifest import DATABASE, MANIFEST
+from backups.side_database import SideDatabase, drop_database, restore_database
 from backups.sources.memory_files import MemoryPlace
 from infra.backup_settings import BackupSettings
 from infra.connect import api
@@ -415,3 +416,30 @@ def test_a_backup_goes_to_a_newer_postgres_and_not_back(place: Kept, backup: Bac
         back = here.create()
         words = ("backup", "restore", back.id, "--into-other", "--yes")
         assert place.refused(*words) == "backup-newer-postgres"
+
+
+def test_options_of_columns_that_no_server_here_knows_are_left_out_and_told(
+    place: Kept, tmp_path: Path
+) -> None:
+    """As those that a later release writes into every table, which an older pg_dump takes along."""
+    tables = (
+        "UPDATE pg_attribute SET attoptions = {} WHERE attrelid = 'agents'::regclass"
+        " AND attname IN ('id', 'name')"
+    )
+    place.sql(tables.format("'{n_distinct=5,of_a_later_release=1}'"))
+    try:
+        backup = place.create()
+    finally:
+        place.sql(tables.format("NULL"))
+    told: list[str] = []
+    side = SideDatabase("left_out", "letta")
+    with place.way() as way:
+        restore_database(way, side, place.store, backup, place.key, tmp_path, told.append)
+        try:
+            with way.connect("left_out") as link:
+                assert compare(link, backup.manifest.database) == []
+                options = "SELECT attoptions FROM pg_attribute WHERE attoptions IS NOT NULL"
+                assert link.execute(options).fetchall() == [(["n_distinct=5"],)] * 2
+        finally:
+            drop_database(way, "left_out")
+    assert [line for line in told if line.endswith("does not know: of_a_later_release (2x)")]

@@ -167,7 +167,9 @@ def test_an_old_image_is_a_warning_and_so_is_one_that_is_gone(
     days: float | None, expected: State
 ) -> None:
     seen = stack(PROXY, replace(SERVER, image_days=days))
-    assert rules.images_are_recent(seen, LIMITS).state is expected
+    verdict = rules.images_are_recent(seen, LIMITS)
+    assert verdict.state is expected
+    assert (f"image.packages={LIMITS.today}" in verdict.hint) is (days == 91.0)
 
 
 def certificate(life: dt.timedelta, left: dt.timedelta) -> Certificate:

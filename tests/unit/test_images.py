@@ -65,6 +65,20 @@ def test_another_base_is_another_tag(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_packages_of_another_day_are_another_tag_and_come_past_the_engines_cache(
+    name: str,
+) -> None:
+    now, later = BuildSettings(), BuildSettings(packages="2027-03-01")
+    assert tag(name, RELEASE, later) != tag(name, RELEASE, now)
+    files = images._files(name, later)
+    assert [path for path in files if files[path] != images._files(name, now)[path]] == [
+        "build/packages"
+    ]
+    dockerfile = files["Dockerfile"].decode()
+    assert dockerfile.index("COPY build/ /build/") < dockerfile.index("/build/install")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_file_of_the_build_is_in_the_tag(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

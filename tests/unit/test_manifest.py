@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from backups.manifest import DATABASE, FORMAT, Memory, parse_manifest
+from backups.create import dump_warning
+from backups.manifest import DATABASE, FORMAT, Memory, _digest, parse_manifest
 from infra.errors import LettaOpsError
 from tests.unit.backups import CONTENT, manifest
 
@@ -94,3 +95,29 @@ def test_times_keep_their_zone() -> None:
     at = dt.datetime(2026, 3, 29, 2, 30, 0, 123456, tzinfo=dt.UTC)
     found = parse_manifest(manifest(created_at=at).as_text().encode(), "here")
     assert found.created_at == at
+
+
+@pytest.mark.parametrize(
+    ("server", "program", "words"),
+    [
+        ("18.4", "18.4", None),
+        ("17.12", "17.12", None),
+        ("17.12", "18.4", "postgresql-client-17"),
+        ("19beta1", "19beta1", None),
+    ],
+)
+def test_a_dump_by_a_program_that_is_older_than_the_server_is_told(
+    server: str, program: str, words: str | None
+) -> None:
+    made = manifest(tools={"pg_dump": program})
+    told = dump_warning(replace(made, database=replace(made.database, postgres=server)))
+    assert (told is None) if words is None else (words in str(told))
+
+
+def test_the_packages_of_the_images_are_read_back_and_older_manifests_have_none() -> None:
+    packages = {"letta-ops/postgres:17-0123456789ab": "libc6=2.41-12 postgresql-17=17.12-0+deb13u1"}
+    made = manifest(packages=packages)
+    assert parse_manifest(made.as_text().encode(), "here").packages == packages
+    older = {key: value for key, value in json.loads(made.as_text()).items() if key != "packages"}
+    older["sha256"] = _digest({key: value for key, value in older.items() if key != "sha256"})
+    assert parse_manifest(json.dumps(older).encode(), "here") == replace(made, packages={})

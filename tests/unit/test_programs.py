@@ -7,27 +7,96 @@ from pathlib import Path
 import pytest
 
 from backups import programs
-from backups.programs import Program, find_dump, find_restore
+from backups.programs import Program, Version, find_dump, find_restore
+from infra.containers.execute import Answer
 from infra.errors import LettaOpsError
+
+HERE = ("18.4", "15.12", "16.20", "16.8")
+
+
+def program(version: str) -> Program:
+    return Program(Path(f"/pg/{version}"), Version.parse(version), version)
 
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine has PostgreSQL 15, 16 and 18."""
-    here = [Program(Path(f"/pg/{major}"), major, f"{major}.1") for major in (18, 15, 16)]
-    monkeypatch.setattr(programs, "_programs", lambda name: iter(here))
+    """This machine has PostgreSQL 15, 16 (two of it) and 18."""
+    monkeypatch.setattr(programs, "_programs", lambda name: map(program, HERE))
 
 
 @pytest.mark.usefixtures("found")
-@pytest.mark.parametrize(("server", "chosen"), [(14, 15), (15, 15), (16, 16), (17, 18), (18, 18)])
-def test_the_oldest_pg_dump_that_knows_the_server_is_taken(server: int, chosen: int) -> None:
-    assert find_dump(server).major == chosen
+@pytest.mark.parametrize(
+    ("server", "chosen"),
+    [
+        ("14.17", "15.12"),  # of one day: the major's first release was its predecessor's sixth
+        ("14.18", "16.20"),  # 15.12 and 16.8 are older
+        ("15.12", "15.12"),
+        ("15.13", "16.20"),
+        ("16.8", "16.8"),
+        ("16.20", "16.20"),
+        ("17.10", "18.4"),
+        ("18.4", "18.4"),
+    ],
+)
+def test_the_oldest_pg_dump_that_is_not_older_than_the_server_is_taken(
+    server: str, chosen: str
+) -> None:
+    taken = find_dump(Version.parse(server))
+    assert taken.version == chosen
+    assert taken.number.is_as_new_as(Version.parse(server))
+
+
+@pytest.mark.usefixtures("found")
+@pytest.mark.parametrize(("server", "chosen"), [("17.12", "18.4"), ("16.21", "18.4")])
+def test_where_all_are_older_than_the_server_the_newest_is_taken_and_known_to_be_older(
+    server: str, chosen: str
+) -> None:
+    taken = find_dump(Version.parse(server))
+    assert taken.version == chosen
+    assert not taken.number.is_as_new_as(Version.parse(server))
+
+
+@pytest.mark.usefixtures("found")
+def test_a_server_in_a_container_is_dumped_by_its_own_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = Answer(0, "pg_dump (PostgreSQL) 17.12 (Debian 17.12-0+deb13u1)\n")
+    monkeypatch.setattr(programs, "execute", lambda container, words: said)
+    taken = find_dump(Version(17, 12), "letta-postgres")
+    assert (taken.container, taken.version) == ("letta-postgres", "17.12")
+
+
+@pytest.mark.usefixtures("found")
+def test_a_container_without_the_program_is_dumped_from_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = Answer(127, "pg_dump: not found")
+    monkeypatch.setattr(programs, "execute", lambda container, words: said)
+    assert find_dump(Version(16, 8), "letta-postgres") == program("16.8")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "as_new"),
+    [
+        # Pairs of one day, from the release notes: August and November 2025, May 2024.
+        ("18.1", "17.7", True), ("18.1", "17.8", False),
+        ("17.6", "14.19", True), ("17.6", "14.20", False),
+        ("16.3", "13.15", True), ("16.3", "13.16", False),
+        # November 2026.
+        ("18.6", "17.12", True), ("18.4", "17.12", False),
+        # Of a major that this letta-ops doesn't know, only what is sure.
+        ("19.0", "18.4", True), ("19.0", "18.5", False),
+        ("17.12", "18.0", False), ("19beta1", "18.3", True), ("19beta1", "19.0", False),
+    ],
+)  # fmt: skip
+def test_releases_are_compared_by_their_day(one: str, other: str, as_new: bool) -> None:
+    assert Version.parse(one).is_as_new_as(Version.parse(other)) is as_new
 
 
 @pytest.mark.usefixtures("found")
 def test_without_a_pg_dump_that_is_new_enough_the_error_says_which_is_needed() -> None:
-    with pytest.raises(LettaOpsError, match=r"pg_dump 19 or newer.*found: 18.1.*15.1.*16.1"):
-        find_dump(19)
+    with pytest.raises(LettaOpsError, match=r"pg_dump 19 or newer.*19\.2; found: 18\.4.*15\.12"):
+        find_dump(Version(19, 2))
 
 
 @pytest.mark.usefixtures("found")
