@@ -322,12 +322,15 @@ def _identity(job: Command) -> dict[str, Any]:
     return {"user": job.user, "group": job.group, "extra_groups": []}
 
 
+def ending(returncode: int) -> str:
+    """How a program has ended, in words; minus a number is that of a signal, as in `subprocess`."""
+    if returncode < 0:
+        return f"was ended by signal {signal.Signals(-returncode).name}"
+    return f"exit code {returncode}"
+
+
 def _failure(job: Command, what: str, finished: Finished) -> str:
-    end = (
-        f"was ended by signal {signal.Signals(-finished.returncode).name}"
-        if finished.returncode < 0
-        else f"exit code {finished.returncode}"
-    )
+    end = ending(finished.returncode)
     text = finished.stderr.strip() or finished.stdout.strip()
     last = "\n".join(f"    {line}" for line in text.splitlines()[-TAIL_LINES:])
     return f"{what}: {end} from {job.argv[0]}" + (f"\n{last}" if last else "")

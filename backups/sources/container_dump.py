@@ -1,15 +1,17 @@
-"""pg_dump inside the database's container, for when no program of this machine knows the server."""
+"""pg_dump inside the database's container: the one that surely knows this server."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 
 from infra.containers.engine import engine
 from infra.containers.execution import STDOUT, attached, exit_code, frames
 from infra.errors import LettaOpsError
-from infra.process import TAIL_LINES
+from infra.process import TAIL_LINES, ending
 
 COMPLAINT_BYTES = 64 * 1024
+OF_A_SIGNAL = 128  # and its number: the exit code of a shell whose command was ended by one
 # It ends with us: a pg_dump that nobody reads from would hold its locks for ever. The engine closes
 # the input of a command whose client has gone.
 WITH_US = """
@@ -37,6 +39,10 @@ def dumped_inside(container: str, words: Sequence[str]) -> Iterator[bytes]:
         tail = "\n".join(f"    {line}" for line in lines)
         raise LettaOpsError(
             "dump-failed",
-            f"dumping the database in {container}: exit code {code}\n{tail}",
+            f"dumping the database in {container}: {ending(_as_here(code))} from pg_dump\n{tail}",
             "look at Postgres' log (`letta-ops logs postgres`), then run this again",
         )
+
+
+def _as_here(code: int) -> int:
+    return OF_A_SIGNAL - code if code - OF_A_SIGNAL in list(signal.Signals) else code

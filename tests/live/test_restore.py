@@ -438,8 +438,12 @@ def test_options_of_columns_that_no_server_here_knows_are_left_out_and_told(
         try:
             with way.connect("left_out") as link:
                 assert compare(link, backup.manifest.database) == []
-                options = "SELECT attoptions FROM pg_attribute WHERE attoptions IS NOT NULL"
-                assert link.execute(options).fetchall() == [(["n_distinct=5"],)] * 2
+                # Debian's PostgreSQL has options of its own there, from 17.12 on.
+                options = (
+                    "SELECT option FROM pg_attribute, unnest(attoptions) option"
+                    " WHERE attrelid = 'public.agents'::regclass AND option NOT LIKE 'pg_attver=%'"
+                )
+                assert link.execute(options).fetchall() == [("n_distinct=5",)] * 2
         finally:
             drop_database(way, "left_out")
     assert [line for line in told if line.endswith("does not know: of_a_later_release (2x)")]
