@@ -10,15 +10,17 @@ export UV_PROJECT_ENVIRONMENT := .venv
 TOGETHER = --numprocesses 2 --dist loadfile
 PYTEST = .venv/bin/python -m pytest
 # The same tests run on stacks of each target. The base of the images is what `make engine` makes.
+# What is the same code on both, `make test` proves once: on `local`.
 ON_LOCAL = LETTA_OPS_TEST_TARGET=local $(PYTEST) $(TOGETHER) tests/live
 ON_DOCKER = LETTA_OPS_TEST_TARGET=docker \
 	LETTA_OPS_TEST_BASE="$${LETTA_OPS_TEST_BASE:-letta-ops-base:trixie}" \
 	$(PYTEST) $(TOGETHER) tests/live
+ONCE = LETTA_OPS_TEST_MATRIX=once
 # The file that says whether there is an engine for the tests: `ready` or `left-out`.
 ENGINE = .venv/engine
 
-.PHONY: help up down test test-unit test-contract test-live test-live-local test-live-docker \
-	test-long engine lint format bench setup
+.PHONY: help up down test test-all test-unit test-contract test-live test-live-local \
+	test-live-docker engine lint format bench setup
 .NOTPARALLEL:
 
 help:  ## show the targets
@@ -31,10 +33,15 @@ up: setup  ## provision the stack on this machine and smoke-test it
 down: setup  ## stop the stack; its data stays
 	@.venv/bin/letta-ops --stack $(STACK) destroy --yes
 
-test: setup lint engine  ## all tests, about an hour on 2 cores with nothing cached
-	$(PYTEST) tests/unit tests/repo tests/contract
+test: setup lint engine  ## what CI runs, about an hour on 2 cores with nothing cached
+	$(PYTEST) $(TOGETHER) tests/unit tests/repo tests/contract
 	$(ON_LOCAL)
-	@$(call docker-tests,$(ON_DOCKER))
+	@$(call docker-tests,$(ONCE) $(ON_DOCKER))
+
+test-all: setup lint engine  ## every test on each target, and what takes minutes each
+	$(PYTEST) $(TOGETHER) tests/unit tests/repo tests/contract
+	$(ON_LOCAL) -m "long or not long"
+	@$(call docker-tests,$(ON_DOCKER) -m "long or not long")
 
 test-unit: setup  ## the fast tests
 	$(PYTEST) tests/unit tests/repo
@@ -49,11 +56,6 @@ test-live-local: setup  ## those on processes of this machine
 
 test-live-docker: setup engine  ## those on containers
 	@$(call docker-tests,$(ON_DOCKER))
-
-test-long: setup engine  ## also what takes minutes each: a real model, many interruptions
-	$(PYTEST) tests/unit tests/repo tests/contract
-	$(ON_LOCAL) -m "long or not long"
-	@$(call docker-tests,$(ON_DOCKER) -m "long or not long")
 
 engine: setup  ## see to a Docker engine for the tests: as root on Debian it is installed
 	@$(PYTHON) tools/docker_engine.py ensure >$(ENGINE)

@@ -2,10 +2,14 @@
 
 The same tests run on each target, one target a run (`LETTA_OPS_TEST_TARGET`). What can hold on one
 of them only says so with `@pytest.mark.target`, and is left out of the runs on others.
+
+`make test` proves what is the same code on both targets once, on `local` (`LETTA_OPS_TEST_MATRIX=once`);
+`make test-all` runs every body on each.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +21,28 @@ from tests.live.machine import Machine, Stack, chosen_target
 
 # They make containers of their own: once is enough.
 OF_DOCKER = ("test_containers.py", "test_external.py", "test_images.py")
+# Bodies for both targets that `make test` runs on docker, too: what they are about is done by the target.
+# A file, or one test of it.
+ALSO_ON_DOCKER = (
+    "test_changes.py",
+    "test_drill.py",
+    "test_memory_files.py",
+    "test_survival.py",
+    "test_two_stacks.py",
+    "test_a_restore_brings_back_everything_and_keeps_what_it_replaces",
+    "test_a_dump_program_that_dies_half_way_makes_no_backup",
+    "test_options_of_columns_that_no_server_here_knows_are_left_out_and_told",
+)
+MATRIX_VARIABLE = "LETTA_OPS_TEST_MATRIX"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen, here = chosen_target(), Path(__file__).parent
     left_out = [
-        item for item in items if here in item.path.parents and _target(item) not in (None, chosen)
+        item
+        for item in items
+        if here in item.path.parents
+        and (_target(item) not in (None, chosen) or _proven_on_local(item, chosen))
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
@@ -35,6 +55,14 @@ def _target(item: pytest.Item) -> str | None:
         assert marker.kwargs.get("reason"), f"{item.nodeid}: a test of one target says why"
         return str(marker.args[0])
     return "docker" if item.path.name in OF_DOCKER else None
+
+
+def _proven_on_local(item: pytest.Item, chosen: str) -> bool:
+    """Whether the run on `local` is enough for it, here."""
+    once = os.environ.get(MATRIX_VARIABLE) == "once"
+    name = item.name.partition("[")[0]
+    also = item.path.name in ALSO_ON_DOCKER or name in ALSO_ON_DOCKER
+    return once and chosen == "docker" and _target(item) != chosen and not also
 
 
 @pytest.fixture(scope="session")
