@@ -58,7 +58,7 @@ class Version:
         return self.major >= other.major and self.minor + ahead >= other.minor
 
     def __str__(self) -> str:
-        return f"{self.major}.{self.minor}"
+        return str(self.major) if self.minor < 0 else f"{self.major}.{self.minor}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from backups.manifest import Manifest
-from backups.programs import Program, find_restore
+from backups.programs import Program, Version, find_restore
 from backups.stores.store import Source
 from backups.streams import CHUNK
 from infra.process import command, run
@@ -31,5 +31,5 @@ def entries(program: Program, beginning: Path, **telling: Any) -> list[str]:
 
 def reader_of(manifest: Manifest, server: int | None = None) -> Program:
     """Return the pg_restore that reads a backup's dump, for a server of this major version."""
-    dumped_with = int(manifest.tools["pg_dump"].split(".")[0])
+    dumped_with = Version.parse(manifest.tools["pg_dump"]).major
     return find_restore(server or dumped_with, dumped_with)

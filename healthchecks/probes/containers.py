@@ -197,7 +197,8 @@ def _published(attributes: Mapping[str, Any]) -> Iterator[Published]:
 
 
 def _image(client: DockerClient, image: str) -> tuple[str, dt.datetime | None, Mapping[str, str]]:
-    """Its name, when it was made, and its labels; a container outlives an image that is deleted."""
+    """Its name, since when its packages are in it, and its labels; a container outlives an image that
+    is deleted."""
     from infra.containers.engine import find_image
     from infra.containers.names import LABEL_INSTALLED
 
@@ -206,8 +207,8 @@ def _image(client: DockerClient, image: str) -> tuple[str, dt.datetime | None, M
     if found is None:
         return short, None, {}
     installed = found.labels.get(LABEL_INSTALLED)  # an image that was labelled is younger
-    made = _moment(f"{installed}T00:00:00Z" if installed else found.attrs["Created"])
-    return (*found.tags, short)[0], made, found.labels
+    since = _moment(f"{installed}T00:00:00Z" if installed else found.attrs["Created"])
+    return (*found.tags, short)[0], since, found.labels
 
 
 def _used(client: DockerClient, container: str) -> int | None:

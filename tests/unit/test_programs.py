@@ -26,34 +26,27 @@ def found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("found")
 @pytest.mark.parametrize(
-    ("server", "chosen"),
+    ("server", "chosen", "as_new"),
     [
-        ("14.17", "15.12"),  # of one day: the major's first release was its predecessor's sixth
-        ("14.18", "16.20"),  # 15.12 and 16.8 are older
-        ("15.12", "15.12"),
-        ("15.13", "16.20"),
-        ("16.8", "16.8"),
-        ("16.20", "16.20"),
-        ("17.10", "18.4"),
-        ("18.4", "18.4"),
+        ("14.17", "15.12", True),  # of one day, as 16.8
+        ("14.18", "16.20", True),  # 15.12 and 16.8 are older
+        ("15.12", "15.12", True),
+        ("15.13", "16.20", True),
+        ("16.8", "16.8", True),
+        ("16.20", "16.20", True),
+        ("17.10", "18.4", True),
+        ("18.4", "18.4", True),
+        # All are older than the server: the newest is taken, and known to be older.
+        ("17.12", "18.4", False),
+        ("16.21", "18.4", False),
     ],
 )
 def test_the_oldest_pg_dump_that_is_not_older_than_the_server_is_taken(
-    server: str, chosen: str
+    server: str, chosen: str, as_new: bool
 ) -> None:
     taken = find_dump(Version.parse(server))
     assert taken.version == chosen
-    assert taken.number.is_as_new_as(Version.parse(server))
-
-
-@pytest.mark.usefixtures("found")
-@pytest.mark.parametrize(("server", "chosen"), [("17.12", "18.4"), ("16.21", "18.4")])
-def test_where_all_are_older_than_the_server_the_newest_is_taken_and_known_to_be_older(
-    server: str, chosen: str
-) -> None:
-    taken = find_dump(Version.parse(server))
-    assert taken.version == chosen
-    assert not taken.number.is_as_new_as(Version.parse(server))
+    assert taken.number.is_as_new_as(Version.parse(server)) is as_new
 
 
 @pytest.mark.usefixtures("found")
@@ -125,6 +118,7 @@ def test_a_version_is_read_as_the_programs_tell_it(said: str, major: int, versio
     program = programs._parsed(Path("pg_dump"), 0, said)
     assert program is not None
     assert (program.major, program.version) == (major, version)
+    assert str(program.number) == version.removesuffix("beta1")
 
 
 def test_a_program_that_fails_or_says_something_else_is_none_of_postgres() -> None:
