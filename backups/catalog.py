@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from backups.manifest import DRILLS, KEEP, MANIFEST, Manifest, parse_manifest
 from backups.parallel import in_parallel
 from backups.stores.store import Store
-from infra.deployment import Deployment
 from infra.errors import ConfigurationError, LettaOpsError
+from infra.stack.deployment import Deployment
 
 NEWEST = "latest"
 PASSED, FAILED, UNVERIFIED = "passed", "failed", "unverified"  # verdicts of a drill

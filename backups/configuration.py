@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from infra.deployment import Deployment
-from infra.engine.project import plain_settings
-from infra.profiles import plain_values
+from infra.pulumi_cli.project import plain_settings
+from infra.stack.deployment import Deployment
+from infra.stack.profile import plain_values
 
 
 def plain_configuration(deployment: Deployment) -> dict[str, Any]:

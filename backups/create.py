@@ -33,12 +33,12 @@ from backups.sources.postgres import Snapshot, snapshot
 from backups.stores.store import Store
 from backups.streams import ChunkSource, TalliedSink, Tally, compressed
 from backups.words import size_in_words
-from infra.administration import way_in
-from infra.containers.images import installed_packages
-from infra.deployment import Deployment
+from infra.database.administration import way_in
 from infra.errors import LettaOpsError
-from infra.fingerprint import key_fingerprint
 from infra.process import Report
+from infra.stack.deployment import Deployment
+from infra.stack.fingerprint import key_fingerprint
+from infra.targets.docker.images.images import installed_packages
 
 PROGRESS_SECONDS = 5.0
 SKEW_SECONDS = 60.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from backups.crypto import new_identity, parse_recipients, seal_with_passphrase
-from infra.backup_settings import BackupSettings
 from infra.errors import LettaOpsError
+from infra.stack.backup_settings import BackupSettings
 
 BY_RECIPIENTS, BY_PASSPHRASE = "age-recipients", "age-passphrase"
 

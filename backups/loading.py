@@ -29,7 +29,7 @@ from backups.stores.store import Store
 from backups.streams import chunks_of
 from backups.table_of_contents import entries, read_beginning, reader_of
 from backups.words import size_in_words
-from infra.administration import Way
+from infra.database.administration import Way
 from infra.errors import LettaOpsError
 from infra.process import Report, command, fed, run
 from infra.sensitive import Sensitive

@@ -13,11 +13,11 @@ from backups.catalog import deployment_id
 from backups.lock_in_database import DatabaseLock, database_lock
 from backups.lock_in_store import DEAD_AFTER, StoreLock
 from backups.stores.store import Store
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 from infra.files import held
 from infra.identity import Process, this_process
 from infra.process import Report
+from infra.stack.deployment import Deployment
 
 RENEW_SECONDS = 120.0
 RETRY_SECONDS = 1.0

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from infra.administration import way_in
-from infra.deployment import Deployment
+from infra.database.administration import way_in
 from infra.errors import LettaOpsError
 from infra.identity import Process
+from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     import psycopg

@@ -18,10 +18,10 @@ from backups.streams import (
     decompressed,
     pulled,
 )
-from infra.backup_settings import BackupSettings
 from infra.errors import LettaOpsError
-from infra.references import resolve
 from infra.sensitive import Sensitive
+from infra.stack.backup_settings import BackupSettings
+from infra.stack.references import resolve
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.containers.execute import execute
 from infra.embedded.binaries import install_binaries
 from infra.errors import LettaOpsError
-from infra.locations import cache_folder
 from infra.process import attempt, command
+from infra.stack.locations import cache_folder
+from infra.targets.docker.engine.execute import execute
 
 if TYPE_CHECKING:
     import psycopg

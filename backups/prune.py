@@ -14,8 +14,8 @@ from backups.catalog import Backup, Damaged, read_catalog
 from backups.manifest import MANIFEST
 from backups.retention import Decision, decide
 from backups.stores.store import Entry, Store
-from infra.backup_settings import Retention
 from infra.errors import LettaOpsError
+from infra.stack.backup_settings import Retention
 
 # Younger ones may be somebody's running upload: no backup should take longer.
 LEFTOVER_AGE = dt.timedelta(days=1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from backups.catalog import FAILED, PASSED, Backup
-from infra.backup_settings import Retention
+from infra.stack.backup_settings import Retention
 
 # Of each unit, how the period of a moment is called.
 PERIODS: Mapping[str, str] = MappingProxyType(

@@ -25,12 +25,12 @@ from backups.schedule import (
     passed,
     run_of,
 )
-from infra.deployment import SERVICE_SCHEDULER, Deployment
 from infra.errors import LettaOpsError
 from infra.files import held, is_held, write_file
-from infra.locations import StackFolder
 from infra.process import Finished, Report, command, watch
 from infra.sensitive import Sensitive
+from infra.stack.deployment import SERVICE_SCHEDULER, Deployment
+from infra.stack.locations import StackFolder
 
 SLICE_SECONDS = 30.0  # so that a clock that was put forward, or a sleep of the machine, is noticed
 LAST_LINES = 5

@@ -17,10 +17,10 @@ from backups.layout import LETTA_OPS, move_extension, move_schema
 from backups.loading import HINT, load
 from backups.opening import Key
 from backups.stores.store import Store
-from infra.administration import Way
-from infra.deployment import ADMIN_ROLE
+from infra.database.administration import Way
 from infra.errors import LettaOpsError
 from infra.process import Report
+from infra.stack.deployment import ADMIN_ROLE
 
 if TYPE_CHECKING:
     import psycopg

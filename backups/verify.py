@@ -19,9 +19,9 @@ from backups.streams import chunks_of
 from backups.table_of_contents import entries, read_beginning, reader_of
 from backups.words import size_in_words
 from infra.errors import LettaOpsError
-from infra.fingerprint import key_fingerprint
 from infra.process import Report
 from infra.sensitive import Sensitive
+from infra.stack.fingerprint import key_fingerprint
 
 PASSED, FAILED, UNVERIFIED = "passed", "failed", "unverified"
 OF_THE_BACKUP = ("part-damaged", "part-missing", "manifest-damaged")

@@ -13,7 +13,7 @@ from backups.crypto import new_identity
 from backups.programs import Version, find_dump, find_restore
 from benchmarks.cost import Argv, Cost, OnLine, pipe
 from benchmarks.seed import seed
-from infra.administration import Way, way_in
+from infra.database.administration import Way, way_in
 from tests.contract.s3_server import S3Server, running_s3_server
 from tests.live.machine import LETTA_OPS, Machine, Stack
 

@@ -15,7 +15,7 @@ from benchmarks.backup_rivals import restic
 from benchmarks.backup_scene import SCALE, Scene, scene
 from benchmarks.cost import Cost, in_words, middle
 from benchmarks.stage import Figure
-from infra.administration import Way
+from infra.database.administration import Way
 from tests.live.machine import Machine
 
 LARGER = 4

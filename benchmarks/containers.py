@@ -13,8 +13,8 @@ import httpx
 from benchmarks.provisioning import ups
 from benchmarks.stage import Figure, summary
 from infra import connect
-from infra.containers.engine import engine
-from infra.deployment import Deployment
+from infra.stack.deployment import Deployment
+from infra.targets.docker.engine.client import engine
 from tests.live.machine import Machine
 
 MESSAGES = 60

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from benchmarks.stage import Figure, summary
 from infra.accounts import service_account, service_python
 from infra.connect import api
-from infra.deployment import Deployment, postgres_uri
-from infra.locations import cache_folder
-from infra.release import RELEASES, installed
+from infra.embedded.release import RELEASES, installed
+from infra.stack.deployment import Deployment, postgres_uri
+from infra.stack.locations import cache_folder
 from tests.live.machine import Machine, Stack, free_ports, wait_until
 
 if TYPE_CHECKING:

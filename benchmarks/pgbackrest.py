@@ -15,9 +15,9 @@ from benchmarks.backup_scene import Scene
 from benchmarks.cost import Cost, processor_of
 from benchmarks.seed import change_in
 from infra.connect import connection
-from infra.containers.engine import engine, find_image
-from infra.containers.image_build import run_build
-from infra.containers.images import DEFAULT_BASE, FOLDER, BuildSettings
+from infra.targets.docker.engine.client import engine, find_image
+from infra.targets.docker.images.image_build import run_build
+from infra.targets.docker.images.images import DEFAULT_BASE, FOLDER, BuildSettings
 from tests.live.docker_stack import BASE_VARIABLE
 from tests.live.machine import free_ports, wait_until
 

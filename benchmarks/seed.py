@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.administration import way_in
 from infra.connect import authorized_http
-from infra.deployment import Deployment
+from infra.database.administration import way_in
+from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     import httpx

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from infra import connect
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     import psycopg

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from infra.deployment import Deployment
+from infra.stack.deployment import Deployment
 
 
 class State(enum.Enum):

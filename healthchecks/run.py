@@ -10,9 +10,9 @@ from typing import Any
 
 from healthchecks.checks import CHECKS
 from healthchecks.model import Check, Finding, Need, Report, State, Thresholds
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 from infra.sensitive import redact
+from infra.stack.deployment import Deployment
 
 LIMIT_SECONDS = 20.0
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from healthchecks import smoke_cleanup, smoke_steps
 from healthchecks.smoke_steps import Trial
 from infra import connect
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 from infra.sensitive import redact
+from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     from letta_client import Letta

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from healthchecks import smoke_cleanup
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     from letta_client import Letta

@@ -13,10 +13,10 @@ from healthchecks.facts import (
     reading,
     server_version,
 )
-from infra.database_facts import DatabaseFacts, database_facts
-from infra.deployment import SERVICE_SERVER, Deployment
+from infra.database.facts import DatabaseFacts, database_facts
+from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
-from infra.release import RELEASES
+from infra.stack.deployment import SERVICE_SERVER, Deployment
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder
 from infra.process import Command, attempt, command, run
+from infra.stack.locations import StackFolder
 
 if TYPE_CHECKING:
     import psutil

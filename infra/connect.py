@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.containers.names import POSTGRES_PORT
-from infra.deployment import ADMIN_ROLE, Deployment, Role
 from infra.errors import LettaOpsError
+from infra.stack.deployment import ADMIN_ROLE, Deployment, Role
+from infra.targets.docker.names import POSTGRES_PORT
 
 if TYPE_CHECKING:
     import httpx
@@ -95,7 +95,7 @@ def database(deployment: Deployment, role: Role | None = None) -> Iterator[psyco
 
     A database that isn't published is reached from inside its container. Raises LettaOpsError:
     `no-database` when the profile names none, `database-unreachable`, and those of
-    `infra.containers.engine`.
+    `infra.targets.docker.engine.client`.
     """
     found = deployment.database
     if found is None:
@@ -112,7 +112,7 @@ def administrator_in(container: str, name: str) -> Iterator[psycopg.Connection[A
 
     Whoever may use the engine is administrator. Raises LettaOpsError like `database`.
     """
-    from infra.containers.tunnel import VIA_SOCKET
+    from infra.targets.docker.engine.tunnel import VIA_SOCKET
 
     settings: dict[str, str | int] = {"dbname": name, "user": ADMIN_ROLE}
     with inside(container, settings, VIA_SOCKET) as link:
@@ -124,7 +124,7 @@ def inside(
     container: str, settings: dict[str, str | int], command: Sequence[str] | None = None
 ) -> Iterator[psycopg.Connection[Any]]:
     """Yield a connection to the Postgres inside `container`; host, port and TLS don't matter there."""
-    from infra.containers.tunnel import VIA_TCP, tunnel
+    from infra.targets.docker.engine.tunnel import VIA_TCP, tunnel
 
     with tunnel(container, command or VIA_TCP) as folder:
         way = settings | {"host": str(folder), "port": POSTGRES_PORT, "sslmode": "disable"}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import LettaOpsError
-from infra.locations import make_folder
+from infra.stack.locations import make_folder
 
 MARKER = "installed"
 

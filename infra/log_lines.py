@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from infra.deployment import SERVICE_SCHEDULER, Deployment
 from infra.errors import LettaOpsError
+from infra.stack.deployment import SERVICE_SCHEDULER, Deployment
 
 BEFORE_ALL = dt.datetime.min.replace(tzinfo=dt.UTC)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -51,11 +51,11 @@ def read(deployment: Deployment, wanted: Wanted) -> Iterator[LogLine]:
     """Yield the lines by time; with `follow`, then go on as they come, without an end.
 
     Raises LettaOpsError: `no-logs` for a server that we did not provision here, `unknown-service`
-    with the names that there are, and those of `infra.containers.engine`.
+    with the names that there are, and those of `infra.targets.docker.engine.client`.
     """
     # What is no container's comes from its file, on every target.
     if deployment.containers is not None and wanted.service != SERVICE_SCHEDULER:
-        from infra.containers import logs
+        from infra.targets.docker import logs
 
         return logs.lines(deployment.containers.prefix, wanted, deployment.secrets)
     if deployment.target in ("local", "docker") and deployment.folder is not None:

@@ -9,16 +9,16 @@ from typing import Any
 import pulumi
 from pulumi.runtime.config import CONFIG, is_config_secret
 
-from infra import last_error
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder, stack_folder, state_folder
-from infra.profiles import flatten
-from infra.settings import Settings, parse
-from infra.targets import local
+from infra.pulumi_cli import last_error
+from infra.stack.locations import StackFolder, stack_folder, state_folder
+from infra.stack.profile import flatten
+from infra.stack.settings import Settings, parse
+from infra.targets.local import program as local
 
 
 def _docker(folder: StackFolder, settings: Settings) -> None:
-    from infra.targets import docker  # heavy, and nothing to a local stack
+    from infra.targets.docker import program as docker
 
     docker.build(folder, settings)
 

@@ -9,24 +9,24 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from infra import last_error
 from infra.accounts import remove_accounts
-from infra.containers.removal import remove_all
 from infra.embedded import supervisor
 from infra.embedded.throwaway import remove_leftovers
-from infra.engine.backend import exists, locks, mend
-from infra.engine.cli import find_pulumi, pulumi_environment
-from infra.engine.cli_cache import PulumiCli
-from infra.engine.events import Events, ResourceChange
-from infra.engine.passphrase import ensure_passphrase, has_own_passphrase
-from infra.engine.project import configured, write_project
-from infra.engine.recovery import recover
 from infra.errors import LettaOpsError
 from infra.files import held
-from infra.locations import StackFolder, ensure_writable, stack_folder
 from infra.process import Report, command, follow
-from infra.settings import container_names, parse
-from infra.stack_secrets import kept_value, stack_secrets
+from infra.pulumi_cli import last_error
+from infra.pulumi_cli.backend import exists, locks, mend
+from infra.pulumi_cli.cli import find_pulumi, pulumi_environment
+from infra.pulumi_cli.cli_cache import PulumiCli
+from infra.pulumi_cli.events import Events, ResourceChange
+from infra.pulumi_cli.passphrase import ensure_passphrase, has_own_passphrase
+from infra.pulumi_cli.project import configured, write_project
+from infra.pulumi_cli.recovery import recover
+from infra.stack.locations import StackFolder, ensure_writable, stack_folder
+from infra.stack.secrets import kept_value, stack_secrets
+from infra.stack.settings import container_names, parse
+from infra.targets.docker.removal import remove_all
 
 WAIT_SECONDS = 600.0  # for an earlier run that is still working
 HINT = "mend the cause and run the same command again: what was made is kept and used"
@@ -209,7 +209,7 @@ def _containers_error(folder: StackFolder, words: str) -> LettaOpsError | None:
         parsed = parse(folder.stack, settings)
         if parsed.containers is None:
             return None
-        from infra.containers.failure import explain_failure
+        from infra.targets.docker.failure import explain_failure
 
         known = stack_secrets(folder)
         return explain_failure(words, parsed.containers.names.prefix, known.values.values())

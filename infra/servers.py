@@ -6,9 +6,9 @@ import time
 import xmlrpc.client
 
 from infra.connect import http
-from infra.deployment import SERVICE_SERVER, Deployment
 from infra.embedded import supervisor
 from infra.errors import LettaOpsError
+from infra.stack.deployment import SERVICE_SERVER, Deployment
 
 START_SECONDS = 240.0
 STOP_SECONDS = 60
@@ -22,7 +22,7 @@ def stop_server(deployment: Deployment) -> None:
     Raises LettaOpsError: `server-runs` for one that we didn't provision and that still answers.
     """
     if deployment.containers is not None:
-        from infra.containers.engine import engine, own_containers
+        from infra.targets.docker.engine.client import engine, own_containers
 
         with engine(STOP_SECONDS * 2) as client:
             for each in own_containers(client, deployment.containers.prefix, SERVICE_SERVER):
@@ -39,7 +39,7 @@ def start_server(deployment: Deployment) -> None:
     Raises LettaOpsError (`server-not-started`). One that isn't ours is left to its owner.
     """
     if deployment.containers is not None:
-        from infra.containers.engine import engine, own_containers
+        from infra.targets.docker.engine.client import engine, own_containers
 
         with engine(STOP_SECONDS) as client:
             for each in own_containers(client, deployment.containers.prefix, SERVICE_SERVER):

@@ -16,8 +16,8 @@ from ops_cli.invocation import Invocation
 from ops_cli.output import note
 
 if TYPE_CHECKING:
-    from infra.audit_log import Event, Result
-    from infra.deployment import Deployment
+    from infra.audit.log import Event, Result
+    from infra.stack.deployment import Deployment
 
 
 @dataclass
@@ -50,7 +50,7 @@ def audited(invocation: Invocation, command: str, target: str = "") -> Iterator[
         operation.detail |= _told(error)
         raise
     finally:
-        from infra.audit_log import Event
+        from infra.audit.log import Event
 
         seconds = round(time.monotonic() - started, 1)
         event = Event(command, operation.target, result, at, seconds, operation.detail)
@@ -66,8 +66,8 @@ def known_deployment(invocation: Invocation) -> Deployment | None:
 
 
 def _record(invocation: Invocation, operation: Operation, event: Event) -> None:
-    from infra.audit import append
-    from infra.audit_log import append_to_log
+    from infra.audit.log import append_to_log
+    from infra.audit.trail import append
 
     deployment = operation.deployment or known_deployment(invocation)
     missing = None

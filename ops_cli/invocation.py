@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.locations import StackFolder, stack_folder
+from infra.stack.locations import StackFolder, stack_folder
 
 if TYPE_CHECKING:
-    from infra.deployment import Deployment
+    from infra.stack.deployment import Deployment
 
 DEFAULT_STACK = "local"
 
@@ -30,7 +30,7 @@ class Invocation:
 
     def deployment(self) -> Deployment:
         """Read the profile. Raises LettaOpsError when it is missing or wrong."""
-        from infra.profiles import load
+        from infra.stack.profile import load
 
         return load(self.folder, self.profile)
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.containers.names import Names
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder, cache_folder
+from infra.stack.locations import StackFolder, cache_folder
+from infra.targets.docker.names import Names
 from ops_cli.invocation import Invocation
 
 PYTHONS = ((3, 11), (3, 14))  # from, and before
@@ -74,8 +74,8 @@ def folder(name: str, path: Path, variable: str, needed: float = 2 * GIB) -> Tra
 
 def pulumi() -> Trait:
     """Which Pulumi CLI `up` would take. None at all is no failure: `up` gets one."""
-    from infra.engine.cli import present
-    from infra.engine.cli_cache import PULUMI_VERSION
+    from infra.pulumi_cli.cli import present
+    from infra.pulumi_cli.cli_cache import PULUMI_VERSION
 
     reasons: list[str] = []
     found = present(os.environ, cache_folder(), reasons)
@@ -87,7 +87,7 @@ def pulumi() -> Trait:
 
 def container_engine(needed: bool) -> Trait:
     """The Docker engine. None at all is a failure only for a stack that runs in containers."""
-    from infra.containers.engine import engine, host
+    from infra.targets.docker.engine.client import engine, host
 
     try:
         with engine(ENGINE_SECONDS) as client:
@@ -118,7 +118,7 @@ def container_engine(needed: bool) -> Trait:
 
 def _in_containers(invocation: Invocation) -> bool:
     """Whether the stack runs in containers, or is configured to; what can't be read says no."""
-    from infra.engine.project import configured
+    from infra.pulumi_cli.project import configured
 
     try:
         return invocation.deployment().target == "docker"
@@ -136,9 +136,9 @@ def _folders(stack: StackFolder) -> Iterator[Trait]:
 
 
 def _ports(stack: StackFolder) -> Trait:
-    from infra.engine.project import configured
-    from infra.preflight import taken_ports
-    from infra.settings import PORTS, container_names, parse
+    from infra.pulumi_cli.project import configured
+    from infra.stack.settings import PORTS, container_names, parse
+    from infra.targets.local.preflight import taken_ports
 
     try:
         chosen = configured(stack)
@@ -158,10 +158,10 @@ def _ports(stack: StackFolder) -> Trait:
 
 def _published(stack: StackFolder, names: Names, chosen: Mapping[str, Any]) -> Trait:
     """The one port that a stack of containers has on this machine."""
-    from infra.containers.engine import engine
-    from infra.containers.port import ensure_port
-    from infra.deployment import LOOPBACK
-    from infra.settings import DEFAULTS
+    from infra.stack.deployment import LOOPBACK
+    from infra.stack.settings import DEFAULTS
+    from infra.targets.docker.engine.client import engine
+    from infra.targets.docker.port import ensure_port
 
     port = int(chosen.get("server.port", DEFAULTS["server.port"]))
     try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import LettaOpsError
-from infra.locations import stack_folder
+from infra.stack.locations import stack_folder
 
 FLAGS = ("--json", "-v", "--verbose")
 WITH_VALUE = ("--stack", "--profile")

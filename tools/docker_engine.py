@@ -25,7 +25,7 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 BASE = "letta-ops-base:trixie"
-# The same as DEFAULT_BASE in infra/containers/images.py, which needs an installed project.
+# The same as DEFAULT_BASE in infra/targets/docker/images/images.py, which needs an installed project.
 PINNED = (
     "debian:trixie-slim@sha256:d7e12182ce18b85b93007c1dedf31f2d29e01ccf3182cc4017c709b6259bc132"
 )
@@ -234,7 +234,7 @@ def on_debian_as_root() -> bool:
 
 
 def cache_folder() -> Path:
-    """As in infra/locations.py, for root."""
+    """As in infra/stack/locations.py, for root."""
     return Path(os.environ.get("LETTA_OPS_CACHE") or "/var/cache/letta-ops")
 
 

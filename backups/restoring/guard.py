@@ -14,11 +14,11 @@ from pathlib import Path
 from backups.lock import locked
 from backups.restoring.journal import journal_file, read_journal
 from backups.restoring.switch import finish_interrupted
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
-from infra.locations import stack_folder
 from infra.process import command, start_detached
-from infra.profiles import load
+from infra.stack.deployment import Deployment
+from infra.stack.locations import stack_folder
+from infra.stack.profile import load
 
 POLL_SECONDS = 0.3
 TRIES = 20  # to go back: the engine, or Postgres, may be down for a moment

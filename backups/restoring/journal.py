@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from backups.catalog import deployment_id
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
 from infra.files import write_private
-from infra.locations import stack_folder
+from infra.stack.deployment import Deployment
+from infra.stack.locations import stack_folder
 
 
 @dataclass(frozen=True)

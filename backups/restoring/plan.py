@@ -13,12 +13,12 @@ from backups.opening import Key, escrowed_key
 from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
 from backups.stores.store import Store
-from infra.administration import Way
-from infra.database_facts import database_facts
-from infra.deployment import Deployment
+from infra.database.administration import Way
+from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
-from infra.fingerprint import key_fingerprint
 from infra.sensitive import Sensitive
+from infra.stack.deployment import Deployment
+from infra.stack.fingerprint import key_fingerprint
 
 if TYPE_CHECKING:
     import psycopg

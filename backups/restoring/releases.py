@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from backups.catalog import Backup
-from infra.deployment import Deployment
+from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
-from infra.locations import cache_folder
-from infra.release import RELEASES
+from infra.stack.deployment import Deployment
+from infra.stack.locations import cache_folder
 
 
 def ensure_known(deployment: Deployment, backup: Backup) -> None:

@@ -29,14 +29,15 @@ from backups.side_database import (
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from backups.streams import chunks_of
-from infra.administration import Way
-from infra.audit import carry_over
-from infra.deployment import Deployment
+from infra.audit.trail import carry_over
+from infra.database.administration import Way
 from infra.errors import LettaOpsError
-from infra.fingerprint import key_fingerprint
-from infra.locations import stack_folder
 from infra.process import Report
-from infra.profiles import (
+from infra.servers import ensure_can_stop, is_ours, start_server, stop_server
+from infra.stack.deployment import Deployment
+from infra.stack.fingerprint import key_fingerprint
+from infra.stack.locations import stack_folder
+from infra.stack.profile import (
     ADOPTED_KEY,
     ENCRYPTION_KEY,
     PREVIOUS_KEY,
@@ -45,7 +46,6 @@ from infra.profiles import (
     remember,
     remembered,
 )
-from infra.servers import ensure_can_stop, is_ours, start_server, stop_server
 
 if TYPE_CHECKING:
     import psycopg

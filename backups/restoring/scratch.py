@@ -13,11 +13,11 @@ from backups.catalog import deployment_id
 from backups.restoring.journal import names_of
 from backups.side_database import drop_after, drop_database
 from backups.words import size_in_words
-from infra.administration import Way, way_in
-from infra.deployment import Deployment
+from infra.database.administration import Way, way_in
 from infra.errors import LettaOpsError
-from infra.locations import make_folder, stack_folder
 from infra.process import Report
+from infra.stack.deployment import Deployment
+from infra.stack.locations import make_folder, stack_folder
 
 
 @contextmanager

@@ -14,15 +14,15 @@ from backups.restoring.plan import exists
 from backups.restoring.scratch import remove_leftovers
 from backups.side_database import drop_database
 from backups.sources.memory_files import MemoryPlace
-from infra.administration import Way, way_in
-from infra.deployment import ADMIN_ROLE, Deployment
+from infra.database.administration import Way, way_in
 from infra.errors import LettaOpsError
-from infra.fingerprint import key_fingerprint
 from infra.process import Report
-from infra.profiles import ADOPTED_KEY, ENCRYPTION_KEY, remember
 from infra.sensitive import Sensitive
 from infra.servers import start_server, stop_server
-from infra.stack_secrets import kept_value
+from infra.stack.deployment import ADMIN_ROLE, Deployment
+from infra.stack.fingerprint import key_fingerprint
+from infra.stack.profile import ADOPTED_KEY, ENCRYPTION_KEY, remember
+from infra.stack.secrets import kept_value
 
 if TYPE_CHECKING:
     import psycopg

@@ -20,14 +20,16 @@ from backups.restoring.restore import Prove
 from backups.restoring.switch import forget, go_back, has_begun, oid_of
 from backups.side_database import drop_database
 from backups.sources.memory_files import MemoryPlace, reachable
-from infra.administration import Way
-from infra.audit import carry_over
-from infra.deployment import Deployment
+from infra.audit.trail import carry_over
+from infra.database.administration import Way
 from infra.errors import LettaOpsError
-from infra.fingerprint import key_fingerprint
-from infra.locations import stack_folder
 from infra.process import Report
-from infra.profiles import (
+from infra.sensitive import Sensitive
+from infra.servers import ensure_can_stop, is_ours
+from infra.stack.deployment import Deployment
+from infra.stack.fingerprint import key_fingerprint
+from infra.stack.locations import stack_folder
+from infra.stack.profile import (
     ADOPTED_KEY,
     ENCRYPTION_KEY,
     PREVIOUS_KEY,
@@ -35,9 +37,7 @@ from infra.profiles import (
     load,
     remembered,
 )
-from infra.sensitive import Sensitive
-from infra.servers import ensure_can_stop, is_ours
-from infra.stack_secrets import kept_value
+from infra.stack.secrets import kept_value
 
 
 @dataclass(frozen=True)

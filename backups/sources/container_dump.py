@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 
-from infra.containers.engine import engine
-from infra.containers.execution import STDOUT, attached, exit_code, frames
 from infra.errors import LettaOpsError
 from infra.process import TAIL_LINES, ending
+from infra.targets.docker.engine.client import engine
+from infra.targets.docker.engine.execution import STDOUT, attached, exit_code, frames
 
 COMPLAINT_BYTES = 64 * 1024
 OF_A_SIGNAL = 128  # and its number: the exit code of a shell whose command was ended by one

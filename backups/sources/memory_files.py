@@ -16,11 +16,11 @@ from backups.manifest import Memory
 from backups.sources.memory_tar import Contents, TarDamaged, TarReader, TarWriter
 from backups.stores.store import Source
 from backups.streams import ChunkSource, joined
-from infra.containers.home_volume import VolumeHome
-from infra.deployment import Deployment
-from infra.embedded.home_script import LocalHome
 from infra.errors import LettaOpsError
 from infra.process import Report
+from infra.stack.deployment import Deployment
+from infra.targets.docker.home_volume import VolumeHome
+from infra.targets.local.home import LocalHome
 
 CODE = "memory-files"
 MODULES = ("files", "git", "refs", "objects", "read", "swap", "job")

@@ -15,12 +15,12 @@ from backups.programs import Program, Version
 from backups.sources.container_dump import dumped_inside
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
 from backups.streams import chunks_of
-from infra.administration import Way
-from infra.database_facts import database_facts
-from infra.deployment import ADMIN_ROLE
+from infra.database.administration import Way
+from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.process import command, streamed
 from infra.sensitive import Sensitive
+from infra.stack.deployment import ADMIN_ROLE
 
 if TYPE_CHECKING:
     import psycopg

@@ -17,7 +17,7 @@ from backups.stores.store import Entry, Sink, Source, checked
 from infra.errors import LettaOpsError
 
 if TYPE_CHECKING:
-    from infra.backup_settings import StoreSettings
+    from infra.stack.backup_settings import StoreSettings
 
 REGION = "us-east-1"  # what servers take for "any" when nobody named one
 CONNECT_SECONDS = 10.0

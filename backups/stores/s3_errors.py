@@ -10,7 +10,7 @@ from infra.sensitive import redact
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
-    from infra.backup_settings import StoreSettings
+    from infra.stack.backup_settings import StoreSettings
 
 # What the store calls it -> our code. Names of Amazon's, then those of compatible servers.
 CODES = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from infra.errors import LettaOpsError
 
 if TYPE_CHECKING:
-    from infra.backup_settings import StoreSettings
+    from infra.stack.backup_settings import StoreSettings
 
 
 @dataclass(frozen=True)

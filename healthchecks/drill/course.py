@@ -18,15 +18,15 @@ from backups.words import size_in_words
 from healthchecks.drill.in_api import Copy
 from healthchecks.drill.isolation import cut_off
 from healthchecks.drill.verdict import Judge
-from infra.deployment import DATABASE_NAME, Deployment
+from infra.embedded.release import InstalledRelease
 from infra.embedded.throwaway_postgres import ThrowawayPostgres
 from infra.embedded.throwaway_server import black_hole, start_server
 from infra.errors import LettaOpsError
-from infra.fingerprint import key_fingerprint
-from infra.locations import StackFolder
 from infra.process import Report
-from infra.release import InstalledRelease
 from infra.sensitive import Sensitive
+from infra.stack.deployment import DATABASE_NAME, Deployment
+from infra.stack.fingerprint import key_fingerprint
+from infra.stack.locations import StackFolder
 
 
 @dataclass(frozen=True)

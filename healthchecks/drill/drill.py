@@ -36,15 +36,15 @@ from healthchecks.drill.verdict import (
     Outcome,
     of_error,
 )
-from infra.deployment import DATABASE_NAME, Deployment
 from infra.embedded.binaries import MAJOR
+from infra.embedded.release import RELEASES, InstalledRelease
 from infra.embedded.throwaway import throwaway_folder, throwaway_parent
 from infra.embedded.throwaway_postgres import ThrowawayPostgres, start_postgres
 from infra.embedded.throwaway_server import install_release
 from infra.errors import LettaOpsError
 from infra.process import Report
-from infra.release import RELEASES, InstalledRelease
 from infra.sensitive import Sensitive
+from infra.stack.deployment import DATABASE_NAME, Deployment
 
 if TYPE_CHECKING:
     import psycopg

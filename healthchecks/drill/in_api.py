@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from backups.verify import FAILED, PASSED, UNVERIFIED
 from healthchecks.drill.verdict import AGENTS, ARCHIVAL, MESSAGES, Check
 from healthchecks.facts import request
-from infra.deployment import Deployment
+from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     import psycopg

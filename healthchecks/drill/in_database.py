@@ -18,7 +18,7 @@ from healthchecks.drill.verdict import (
     Check,
 )
 from healthchecks.probes.encryption import encrypted_columns, looks_encrypted, opens
-from infra.release import InstalledRelease
+from infra.embedded.release import InstalledRelease
 from infra.sensitive import Sensitive
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from backups.streams import chunks_of
 from backups.verify import FAILED, PASSED
 from healthchecks.drill.course import Course
 from healthchecks.drill.verdict import MEMORY, Check
-from infra.deployment import Deployment, Server
+from infra.stack.deployment import Deployment, Server
 
 
 def judge_memory(course: Course) -> Check:

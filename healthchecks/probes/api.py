@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from healthchecks.facts import agents_by_api, server_version
 from healthchecks.model import Measurement
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment
 
 
 @dataclass(frozen=True)

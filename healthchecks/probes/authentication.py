@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from healthchecks.model import Measurement
 from infra import connect
-from infra.deployment import Deployment
+from infra.stack.deployment import Deployment
 
 # A body without its required fields: an open server refuses it with 422 before it runs anything,
 # a closed one never looks at it.

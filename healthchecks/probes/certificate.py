@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from healthchecks.model import Measurement
 from infra.connect import CONNECT_SECONDS
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from healthchecks.model import Measurement
-from infra.containers.names import SERVICE_PROXY, SERVICE_REDIS
-from infra.deployment import SERVICE_MODEL, SERVICE_POSTGRES, SERVICE_SERVER, Deployment
 from infra.errors import LettaOpsError
+from infra.stack.deployment import SERVICE_MODEL, SERVICE_POSTGRES, SERVICE_SERVER, Deployment
+from infra.targets.docker.names import SERVICE_PROXY, SERVICE_REDIS
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -100,7 +100,7 @@ class Containers(Measurement):
 
 
 def inspect(deployment: Deployment) -> Containers:
-    """Ask the engine. Raises LettaOpsError: those of `infra.containers.engine`."""
+    """Ask the engine. Raises LettaOpsError: those of `infra.targets.docker.engine.client`."""
     return _containers(deployment, memory=False)
 
 
@@ -123,8 +123,8 @@ def look(deployment: Deployment, *, memory: bool = False) -> Iterator[ContainerF
     """Yield the containers of the stack's services, oldest first."""
     import docker.errors
 
-    from infra.containers.engine import engine, own_containers
-    from infra.containers.names import LABEL_SERVICE
+    from infra.targets.docker.engine.client import engine, own_containers
+    from infra.targets.docker.names import LABEL_SERVICE
 
     names = deployment.containers
     if names is None:
@@ -199,8 +199,8 @@ def _published(attributes: Mapping[str, Any]) -> Iterator[Published]:
 def _image(client: DockerClient, image: str) -> tuple[str, dt.datetime | None, Mapping[str, str]]:
     """Its name, since when its packages are in it, and its labels; a container outlives an image that
     is deleted."""
-    from infra.containers.engine import find_image
-    from infra.containers.names import LABEL_INSTALLED
+    from infra.targets.docker.engine.client import find_image
+    from infra.targets.docker.names import LABEL_INSTALLED
 
     short = image.removeprefix("sha256:")[:12]
     found = find_image(client, image)
@@ -225,7 +225,7 @@ def _used(client: DockerClient, container: str) -> int | None:
 
 def _killed(client: DockerClient, container: Container) -> int:
     """Also a part may have been killed (a session of Postgres, a tool), which the engine can't say."""
-    from infra.containers.execution import execute
+    from infra.targets.docker.engine.execution import execute
 
     done = execute(client, str(container.id), ["cat", *KILL_COUNTERS], seconds=5.0)
     words = done.stdout.split()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from healthchecks.facts import reading, running_version
 from healthchecks.model import Measurement
-from infra.database_facts import DatabaseFacts, database_facts
-from infra.deployment import Deployment
+from infra.database.facts import DatabaseFacts, database_facts
+from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
-from infra.release import RELEASES
+from infra.stack.deployment import Deployment
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from healthchecks.model import Measurement
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment
 
 DATABASE_DATA = "/var/lib/postgresql"
 SERVER_DATA = "/home/letta"
@@ -39,8 +39,8 @@ def measure_disk(deployment: Deployment) -> DiskSpace:
 
 def _inside(deployment: Deployment) -> DiskSpace:
     from healthchecks.probes.model import running_server
-    from infra.containers.engine import engine, find_container
-    from infra.containers.execution import execute
+    from infra.targets.docker.engine.client import engine, find_container
+    from infra.targets.docker.engine.execution import execute
 
     database = deployment.database.container if deployment.database else None
     with engine() as client:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from healthchecks.facts import reading
 from healthchecks.model import Measurement
-from infra.deployment import Deployment
 from infra.sensitive import Sensitive
+from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     import psycopg

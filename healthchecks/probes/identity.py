@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from healthchecks.facts import agents_by_api, count_agents, reading, request
 from healthchecks.model import Measurement
-from infra.database_facts import database_facts
-from infra.deployment import Deployment
+from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     import psycopg

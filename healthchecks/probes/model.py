@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from healthchecks.facts import reading
 from healthchecks.model import Measurement
-from infra.database_facts import database_facts
-from infra.deployment import SERVICE_SERVER, Deployment
+from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
+from infra.stack.deployment import SERVICE_SERVER, Deployment
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -89,9 +89,9 @@ def _added(deployment: Deployment) -> tuple[list[dict[str, str]], str]:
 
 
 def _inside(deployment: Deployment, others: list[dict[str, str]]) -> str:
-    from infra.containers.engine import engine
-    from infra.containers.execution import execute
-    from infra.containers.names import PYTHON
+    from infra.targets.docker.engine.client import engine
+    from infra.targets.docker.engine.execution import execute
+    from infra.targets.docker.names import PYTHON
 
     with engine() as client:
         server = running_server(client, deployment)
@@ -109,7 +109,7 @@ def _inside(deployment: Deployment, others: list[dict[str, str]]) -> str:
 
 def running_server(client: Any, deployment: Deployment) -> Container:
     """A server's container that runs; the newest. Raises LettaOpsError (`server-not-running`)."""
-    from infra.containers.engine import own_containers
+    from infra.targets.docker.engine.client import own_containers
 
     prefix = deployment.containers.prefix if deployment.containers else ""
     running = [
@@ -156,7 +156,7 @@ def _interpreter(pid: int) -> str:
 
 
 def _input(others: list[dict[str, str]]) -> str:
-    from infra.containers import reach
+    from infra.embedded import reach
 
     script = Path(reach.__file__).read_text(encoding="utf-8")
     return f"{len(script.encode())}\n{script}{json.dumps(others)}\n"

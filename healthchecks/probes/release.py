@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from healthchecks.facts import running_version
 from healthchecks.model import Measurement
-from infra.deployment import Deployment
-from infra.release import RELEASES
+from infra.embedded.release import RELEASES
+from infra.stack.deployment import Deployment
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import os
 from dataclasses import dataclass
 
 from healthchecks.model import Measurement
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder
+from infra.stack.deployment import Deployment
+from infra.stack.locations import StackFolder
 
 
 @dataclass(frozen=True)

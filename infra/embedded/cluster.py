@@ -9,11 +9,11 @@ import shutil
 from pathlib import Path
 
 from infra.accounts import Account, as_account, give
-from infra.deployment import ADMIN_ROLE, LOOPBACK
 from infra.embedded.folders import plain_environment
 from infra.files import write_file
-from infra.locations import StackFolder
 from infra.process import command, run
+from infra.stack.deployment import ADMIN_ROLE, LOOPBACK
+from infra.stack.locations import StackFolder
 
 HINT = "look at the lines above, check the free disk space, then run this again"
 

@@ -57,7 +57,7 @@ def quick_imports() -> Iterator[None]:
     """
     gc.disable()
     try:
-        typeguard = importlib.import_module("typeguard")
+        typeguard: Any = importlib.import_module("typeguard")
     except ImportError:  # another release's
         yield
     else:

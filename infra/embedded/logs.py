@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from infra.locations import StackFolder
 from infra.log_lines import LogLine, Wanted, merged, unknown_service
 from infra.sensitive import Sensitive, redact
+from infra.stack.locations import StackFolder
 
 POLL_SECONDS = 0.25
 # These are shown when they are named: they are about the stack's making, not about its work.

@@ -17,11 +17,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.deployment import LOOPBACK
 from infra.errors import LettaOpsError
 from infra.files import is_made, made_once
-from infra.locations import cache_folder
 from infra.process import Report, command, follow, run
+from infra.stack.deployment import LOOPBACK
+from infra.stack.locations import cache_folder
 
 ALIAS = "smollm2"
 CONTEXT_WINDOW = 8192  # tokens; what the model was trained for, and the agent's limit in Letta

@@ -18,8 +18,8 @@ import psutil
 
 from infra.errors import LettaOpsError
 from infra.files import write_file
-from infra.locations import StackFolder
 from infra.process import command, start_detached, tail
+from infra.stack.locations import StackFolder
 
 START_SECONDS = 15.0
 STOP_SECONDS = 660.0  # a large database writes its last checkpoint as long as it takes

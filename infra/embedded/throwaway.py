@@ -16,8 +16,8 @@ from infra.accounts import remove_accounts
 from infra.embedded import supervisor
 from infra.errors import LettaOpsError
 from infra.files import held
-from infra.locations import StackFolder, make_folder, state_folder
 from infra.process import Report
+from infra.stack.locations import StackFolder, make_folder, state_folder
 
 FOLDER = "drill-{}"
 NAME = re.compile(FOLDER.format("[0-9a-f]{8}"))

@@ -15,8 +15,15 @@ from pathlib import Path
 import psutil
 
 from infra.accounts import as_account, service_account
-from infra.administration import Way
-from infra.deployment import (
+from infra.database.administration import Way
+from infra.embedded.binaries import install_binaries
+from infra.embedded.cluster import configure, initialise
+from infra.embedded.folders import plain_environment, prepare_folders
+from infra.errors import LettaOpsError
+from infra.files import write_file
+from infra.process import command, start_detached, tail
+from infra.sensitive import Sensitive
+from infra.stack.deployment import (
     ADMIN_ROLE,
     DATABASE_NAME,
     LOOPBACK,
@@ -25,14 +32,7 @@ from infra.deployment import (
     Database,
     Role,
 )
-from infra.embedded.binaries import install_binaries
-from infra.embedded.cluster import configure, initialise
-from infra.embedded.folders import plain_environment, prepare_folders
-from infra.errors import LettaOpsError
-from infra.files import write_file
-from infra.locations import StackFolder, cache_folder
-from infra.process import command, start_detached, tail
-from infra.sensitive import Sensitive
+from infra.stack.locations import StackFolder, cache_folder
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05

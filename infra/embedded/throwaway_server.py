@@ -13,16 +13,23 @@ import httpx
 
 from infra.accounts import as_account, let_through, service_account, service_python
 from infra.connect import http
-from infra.deployment import LOOPBACK, SERVICE_SERVER, Database, Deployment, Server, postgres_uri
 from infra.embedded.folders import plain_environment
+from infra.embedded.release import InstalledRelease, Release, install
 from infra.embedded.throwaway_postgres import free_port, wait_until
 from infra.files import write_private
-from infra.launch_document import launch_document
-from infra.locations import StackFolder, cache_folder, ensure_writable
 from infra.process import Report, command, start_detached
-from infra.release import InstalledRelease, Release, install
 from infra.sensitive import Sensitive
-from infra.server_environment import IMPORT_FIRST, SECRETS, server_environment
+from infra.stack.deployment import (
+    LOOPBACK,
+    SERVICE_SERVER,
+    Database,
+    Deployment,
+    Server,
+    postgres_uri,
+)
+from infra.stack.launch_document import launch_document
+from infra.stack.locations import StackFolder, cache_folder, ensure_writable
+from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
 
 START_SECONDS = 240.0  # 15 to 45 s measured; slower on a busy machine
 SCRIPTS = ("cut_off.py", "launch.py")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment
 from ops_cli.agents.agent_file import AgentFile, parse_agent_file
 from ops_cli.agents.listing import AgentSummary, find_agent
 

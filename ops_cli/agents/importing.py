@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from infra.deployment import Deployment
 from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment
 from ops_cli.agents.agent_file import AgentFile
 from ops_cli.agents.import_plan import ImportChoices, Plan, make_plan
 from ops_cli.agents.listing import PAGE, AgentSummary, every_agent, summary

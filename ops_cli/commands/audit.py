@@ -13,7 +13,7 @@ from ops_cli.options import new_app
 from ops_cli.output import Part, Table, note, present
 
 if TYPE_CHECKING:
-    from infra.audit_log import Event
+    from infra.audit.log import Event
 
 LIMIT = 50
 
@@ -35,8 +35,8 @@ def list_events(
 
 def _events(invocation: Invocation, limit: int) -> list[Event]:
     """From the database; from the log of the stack's folder where that can't be asked."""
-    from infra.audit import entries
-    from infra.audit_log import log_folder, logged
+    from infra.audit.log import log_folder, logged
+    from infra.audit.trail import entries
 
     deployment = invocation.deployment()
     folder = log_folder(deployment)

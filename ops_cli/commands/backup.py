@@ -26,7 +26,7 @@ from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from backups.stores.store import Store
-    from infra.deployment import Deployment
+    from infra.stack.deployment import Deployment
 
 app = new_app("Make, prove and restore backups.")
 app.command("list")(list_backups)
@@ -159,7 +159,7 @@ def keygen(
 def opened(invocation: Invocation) -> tuple[Deployment, Store]:
     """Return the deployment and its store, of which nothing was asked yet."""
     from backups.stores.store import open_store
-    from infra.deployment import store_settings
+    from infra.stack.deployment import store_settings
 
     deployment = invocation.deployment()
     return deployment, open_store(store_settings(deployment))

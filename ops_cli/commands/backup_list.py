@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backups.catalog import Catalog
     from backups.prune import Plan
     from backups.stores.store import Store
-    from infra.deployment import Deployment
+    from infra.stack.deployment import Deployment
 
 EveryDeployment = Annotated[
     bool, typer.Option("--all", help="Also backups of other deployments in the same store.")
@@ -124,7 +124,7 @@ def prune_backups(context: typer.Context, yes: Yes = False) -> None:
 def _opened(invocation: Invocation) -> tuple[Deployment, Store, str]:
     from backups.catalog import deployment_id
     from backups.stores.store import open_store
-    from infra.deployment import store_settings
+    from infra.stack.deployment import store_settings
 
     deployment = invocation.deployment()
     return deployment, open_store(store_settings(deployment)), deployment_id(deployment)

@@ -10,7 +10,7 @@ import typer
 
 from infra.errors import LettaOpsError
 from infra.process import Report
-from infra.profiles import load
+from infra.stack.profile import load
 from ops_cli.auditing import audited, known_deployment
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Config, DryRun, Yes, new_app, settings
@@ -19,9 +19,9 @@ from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from healthchecks.smoke import Smoke
-    from infra.deployment import Deployment
-    from infra.engine.events import ResourceChange
     from infra.provision import Request
+    from infra.pulumi_cli.events import ResourceChange
+    from infra.stack.deployment import Deployment
 
 DONE = {
     "create": "created",

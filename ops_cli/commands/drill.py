@@ -50,7 +50,7 @@ def _drilled(invocation: Invocation, word: str, identity: str | None) -> dict[st
     from backups.opening import Key
     from backups.stores.store import open_store
     from healthchecks.drill.drill import run
-    from infra.deployment import store_settings
+    from infra.stack.deployment import store_settings
     from ops_cli.auditing import audited
 
     deployment = invocation.deployment()

@@ -12,8 +12,8 @@ from ops_cli.options import new_app
 from ops_cli.output import Part, facts, present
 
 if TYPE_CHECKING:
-    from infra.deployment import Deployment
     from infra.sensitive import Sensitive
+    from infra.stack.deployment import Deployment
 
 app = new_app("Show how the stack is reached.")
 
@@ -27,7 +27,7 @@ def show(context: typer.Context) -> None:
 
 def described(deployment: Deployment) -> dict[str, Any]:
     """Turn a deployment into the tree of its profile, without a single secret."""
-    from infra.profiles import nested
+    from infra.stack.profile import nested
 
     database = deployment.database
     return {
@@ -62,6 +62,6 @@ def _hidden(secret: Sensitive | None) -> str | None:
 
 
 def _render(answer: dict[str, Any]) -> Iterator[Part]:
-    from infra.profiles import flatten
+    from infra.stack.profile import flatten
 
     yield from facts(flatten(answer))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from backups.restoring.plan import Database, Options, Plan, Present
     from backups.restoring.undo import Undoing
     from backups.stores.store import Store
-    from infra.deployment import Deployment
     from infra.process import Report
+    from infra.stack.deployment import Deployment
 
 
 def restore_backup(
@@ -85,7 +85,7 @@ def _restore(
     from backups.opening import Key
     from backups.restoring.plan import make_plan
     from backups.restoring.restore import restore
-    from infra.administration import way_in
+    from infra.database.administration import way_in
     from ops_cli.auditing import audited
     from ops_cli.commands.backup import changing, opened
 
@@ -144,7 +144,7 @@ def _found(deployment: Deployment, store: Store, word: str, *, into_other: bool)
 
 def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
     from backups.restoring.undo import plan_undoing, undo
-    from infra.administration import way_in
+    from infra.database.administration import way_in
     from infra.servers import is_ours
     from ops_cli.asking import confirm
     from ops_cli.auditing import audited
@@ -212,7 +212,7 @@ def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: b
 
 def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
     from backups.restoring.restore import kept_databases
-    from infra.administration import way_in
+    from infra.database.administration import way_in
     from ops_cli.asking import confirm
     from ops_cli.commands.backup import opened
 
@@ -230,7 +230,7 @@ def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
 def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str | None:
     """Drop what was replaced or set aside; return its names, None where there was nothing."""
     from backups.restoring.restore import drop_previous
-    from infra.administration import way_in
+    from infra.database.administration import way_in
     from ops_cli.auditing import audited
     from ops_cli.commands.backup import changing
 

@@ -95,7 +95,7 @@ def _printed(invocation: Invocation, form: Form) -> str:
 
 def _environment(invocation: Invocation) -> dict[str, str]:
     """What another environment than this shell's must be told to find the same folders."""
-    from infra.locations import cache_folder, state_folder
+    from infra.stack.locations import cache_folder, state_folder
 
     bare = {"HOME": os.environ.get("HOME", "/")}
     environment = {}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import LettaOpsError
-from infra.profiles import SECRET_PATHS
+from infra.stack.profile import SECRET_PATHS
 from ops_cli.invocation import current
 from ops_cli.options import new_app
 from ops_cli.output import present

@@ -38,7 +38,7 @@ def status(context: typer.Context) -> None:
 
 
 def _render(answer: dict[str, Any]) -> Iterator[Part]:
-    from infra.profiles import flatten
+    from infra.stack.profile import flatten
 
     shown = {name: value for name, value in answer.items() if name != "problems"}
     yield from facts((_words(name), _value(name, value)) for name, value in flatten(shown))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.engine.cli import find_pulumi
-from infra.engine.cli_cache import PulumiCli
+from infra.pulumi_cli.cli import find_pulumi
+from infra.pulumi_cli.cli_cache import PulumiCli
 from tests.contract.s3_server import S3Server, running_s3_server
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.engine.cli import pulumi_environment
-from infra.engine.cli_cache import PulumiCli
-from infra.engine.passphrase import ensure_passphrase
+from infra.pulumi_cli.cli import pulumi_environment
+from infra.pulumi_cli.cli_cache import PulumiCli
+from infra.pulumi_cli.passphrase import ensure_passphrase
 
 FOREIGN = ("PULUMI_", "LETTA_OPS_")
 

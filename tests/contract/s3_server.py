@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.backup_settings import StoreSettings
-from infra.engine.go_tools import GoTool, build_tool, tools_folder
 from infra.files import made_once
-from infra.locations import cache_folder
+from infra.pulumi_cli.go_tools import GoTool, build_tool, tools_folder
 from infra.sensitive import Sensitive
+from infra.stack.backup_settings import StoreSettings
+from infra.stack.locations import cache_folder
 
 VERSITYGW = GoTool("versitygw", "github.com/versity/versitygw/cmd/versitygw")
 REGION = "us-east-1"

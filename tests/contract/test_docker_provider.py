@@ -21,8 +21,8 @@ import docker
 import pytest
 from docker.errors import DockerException, NotFound
 
-from infra.containers.execute import execute
-from infra.engine.cli_cache import PulumiCli
+from infra.pulumi_cli.cli_cache import PulumiCli
+from infra.targets.docker.engine.execute import execute
 from tests.contract.project import Project, new_project
 
 BASE = os.environ.get("LETTA_OPS_TEST_BASE", "letta-ops-base:trixie")

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.engine.cli_cache import PulumiCli
+from infra.pulumi_cli.cli_cache import PulumiCli
 from tests.contract.project import Project, new_project, wait_until
 
 PROGRAM = """

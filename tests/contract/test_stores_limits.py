@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
 import sys
 from backups.stores.store import open_store
-from infra.backup_settings import StoreSettings
+from infra.stack.backup_settings import StoreSettings
 store = open_store(StoreSettings(sys.argv[1], sys.argv[2] or None, path_style=True))
 with store.write("stack/backup/part") as sink:
     for _ in range(40):
@@ -68,7 +68,7 @@ def test_a_writer_that_is_killed_leaves_what_is_found_and_removed(
 MEASURED = """
 import re, sys
 from backups.stores.store import open_store
-from infra.backup_settings import StoreSettings
+from infra.stack.backup_settings import StoreSettings
 store = open_store(StoreSettings(sys.argv[1], sys.argv[2], path_style=True))
 piece = bytes(range(256)) * 4096
 with store.write("part") as sink:

@@ -13,10 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from infra.containers.engine import engine
-from infra.containers.names import LABEL_PREFIX, PROXY_CHALLENGE_PORT
-from infra.engine.go_tools import GoTool, build_tool
-from infra.locations import cache_folder
+from infra.pulumi_cli.go_tools import GoTool, build_tool
+from infra.stack.locations import cache_folder
+from infra.targets.docker.engine.client import engine
+from infra.targets.docker.names import LABEL_PREFIX, PROXY_CHALLENGE_PORT
 from tests.live.docker_stack import BASE_VARIABLE, DockerStack
 
 PEBBLE = GoTool("Pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 
-from infra.containers.engine import engine, own_containers
-from infra.containers.execute import execute
-from infra.containers.names import LABEL_PREFIX, Names
-from infra.deployment import SERVICE_POSTGRES
+from infra.stack.deployment import SERVICE_POSTGRES
+from infra.targets.docker.engine.client import engine, own_containers
+from infra.targets.docker.engine.execute import execute
+from infra.targets.docker.names import LABEL_PREFIX, Names
 from tests.live.stack import Stack
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class DockerStack(Stack):
 
     def _move(self, client: DockerClient, source: str, target: str, labels: dict[str, str]) -> None:
         """Move a volume's contents to a new volume."""
-        from infra.containers.names import POSTGRES_USER
+        from infra.targets.docker.names import POSTGRES_USER
 
         assert not [each for each in _volumes(client, self.names) if each.name == target]
         client.volumes.create(target, labels=labels)

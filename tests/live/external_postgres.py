@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from infra.containers.engine import engine
-from infra.containers.execute import execute
+from infra.targets.docker.engine.client import engine
+from infra.targets.docker.engine.execute import execute
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -22,10 +22,10 @@ from backups.opening import Key
 from backups.sources.memory_files import MemoryPlace, read_memory
 from backups.sources.memory_tar import TarWriter
 from backups.stores.folder import FolderStore
-from infra.administration import Way, way_in
 from infra.connect import api
-from infra.deployment import Deployment
-from infra.profiles import load
+from infra.database.administration import Way, way_in
+from infra.stack.deployment import Deployment
+from infra.stack.profile import load
 from tests.live.machine import Answer, Stack
 
 # A mark for tests of what is stored, which is the same on every target: one run of them is enough.

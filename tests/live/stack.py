@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 
-from infra.deployment import Deployment
-from infra.locations import StackFolder
-from infra.profiles import load
+from infra.stack.deployment import Deployment
+from infra.stack.locations import StackFolder
+from infra.stack.profile import load
 
 if TYPE_CHECKING:
     from tests.live.machine import Machine
@@ -88,7 +88,7 @@ class Stack(ABC):
     @property
     @abstractmethod
     def place(self) -> dict[str, Any]:
-        """Where its database is, in the words of `infra.administration`."""
+        """Where its database is, in the words of `infra.database.administration`."""
 
     @property
     @abstractmethod

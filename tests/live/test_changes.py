@@ -112,7 +112,7 @@ def test_another_model_port_reaches_agents_that_were_made_before(own_stack: Stac
 
 def test_another_password_restarts_the_server_only(own_stack: Stack) -> None:
     """The profile is where a person changes a password; `up` brings it to the server."""
-    from infra.profiles import remember
+    from infra.stack.profile import remember
 
     before = own_stack.pid("postgres")
     remember(own_stack.folder.profile, {"server.password": "a-password-chosen-by-hand"})
@@ -125,7 +125,7 @@ def test_another_password_restarts_the_server_only(own_stack: Stack) -> None:
 
 
 def test_a_new_database_password_reaches_database_and_server(own_stack: Stack) -> None:
-    from infra.profiles import remember
+    from infra.stack.profile import remember
 
     remember(own_stack.folder.profile, {"database.owner_password": "another-owner-password"})
     own_stack.json("up")  # with the smoke test: the server works on the database

@@ -18,16 +18,23 @@ from healthchecks.probes.containers import inspect, inspect_memory
 from healthchecks.probes.disk import measure_disk
 from healthchecks.status import observe
 from infra.connect import administrator_in, database, inside
-from infra.containers import logs
-from infra.containers.engine import engine, own_containers
-from infra.containers.images import BuildSettings, build
-from infra.containers.names import Names
-from infra.containers.tunnel import VIA_SOCKET, tunnel
-from infra.deployment import SERVICE_POSTGRES, SERVICE_SERVER, Database, Deployment, Role, Server
+from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
-from infra.release import RELEASES
 from infra.sensitive import Sensitive
+from infra.stack.deployment import (
+    SERVICE_POSTGRES,
+    SERVICE_SERVER,
+    Database,
+    Deployment,
+    Role,
+    Server,
+)
+from infra.targets.docker import logs
+from infra.targets.docker.engine.client import engine, own_containers
+from infra.targets.docker.engine.tunnel import VIA_SOCKET, tunnel
+from infra.targets.docker.images.images import BuildSettings, build
+from infra.targets.docker.names import Names
 
 PASSWORD = Sensitive("a-password-with-'quotes")
 # Where nothing can be pulled: the name of a Debian image that the engine has.

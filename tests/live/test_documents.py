@@ -82,8 +82,8 @@ def test_the_documents_have_commands_to_run() -> None:
 @pytest.mark.target("local", reason="the release is installed on this machine only there")
 def test_the_example_is_one_of_lettas_own_agent_files(interpreter: Path) -> None:
     """Of Letta 0.16.8, as its source distribution holds it."""
-    from infra.locations import cache_folder
-    from infra.release import RELEASES, installed
+    from infra.embedded.release import RELEASES, installed
+    from infra.stack.locations import cache_folder
 
     source = installed(RELEASES["0.16.8"], cache_folder(), interpreter).source
     file = "test_basic_agent_with_blocks_tools_messages_v2.af"

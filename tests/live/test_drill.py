@@ -22,10 +22,10 @@ from backups.opening import Key
 from backups.stores.folder import FolderStore
 from healthchecks.drill.verdict import CHECKS
 from infra.accounts import account_name
-from infra.administration import administrator
 from infra.connect import api, authorized_http
-from infra.locations import StackFolder
-from infra.profiles import load
+from infra.database.administration import administrator
+from infra.stack.locations import StackFolder
+from infra.stack.profile import load
 from tests.live.machine import LETTA_OPS, Answer, Stack, wait_until
 
 
@@ -161,10 +161,10 @@ def test_a_server_of_a_drill_reaches_its_own_database_and_nothing_else(
 def _served(proven: Proven) -> Iterator[Any]:
     from healthchecks.drill.course import Course, restore, served
     from healthchecks.drill.verdict import Judge
+    from infra.embedded.release import RELEASES
     from infra.embedded.throwaway import throwaway_folder
     from infra.embedded.throwaway_postgres import start_postgres
     from infra.embedded.throwaway_server import install_release
-    from infra.release import RELEASES
 
     deployment = load(proven.stack.folder, environment=proven.environment)
     key, store = Key.of(deployment.backups), FolderStore(proven.store)

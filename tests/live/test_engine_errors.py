@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.containers.engine import engine
+from infra.targets.docker.engine.client import engine
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Machine, Stack
 
@@ -54,7 +54,7 @@ def test_no_permission_on_the_socket(unmade: DockerStack) -> None:
     folder.mkdir()
     os.chown(folder, nobody, -1)
     script = (
-        "import sys; sys.path.insert(0, '.'); from infra.containers.engine import engine\n"
+        "import sys; sys.path.insert(0, '.'); from infra.targets.docker.engine.client import engine\n"
         "from infra.errors import LettaOpsError\n"
         "try:\n with engine(): print('reached')\n"
         "except LettaOpsError as error: print(error.code, '|', error.hint)\n"

@@ -119,7 +119,7 @@ def test_a_lost_profile_is_not_replaced_by_new_secrets(own_stack: Stack) -> None
 
 
 def test_a_changed_encryption_key_is_refused_and_the_right_one_comes_back(own_stack: Stack) -> None:
-    from infra.profiles import remember, remembered
+    from infra.stack.profile import remember, remembered
 
     right = remembered(own_stack.folder.profile, "server.encryption_key")
     remember(own_stack.folder.profile, {"server.encryption_key": "another-key-by-mistake"})

@@ -12,14 +12,14 @@ import pytest
 
 from backups.verify import PASSED, overall, verify
 from infra.connect import api
-from infra.containers.database_preflight import probe
-from infra.containers.database_rules import Wanted, problems
-from infra.containers.engine import engine, own_containers
-from infra.containers.images import BuildSettings, build
-from infra.containers.names import Names
+from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
-from infra.release import RELEASES
 from infra.sensitive import Sensitive
+from infra.targets.docker.database_rules import Wanted, problems
+from infra.targets.docker.engine.client import engine, own_containers
+from infra.targets.docker.images.images import BuildSettings, build
+from infra.targets.docker.names import Names
+from infra.targets.docker.providers.database_preflight import probe
 from tests.live.docker_stack import BASE_VARIABLE, DockerStack, everything_of
 from tests.live.external_postgres import PASSWORD, External, external
 from tests.live.kept import kept, make_agent

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import testinfra
 
-from infra.containers.names import (
+from infra.stack.deployment import LOOPBACK
+from infra.targets.docker.names import (
     LABEL_DEPLOYMENT,
     LABEL_PREFIX,
     LABEL_SERVICE,
@@ -20,7 +21,6 @@ from infra.containers.names import (
     SERVER_PORT,
     SERVER_USER,
 )
-from infra.deployment import LOOPBACK
 from tests.live.docker_stack import DockerStack
 
 pytestmark = pytest.mark.target("docker", reason="it is about containers")
@@ -243,7 +243,7 @@ def test_the_secrets_are_files_that_only_the_server_can_read(containers: DockerS
 def test_the_database_takes_passwords_as_scram_and_knows_the_administrator_by_its_socket(
     containers: DockerStack,
 ) -> None:
-    from infra.administration import administrator
+    from infra.database.administration import administrator
 
     with administrator(containers.folder, containers.place) as link:
         rules = link.execute("SELECT type, auth_method FROM pg_hba_file_rules").fetchall()
@@ -253,7 +253,7 @@ def test_the_database_takes_passwords_as_scram_and_knows_the_administrator_by_it
 
 def test_the_inner_network_has_no_way_out(containers: DockerStack) -> None:
     """The model reaches the server by its address inside, and not by the one outside."""
-    from infra.containers.engine import engine
+    from infra.targets.docker.engine.client import engine
 
     with engine() as client:
         inner = client.networks.get(containers.names.inner_network).attrs

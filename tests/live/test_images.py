@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import testinfra
 
-from infra.containers import images
-from infra.containers.execute import execute
-from infra.containers.image_build import run_build
-from infra.containers.images import NAMES, PACKAGES, BuildSettings
-from infra.containers.names import POSTGRES_USER, PROXY_USER, REDIS_USER, SERVER_USER
+from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
-from infra.release import RELEASES
 from infra.sensitive import Sensitive
+from infra.targets.docker.engine.execute import execute
+from infra.targets.docker.images import images
+from infra.targets.docker.images.image_build import run_build
+from infra.targets.docker.images.images import NAMES, PACKAGES, BuildSettings
+from infra.targets.docker.names import POSTGRES_USER, PROXY_USER, REDIS_USER, SERVER_USER
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -613,7 +613,7 @@ def launch(
     run: Run, with_secret: WithSecret, home: str, network: str, environment: dict[str, str],
     import_first: str | None, *words: str,
 ) -> Container:  # fmt: skip
-    from infra.launch_document import launch_document
+    from infra.stack.launch_document import launch_document
 
     hidden = ["LETTA_PG_URI", "LETTA_SERVER_PASSWORD"]
     document = launch_document(environment, hidden if import_first else (), import_first)

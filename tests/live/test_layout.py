@@ -12,7 +12,7 @@ from backups.contents import compare, read_sequences, read_tables
 from backups.layout import copy_settings, move_extension, move_schema
 from backups.manifest import Database
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors, write_rows
-from infra.administration import way_in
+from infra.database.administration import way_in
 from tests.live.machine import Stack
 
 if TYPE_CHECKING:

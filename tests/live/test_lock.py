@@ -19,12 +19,12 @@ from backups.catalog import deployment_id, read_object, write_object
 from backups.lock import locked
 from backups.lock_in_store import NAME
 from backups.stores.folder import FolderStore
-from infra.administration import way_in
-from infra.audit import SCHEMA, TABLE, append, carry_over, entries
-from infra.audit_log import Event, logged
+from infra.audit.log import Event, logged
+from infra.audit.trail import SCHEMA, TABLE, append, carry_over, entries
 from infra.connect import database
-from infra.deployment import OWNER_ROLE, Deployment
+from infra.database.administration import way_in
 from infra.errors import LettaOpsError
+from infra.stack.deployment import OWNER_ROLE, Deployment
 from tests.live.machine import Stack, wait_until
 from tests.live.test_agents import EXAMPLE, HANDLES
 
@@ -37,8 +37,8 @@ import sys, threading
 from pathlib import Path
 from backups.lock import locked
 from backups.stores.folder import FolderStore
-from infra.locations import stack_folder
-from infra.profiles import load
+from infra.stack.locations import stack_folder
+from infra.stack.profile import load
 with locked(load(stack_folder(sys.argv[1])), FolderStore(Path(sys.argv[2])), "backup create", print):
     print("held", flush=True)
     threading.Event().wait()

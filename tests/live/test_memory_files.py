@@ -13,9 +13,9 @@ from backups.manifest import Memory
 from backups.sources.memory_files import MemoryPlace, read_memory, summarise
 from infra.accounts import PLAIN, service_account
 from infra.connect import api
-from infra.containers.engine import engine, own_containers
-from infra.containers.execution import execute
 from infra.errors import LettaOpsError
+from infra.targets.docker.engine.client import engine, own_containers
+from infra.targets.docker.engine.execution import execute
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Machine, Stack, wait_until
 

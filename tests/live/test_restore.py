@@ -17,13 +17,13 @@ from backups.layout import move_extension, move_schema
 from backups.manifest import DATABASE, MANIFEST
 from backups.side_database import SideDatabase, drop_database, restore_database
 from backups.sources.memory_files import MemoryPlace
-from infra.backup_settings import BackupSettings
 from infra.connect import api
-from infra.deployment import Deployment, Role
 from infra.files import write_private
-from infra.fingerprint import key_fingerprint
 from infra.sensitive import Sensitive
 from infra.servers import start_server, stop_server
+from infra.stack.backup_settings import BackupSettings
+from infra.stack.deployment import Deployment, Role
+from infra.stack.fingerprint import key_fingerprint
 from tests.live.kept import (
     OF_A_MOVE,
     OF_A_START,

@@ -15,7 +15,7 @@ import pytest
 import testinfra
 
 from infra.accounts import Role, service_account
-from infra.deployment import LOOPBACK
+from infra.stack.deployment import LOOPBACK
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Stack
 
@@ -103,7 +103,7 @@ def test_the_reader_may_read_everything_and_write_nothing(stack: Stack) -> None:
 def test_postgres_uses_scram_and_data_checksums_and_an_owner_without_privileges(
     stack: Stack,
 ) -> None:
-    from infra.administration import administrator
+    from infra.database.administration import administrator
 
     with administrator(stack.folder, stack.place) as link:
         assert link.execute("SHOW data_checksums").fetchone() == ("on",)
@@ -116,9 +116,9 @@ def test_postgres_uses_scram_and_data_checksums_and_an_owner_without_privileges(
 
 def test_a_wrong_database_password_is_refused(stack: Stack) -> None:
     from infra.connect import database
-    from infra.deployment import OWNER_ROLE, Role
     from infra.errors import LettaOpsError
     from infra.sensitive import Sensitive
+    from infra.stack.deployment import OWNER_ROLE, Role
 
     role = Role(OWNER_ROLE, Sensitive("wrong-password"))
     with pytest.raises(LettaOpsError) as failure, database(stack.deployment, role):
@@ -226,7 +226,7 @@ def test_no_secret_is_anywhere_but_in_the_files_that_may_hold_them(stack: Stack)
 @pytest.mark.target("docker", reason="the engine knows of containers only")
 def test_the_engine_knows_no_secret(containers: DockerStack) -> None:
     """Not in what it tells of containers, images, volumes and networks, and not in its logs."""
-    from infra.containers.engine import engine
+    from infra.targets.docker.engine.client import engine
     from tests.live.docker_stack import everything_of
 
     secrets = {name: value.reveal() for name, value in _secrets(containers).items()}

@@ -15,8 +15,8 @@ import pytest
 from cryptography import x509
 
 from infra import connect
-from infra.containers.engine import engine
-from infra.containers.names import LABEL_PREFIX
+from infra.targets.docker.engine.client import engine
+from infra.targets.docker.names import LABEL_PREFIX
 from tests.live.acme_authority import authority
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Machine, Stack, free_ports, wait_until

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from infra.accounts import service_account
-from infra.containers.names import PYTHON
+from infra.targets.docker.names import PYTHON
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Stack
 
@@ -49,7 +49,7 @@ def test_each_server_has_a_home_of_its_own(stack: Stack, own_stack: Stack) -> No
 @pytest.mark.target("docker", reason="the network of a machine is one")
 def test_no_container_reaches_one_of_another_stack(stack: Stack, own_stack: Stack) -> None:
     """Not even by its address: nothing but the engine joins the two stacks' networks."""
-    from infra.containers.execute import execute
+    from infra.targets.docker.engine.execute import execute
 
     assert isinstance(stack, DockerStack)
     assert isinstance(own_stack, DockerStack)

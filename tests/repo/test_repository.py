@@ -43,7 +43,7 @@ def test_the_only_stacks_that_are_kept_here_are_the_examples() -> None:
 
 
 def test_the_lock_and_the_modules_pin_the_same_pulumi() -> None:
-    from infra.engine.cli_cache import PULUMI_VERSION
+    from infra.pulumi_cli.cli_cache import PULUMI_VERSION
 
     locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     (sdk,) = [package for package in locked if package["name"] == "pulumi"]

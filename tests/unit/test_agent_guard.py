@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import agent_guard
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder
+from infra.stack.locations import StackFolder
+from infra.targets.docker import agent_guard
 
 
 def kept(tmp_path: Path, agents: int, *, live: bool) -> StackFolder:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from infra.connect import api
-from infra.deployment import Deployment, Server
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+from infra.stack.deployment import Deployment, Server
 from ops_cli.agents import exporting
 from ops_cli.agents.agent_file import AgentFile, parse_agent_file, read_agent_file
 from ops_cli.agents.import_plan import (

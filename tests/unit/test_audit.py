@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import typer
 
-from infra.audit import append
-from infra.audit_log import LOG, Event, logged, pending
-from infra.deployment import Deployment, Server
+from infra.audit.log import LOG, Event, logged, pending
+from infra.audit.trail import append
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder
-from infra.profiles import remember
 from infra.sensitive import Sensitive
+from infra.stack.deployment import Deployment, Server
+from infra.stack.locations import StackFolder
+from infra.stack.profile import remember
 from ops_cli import main
 from ops_cli.auditing import audited
 from ops_cli.invocation import Invocation
@@ -74,7 +74,7 @@ def test_a_line_that_was_cut_off_hides_no_other(folder: StackFolder) -> None:
 
 
 def test_what_the_database_has_not_got_waits_for_it(folder: StackFolder) -> None:
-    from infra.audit_log import append_to_log
+    from infra.audit.log import append_to_log
 
     for number, told in enumerate((False, True, False, False)):
         append_to_log(folder, event(number), in_database=told)

@@ -20,11 +20,11 @@ from healthchecks.checks import CHECKS
 from healthchecks.model import Check, Finding, Need, State, Thresholds
 from healthchecks.probes.backups import Room, Stored, longest_gap, look_into_store, within
 from healthchecks.run import run
-from infra.backup_settings import BackupSettings, Retention
-from infra.deployment import Deployment, Server
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder
 from infra.sensitive import Sensitive
+from infra.stack.backup_settings import BackupSettings, Retention
+from infra.stack.deployment import Deployment, Server
+from infra.stack.locations import StackFolder
 from tests.unit.backups import CONTENT, DEPLOYMENT, NOON, manifest, put
 
 LIMITS = Thresholds(today=dt.date(2026, 11, 20))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from infra.backup_settings import (
+from infra.sensitive import Sensitive
+from infra.stack.backup_settings import (
     DEFAULTS,
     SECRET,
     BackupSettings,
@@ -15,7 +16,6 @@ from infra.backup_settings import (
     parse_retention,
     problems,
 )
-from infra.sensitive import Sensitive
 
 FOLDER = "file:///srv/backups"
 

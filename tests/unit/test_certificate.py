@@ -10,8 +10,8 @@ import pytest
 from healthchecks.checks import CHECKS
 from healthchecks.probes.certificate import read_certificate
 from healthchecks.run import run
-from infra.deployment import Deployment, Server
 from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment, Server
 from tests.unit.test_reach import provider, self_signed
 
 

@@ -20,10 +20,10 @@ from healthchecks.probes.authentication import try_as_stranger
 from healthchecks.probes.encryption import looks_encrypted, opens
 from healthchecks.probes.services import find_listeners
 from healthchecks.run import run
-from infra.deployment import Deployment, Server
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder
 from infra.sensitive import Sensitive
+from infra.stack.deployment import Deployment, Server
+from infra.stack.locations import StackFolder
 
 PASSWORD = "a-long-server-password"
 DEPLOYMENT = Deployment("prod", "external", Server("http://127.0.0.1:9", Sensitive(PASSWORD)))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.engine import cli, cli_cache, go_tools
-from infra.engine.cli import find_pulumi, fits, pulumi_environment
-from infra.engine.cli_cache import PULUMI_VERSION, PulumiCli
 from infra.errors import LettaOpsError
+from infra.pulumi_cli import cli, cli_cache, go_tools
+from infra.pulumi_cli.cli import find_pulumi, fits, pulumi_environment
+from infra.pulumi_cli.cli_cache import PULUMI_VERSION, PulumiCli
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.engine import cli_download
-from infra.engine.cli_cache import PULUMI_VERSION
+from infra.pulumi_cli import cli_download
+from infra.pulumi_cli.cli_cache import PULUMI_VERSION
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

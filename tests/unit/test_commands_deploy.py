@@ -11,11 +11,11 @@ import pytest
 
 import infra.provision
 from healthchecks import smoke
-from infra.deployment import Deployment
-from infra.engine.events import ResourceChange
 from infra.errors import LettaOpsError
-from infra.profiles import remember
 from infra.provision import Outcome, Request
+from infra.pulumi_cli.events import ResourceChange
+from infra.stack.deployment import Deployment
+from infra.stack.profile import remember
 from ops_cli import asking, main
 
 CREATED = Outcome(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from healthchecks.model import Finding, Report, State
-from infra.locations import StackFolder
+from infra.stack.locations import StackFolder
 from ops_cli import machine, main
 from ops_cli.invocation import Invocation
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from infra.containers.engine import _ensure_new_enough, explain, unreachable
 from infra.errors import LettaOpsError
+from infra.targets.docker.engine.client import _ensure_new_enough, explain, unreachable
 
 WORDS = [
     ("Bind for 127.0.0.1:8283 failed: port is already allocated", "port-taken"),

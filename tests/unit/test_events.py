@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from infra.engine.events import Events, ResourceChange
+from infra.pulumi_cli.events import Events, ResourceChange
 
 URN = "urn:pulumi:s::letta-ops::letta-ops:local:Postgres$pulumi-python:dynamic/letta-ops:X::cluster"
 

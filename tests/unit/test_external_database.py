@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from infra.containers.database_rules import Wanted, as_error, problems
-from infra.containers.database_url import (
+from infra.database.url import (
     as_document,
     asyncpg_uri,
     password_file,
     secrets_of,
     url_problems,
 )
-from infra.deployment import database_from_url
 from infra.errors import ConfigurationError
-from infra.locations import StackFolder
-from infra.profiles import parse as parse_profile
 from infra.sensitive import Sensitive, redact
-from infra.settings import parse
+from infra.stack.deployment import database_from_url
+from infra.stack.locations import StackFolder
+from infra.stack.profile import parse as parse_profile
+from infra.stack.settings import parse
+from infra.targets.docker.database_rules import Wanted, as_error, problems
 
 URL = "postgresql://app:p%40ss%25%3A%5Cx@db.example.com:6543/prod"
 PASSWORD = "p@ss%:\\x"
@@ -170,7 +170,7 @@ def test_a_profile_with_a_url_reaches_the_database_directly(tmp_path: Path) -> N
 
 
 def test_no_postgres_of_ours_stands_beside_an_external_one() -> None:
-    from infra.targets import docker
+    from infra.targets.docker import program as docker
 
     environment = {"DB": URL}
     external = parse("demo", CONFIGURATION, environment=environment).containers

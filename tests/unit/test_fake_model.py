@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from infra import fake_model
-from infra.fake_model import FakeModel
+from infra.embedded import fake_model
+from infra.embedded.fake_model import FakeModel
 
 INSERT = {
     "name": "memory_insert",

@@ -9,7 +9,7 @@ import pytest
 
 from infra.errors import LettaOpsError
 from infra.files import held, is_made, made_once, write_file, write_private
-from infra.locations import stack_folder
+from infra.stack.locations import stack_folder
 
 
 def test_a_private_file_is_private_from_its_first_byte(tmp_path: Path) -> None:

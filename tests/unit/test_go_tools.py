@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.engine.go_tools import find_go
+from infra.pulumi_cli.go_tools import find_go
 
 
 def go(folder: Path, version: str) -> Path:

@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from infra.containers import images
-from infra.containers.image_build import context, failed
-from infra.containers.images import DEFAULT_BASE, NAMES, BuildSettings, tag
-from infra.containers.names import POSTGRES_USER, PROXY_USER, REDIS_USER, SERVER_USER
+from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
-from infra.release import RELEASES
 from infra.sensitive import Sensitive
+from infra.targets.docker.images import images
+from infra.targets.docker.images.image_build import context, failed
+from infra.targets.docker.images.images import DEFAULT_BASE, NAMES, BuildSettings, tag
+from infra.targets.docker.names import POSTGRES_USER, PROXY_USER, REDIS_USER, SERVER_USER
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = "0.16.8"

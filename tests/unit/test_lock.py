@@ -25,10 +25,10 @@ from backups.lock_in_store import DEAD_AFTER, NAME, Claim, new_claim, take
 from backups.stores.folder import FolderStore
 from backups.stores.memory import MemoryStore
 from backups.stores.store import Entry, Store
-from infra.deployment import Deployment, Server
 from infra.errors import LettaOpsError
 from infra.identity import Process, this_process
-from infra.locations import StackFolder
+from infra.stack.deployment import Deployment, Server
+from infra.stack.locations import StackFolder
 
 ID = "0b9f6a52-7f0c-4a57-b1d1-2c6a0f1f3f11"
 OBJECT = f"{ID}/{NAME}"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from infra.containers.logs import messages
-from infra.deployment import Deployment, Server
 from infra.embedded.logs import lines, stamp
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder
 from infra.log_lines import LogLine, Wanted, merged, moment, read
 from infra.sensitive import Sensitive
+from infra.stack.deployment import Deployment, Server
+from infra.stack.locations import StackFolder
+from infra.targets.docker.logs import messages
 from ops_cli import main
 
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)

@@ -21,9 +21,9 @@ from backups.sources.memory_files import INSIDE, MemoryTar, program, read_memory
 from backups.sources.memory_inside import objects
 from backups.sources.memory_inside.read import write_memory
 from backups.sources.memory_tar import BLOCK, TarReader, TarWriter
-from infra.deployment import Deployment, Server
 from infra.errors import LettaOpsError
 from infra.process import command, fed
+from infra.stack.deployment import Deployment, Server
 
 AGENT = "repository/org-1/agent-1/repo.git"
 

@@ -16,9 +16,9 @@ from backups.manifest import DATABASE, KEY_ESCROW, MANIFEST, PASSPHRASE_KEY
 from backups.opening import Key, escrowed_key, opened_part, stored_chunks
 from backups.stores.memory import MemoryStore
 from backups.streams import chunks_of
-from infra.backup_settings import BackupSettings
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+from infra.stack.backup_settings import BackupSettings
 from tests.unit.backups import manifest
 
 IDENTITY, RECIPIENT = new_identity()

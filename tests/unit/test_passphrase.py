@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.engine.passphrase import ensure_passphrase
 from infra.errors import LettaOpsError
+from infra.pulumi_cli.passphrase import ensure_passphrase
 
 
 def test_the_passphrase_is_made_once_and_private(tmp_path: Path) -> None:

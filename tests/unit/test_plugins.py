@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.engine import cli_cache, go_tools, plugins
-from infra.engine.cli import find_pulumi
-from infra.engine.cli_cache import DOCKER_STAND_INS, PulumiCli
-from infra.engine.plugins import (
+from infra.pulumi_cli import cli_cache, go_tools, plugins
+from infra.pulumi_cli.cli import find_pulumi
+from infra.pulumi_cli.cli_cache import DOCKER_STAND_INS, PulumiCli
+from infra.pulumi_cli.plugins import (
     DOCKER_PLUGIN,
     DOCKER_VERSION,
     INSTALL_SECONDS,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.deployment import store_settings
 from infra.errors import ConfigurationError, LettaOpsError
-from infra.locations import StackFolder, stack_folder
-from infra.profiles import KEYS, load, parse, remember, remembered
+from infra.stack.deployment import store_settings
+from infra.stack.locations import StackFolder, stack_folder
+from infra.stack.profile import KEYS, load, parse, remember, remembered
 
 FULL = {
     "version": 1,

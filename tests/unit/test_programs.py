@@ -8,8 +8,8 @@ import pytest
 
 from backups import programs
 from backups.programs import Program, Version, find_dump, find_restore
-from infra.containers.execute import Answer
 from infra.errors import LettaOpsError
+from infra.targets.docker.engine.execute import Answer
 
 HERE = ("18.4", "15.12", "16.20", "16.8")
 

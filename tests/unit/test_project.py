@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.engine.backend import locks
-from infra.engine.project import configuration_file, configured, write_project
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder
+from infra.pulumi_cli.backend import locks
+from infra.pulumi_cli.project import configuration_file, configured, write_project
+from infra.stack.locations import StackFolder
 
 
 @pytest.fixture

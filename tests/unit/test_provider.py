@@ -13,12 +13,12 @@ import pytest
 from pulumi.dynamic.dynamic import serialize_provider
 
 from infra.errors import LettaOpsError
-from infra.locations import StackFolder
-from infra.profiles import SECRET_PATHS, remember, remembered
-from infra.providers.generated import GeneratedValue
-from infra.providers.provider import MODULES, Properties, Provider, provider_named
-from infra.providers.record import ProfileRecord
-from infra.stack_secrets import stack_secrets
+from infra.stack.locations import StackFolder
+from infra.stack.profile import SECRET_PATHS, remember, remembered
+from infra.stack.secrets import stack_secrets
+from infra.targets.providers.generated import GeneratedValue
+from infra.targets.providers.provider import MODULES, Properties, Provider, provider_named
+from infra.targets.providers.record import ProfileRecord
 
 
 class Thing(Provider):

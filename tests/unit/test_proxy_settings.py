@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.containers.proxy_settings import (
+from infra.targets.docker.proxy_settings import (
     LETS_ENCRYPT,
     acme_settings,
     nginx_settings,

@@ -17,8 +17,8 @@ from backups.prune import Outcome, Plan, execute, plan
 from backups.stores.folder import FolderStore
 from backups.stores.memory import MemoryStore
 from backups.stores.store import Entry, Store
-from infra.backup_settings import Retention
 from infra.errors import LettaOpsError
+from infra.stack.backup_settings import Retention
 from tests.unit.backups import CONTENT, DEPLOYMENT, NOON, manifest, put, put_drill
 
 DAY = dt.timedelta(days=1)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from healthchecks.probes.model import LOADER
-from infra.containers import reach
+from infra.embedded import reach
 
 KEY = "sk-a-secret-key"
 MODELS = json.dumps({"data": [{"id": "one"}, {"id": "two"}]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.engine.recovery import GENERATED, engine_ids, generated_values, unfinished
+from infra.pulumi_cli.recovery import GENERATED, engine_ids, generated_values, unfinished
 
 
 def test_generated_values_are_found_by_their_key_secret_or_not() -> None:

@@ -12,13 +12,13 @@ import pytest
 from backups.catalog import Backup, Drill
 from backups.restoring.plan import Database, Options, Plan, Present, _ensure_not_older, _key_after
 from backups.restoring.releases import ensure_known
-from infra.administration import Way
-from infra.deployment import Deployment, Server
+from infra.database.administration import Way
+from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
-from infra.fingerprint import key_fingerprint
-from infra.locations import StackFolder
-from infra.release import RELEASES
 from infra.sensitive import Sensitive
+from infra.stack.deployment import Deployment, Server
+from infra.stack.fingerprint import key_fingerprint
+from infra.stack.locations import StackFolder
 from tests.unit.backups import NOON, manifest
 from tests.unit.test_opening import BY_RECIPIENT, KEY, made
 

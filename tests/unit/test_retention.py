@@ -10,7 +10,7 @@ import pytest
 
 from backups.catalog import Backup, Drill
 from backups.retention import PERIODS, decide, overdue
-from infra.backup_settings import Retention
+from infra.stack.backup_settings import Retention
 from tests.unit.backups import NOON, manifest
 
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)

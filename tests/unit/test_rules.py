@@ -18,7 +18,7 @@ from healthchecks.probes.encryption import Encryption
 from healthchecks.probes.identity import Identity
 from healthchecks.probes.release import RunningRelease
 from healthchecks.probes.services import Listener, Listeners, Service, Services
-from infra.database_facts import DatabaseFacts, Tables
+from infra.database.facts import DatabaseFacts, Tables
 from infra.errors import LettaOpsError
 
 LIMITS = Thresholds(today=dt.date(2026, 11, 21))

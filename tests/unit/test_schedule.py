@@ -34,12 +34,12 @@ from backups.schedule import (
 )
 from backups.schedule_files import crontab, systemd_unit
 from backups.scheduler import MARK, Scheduler, end_leftovers, read_runs, scheduled
-from infra.backup_settings import BackupSettings
-from infra.deployment import Deployment, Server
 from infra.errors import LettaOpsError
 from infra.files import held, is_held
-from infra.locations import StackFolder
 from infra.sensitive import Sensitive
+from infra.stack.backup_settings import BackupSettings
+from infra.stack.deployment import Deployment, Server
+from infra.stack.locations import StackFolder
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHTLY = "30 2 * * *"
@@ -257,7 +257,7 @@ import signal, sys
 from pathlib import Path
 from backups.schedule import BACKUP
 from backups.scheduler import Scheduler
-from infra.locations import StackFolder
+from infra.stack.locations import StackFolder
 from ops_cli.main import _terminated
 signal.signal(signal.SIGTERM, _terminated)
 folder = StackFolder(Path(sys.argv[1]), "demo")

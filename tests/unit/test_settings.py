@@ -6,7 +6,7 @@ import pytest
 
 from infra.errors import ConfigurationError
 from infra.sensitive import Sensitive
-from infra.settings import parse
+from infra.stack.settings import parse
 
 
 def test_nothing_configured_is_a_local_stack_with_the_fake_model() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from healthchecks import smoke, smoke_steps
 from healthchecks.smoke import Smoke, Step, run
-from infra.deployment import Deployment, Server
+from infra.stack.deployment import Deployment, Server
 
 NAMES = ["create", "message", "memory", "archival", "export", "delete"]
 NOWHERE = Deployment("prod", "external", Server("http://127.0.0.1:9"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from healthchecks.status import Status, observe
-from infra.database_facts import DatabaseFacts, Tables
-from infra.deployment import Database, Deployment, Role, Server
+from infra.database.facts import DatabaseFacts, Tables
+from infra.stack.deployment import Database, Deployment, Role, Server
 
 NOWHERE = Server("http://127.0.0.1:9")
 

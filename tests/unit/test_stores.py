@@ -15,9 +15,9 @@ from backups.stores.folder import FolderStore
 from backups.stores.s3_errors import told
 from backups.stores.s3_upload import part_size
 from backups.stores.store import open_store
-from infra.backup_settings import StoreSettings
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+from infra.stack.backup_settings import StoreSettings
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 TIB, GIB, MIB = 1 << 40, 1 << 30, 1 << 20

@@ -11,11 +11,11 @@ from pulumi.runtime import rpc
 from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs, Mocks
 
 from infra.accounts import operator
-from infra.backup_settings import DEFAULTS
-from infra.embedded.service import program
-from infra.locations import StackFolder
-from infra.profiles import SECRET_PATHS, remember
-from infra.settings import parse
+from infra.stack.backup_settings import DEFAULTS
+from infra.stack.locations import StackFolder
+from infra.stack.profile import SECRET_PATHS, remember
+from infra.stack.settings import parse
+from infra.targets.providers.service import program
 
 SECRET = rpc._special_sig_key
 made: dict[str, MockResourceArgs] = {}
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from infra.targets import local
+    from infra.targets.local import program as local
 
     monkeypatch.setenv("LETTA_OPS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(local, "ensure_possible", lambda folder, settings: None)
@@ -171,7 +171,7 @@ def test_a_secret_providers_url_is_secret_for_pulumi_too(build: Any, tmp_path: P
 
 @pytest.fixture
 def docker_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from infra.targets import docker
+    from infra.targets.docker import program as docker
 
     monkeypatch.setenv("LETTA_OPS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(docker, "ensure_possible", lambda folder, settings, known: None)

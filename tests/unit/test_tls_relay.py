@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from infra.postgres_socket import SOCKET_NAME
-from infra.tls_relay import SSL_REQUEST, tls_relay
+from infra.database.postgres_socket import SOCKET_NAME
+from infra.database.tls_relay import SSL_REQUEST, tls_relay
 from tests.live.external_postgres import certificates as made_certificates
 
 STARTUP = struct.pack(">ii", 9, 196608) + b"\0"

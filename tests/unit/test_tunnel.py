@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from infra.connect import connection
-from infra.containers.execution import STDERR, STDOUT, frames
+from infra.database.postgres_socket import LONGEST_PATH, SOCKET_NAME, error_response, private_folder
 from infra.errors import LettaOpsError
-from infra.postgres_socket import LONGEST_PATH, SOCKET_NAME, error_response, private_folder
+from infra.targets.docker.engine.execution import STDERR, STDOUT, frames
 
 
 def frame(kind: int, data: bytes) -> bytes:

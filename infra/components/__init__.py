@@ -1,1 +1,0 @@
-"""Pulumi components, one a file: what a stack is made of."""

@@ -1,0 +1,1 @@
+"""Reaching a Postgres: connections, the administrator's way, TLS, and what it says of itself."""

@@ -1,0 +1,1 @@
+"""What only describes a stack: its settings, profile, secrets, names and paths."""

@@ -1,0 +1,1 @@
+"""The target docker: hardened containers of our own images."""

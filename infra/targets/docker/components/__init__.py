@@ -1,0 +1,1 @@
+"""What a docker stack is made of, one component a file."""

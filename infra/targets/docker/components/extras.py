@@ -1,0 +1,157 @@
+"""What stands beside the servers: the fake model, Redis, and the proxy in front."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import pulumi
+import pulumi_docker as docker
+
+from infra.sensitive import Sensitive
+from infra.stack.deployment import SERVICE_MODEL
+from infra.targets.docker.components.base import Base
+from infra.targets.docker.components.container import Place, Shape, container, own_tmpfs
+from infra.targets.docker.components.resources import Certificate, File
+from infra.targets.docker.names import (
+    MODEL_PORT,
+    PROXY_CHALLENGE_PORT,
+    PROXY_PORT,
+    PROXY_TLS_PORT,
+    PROXY_USER,
+    PYTHON,
+    REDIS_USER,
+    SECRETS_FOLDER,
+    SERVICE_PROXY,
+    SERVICE_REDIS,
+)
+from infra.targets.docker.proxy_settings import ACME_CA, CERTIFICATE, KEY
+
+FAKE_MODEL = "/opt/letta-ops/fake_model.py"
+MODEL_HEALTH = (
+    "import urllib.request as r; "
+    f"r.build_opener(r.ProxyHandler({{}})).open('http://127.0.0.1:{MODEL_PORT}/health', timeout=5)"
+)
+# Letta gives Redis no password: who may speak to it is decided by the network alone.
+REDIS_SETTINGS = """\
+bind 0.0.0.0
+protected-mode no
+save ""
+appendonly no
+maxmemory 128mb
+maxmemory-policy volatile-lru
+dir /tmp
+"""
+
+
+def fake_model(place: Place, base: Base) -> pulumi.Resource:
+    """The model that comes with a stack when no provider is configured."""
+    shape = Shape(
+        service=SERVICE_MODEL,
+        image=base.images["letta"],
+        networks=[place.names.inner_network],
+        memory=256,
+        processes=128,
+        health=[PYTHON, "-c", MODEL_HEALTH],
+        command=[PYTHON, FAKE_MODEL, "--host", "0.0.0.0", "--port", str(MODEL_PORT)],  # noqa: S104
+        wait=60,
+    )
+    return container(
+        place,
+        SERVICE_MODEL,
+        place.names.container(SERVICE_MODEL),
+        shape,
+        pulumi.ResourceOptions(parent=base, depends_on=base.ready),
+    ).ready
+
+
+def redis(place: Place, base: Base) -> pulumi.Resource:
+    """What several servers share while they work: locks, and streams of runs in the background."""
+    opts = pulumi.ResourceOptions(parent=base, depends_on=base.ready)
+    tag = base.images["redis"].tag
+    text = Sensitive(REDIS_SETTINGS)
+    file = File(
+        "redis-settings", place.folder, place.names, tag, "redis.conf", REDIS_USER, text, opts
+    )
+    shape = Shape(
+        service=SERVICE_REDIS,
+        image=base.images["redis"],
+        networks=[place.names.cache_network],
+        memory=256,
+        processes=64,
+        volumes={place.names.volume("secrets"): f"{SECRETS_FOLDER}:ro"},
+        wait=60,
+    )
+    return container(
+        place,
+        SERVICE_REDIS,
+        place.names.container(SERVICE_REDIS),
+        shape,
+        pulumi.ResourceOptions(parent=base, depends_on=[file]),
+    ).ready
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+class Proxy(pulumi.ComponentResource):
+    """Declared after the servers: where its container must be replaced, they have proven themselves.
+
+    Outputs: `container` (see `Started`), and `files` (digest of the certificates that were given)."""
+
+    def __init__(self, place: Place, base: Base, after: Sequence[pulumi.Resource]) -> None:
+        super().__init__("letta-ops:docker:Proxy", "proxy-front")
+        chosen = place.settings.docker
+        given = {
+            CERTIFICATE: chosen.tls.certificate,
+            KEY: chosen.tls.key,
+            ACME_CA: chosen.tls.acme_ca,
+        }
+        contents = {name: path.read_text() for name, path in given.items() if path is not None}
+        self.files: pulumi.Input[str] = _digest(contents.values())
+        opts = pulumi.ResourceOptions(parent=self, depends_on=base.ready)
+        tag = base.images["proxy"].tag
+        written: list[pulumi.Resource] = [
+            File(name, place.folder, place.names, tag, name, PROXY_USER, Sensitive(text), opts)
+            for name, text in contents.items()
+        ]
+        if chosen.tls.mode == "internal":
+            own = Certificate(place.folder, place.names, tag, chosen.tls.host, opts)
+            self.files = own.fingerprint
+            written.append(own)
+        ports = [
+            docker.ContainerPortArgs(
+                internal=PROXY_TLS_PORT if chosen.tls.on else PROXY_PORT,
+                external=place.settings.server_port,
+                ip=chosen.bind,
+            )
+        ]
+        if chosen.tls.mode == "acme":
+            challenge = chosen.tls.http_port
+            ports.append(
+                docker.ContainerPortArgs(
+                    internal=PROXY_CHALLENGE_PORT, external=challenge, ip=chosen.bind
+                )
+            )
+        self.container = container(
+            place,
+            SERVICE_PROXY,
+            place.names.container(SERVICE_PROXY),
+            Shape(
+                service=SERVICE_PROXY,
+                image=base.images["proxy"],
+                networks=[place.names.inner_network, place.names.outer_network],
+                memory=256,
+                processes=256,
+                volumes={
+                    place.names.volume("proxy"): "/data",
+                    place.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
+                },
+                tmpfs={"/run/proxy": own_tmpfs(PROXY_USER, 16, "noexec")},
+                ports=ports,
+                patience=60,
+            ),
+            pulumi.ResourceOptions(parent=self, depends_on=[*base.ready, *written, *after]),
+        )
+        self.register_outputs({})

@@ -1,0 +1,134 @@
+"""The Letta servers of the docker target: named after their configuration, never published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import pulumi
+
+from infra.sensitive import Sensitive, revealed
+from infra.stack.deployment import SERVICE_SERVER
+from infra.stack.launch_document import launch_document, secret_values
+from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
+from infra.targets.docker.components.base import Base
+from infra.targets.docker.components.container import (
+    SHAPE_DIGEST,
+    Place,
+    Shape,
+    container,
+    own_tmpfs,
+)
+from infra.targets.docker.components.resources import File
+from infra.targets.docker.names import LAUNCH, PYTHON, SECRETS_FOLDER, SERVER_PORT, SERVER_USER
+
+HOME = PurePosixPath("/home/letta")
+SANDBOX = PurePosixPath("/sandbox")
+DRAIN_SECONDS = 300  # requests at hand are answered before a server that was replaced ends
+PROCESSES = 1024
+
+
+class Servers(pulumi.ComponentResource):
+    """Outputs: `names` and `ids` of the containers and the `alias` that they share, `ready` to wait
+    for, and `hidden` (what logs must not show).
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        base: Base,
+        uri: Sensitive,
+        more: Mapping[str, str | Sensitive],
+        after: Sequence[pulumi.Resource],
+    ) -> None:
+        super().__init__("letta-ops:docker:Servers", "servers")
+        environment = _environment(place, uri, more)
+        secret_names = [*SECRETS, *(key for key, value in more.items() if _hidden(value))]
+        self.hidden = secret_values(environment, secret_names)
+        document = launch_document(environment, secret_names, IMPORT_FIRST)
+        nameless = {**vars(_shape(place, base, "")), "wait": 0, "image": base.images["letta"].tag}
+        digest = _digest(place, [document, nameless])
+        shape = _shape(place, base, digest)
+        self.alias = shape.alias
+        file = File(
+            f"server-environment-{digest}",
+            place.folder,
+            place.names,
+            base.images["letta"].tag,
+            f"server-{digest}.json",
+            SERVER_USER,
+            Sensitive(document),
+            pulumi.ResourceOptions(parent=self, depends_on=base.ready),
+        )
+        self.names = [
+            place.names.server(digest, number + 1)
+            for number in range(place.settings.docker.replicas)
+        ]
+        self.ids: list[pulumi.Output[str]] = []
+        self.ready: list[pulumi.Resource] = []
+        for number, name in enumerate(self.names, 1):
+            # The first may write what all share (base tools, providers); the others follow it.
+            behind = [file, *after, *self.ready[:1]]
+            opts = pulumi.ResourceOptions(parent=self, depends_on=behind)
+            started = container(place, f"{SERVICE_SERVER}-{digest}-{number}", name, shape, opts)
+            self.ids.append(started.id)
+            self.ready.append(started.ready)
+        self.register_outputs({})
+
+
+def _environment(
+    place: Place, uri: Sensitive, more: Mapping[str, str | Sensitive]
+) -> dict[str, str]:
+    secrets = place.secrets
+    made = server_environment(
+        uri, secrets["server-password"], secrets["encryption-key"], HOME, SANDBOX
+    )
+    return {name: str(revealed(value)) for name, value in {**made, **more}.items()}
+
+
+def _networks(place: Place) -> list[str]:
+    names, chosen = place.names, place.settings.docker
+    cache = [names.cache_network] if chosen.redis else []
+    database = [chosen.database.network] if chosen.database and chosen.database.network else []
+    return [names.inner_network, names.outer_network, *cache, *database]
+
+
+def _shape(place: Place, base: Base, digest: str) -> Shape:
+    path = f"{SECRETS_FOLDER}/server-{digest}.json"
+    chosen = place.settings.docker
+    return Shape(
+        service=SERVICE_SERVER,
+        image=base.images["letta"],
+        networks=_networks(place),
+        alias=f"{SERVICE_SERVER}-{digest}",
+        memory=chosen.server_memory,
+        processes=PROCESSES,
+        command=[
+            PYTHON, LAUNCH, path, "letta.main:app",
+            "server", "--secure", "--host", "0.0.0.0", "--port", str(SERVER_PORT),  # noqa: S104
+        ],
+        environment={"LETTA_OPS_ENVIRONMENT_FILE": path},
+        volumes={
+            place.names.volume("home"): str(HOME),
+            place.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
+        },
+        # Tools of agents are written and run there.
+        tmpfs={str(SANDBOX): own_tmpfs(SERVER_USER, 256, "mode=0700")},
+        patience=DRAIN_SECONDS,
+        wait=chosen.start_seconds,
+    )  # fmt: skip
+
+
+def _digest(place: Place, parts: list[Any]) -> str:
+    """Changes with anything the server is made from.
+
+    So also with an update of ours that changes how containers are made: a container of the same
+    name would be replaced by ending it first.
+    """
+    return place.digest(json.dumps([*parts, SHAPE_DIGEST], sort_keys=True))
+
+
+def _hidden(value: str | Sensitive) -> bool:
+    return isinstance(value, Sensitive)

@@ -1,0 +1,1 @@
+"""Docker's engine: a client, commands in containers, jobs, tunnels."""

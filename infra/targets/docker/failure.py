@@ -1,0 +1,86 @@
+"""Which container of a stack doesn't work, and why: what Pulumi's words for a failed wait leave out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
+from infra.stack.deployment import SERVICE_SERVER
+from infra.targets.docker.engine.client import engine, explain, is_well, last_lines, own_containers
+from infra.targets.docker.names import LABEL_SERVICE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from docker.models.containers import Container
+
+# The words of Pulumi's docker resources for a container that isn't what it was waited for.
+WAITED = ("healthy state", "exited immediately", "container exited")
+MEMORY_SETTINGS = {"letta": "server.memory", "postgres": "database.memory"}
+
+
+def explain_failure(words: str, prefix: str, secrets: Iterable[Sensitive]) -> LettaOpsError | None:
+    """Turn Pulumi's words into our error; None when they aren't about containers."""
+    if any(mark in words for mark in WAITED):
+        return _unhealthy(prefix, tuple(secrets))
+    known = explain(_sentence(words))
+    return None if known.code == "engine" else known
+
+
+def _unhealthy(prefix: str, secrets: tuple[Sensitive, ...]) -> LettaOpsError | None:
+    with engine() as client:
+        everyone = own_containers(client, prefix)
+        failed = [each for each in everyone if not is_well(each)]
+        if not failed:
+            return None
+        told = not_healthy(failed[-1], secrets)
+        well = [one for one in everyone if _is_server(one) and is_well(one)]
+        beside = [one for one in well if _digest(one) != _digest(failed[-1])]
+        if _is_server(failed[-1]) and beside:
+            failed[-1].stop(timeout=5)  # or it would try again for ever, beside the one that serves
+    return told
+
+
+def _digest(server: Container) -> str:
+    """Servers are named `...-letta-<digest>-<number>`: those of one digest serve together."""
+    return str(server.name).rpartition("-")[0]
+
+
+def not_healthy(newest: Container, secrets: Iterable[Sensitive]) -> LettaOpsError:
+    """Say why a container isn't well: out of memory, or its state and the last lines of its log."""
+    service = str(newest.labels.get(LABEL_SERVICE, newest.name))
+    state, log = _state(newest), last_lines(str(newest.name), secrets)
+    if newest.attrs["State"].get("OOMKilled"):
+        limit = int(newest.attrs["HostConfig"]["Memory"]) // 1024**2
+        setting = MEMORY_SETTINGS.get(service)
+        return LettaOpsError(
+            "out-of-memory",
+            f"{newest.name} was killed: it needs more than its {limit} MiB of memory",
+            f"give it more: `letta-ops up --config {setting}=MIB`"
+            if setting
+            else "free memory on this machine, then run the same command again",
+        )
+    return LettaOpsError(
+        "service-not-healthy",
+        f"{newest.name} {state}; the last lines of its log:\n{log}",
+        "mend the cause, then run the same command again; what served before goes on serving",
+    )
+
+
+def _is_server(container: Container) -> bool:
+    return container.labels.get(LABEL_SERVICE) == SERVICE_SERVER
+
+
+def _state(container: Container) -> str:
+    health = container.attrs["State"].get("Health", {}).get("Status")
+    if container.status == "running":
+        return f"runs, but did not become healthy ({health})"
+    code = container.attrs["State"].get("ExitCode")
+    return f"is {container.status} (exit code {code})"
+
+
+def _sentence(words: str) -> str:
+    """Pulumi's errors come as a list with one entry."""
+    lines = [line.strip().lstrip("*").strip() for line in words.splitlines()]
+    return " ".join(line for line in lines if line and not line.endswith("occurred:"))

@@ -1,0 +1,1 @@
+"""Our images, and how they are built."""

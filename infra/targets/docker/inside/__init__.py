@@ -1,0 +1,1 @@
+"""Scripts that run inside of containers: standard library only."""

@@ -1,0 +1,108 @@
+"""What must be true before the docker target makes anything: engine, data, port, space."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.database.claim import CLAIMED
+from infra.errors import LettaOpsError
+from infra.stack.deployment import SERVICE_POSTGRES
+from infra.stack.locations import StackFolder, cache_folder, ensure_writable
+from infra.stack.profile import remembered
+from infra.stack.secrets import StackSecrets
+from infra.stack.settings import Settings
+from infra.targets.docker import agent_guard
+from infra.targets.docker.engine.client import engine, find_container, find_volume
+from infra.targets.docker.names import LABEL_PREFIX, SERVICE_PROXY, Names
+from infra.targets.docker.port import ensure_port
+from infra.targets.docker.providers.cluster import IDENTIFIER, ensure_home, ensure_volume
+from infra.targets.docker.providers.database_preflight import ensure_usable
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+NEW_BYTES = 4 * 1024**3  # images, and room to grow
+RUNNING_BYTES = 200 * 1024**2
+
+
+def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecrets) -> None:
+    """Raise LettaOpsError when the stack can't be made here; nothing has been touched then."""
+    chosen = settings.docker
+    names = chosen.names
+    if secrets.key_lost:
+        raise LettaOpsError(
+            "profile-lost",
+            f"{folder.profile} knows this deployment, but not its encryption key",
+            "put your copy of the file back: a new key could not read what the old one has"
+            f" encrypted. `letta-ops --stack {folder.stack} up` looks for it in Pulumi's state too",
+        )
+    ensure_writable(folder.root)
+    ensure_writable(cache_folder())
+    with engine() as client:
+        _ensure_space(client, names)
+        ensure_port(client, settings.stack, names, chosen.bind, settings.server_port)
+        if chosen.database is None:
+            _ensure_known(client, folder, names, secrets)
+            _ensure_alone(client, names)
+    recorded = remembered(folder.profile, IDENTIFIER)
+    if chosen.database is None:
+        ensure_volume(folder, names, recorded)
+    else:
+        ensure_usable(folder, settings, secrets)
+    if recorded is not None or remembered(folder.profile, CLAIMED):
+        ensure_home(names)
+    agent_guard.count_before(
+        folder,
+        {"uri": chosen.database.direct.reveal()}
+        if chosen.database
+        else {"container": names.container(SERVICE_POSTGRES)},
+        secrets.id,
+    )
+
+
+def _ensure_known(
+    client: DockerClient, folder: StackFolder, names: Names, secrets: StackSecrets
+) -> None:
+    """A volume with data, and no profile with the key to it: a new key couldn't read the old data."""
+    if not secrets.fresh or find_volume(client, names.volume("database")) is None:
+        return
+    raise LettaOpsError(
+        "profile-lost",
+        f"the volume {names.volume('database')} is there already, but {folder.profile} knows no"
+        " secrets for it",
+        f"put your copy of {folder.profile.name} back, or choose another name with"
+        f" `letta-ops --stack {folder.stack} up --config containers.prefix=NAME`; to begin anew,"
+        f" remove the volume: `docker volume rm {names.volume('database')}`",
+    )
+
+
+def _ensure_alone(client: DockerClient, names: Names) -> None:
+    """Two servers on one data folder destroy it: Postgres' own lock doesn't see into containers."""
+    volume = names.volume("database")
+    using = client.containers.list(filters={"volume": volume}, ignore_removed=True)
+    others = [each for each in using if each.labels.get(LABEL_PREFIX) != names.prefix]
+    if others:
+        raise LettaOpsError(
+            "volume-in-use",
+            f"the volume {volume} is in use by {', '.join(str(each.name) for each in others)}",
+            f"stop it (`docker stop {others[0].name}`), then run the same command again",
+        )
+
+
+def _ensure_space(client: DockerClient, names: Names) -> None:
+    """Where the engine's folder is on this machine: elsewhere its disk can't be seen."""
+    root = Path(str(client.info().get("DockerRootDir") or ""))
+    if not root.is_dir():
+        return
+    running = find_container(client, names.container(SERVICE_PROXY)) is not None
+    needed = RUNNING_BYTES if running else NEW_BYTES
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise LettaOpsError(
+            "disk-full",
+            f"only {free / 1024**2:.0f} MiB are free for the Docker engine ({root}); the stack needs"
+            f" {needed / 1024**2:.0f} MiB",
+            "free some space: `docker system df` shows what takes it",
+        )

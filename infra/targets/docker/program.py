@@ -1,0 +1,144 @@
+"""The docker target: Postgres, servers and a proxy in hardened containers of our own images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+
+from infra.sensitive import Sensitive
+from infra.stack.deployment import (
+    DATABASE_NAME,
+    LOOPBACK,
+    OWNER_ROLE,
+    READER_ROLE,
+    SERVICE_POSTGRES,
+    Model,
+)
+from infra.stack.locations import StackFolder
+from infra.stack.secrets import stack_secrets
+from infra.stack.settings import FAKE_MODEL, Settings
+from infra.targets.components.scheduler import scheduler
+from infra.targets.components.secrets import Secrets
+from infra.targets.docker.components.base import Base
+from infra.targets.docker.components.container import Place
+from infra.targets.docker.components.external_postgres import ExternalPostgres, Preflight
+from infra.targets.docker.components.extras import Proxy, fake_model, redis
+from infra.targets.docker.components.postgres import ContainerPostgres
+from infra.targets.docker.components.resources import Switch
+from infra.targets.docker.components.servers import Servers
+from infra.targets.docker.names import REDIS_PORT, SERVICE_PROXY, SERVICE_REDIS
+from infra.targets.docker.preflight import ensure_possible
+from infra.targets.docker.providers.database_preflight import image_is_there
+from infra.targets.docker.settings import ContainerSettings
+from infra.targets.resources import Record, backup_settings, urls
+
+
+def build(folder: StackFolder, settings: Settings) -> None:
+    """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
+    chosen = settings.docker
+    known = stack_secrets(folder)
+    ensure_possible(folder, settings, known)
+    place = Place(folder, settings, known)
+    first: list[pulumi.Resource] = []
+    if chosen.database is not None:
+        first.append(Preflight(place, looked=image_is_there(settings)))
+    secrets = Secrets(folder, known, pulumi.ResourceOptions(depends_on=first))
+    base = Base(place, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
+    more: dict[str, str | Sensitive] = {**settings.environment}
+    after: list[pulumi.Resource] = []
+    database: ContainerPostgres | ExternalPostgres
+    if chosen.database is None:
+        database = ContainerPostgres(place, base)
+    else:
+        database = ExternalPostgres(place, base)
+        more |= database.environment
+        after += database.files
+    after.append(database.ready)
+    model = Model()
+    if settings.model != "none":
+        # Letta asks for the list of models when it starts, and never again: the model comes first.
+        after.append(fake_model(place, base))
+        model = FAKE_MODEL
+        more |= {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": settings.model_url}
+    if chosen.redis:
+        after.append(redis(place, base))
+        more["LETTA_REDIS_HOST"] = place.names.container(SERVICE_REDIS)
+        more["LETTA_REDIS_PORT"] = str(REDIS_PORT)
+    more["LETTA_PG_POOL_SIZE"] = str(chosen.pool_size)
+    servers = Servers(place, base, database.uri, more, after)
+    proxy = Proxy(place, base, servers.ready)
+    switch = Switch(
+        folder,
+        {
+            "proxy": place.names.container(SERVICE_PROXY),
+            "proxy_id": proxy.container.id,
+            "alias": servers.alias,
+            "upstreams": servers.names,
+            "upstream_ids": servers.ids,
+            "urls": urls(settings.provider_urls),
+            **database.place,
+            "tls": _tls(chosen),
+            "files": proxy.files,
+            "max_request": chosen.max_request,
+            "model": model.handle or "",
+            "embedding": model.embedding or "",
+        },
+        servers.hidden,
+        pulumi.ResourceOptions(depends_on=[proxy.container.ready, *servers.ready]),
+    )
+    values = _profile(folder, settings, chosen, model)
+    record = Record(folder, values, pulumi.ResourceOptions(depends_on=[switch]))
+    scheduler(folder, settings, record)
+    pulumi.export("url", settings.server_url)
+    pulumi.export("profile", str(folder.profile))
+
+
+def _images(chosen: ContainerSettings) -> list[str]:
+    own = ["postgres"] if chosen.database is None else []
+    return ["letta", *own, "proxy", *(["redis"] if chosen.redis else [])]
+
+
+def _tls(chosen: ContainerSettings) -> dict[str, Any]:
+    return {
+        "mode": chosen.tls.mode,
+        "host": chosen.tls.host,
+        "email": chosen.tls.email,
+        "acme_directory": chosen.tls.acme_directory,
+        "acme_ca": str(chosen.tls.acme_ca or ""),
+    }
+
+
+def _profile(
+    folder: StackFolder, settings: Settings, chosen: ContainerSettings, model: Model
+) -> dict[str, Any]:
+    return {
+        "target": settings.target,
+        "release": settings.release,
+        "server.url": settings.server_url,
+        "server.authority": str(folder.authority) if chosen.tls.mode == "internal" else "",
+        "containers.prefix": chosen.names.prefix,
+        **_database(chosen),
+        "model.handle": model.handle or "",
+        "model.embedding": model.embedding or "",
+        **backup_settings(settings.backups),
+    }
+
+
+def _database(chosen: ContainerSettings) -> dict[str, Any]:
+    """How the command line reaches the database: in its container, or by the external one's URL."""
+    if chosen.database is None:
+        return {
+            "database.container": chosen.names.container(SERVICE_POSTGRES),
+            "database.host": LOOPBACK,
+            "database.name": DATABASE_NAME,
+            "database.owner": OWNER_ROLE,
+            "database.reader": READER_ROLE,
+            "database.url": "",
+        }
+    none = dict.fromkeys(("container", "host", "name", "owner", "reader"), "")
+    reference = chosen.database.reference
+    return {
+        **{f"database.{name}": value for name, value in none.items()},
+        "database.url": reference or pulumi.Output.secret(chosen.database.direct.reveal()),
+    }

@@ -1,0 +1,180 @@
+"""Before anything is made on a Postgres that is there already: can Letta's own drivers use it?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+from infra.database.administration import administrator
+from infra.database.claim import CLAIMED, claimed_by
+from infra.database.url import as_document, secrets_of
+from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
+from infra.stack.locations import StackFolder
+from infra.stack.profile import remembered
+from infra.stack.secrets import StackSecrets
+from infra.stack.settings import Settings
+from infra.targets.docker.database_rules import Problem, Wanted, as_error, problems
+from infra.targets.docker.engine.client import engine, find_image
+from infra.targets.docker.engine.oneshot import Job, run_once
+from infra.targets.docker.images.images import tag
+from infra.targets.docker.inside import database_probe
+from infra.targets.docker.names import PYTHON, SOURCE, Names
+from infra.targets.docker.providers.image import BuiltImage
+from infra.targets.providers.provider import Properties, Provider
+
+BRIDGE = "bridge"  # Docker's own network: the stack's aren't there yet
+SECONDS = 180.0
+
+
+class DatabaseCheck(Provider):
+    """Inputs: those of `BuiltImage` for Letta's image, `prefix`, `servers` and `direct` (URLs),
+    `own_direct`, `network`, `replicas`, `pool_size`, `deployment_id`, `has_key`, `looked`.
+
+    The first resource of a stack on an external database; everything else waits for it. `looked`
+    says that the program has done it already, which it does when it finds the image.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = (
+        "tag", "servers", "direct", "network", "replicas", "pool_size", "deployment_id",
+    )  # fmt: skip
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        if not inputs["looked"]:
+            BuiltImage().make(folder, inputs)
+            wanted = Wanted(
+                inputs["deployment_id"],
+                inputs["release"],
+                inputs["replicas"],
+                inputs["pool_size"],
+                bool(inputs["own_direct"]),
+                bool(inputs["has_key"]),
+                claimed=bool(remembered(folder.profile, CLAIMED)),
+            )
+            servers, direct = Sensitive(inputs["servers"]), Sensitive(inputs["direct"])
+            _ensure_fit(
+                folder, Names(inputs["prefix"]), inputs["tag"], servers, direct,
+                inputs["network"], wanted,
+            )  # fmt: skip
+        return folder.stack, {}
+
+
+def image_is_there(settings: Settings) -> bool:
+    """Whether Letta's image is on the engine, so that the program itself can look."""
+    with engine() as client:
+        wanted = tag("letta", settings.release, settings.docker.build)
+        return find_image(client, wanted) is not None
+
+
+def ensure_usable(folder: StackFolder, settings: Settings, secrets: StackSecrets) -> None:
+    """Raise LettaOpsError with everything that speaks against the external database.
+
+    Looks from inside a container when the image is there; else only whether this machine reaches
+    it: `DatabaseCheck` does the rest when it has built the image.
+    """
+    chosen = settings.docker
+    assert chosen.database is not None  # noqa: S101  # called for an external database only
+    url, direct, network = chosen.database.url, chosen.database.direct, chosen.database.network
+    _ensure_network(network)
+    if not image_is_there(settings):
+        if found := _from_here(folder, direct):
+            raise as_error([found])
+        return
+    wanted = Wanted(
+        secrets.id,
+        settings.release,
+        chosen.replicas,
+        chosen.pool_size,
+        own_direct=direct is not url,
+        has_key=not secrets.fresh,
+        claimed=bool(remembered(folder.profile, CLAIMED)),
+    )
+    image = tag("letta", settings.release, chosen.build)
+    _ensure_fit(folder, chosen.names, image, url, direct, network, wanted)
+
+
+def probe(names: Names, image: str, url: Sensitive, direct: Sensitive, network: str) -> Any:
+    """Run the probe in a container of `image`, and return its document."""
+    asked = {
+        "servers": as_document(url),
+        "direct": as_document(direct),
+        "versions": f"{SOURCE}/alembic/versions",
+    }
+    job = Job(
+        names.container("preflight"),
+        image,
+        [PYTHON, "-c", Path(database_probe.__file__).read_text()],
+        names.labels("preflight"),
+        networks=[BRIDGE, *([network] if network else [])],
+        stdin=json.dumps(asked),
+        timeout=SECONDS,
+        secrets=secrets_of(url, direct),
+    )
+    done = run_once(job)
+    try:
+        return json.loads(done.lines[-1])
+    except (IndexError, ValueError):
+        tail = "\n".join(f"    {line}" for line in done.lines[-5:])
+        raise LettaOpsError(
+            "database-preflight",
+            f"the external database could not be looked at (exit code {done.code}):\n{tail}",
+            "see whether Postgres is well, and its log; then run the same command again",
+        ) from None
+
+
+def _ensure_fit(
+    folder: StackFolder,
+    names: Names,
+    image: str,
+    url: Sensitive,
+    direct: Sensitive,
+    network: str,
+    wanted: Wanted,
+) -> None:
+    seen = probe(names, image, url, direct, network)
+    found = problems(seen, wanted)
+    # What no container reaches either has been told already, and so has whose it is.
+    if not found and (here := _from_here(folder, direct)):
+        found.append(here)
+    if found:
+        raise as_error(found)
+
+
+def _from_here(folder: StackFolder, direct: Sensitive) -> Problem | None:
+    """The migrations' lock, claims and checks go from this machine, not from a container."""
+    import psycopg
+
+    try:
+        with administrator(folder, {"uri": direct.reveal()}) as link:
+            claimed_by(link)
+    except psycopg.errors.InsufficientPrivilege as error:
+        return Problem(
+            "foreign-database",
+            f"the database belongs to another deployment: {error.diag.message_primary}",
+            "name this deployment's own database",
+        )
+    except LettaOpsError as error:
+        return Problem(
+            "database-unreachable",
+            f"from this machine: {error.message}",
+            "letta-ops itself speaks to the database too: correct the URL, or let this machine in"
+            " (firewall, security group); database.direct_url must work here and in a container",
+        )
+    return None
+
+
+def _ensure_network(network: str) -> None:
+    if not network:
+        return
+    import docker.errors
+
+    with engine() as client:
+        try:
+            client.networks.get(network)
+        except docker.errors.NotFound:
+            raise LettaOpsError(
+                "network-missing",
+                f"there is no Docker network {network} (database.network)",
+                "name the one that the database is in: `docker network ls`",
+            ) from None

@@ -1,0 +1,64 @@
+"""Running a release's migrations in a container of its own image, once, before any server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from infra.errors import LettaOpsError
+from infra.process import TAIL_LINES
+from infra.stack.launch_document import launch_document, secret_values
+from infra.stack.locations import StackFolder
+from infra.targets.docker.engine.oneshot import Job, run_once
+from infra.targets.docker.names import LAUNCH, PYTHON, SOURCE, Names
+from infra.targets.providers.migration import Migration, failed_hint
+from infra.targets.providers.provider import Properties
+
+
+class ContainerMigration(Migration):
+    """Further inputs: `prefix`, `image`, `networks`, `server_uri` (as seen from the container)."""
+
+    def knows(self, folder: StackFolder, inputs: Properties, revision: str) -> bool:
+        words = ["grep", "-rqF", f'"{revision}"', f"{SOURCE}/alembic/versions"]
+        return run_once(_job(inputs, words, None)).code == 0
+
+    def alembic(
+        self, folder: StackFolder, inputs: Properties, keep: Callable[[str], None], log: Path
+    ) -> None:
+        # The URI comes by stdin; it is not in `docker inspect`, and `launch.py` redacts it.
+        words = [PYTHON, LAUNCH, "/dev/stdin", "alembic.config:main", "upgrade", "head"]
+        done = run_once(_job(inputs, words, environment(inputs["server_uri"])), keep)
+        if done.code != 0:
+            tail = "\n".join(f"    {line}" for line in done.lines[-TAIL_LINES:])
+            raise LettaOpsError(
+                "migration-failed",
+                f"migrating the database failed with exit code {done.code}:\n{tail}",
+                failed_hint(log),
+            )
+
+
+def environment(uri: str) -> dict[str, str]:
+    return {
+        "LETTA_PG_URI": uri,
+        "OTEL_SDK_DISABLED": "true",
+        "MEMGPT_CONFIG_PATH": "/dev/null",
+        "HOME": "/tmp",  # noqa: S108  # inside the container
+        "LETTA_DIR": "/tmp/.letta",  # noqa: S108
+    }
+
+
+def _job(inputs: Properties, words: list[str], settings: dict[str, str] | None) -> Job:
+    names = Names(inputs["prefix"])
+    document = None if settings is None else launch_document(settings, (), None)
+    secret = [] if settings is None else [*secret_values(settings, ["LETTA_PG_URI"])]
+    return Job(
+        names.container("migration"),
+        inputs["image"],
+        words,
+        names.labels("migration"),
+        networks=inputs["networks"],
+        stdin=document,
+        directory=SOURCE,
+        timeout=3600.0,
+        secrets=tuple(secret),
+    )

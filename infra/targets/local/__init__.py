@@ -1,0 +1,1 @@
+"""The target local: processes of this machine, kept by supervisord."""

@@ -1,0 +1,1 @@
+"""What a local stack is made of, one component a file."""

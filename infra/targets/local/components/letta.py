@@ -1,0 +1,84 @@
+"""The Letta server of the local target: authenticated, encrypted, pooled, on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+
+from infra.sensitive import Sensitive, revealed
+from infra.stack.deployment import (
+    DATABASE_NAME,
+    LOOPBACK,
+    OWNER_ROLE,
+    SERVICE_SERVER,
+    Database,
+    Role,
+    postgres_uri,
+)
+from infra.stack.locations import StackFolder
+from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
+from infra.stack.settings import Settings
+from infra.targets.components.scripts import beside
+from infra.targets.components.secrets import Secrets
+from infra.targets.resources import ReleaseInstallation, Service
+
+START_SECONDS = 240  # 15 to 45 s measured; slower on a busy machine
+
+
+def server(
+    folder: StackFolder,
+    settings: Settings,
+    secrets: Secrets,
+    release: ReleaseInstallation,
+    model_environment: Mapping[str, str],
+    after: list[pulumi.Resource],
+) -> Service:
+    """Return the server's service; it starts when everything in `after` is ready."""
+    added = settings.environment
+    environment = {**_environment(folder, secrets, settings), **model_environment, **added}
+    command = [
+        release.interpreter,
+        str(folder.script("launch.py")),
+        str(folder.server_environment),
+        "letta.main:app",
+        "server", "--secure", "--host", LOOPBACK, "--port", str(settings.server_port),
+    ]  # fmt: skip
+    return Service(
+        SERVICE_SERVER,
+        folder,
+        {
+            "command": command,
+            "directory": str(folder.home),
+            "environment": pulumi.Output.secret(
+                {name: revealed(value) for name, value in environment.items()}
+            ),
+            "import_first": IMPORT_FIRST,
+            "secret_names": [*SECRETS, *(name for name, value in added.items() if _hidden(value))],
+            "health": {"kind": "http", "path": "/v1/health/", "seconds": START_SECONDS},
+            "port": settings.server_port,
+            **beside("embedded/launch.py"),
+        },
+        pulumi.ResourceOptions(depends_on=after),
+    )
+
+
+def _environment(folder: StackFolder, secrets: Secrets, settings: Settings) -> dict[str, Any]:
+    # TLS to our own loopback costs time and protects nothing; pooling insists on it otherwise.
+    uri = secrets["database-owner-password"].apply(
+        lambda password: _uri(password, settings.database_port)
+    )
+    return server_environment(
+        uri, secrets["server-password"], secrets["encryption-key"], folder.home, folder.sandbox
+    )
+
+
+def _uri(password: str, port: int) -> str:
+    role = Role(OWNER_ROLE, Sensitive(password))
+    database = Database(LOOPBACK, port, DATABASE_NAME, role, role)
+    return postgres_uri(database, role, "ssl=disable").reveal()
+
+
+def _hidden(value: str | Sensitive) -> bool:
+    return isinstance(value, Sensitive)

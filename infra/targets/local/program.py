@@ -1,0 +1,67 @@
+"""The local target: Postgres, the Letta server and a model on this machine, kept by supervisord."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+
+from infra.stack.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE, Model
+from infra.stack.locations import StackFolder
+from infra.stack.secrets import stack_secrets
+from infra.stack.settings import FAKE_MODEL, Settings
+from infra.targets.components.scheduler import scheduler
+from infra.targets.components.secrets import Secrets
+from infra.targets.local.components.letta import server
+from infra.targets.local.components.model import ModelService
+from infra.targets.local.components.postgres import Postgres
+from infra.targets.local.preflight import ensure_possible
+from infra.targets.resources import (
+    Endpoints,
+    Record,
+    ReleaseInstallation,
+    backup_settings,
+)
+
+
+def build(folder: StackFolder, settings: Settings) -> None:
+    """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
+    ensure_possible(folder, settings)
+    secrets = Secrets(folder, stack_secrets(folder))
+    release = ReleaseInstallation(folder, settings.release)
+    postgres = Postgres(folder, settings, secrets, release)
+    endpoints = Endpoints(
+        folder,
+        {"port": settings.database_port},
+        settings.provider_urls,
+        pulumi.ResourceOptions(depends_on=[postgres.ready]),
+    )
+    after: list[pulumi.Resource] = [endpoints]
+    model, environment = Model(), dict[str, str]()
+    if settings.model != "none":
+        # Letta asks for the list of models when it starts, and never again: the model comes first.
+        service = ModelService(folder, settings, release)
+        model, environment = FAKE_MODEL, service.environment
+        after.append(service.ready)
+    letta = server(folder, settings, secrets, release, environment, after)
+    record = Record(folder, _profile(settings, model), pulumi.ResourceOptions(depends_on=[letta]))
+    scheduler(folder, settings, record)
+    pulumi.export("url", settings.server_url)
+    pulumi.export("profile", str(folder.profile))
+
+
+def _profile(settings: Settings, model: Model) -> dict[str, Any]:
+    return {
+        "target": settings.target,
+        "release": settings.release,
+        "server.url": settings.server_url,
+        "database.host": LOOPBACK,
+        "database.port": settings.database_port,
+        "database.name": DATABASE_NAME,
+        "database.owner": OWNER_ROLE,
+        "database.reader": READER_ROLE,
+        "database.tls": "disable",
+        "model.handle": model.handle or "",
+        "model.embedding": model.embedding or "",
+        **backup_settings(settings.backups),
+    }

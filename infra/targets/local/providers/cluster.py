@@ -1,0 +1,56 @@
+"""The Postgres cluster: binaries in the cache, a data folder of our own, its configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from infra.accounts import service_account
+from infra.embedded.binaries import install_binaries
+from infra.embedded.cluster import configure, initialise
+from infra.embedded.folders import prepare_folders
+from infra.errors import LettaOpsError
+from infra.stack.locations import StackFolder, cache_folder, ensure_writable
+from infra.targets.providers.provider import Properties, Provider
+
+
+class PostgresCluster(Provider):
+    """Inputs: `port`. Outputs: `configuration` (file), `binaries` (folder), `digest` (of the
+    configuration).
+
+    `make` adopts a data folder that is there; it never makes one over another.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = ("port",)
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        ensure_writable(folder.root)
+        prepare_folders(folder)
+        account = service_account(folder, "postgres")
+        binaries = install_binaries(cache_folder())
+        if not folder.has_data:
+            initialise(account, folder, binaries)
+        digest = configure(account, folder, int(inputs["port"]))
+        return folder.stack, {
+            "configuration": str(folder.postgres_settings("postgresql.conf")),
+            "binaries": str(binaries),
+            "digest": digest,
+        }
+
+    def change(self, folder: StackFolder, old: Properties, new: Properties) -> Properties:
+        """Refuse to begin anew where there was data: a lost disk must not look like a fresh stack."""
+        if not folder.has_data:
+            raise LettaOpsError(
+                "data-missing",
+                f"stack '{folder.stack}' had its data in {folder.postgres_data}, and it is gone",
+                "mount the disk or restore a backup; to begin anew without the data, run"
+                f" `letta-ops --stack {folder.stack} destroy --delete-data` first",
+            )
+        return self.make(folder, new)[1]
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        if not folder.has_data:
+            return f"{folder.postgres_data} is gone"
+        if not (Path(outputs["binaries"]) / "bin" / "postgres").exists():
+            return f"{outputs['binaries']} is gone"
+        return None

@@ -1,0 +1,101 @@
+"""Where the configured providers are, brought to the database, which keeps what it saw first.
+
+Letta writes a provider's URL into its database when it starts with it for the first time, copies it
+into every agent that uses it, and never updates either (`sync_base_providers` in its
+provider_manager: "no updates to avoid conflicts"). A changed URL or port would reach neither old
+agents nor new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from infra.database.administration import administrator
+from infra.errors import LettaOpsError
+from infra.stack.locations import StackFolder
+from infra.targets.providers.provider import Properties, Provider
+
+# The column's name, and the key inside its JSON that holds the provider's URL.
+CONFIGURATIONS = {"llm_config": "model_endpoint", "embedding_config": "embedding_endpoint"}
+# What was asked of a model in the past stays as it was.
+HISTORY = ("provider_traces", "llm_batch_items")
+
+
+class ModelEndpoints(Provider):
+    """Inputs: where the database is (see `infra.database.administration`), `urls` (provider's name -> URL).
+
+    Only base providers (those of the configuration) are put right, and only configurations that
+    hold the old URL of one: what a person pointed elsewhere stays.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = ("urls", "port", "container", "uri")
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        move(folder, inputs, inputs["urls"])
+        return folder.stack, {}
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        return elsewhere(folder, outputs, outputs["urls"])
+
+
+def move(folder: StackFolder, place: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, str]:
+    """Bring `urls` to the database, in one transaction; return those that were there before."""
+    before = {}
+    with administrator(folder, place) as link, link.transaction():
+        for name, url in urls.items():
+            old = _url(link, name)
+            if old is not None:
+                before[name] = old
+            _move(link, name, url)
+    return before
+
+
+def elsewhere(folder: StackFolder, place: Mapping[str, Any], urls: Mapping[str, str]) -> str | None:
+    """Say which provider the database has at another URL; None where it is down."""
+    try:
+        with administrator(folder, place) as link:
+            for name, url in urls.items():
+                if _url(link, name) not in (None, url):
+                    return f"the database has another URL for {name}"
+    except LettaOpsError:
+        return None  # Postgres' own service says so
+    return None
+
+
+def _move(link: Any, name: str, url: str) -> None:
+    from psycopg import sql
+
+    old = _url(link, name)
+    if old is None or old == url:
+        return
+    link.execute(
+        "UPDATE providers SET base_url = %s WHERE name = %s AND organization_id IS NULL",
+        [url, name],
+    )
+    for table, column in _configurations(link):
+        key = CONFIGURATIONS[column]
+        link.execute(
+            sql.SQL(
+                "UPDATE {table} SET {column} ="
+                " jsonb_set({column}::jsonb, %s, to_jsonb(%s::text))::json"
+                " WHERE {column} ->> %s = %s"
+            ).format(table=sql.Identifier(table), column=sql.Identifier(column)),
+            [[key], url, key, old],
+        )
+
+
+def _url(link: Any, name: str) -> str | None:
+    row = link.execute(
+        "SELECT base_url FROM providers WHERE name = %s AND organization_id IS NULL", [name]
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def _configurations(link: Any) -> Iterator[tuple[str, str]]:
+    rows = link.execute(
+        "SELECT table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema = current_schema() AND column_name = ANY(%s)",
+        [list(CONFIGURATIONS)],
+    ).fetchall()
+    return ((table, column) for table, column in rows if table not in HISTORY)

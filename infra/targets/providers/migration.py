@@ -1,0 +1,98 @@
+"""Bringing a database to a release's schema: alembic, run once, alone, logged without secrets."""
+
+from __future__ import annotations
+
+import datetime
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from infra.database.administration import administrator, revision
+from infra.embedded.release import RELEASES
+from infra.errors import LettaOpsError
+from infra.stack.locations import StackFolder
+from infra.targets.providers.provider import Properties, Provider
+
+LOCK_KEY = 0x6C657474615F6F70  # "letta_op": one migration at a time, whoever starts it
+
+
+class Migration(Provider):
+    """Inputs: `release`, where the database is (see `infra.database.administration`). Output: `revision`.
+
+    Runs the release's own alembic migrations once, as a step of its own with a log of its own;
+    the server's start never migrates. `remove` leaves the schema: it is data. A target says how
+    alembic is run.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = ("release", "port", "container", "uri")
+
+    @abstractmethod
+    def knows(self, folder: StackFolder, inputs: Properties, revision: str) -> bool:
+        """Whether the release has a migration with this id."""
+
+    @abstractmethod
+    def alembic(
+        self, folder: StackFolder, inputs: Properties, keep: Callable[[str], None], log: Path
+    ) -> None:
+        """Run `alembic upgrade head`; `keep` every line. Raises LettaOpsError when it fails."""
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        return inputs["release"], {"revision": self._upgrade(folder, inputs)}
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        """Compare the database's revision, when it can be reached, with the one we left it at."""
+        try:
+            found = revision(folder, outputs)
+        except LettaOpsError:
+            return None  # Postgres is down: its own service says so
+        same = found == outputs["revision"]
+        return None if same else f"the database is at {found}, not {outputs['revision']}"
+
+    def _upgrade(self, folder: StackFolder, inputs: Properties) -> str:
+        """Migrate to the head of the release and return the revision that the database has then.
+
+        Raises LettaOpsError: `newer-schema` when the database is ahead of the release,
+        `migration-failed` with the last lines of the log.
+        """
+        release = RELEASES[inputs["release"]]
+        with administrator(folder, inputs) as link:
+            link.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
+            before = revision(folder, inputs)
+            if before == release.alembic_head:
+                return before
+            if before is not None and not self.knows(folder, inputs, before):
+                raise LettaOpsError(
+                    "newer-schema",
+                    f"the database is at revision {before}, which Letta {release.version}"
+                    " doesn't know",
+                    "use the release that wrote this database, or restore a backup of this one",
+                )
+            log = self._run(folder, inputs)
+            after = revision(folder, inputs)
+        if after != release.alembic_head:
+            raise LettaOpsError(
+                "migration-failed",
+                f"the database is at revision {after} after the migration, not"
+                f" {release.alembic_head}",
+                f"read {log}",
+            )
+        return after
+
+    def _run(self, folder: StackFolder, inputs: Properties) -> Path:
+        started = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+        folder.logs.mkdir(exist_ok=True)
+        log = folder.logs / f"migration-{started}.log"
+        with log.open("x") as sink:
+            log.chmod(0o600)
+
+            def keep(line: str) -> None:
+                sink.write(line + "\n")
+                sink.flush()
+
+            self.alembic(folder, inputs, keep, log)
+        return log
+
+
+def failed_hint(log: Path) -> str:
+    return f"read {log}; the database is unchanged (migrations are one transaction)"
