@@ -33,12 +33,11 @@ from backups.sources.postgres import Snapshot, snapshot
 from backups.stores.store import Store
 from backups.streams import ChunkSource, TalliedSink, Tally, compressed
 from backups.words import size_in_words
-from infra.database.administration import way_in
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
-from infra.targets.docker.images.images import installed_packages
+from infra.targets import host
 
 PROGRESS_SECONDS = 5.0
 SKEW_SECONDS = 60.0
@@ -142,7 +141,7 @@ def create(deployment: Deployment, store: Store, label: str | None, report: Repo
     writing = _Writing(store, folder, encryption, report, [])
     report("database: taking a snapshot")
     try:
-        with way_in(deployment) as way, snapshot(way, _name_of(deployment)) as taken:
+        with host(deployment).administrator() as way, snapshot(way, _name_of(deployment)) as taken:
             # After the snapshot, however long it took to get there: nothing in it is newer.
             now = dt.datetime.now(dt.UTC)
             _warn_of_clocks(now, taken.taken_at, report)
@@ -170,8 +169,7 @@ def _made(
     identifier: str,
     label: str | None,
 ) -> Manifest:
-    container = deployment.database.container if deployment.database else None
-    program = find_dump(taken.server, container)
+    program = find_dump(taken.server, host(deployment).beside_postgres())
     writing.report(f"database: dumping {size_in_words(taken.size)} with pg_dump {program.version}")
     parts = [writing.part(DATABASE, taken.dump(program), of=taken.size, ending=".dump")]
     for number, table in enumerate(taken.apart, 1):
@@ -202,7 +200,7 @@ def _made(
         key_fingerprint=None if key is None else key_fingerprint(key),
         key_escrowed=any(part.name == KEY_ESCROW for part in parts),
         tools={"letta-ops": version("letta-ops"), "pg_dump": program.version},
-        packages=_packages(deployment),
+        packages=dict(host(deployment).packages()),
     )
 
 
@@ -213,11 +211,6 @@ def _keys(deployment: Deployment, writing: _Writing) -> Iterator[Part]:
     key = deployment.server.encryption_key
     if key is not None and writing.encryption.on and deployment.backups.escrow:
         yield writing.part(KEY_ESCROW, [key.reveal().encode()])
-
-
-def _packages(deployment: Deployment) -> dict[str, str]:
-    names = deployment.containers
-    return {} if names is None else installed_packages(names.prefix)
 
 
 def key_warning(deployment: Deployment) -> str | None:
@@ -247,7 +240,7 @@ def dump_warning(manifest: Manifest) -> str | None:
 
 
 def _name_of(deployment: Deployment) -> str:
-    assert deployment.database is not None  # noqa: S101  # `way_in` has refused that
+    assert deployment.database is not None  # noqa: S101  # `Host.administrator` has refused that
     return deployment.database.name
 
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from infra.database.administration import way_in
 from infra.errors import LettaOpsError
 from infra.identity import Process
 from infra.stack.deployment import Deployment
+from infra.targets import host
 
 if TYPE_CHECKING:
     import psycopg
@@ -92,10 +92,10 @@ def database_lock(
 ) -> Iterator[DatabaseLock]:
     """Hold the lock for the block, in the database that is there whatever happens to Letta's own.
 
-    Raises LettaOpsError: `locked` naming the holder, and those of `way_in` and of connecting.
+    Raises LettaOpsError: `locked` naming the holder, and those of `Host.administrator`.
     """
     key = (CLASS, _number(identifier))
-    with way_in(deployment) as way:
+    with host(deployment).administrator() as way:
         patient = replace(way, settings={**way.settings, **KEEPALIVES})
         with patient.connect(way.maintenance) as link:
             lock = DatabaseLock(link, key, _cluster(link))

@@ -14,7 +14,7 @@ from infra.embedded.binaries import install_binaries
 from infra.errors import LettaOpsError
 from infra.process import attempt, command
 from infra.stack.locations import cache_folder
-from infra.targets.docker.engine.execute import execute
+from infra.targets.target import Programs
 
 if TYPE_CHECKING:
     import psycopg
@@ -63,29 +63,30 @@ class Version:
 
 @dataclass(frozen=True)
 class Program:
-    """One of PostgreSQL's client programs; `version` as it tells it. `container`: it is in there."""
+    """One of PostgreSQL's client programs; `version` as it tells it. `beside`: it is where the
+    server is, and is run there."""
 
     path: Path
     number: Version
     version: str
-    container: str | None = None
+    beside: Programs | None = None
 
     @property
     def major(self) -> int:
         return self.number.major
 
 
-def find_dump(server: Version, container: str | None = None) -> Program:
-    """Return the server's own pg_dump where it runs in `container`; else the oldest that fits.
+def find_dump(server: Version, beside: Programs | None = None) -> Program:
+    """Return the server's own pg_dump where it can be run there; else the oldest that fits.
 
     An older program than the server, also one of a later major, may dump wrongly what it doesn't
     know: it is the answer only where nothing better is found, the newest then. Raises LettaOpsError
     (`no-pg-dump`) naming what was found and what is needed.
     """
-    if container is not None:
-        said = execute(container, ["pg_dump", "--version"])
-        if program := _parsed(Path("pg_dump"), said.code, said.output):
-            return replace(program, container=container)
+    if beside is not None:
+        said = beside.run("pg_dump", "--version")
+        if program := _parsed(Path("pg_dump"), said.returncode, said.stdout):
+            return replace(program, beside=beside)
     known = [program for program in _programs("pg_dump") if program.major >= server.major]
     fitting = [program for program in known if program.number.is_as_new_as(server)]
     if fitting:

@@ -13,7 +13,8 @@ from backups.crypto import new_identity
 from backups.programs import Version, find_dump, find_restore
 from benchmarks.cost import Argv, Cost, OnLine, pipe
 from benchmarks.seed import seed
-from infra.database.administration import Way, way_in
+from infra.database.administration import Way
+from infra.targets import host
 from tests.contract.s3_server import S3Server, running_s3_server
 from tests.live.machine import LETTA_OPS, Machine, Stack
 
@@ -89,7 +90,7 @@ def scene(machine: Machine, name: str, scale: float) -> Iterator[Scene]:
         print(f"{name}: filled at scale {scale:g} in {took:.0f} s", flush=True)
         deployment = stack.deployment
         assert deployment.database is not None
-        with way_in(deployment) as way:
+        with host(deployment).administrator() as way:
             with way.connect(deployment.database.name) as link:
                 server = Version.of(link)
             dump = find_dump(server)

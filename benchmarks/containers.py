@@ -12,7 +12,7 @@ import httpx
 
 from benchmarks.provisioning import ups
 from benchmarks.stage import Figure, summary
-from infra import connect
+from infra.api import authorized_http
 from infra.stack.deployment import Deployment
 from infra.targets.docker.engine.client import engine
 from tests.live.machine import Machine
@@ -68,8 +68,8 @@ def _latency(local: Machine, theirs: Machine) -> Iterator[Figure]:
     docker = theirs.stack("bench")
     times: tuple[list[float], list[float]] = ([], [])
     with (
-        connect.authorized_http(ours.deployment) as first,
-        connect.authorized_http(docker.deployment) as second,
+        authorized_http(ours.deployment) as first,
+        authorized_http(docker.deployment) as second,
     ):
         agents = [_agent(client) for client in (first, second)]
         for _ in range(MESSAGES):
@@ -105,11 +105,11 @@ def _replicas(machine: Machine) -> Iterator[Figure]:
 
 
 def _rate(deployment: Deployment) -> float:
-    with connect.authorized_http(deployment) as client:
+    with authorized_http(deployment) as client:
         agents = [_agent(client) for _ in range(CLIENTS)]
 
     def talk(agent: str) -> None:
-        with connect.authorized_http(deployment) as own:
+        with authorized_http(deployment) as own:
             for _ in range(REQUESTS // CLIENTS):
                 _say(own, agent)
 

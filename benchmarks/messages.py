@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from benchmarks.stage import Figure, summary
 from infra.accounts import service_account, service_python
-from infra.connect import api
-from infra.embedded.release import RELEASES, installed
+from infra.api import api
+from infra.embedded.release import installed
 from infra.stack.deployment import Deployment, postgres_uri
 from infra.stack.locations import cache_folder
+from infra.stack.releases import RELEASES
 from tests.live.machine import Machine, Stack, free_ports, wait_until
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _with_defaults(stack: Stack) -> Iterator[Deployment]:
 
 
 def _up(deployment: Deployment) -> bool:
-    from infra.connect import http
+    from infra.api import http
 
     with http(deployment, 2) as client:
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.backup_scene import Scene
 from benchmarks.cost import Cost, processor_of
 from benchmarks.seed import change_in
-from infra.connect import connection
+from infra.database.connection import connection
 from infra.targets.docker.engine.client import engine, find_image
 from infra.targets.docker.images.image_build import run_build
 from infra.targets.docker.images.images import DEFAULT_BASE, FOLDER, BuildSettings

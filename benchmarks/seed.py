@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.connect import authorized_http
-from infra.database.administration import way_in
+from infra.api import authorized_http
 from infra.stack.deployment import Deployment
+from infra.targets import host
 
 if TYPE_CHECKING:
     import httpx
@@ -245,5 +245,5 @@ def _copy(
 @contextmanager
 def _database(deployment: Deployment) -> Iterator[psycopg.Connection[Any]]:
     assert deployment.database is not None
-    with way_in(deployment) as way, way.connect(deployment.database.name) as link:
+    with host(deployment).administrator() as way, way.connect(deployment.database.name) as link:
         yield link

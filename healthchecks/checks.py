@@ -10,23 +10,27 @@ from healthchecks.probes.api import ask_api
 from healthchecks.probes.authentication import try_as_stranger
 from healthchecks.probes.backups import look_into_store
 from healthchecks.probes.certificate import read_certificate
-from healthchecks.probes.containers import inspect, inspect_memory
 from healthchecks.probes.database import look_for_extension, reach, read_revision
-from healthchecks.probes.disk import measure_disk
 from healthchecks.probes.encryption import look_at_secrets
+from healthchecks.probes.here import (
+    ask_supervisor,
+    find_listeners,
+    inspect,
+    inspect_memory,
+    measure_disk,
+)
 from healthchecks.probes.identity import compare_server_and_database
 from healthchecks.probes.model import ask_providers
 from healthchecks.probes.release import read_release
-from healthchecks.probes.services import ask_supervisor, find_listeners
 
 DATABASE = (Need.DATABASE,)
-HERE = (Need.PROVISIONED_HERE,)
+SERVICES = (Need.SERVICES,)
 CONTAINERS = (Need.CONTAINERS,)
 WITHIN_REACH = (Need.WITHIN_REACH,)
 STORE = (Need.STORE,)
 
 CHECKS: tuple[Check[Any], ...] = (
-    Check("services", ask_supervisor, rules.services_run, HERE),
+    Check("services", ask_supervisor, rules.services_run, SERVICES),
     Check("containers", inspect, container_rules.containers_run, CONTAINERS),
     Check("restarts", inspect_memory, container_rules.nothing_restarts, CONTAINERS),
     Check("memory", inspect_memory, container_rules.memory_suffices, CONTAINERS),
@@ -37,7 +41,7 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("extension", look_for_extension, rules.extension_installed, DATABASE),
     Check("revision", read_revision, rules.revision_is_head, DATABASE),
     Check("encryption", look_at_secrets, rules.secrets_encrypted, DATABASE),
-    Check("listening", find_listeners, rules.listens_on_loopback_only, HERE),
+    Check("listening", find_listeners, rules.listens_on_loopback_only, SERVICES),
     Check("published", inspect, container_rules.only_the_proxy_is_published, CONTAINERS),
     Check("hardening", inspect, container_rules.containers_are_confined, CONTAINERS),
     Check("images", inspect, container_rules.images_are_recent, CONTAINERS),

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from healthchecks.model import State, Thresholds, Verdict, worst
 from healthchecks.probes.certificate import Certificate
-from healthchecks.probes.containers import Confinement, ContainerFacts, Containers
-from infra.stack.deployment import SERVICE_POSTGRES, SERVICE_SERVER
-from infra.targets.docker.names import SERVICE_PROXY
+from infra.stack.deployment import SERVICE_POSTGRES, SERVICE_PROXY, SERVICE_SERVER
+from infra.targets.facts import Confinement, ContainerFacts, Containers
 
 MIB = 1024**2
 # Of a certificate that lives shorter than most: Caddy renews when a third of its life is left.

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra import connect
+from infra.api import authorized_http, http, unreachable, wrong_password
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
+from infra.targets import host
 
 if TYPE_CHECKING:
     import psycopg
@@ -64,7 +65,7 @@ def request(
     """
     import httpx
 
-    opened = connect.authorized_http if authorized else connect.http
+    opened = authorized_http if authorized else http
     try:
         with opened(deployment, timeout) as client:
             response = client.get(path)
@@ -75,9 +76,9 @@ def request(
             "look at the server's log, and whether its database answers",
         ) from None
     except httpx.HTTPError as error:
-        raise connect.unreachable(deployment, str(error) or type(error).__name__) from None
+        raise unreachable(deployment, str(error) or type(error).__name__) from None
     if response.status_code == 401:
-        raise connect.wrong_password(deployment)
+        raise wrong_password(deployment)
     if response.status_code >= 400:
         raise LettaOpsError(
             "api",
@@ -99,7 +100,7 @@ def reading(deployment: Deployment) -> Iterator[psycopg.Connection[Any]]:
     """
     import psycopg
 
-    with connect.database(deployment) as link:
+    with host(deployment).session() as link:
         try:
             link.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
             yield link

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from infra.stack.deployment import Deployment
+from infra.targets.facts import Measurement
 
 
 class State(enum.Enum):
@@ -33,16 +34,11 @@ class Need(enum.Enum):
     """What a check can't do without; the value says why it was left out."""
 
     DATABASE = "the profile names no database"
-    PROVISIONED_HERE = "no stack of target local was provisioned on this machine"
+    SERVICES = "the stack's services are no processes of this machine"
     CONTAINERS = "the stack doesn't run in containers"
-    WITHIN_REACH = "the stack runs neither on this machine nor in containers"
+    WITHIN_REACH = "the stack was not provisioned from here"
     TLS = "the server is reached over plain HTTP"
     STORE = "the profile names no store, and the stack can't be backed up from here"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a probe saw, as plain data: a rule judges it without touching the deployment."""
 
 
 @dataclass(frozen=True)

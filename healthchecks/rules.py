@@ -6,11 +6,10 @@ from healthchecks.model import State, Thresholds, Verdict
 from healthchecks.probes.api import ApiAnswer
 from healthchecks.probes.authentication import Strangers
 from healthchecks.probes.database import Reached, Revision
-from healthchecks.probes.disk import DiskSpace
 from healthchecks.probes.encryption import Encryption
 from healthchecks.probes.identity import Identity
 from healthchecks.probes.release import RunningRelease
-from healthchecks.probes.services import Listeners, Services
+from infra.targets.facts import DiskSpace, Listeners, Services
 
 REFUSED = (401, 403)  # 403: what some proxies in front answer instead
 TELLS_NOTHING = (404, 405)  # no Letta server, or a proxy that hides the path

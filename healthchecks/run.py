@@ -13,6 +13,8 @@ from healthchecks.model import Check, Finding, Need, Report, State, Thresholds
 from infra.errors import LettaOpsError
 from infra.sensitive import redact
 from infra.stack.deployment import Deployment
+from infra.targets import host
+from infra.targets.facts import Fact
 
 LIMIT_SECONDS = 20.0
 
@@ -114,18 +116,14 @@ def _unseen(check: Check[Any], error: BaseException, deployment: Deployment) -> 
 
 
 def _met(need: Need, deployment: Deployment) -> bool:
-    # A profile may have been copied here from the machine that it describes.
-    folder = deployment.folder
-    here = deployment.target == "local" and folder is not None and folder.root.is_dir()
-    contained = deployment.containers is not None
-    by_profile = deployment.target == "external" and deployment.database is not None
+    where = host(deployment)
     return {
         Need.DATABASE: deployment.database is not None,
-        Need.PROVISIONED_HERE: here,
-        Need.CONTAINERS: contained,
-        Need.WITHIN_REACH: here or contained,
+        Need.SERVICES: Fact.SERVICES in where.facts,
+        Need.CONTAINERS: Fact.CONTAINERS in where.facts,
+        Need.WITHIN_REACH: where.is_ours,
         Need.TLS: deployment.server.url.startswith("https://"),
-        Need.STORE: deployment.backups.store_url is not None or here or contained or by_profile,
+        Need.STORE: deployment.backups.store_url is not None or where.can_back_up,
     }[need]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from healthchecks import smoke_cleanup, smoke_steps
 from healthchecks.smoke_steps import Trial
-from infra import connect
+from infra.api import api
 from infra.errors import LettaOpsError
 from infra.sensitive import redact
 from infra.stack.deployment import Deployment
@@ -130,7 +130,7 @@ def _delete(trial: Trial) -> Step:
 def _timed(name: str, limit: float, trial: Trial, act: Callable[[Letta, Trial], str]) -> Step:
     started = time.monotonic()
     try:
-        with connect.api(trial.deployment, timeout=limit) as client:
+        with api(trial.deployment, timeout=limit) as client:
             detail, passed = act(client, trial), True
     except LettaOpsError as error:
         detail, passed = error.message, False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +13,10 @@ from healthchecks.facts import (
     server_version,
 )
 from infra.database.facts import DatabaseFacts, database_facts
-from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
-from infra.stack.deployment import SERVICE_SERVER, Deployment
+from infra.stack.deployment import Deployment
+from infra.stack.releases import RELEASES
+from infra.targets import host
 
 
 @dataclass(frozen=True)
@@ -111,30 +111,8 @@ def _database(deployment: Deployment) -> tuple[DatabaseFacts | None, int | None,
 
 def _services(deployment: Deployment) -> tuple[dict[str, str], float | None, str]:
     """The stack's services as their keeper knows them, and the server's uptime in seconds."""
-    if deployment.containers is not None:
-        return _containers(deployment, deployment.containers.prefix)
-    if deployment.folder is None or deployment.target != "local":
-        return {}, None, ""
-    from infra.embedded import supervisor
-
     try:
-        states = supervisor.states(deployment.folder)
-    except (OSError, xmlrpc.client.Error) as error:
-        return {}, None, f"the supervisor can't be asked: {error}"
-    server = states.get(SERVICE_SERVER)
-    uptime = server.uptime if server is not None and server.running else None
-    return {name: states[name].state for name in sorted(states)}, uptime, ""
-
-
-def _containers(deployment: Deployment, prefix: str) -> tuple[dict[str, str], float | None, str]:
-    """Of several servers, the uptime of the one that started last."""
-    from healthchecks.probes.containers import look
-
-    try:
-        found = sorted(look(deployment), key=lambda each: each.name)
+        seen = host(deployment).running()
     except LettaOpsError as error:
         return {}, None, error.message
-    uptimes = [each.uptime for each in found if each.service == SERVICE_SERVER and each.runs]
-    services = {each.name.removeprefix(f"{prefix}-"): each.state for each in found}
-    nothing = "" if found else "no container of the stack is on this engine"
-    return services, min(uptimes, default=None), nothing
+    return seen.services, seen.uptime, ""

@@ -11,9 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import LettaOpsError
-from infra.stack.locations import make_folder
 
 MARKER = "installed"
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it, whatever the umask: root's services must get in."""
+    missing = [step for step in (folder, *folder.parents) if not step.exists()]
+    for step in reversed(missing):
+        step.mkdir(exist_ok=True)
+        step.chmod(0o755 if os.geteuid() == 0 else 0o700)
 
 
 def write_private(path: Path, text: str, owner: tuple[int, int] | None = None) -> None:

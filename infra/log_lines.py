@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.errors import LettaOpsError
-from infra.stack.deployment import SERVICE_SCHEDULER, Deployment
 
 BEFORE_ALL = dt.datetime.min.replace(tzinfo=dt.UTC)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -45,28 +44,6 @@ class Wanted:
     since: dt.datetime | None = None
     tail: int | None = None
     follow: bool = False
-
-
-def read(deployment: Deployment, wanted: Wanted) -> Iterator[LogLine]:
-    """Yield the lines by time; with `follow`, then go on as they come, without an end.
-
-    Raises LettaOpsError: `no-logs` for a server that we did not provision here, `unknown-service`
-    with the names that there are, and those of `infra.targets.docker.engine.client`.
-    """
-    # What is no container's comes from its file, on every target.
-    if deployment.containers is not None and wanted.service != SERVICE_SCHEDULER:
-        from infra.targets.docker import logs
-
-        return logs.lines(deployment.containers.prefix, wanted, deployment.secrets)
-    if deployment.target in ("local", "docker") and deployment.folder is not None:
-        from infra.embedded import logs as files
-
-        return files.lines(deployment.folder, wanted, deployment.secrets)
-    raise LettaOpsError(
-        "no-logs",
-        f"the logs of stack '{deployment.stack}' are not within reach",
-        "letta-ops reads the logs of stacks that it runs; look on the server's own machine",
-    )
 
 
 def merged(sources: Iterable[Iterable[LogLine]]) -> Iterator[LogLine]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
@@ -13,20 +13,7 @@ from infra.errors import LettaOpsError
 from infra.pulumi_cli import last_error
 from infra.stack.locations import StackFolder, stack_folder, state_folder
 from infra.stack.profile import flatten
-from infra.stack.settings import Settings, parse
-from infra.targets.local import program as local
-
-
-def _docker(folder: StackFolder, settings: Settings) -> None:
-    from infra.targets.docker import program as docker
-
-    docker.build(folder, settings)
-
-
-TARGETS: Mapping[str, Callable[[StackFolder, Settings], None]] = {
-    "local": local.build,
-    "docker": _docker,
-}
+from infra.targets import named, settings
 
 
 def main() -> None:
@@ -35,8 +22,8 @@ def main() -> None:
     try:
         stack_folder(folder.stack)
         values, secret_keys = configuration(pulumi.get_project())
-        settings = parse(folder.stack, values, secret_keys)
-        TARGETS[settings.target](folder, settings)
+        chosen = settings(folder.stack, values, secret_keys)
+        named(chosen.target).declare(folder, chosen)
     except LettaOpsError as error:
         last_error.keep(folder, error)
         raise pulumi.RunError(str(error)) from None

@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from infra.accounts import remove_accounts
-from infra.embedded import supervisor
 from infra.embedded.throwaway import remove_leftovers
 from infra.errors import LettaOpsError
 from infra.files import held
@@ -22,11 +22,12 @@ from infra.pulumi_cli.cli_cache import PulumiCli
 from infra.pulumi_cli.events import Events, ResourceChange
 from infra.pulumi_cli.passphrase import ensure_passphrase, has_own_passphrase
 from infra.pulumi_cli.project import configured, write_project
-from infra.pulumi_cli.recovery import recover
+from infra.pulumi_cli.recovery import complete_profile, exported_state
 from infra.stack.locations import StackFolder, ensure_writable, stack_folder
-from infra.stack.secrets import kept_value, stack_secrets
-from infra.stack.settings import container_names, parse
-from infra.targets.docker.removal import remove_all
+from infra.targets import chosen, settings
+
+if TYPE_CHECKING:
+    from infra.targets.target import Target
 
 WAIT_SECONDS = 600.0  # for an earlier run that is still working
 HINT = "mend the cause and run the same command again: what was made is kept and used"
@@ -111,9 +112,9 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
         )
     outcome = _run(request, report, "destroy", "--yes", "--skip-preview")
     with held(folder.lock, "letta-ops destroy"):
-        supervisor.stop(folder)  # also what Pulumi's state knew nothing of
-        if names := container_names(folder.stack, configured(folder)):
-            remove_all(names, kept_value(folder, "id"), delete_data)
+        configuration = configured(folder)
+        target = chosen(folder.stack, configuration)
+        target.remove(folder, configuration, delete_data=delete_data)
         if delete_data:
             pulumi = _prepare(folder, request, report, keep=True)
             pulumi.call("stack", "rm", request.stack, "--yes", "--force")
@@ -131,13 +132,33 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
     with nullcontext() if request.held else held(folder.lock, f"letta-ops {verb}"):
         pulumi = _prepare(folder, request, report, keep=keep)
         events = Events(report, preview=verb == "preview")
-        names = container_names(folder.stack, configured(folder))
-        if names and verb != "destroy":
-            flags = (*flags, "--refresh")  # a container may have been changed or removed by hand
-            recover(pulumi.cli, folder, pulumi.environment, names, report, remove=verb == "up")
+        configuration = configured(folder)
+        target = chosen(folder.stack, configuration)
+        if target.refreshes and verb != "destroy":
+            flags = (*flags, "--refresh")
+            _recover(pulumi, target, configuration, report, remove=verb == "up")
         pulumi.call(verb, "--stack", request.stack, "--json", *flags, events=events)
     seconds = round(time.monotonic() - started, 1)
     return Outcome(request.stack, events.changes, tuple(events.resources), seconds)
+
+
+def _recover(
+    pulumi: _Pulumi,
+    target: Target,
+    configuration: Mapping[str, Any],
+    report: Report,
+    *,
+    remove: bool,
+) -> None:
+    """Bring back what the profile lacks; with `remove`, remove what a run that was killed has left."""
+    folder = pulumi.folder
+    state = exported_state(pulumi.cli, folder, pulumi.environment)
+    if state is None:
+        return
+    complete_profile(folder, state, report)
+    if remove:
+        for name in target.remove_unfinished(folder, configuration, state):
+            report(f"{name} was left by a run that was killed: removed")
 
 
 def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: bool) -> _Pulumi:
@@ -148,7 +169,7 @@ def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: boo
     environment = pulumi_environment(folder.state, cli, os.environ)
     environment["PULUMI_ENABLE_STREAMING_JSON_PREVIEW"] = "true"
     environment["LETTA_OPS_STATE"] = str(folder.state)
-    write_project(folder, request.config, keep=keep)
+    write_project(folder, request.config, settings, keep=keep)
     _wait_for_other_run(folder, report)
     mend(folder, report)
     last_error.take(folder)
@@ -199,19 +220,14 @@ def _explain(folder: StackFolder, events: Events, error: LettaOpsError) -> Letta
             f"put your copy of {folder.state / 'passphrase'} back, or set"
             " PULUMI_CONFIG_PASSPHRASE_FILE to the right one",
         )
-    return _containers_error(folder, words) or LettaOpsError("pulumi", words, HINT)
+    return _targets_error(folder, words) or LettaOpsError("pulumi", words, HINT)
 
 
-def _containers_error(folder: StackFolder, words: str) -> LettaOpsError | None:
-    """What the engine knows of a failure, on the docker target; None elsewhere."""
-    settings = configured(folder)
+def _targets_error(folder: StackFolder, words: str) -> LettaOpsError | None:
+    """What the target knows of a failure; None for nothing."""
     try:
-        parsed = parse(folder.stack, settings)
-        if parsed.containers is None:
-            return None
-        from infra.targets.docker.failure import explain_failure
-
-        known = stack_secrets(folder)
-        return explain_failure(words, parsed.containers.names.prefix, known.values.values())
+        configuration = configured(folder)
+        settings(folder.stack, configuration)  # what is wrong there, the run itself has told
+        return chosen(folder.stack, configuration).explain(folder, configuration, words)
     except LettaOpsError:
         return None  # what failed first is what is told

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from backups.catalog import Backup
-from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.stack.locations import cache_folder
+from infra.stack.releases import RELEASES
 
 
 def ensure_known(deployment: Deployment, backup: Backup) -> None:

@@ -46,6 +46,7 @@ from infra.stack.profile import (
     remember,
     remembered,
 )
+from infra.targets import host
 
 if TYPE_CHECKING:
     import psycopg
@@ -162,7 +163,7 @@ def _make_beside(
         present.schema if present else FIRST_SCHEMA,
         present.extension_schema if present else FIRST_SCHEMA,
     )
-    if deployment.target == "local":  # its Postgres must not run full: it serves on the same disk
+    if host(deployment).shares_disk:  # its Postgres must not run full
         ensure_room(scratch, room_for(plan.backup.manifest))
     restore_database(way, side, store, plan.backup, key, scratch, report)
     report("database: comparing its content with the backup's")

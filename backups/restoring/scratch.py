@@ -13,11 +13,13 @@ from backups.catalog import deployment_id
 from backups.restoring.journal import names_of
 from backups.side_database import drop_after, drop_database
 from backups.words import size_in_words
-from infra.database.administration import Way, way_in
+from infra.database.administration import Way
 from infra.errors import LettaOpsError
+from infra.files import make_folder
 from infra.process import Report
 from infra.stack.deployment import Deployment
-from infra.stack.locations import make_folder, stack_folder
+from infra.stack.locations import stack_folder
+from infra.targets import host
 
 
 @contextmanager
@@ -53,12 +55,12 @@ def ensure_room(scratch: Path, needed: int) -> None:
 
 def remove_leftovers(deployment: Deployment, report: Report) -> None:
     """Remove what a killed restore had made beside the live database: the dump, in the clear, and the
-    copy. The caller holds the lock. Raises LettaOpsError like `way_in`."""
+    copy. The caller holds the lock. Raises LettaOpsError like `Host.administrator`."""
     left = sorted(stack_folder(deployment.stack).root.glob(f"{_prefix(deployment)}*"))
     if not left:
         return
     report("an earlier restore was killed: what it had made beside the live database is removed")
-    with way_in(deployment) as way:
+    with host(deployment).administrator() as way:
         drop_database(way, names_of(deployment).side)
     for folder in left:  # last: as long as they are there, the next run finds them
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ from backups.restoring.plan import exists
 from backups.restoring.scratch import remove_leftovers
 from backups.side_database import drop_database
 from backups.sources.memory_files import MemoryPlace
-from infra.database.administration import Way, way_in
+from infra.database.administration import Way
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
@@ -23,6 +23,7 @@ from infra.stack.deployment import ADMIN_ROLE, Deployment
 from infra.stack.fingerprint import key_fingerprint
 from infra.stack.profile import ADOPTED_KEY, ENCRYPTION_KEY, remember
 from infra.stack.secrets import kept_value
+from infra.targets import host
 
 if TYPE_CHECKING:
     import psycopg
@@ -51,7 +52,7 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     """
     report("going back: the server is stopped, and what was there before takes its place again")
     stop_server(deployment)
-    with way_in(deployment) as way:
+    with host(deployment).administrator() as way:
         if _name_of(way, journal.side_oid) == journal.name:
             drop_database(way, journal.side)  # not that one: of an earlier time
             _switch_back(way, journal)
@@ -115,7 +116,7 @@ def finish_interrupted(deployment: Deployment, report: Report) -> None:
 
 def has_begun(deployment: Deployment, journal: Journal) -> bool:
     """Whether undoing a proven restore has changed anything: the databases come first."""
-    with way_in(deployment) as way:
+    with host(deployment).administrator() as way:
         return _name_of(way, journal.side_oid) != journal.name
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from backups.manifest import Memory
 from backups.sources.memory_tar import Contents, TarDamaged, TarReader, TarWriter
@@ -19,23 +19,12 @@ from backups.streams import ChunkSource, joined
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
-from infra.targets.docker.home_volume import VolumeHome
-from infra.targets.local.home import LocalHome
+from infra.targets import host
+from infra.targets.target import Home
 
 CODE = "memory-files"
 MODULES = ("files", "git", "refs", "objects", "read", "swap", "job")
 INSIDE = "backups.sources.memory_inside"
-
-
-class Home(Protocol):
-    """Where the server's home is, and a way to run the script there."""
-
-    @property
-    def place(self) -> str: ...
-
-    def output(self, *words: str) -> AbstractContextManager[BinaryIO]: ...
-
-    def run(self, *words: str, chunks: Iterable[bytes] = ()) -> str: ...
 
 
 class MemoryTar:
@@ -212,13 +201,7 @@ def program() -> str:
 
 
 def _home(deployment: Deployment) -> Home | None:
-    if deployment.containers is not None:
-        release = deployment.release
-        return VolumeHome(deployment.containers, release, "memory", program(), CODE)
-    folder = deployment.folder
-    if deployment.target == "local" and folder is not None and folder.root.is_dir():
-        return LocalHome(folder, "memory.py", program(), CODE)
-    return None
+    return host(deployment).home("memory", program(), CODE)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from backups.contents import OWN_TABLES, read_sequences, read_tables, settle
 from backups.manifest import Database, Table
 from backups.programs import Program, Version
-from backups.sources.container_dump import dumped_inside
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
 from backups.streams import chunks_of
 from infra.database.administration import Way
@@ -20,7 +19,6 @@ from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.process import command, streamed
 from infra.sensitive import Sensitive
-from infra.stack.deployment import ADMIN_ROLE
 
 if TYPE_CHECKING:
     import psycopg
@@ -57,10 +55,8 @@ class Snapshot:
             *(f"--exclude-table-data={table.pattern}" for table in self.apart),
         )  # fmt: skip
         try:
-            if program.container is not None:
-                yield from dumped_inside(
-                    program.container, [*words, "--username", ADMIN_ROLE, self.name]
-                )
+            if program.beside is not None:
+                yield from program.beside.stream(*words, self.name)
             else:
                 yield from self._dumped_here(words)
         except LettaOpsError as error:

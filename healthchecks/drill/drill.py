@@ -37,7 +37,7 @@ from healthchecks.drill.verdict import (
     of_error,
 )
 from infra.embedded.binaries import MAJOR
-from infra.embedded.release import RELEASES, InstalledRelease
+from infra.embedded.release import InstalledRelease
 from infra.embedded.throwaway import throwaway_folder, throwaway_parent
 from infra.embedded.throwaway_postgres import ThrowawayPostgres, start_postgres
 from infra.embedded.throwaway_server import install_release
@@ -45,6 +45,7 @@ from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.deployment import DATABASE_NAME, Deployment
+from infra.stack.releases import RELEASES
 
 if TYPE_CHECKING:
     import psycopg

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 
 from healthchecks.facts import agents_by_api, server_version
-from healthchecks.model import Measurement
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
+from infra.targets.facts import Measurement
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from healthchecks.model import Measurement
-from infra import connect
+from infra.api import http, unreachable
 from infra.stack.deployment import Deployment
+from infra.targets.facts import Measurement
 
 # A body without its required fields: an open server refuses it with 422 before it runs anything,
 # a closed one never looks at it.
@@ -42,12 +42,12 @@ def try_as_stranger(deployment: Deployment) -> Strangers:
     headers = {"no": {}, "a wrong": {"Authorization": f"Bearer {secrets.token_urlsafe(16)}"}}
     seen = []
     try:
-        with connect.http(deployment, timeout=10.0) as client:
+        with http(deployment, timeout=10.0) as client:
             for method, path, body in ATTEMPTS:
                 for token, header in headers.items():
                     response = client.request(method, path, json=body, headers=header)
                     plain = path.partition("?")[0]
                     seen.append(Attempt(method, plain, token, response.status_code))
     except httpx.HTTPError as error:
-        raise connect.unreachable(deployment, str(error) or type(error).__name__) from None
+        raise unreachable(deployment, str(error) or type(error).__name__) from None
     return Strangers(tuple(seen))

@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 from backups.catalog import Catalog, deployment_id, read_catalog
 from backups.scheduler import service_state
 from backups.stores.store import open_store
-from healthchecks.model import Measurement
 from infra.errors import LettaOpsError
 from infra.stack.backup_settings import Retention, StoreSettings
 from infra.stack.deployment import Deployment, store_settings
+from infra.targets.facts import Measurement
 
 LIMIT_SECONDS = 15.0  # below that of a whole check, so that it is the store that is blamed
 STORE_TIMEOUT = 5.0

@@ -7,10 +7,10 @@ import socket
 import ssl
 from dataclasses import dataclass
 
-from healthchecks.model import Measurement
-from infra.connect import CONNECT_SECONDS
+from infra.api import CONNECT_SECONDS
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
+from infra.targets.facts import Measurement
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from healthchecks.facts import reading, running_version
-from healthchecks.model import Measurement
 from infra.database.facts import DatabaseFacts, database_facts
-from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
+from infra.stack.releases import RELEASES
+from infra.targets.facts import Measurement
 
 
 @dataclass(frozen=True)

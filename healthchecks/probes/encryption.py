@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from healthchecks.facts import reading
-from healthchecks.model import Measurement
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment
+from infra.targets.facts import Measurement
 
 if TYPE_CHECKING:
     import psycopg

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from healthchecks.facts import agents_by_api, count_agents, reading, request
-from healthchecks.model import Measurement
 from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
+from infra.targets import host
+from infra.targets.facts import Measurement
 
 if TYPE_CHECKING:
     import psycopg
@@ -52,10 +53,8 @@ def compare_server_and_database(deployment: Deployment) -> Identity:
         agents = _agents_of(link, facts.schema, organizations)
         sessions = _sessions(link)
     after = agents_by_api(deployment)
-    database = deployment.database
     # Where we provisioned server and database, there is no pooler of others in between.
-    ours = deployment.target == "local" or (database is not None and database.container is not None)
-    pools = True if ours else None
+    pools = True if host(deployment).provides_database else None
     return Identity(facts.name, len(tools), known, before, agents, after, sessions, pools)
 
 

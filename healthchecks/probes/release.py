@@ -6,9 +6,9 @@ import datetime as dt
 from dataclasses import dataclass
 
 from healthchecks.facts import running_version
-from healthchecks.model import Measurement
-from infra.embedded.release import RELEASES
 from infra.stack.deployment import Deployment
+from infra.stack.releases import RELEASES
+from infra.targets.facts import Measurement
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
+from infra.files import make_folder
 from infra.identity import person
 from infra.sensitive import Sensitive, redact
 from infra.stack.deployment import Deployment
-from infra.stack.locations import StackFolder, make_folder, stack_folder
+from infra.stack.locations import StackFolder, stack_folder
 
 Result = Literal["done", "failed", "interrupted"]
 

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from infra.audit.log import Event, append_to_log, log_folder, pending
-from infra.connect import database
-from infra.database.administration import way_in
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.stack.locations import StackFolder
+from infra.targets import host
 
 if TYPE_CHECKING:
     import psycopg
@@ -61,10 +60,10 @@ def append(deployment: Deployment, event: Event) -> str | None:
 
 
 def entries(deployment: Deployment, limit: int) -> list[Event]:
-    """Return the database's records, newest first. Raises LettaOpsError like `infra.connect`."""
+    """Return the database's records, newest first. Raises LettaOpsError like `Host.session`."""
     import psycopg
 
-    with database(deployment) as link:
+    with host(deployment).session() as link:
         try:
             return list(_rows(link, limit))
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
@@ -105,7 +104,7 @@ def _tell_database(
     import psycopg
 
     try:
-        with way_in(deployment) as way, way.connect(name) as link:
+        with host(deployment).administrator() as way, way.connect(name) as link:
             link.execute(PATIENCE)
             with link.transaction():
                 _make(link)

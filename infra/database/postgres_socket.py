@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.targets.docker.names import POSTGRES_PORT
+from infra.stack.deployment import POSTGRES_PORT
 
 SOCKET_NAME = f".s.PGSQL.{POSTGRES_PORT}"  # the name that libpq looks for in a folder
 LONGEST_PATH = 100  # bytes; sun_path holds 104 on macOS, 108 on Linux

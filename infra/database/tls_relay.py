@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from infra.database.postgres_socket import SOCKET_NAME, error_response, private_folder
-from infra.targets.docker.names import POSTGRES_PORT
+from infra.stack.deployment import POSTGRES_PORT
 
 SSL_REQUEST = struct.pack(">ii", 8, 80877103)
 OFFERED, REFUSED = b"S", b"N"

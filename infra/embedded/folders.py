@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from infra.accounts import PLAIN, give, let_through, service_account
-from infra.stack.locations import StackFolder, make_folder
+from infra.files import make_folder
+from infra.stack.locations import StackFolder
 
 
 def prepare_folders(folder: StackFolder) -> None:

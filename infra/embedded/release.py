@@ -1,8 +1,7 @@
-"""Letta releases: version -> sdist hash, locked requirements, alembic head; installed into a venv."""
+"""Installing a Letta release: its source distribution, its locked requirements, its venv."""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import os
 from dataclasses import dataclass
@@ -14,31 +13,12 @@ from infra.errors import LettaOpsError
 from infra.files import is_made, made_once
 from infra.process import Report, command, follow, run
 from infra.sensitive import Sensitive, redact
+from infra.stack.releases import Release
 
 BUILD_REQUIREMENTS = Path(__file__).with_suffix(".build.txt")  # of the sdist's build backend
 NEEDS_COMPILER = "psycopg2"  # the lock has psycopg2-binary too, which is the same, compiled
 EXTRAS = ("server", "postgres", "redis", "sqlite")
 HINT = "look at the lines above, check the network and the free disk space, then run this again"
-
-
-@dataclass(frozen=True)
-class Release:
-    """One pinned server version. The sdist's hash pins its `uv.lock`, and so every requirement."""
-
-    version: str
-    sdist_sha256: str
-    alembic_head: str
-    end_of_life: datetime.date | None = None  # since when upstream gives no more fixes
-
-
-RELEASES = {
-    "0.16.8": Release(
-        version="0.16.8",
-        sdist_sha256="363e26989e552c859ce2e7961d484acee6fccfc1e7b16e8f644b1ae1ccd754a3",
-        alembic_head="1c28e167b74f",
-        end_of_life=datetime.date(2026, 8, 15),
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import psutil
 from infra.accounts import remove_accounts
 from infra.embedded import supervisor
 from infra.errors import LettaOpsError
-from infra.files import held
+from infra.files import held, make_folder
 from infra.process import Report
-from infra.stack.locations import StackFolder, make_folder, state_folder
+from infra.stack.locations import StackFolder, state_folder
 
 FOLDER = "drill-{}"
 NAME = re.compile(FOLDER.format("[0-9a-f]{8}"))

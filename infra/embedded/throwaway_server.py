@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from infra.accounts import as_account, let_through, service_account, service_python
-from infra.connect import http
+from infra.api import answers
 from infra.embedded.folders import plain_environment
-from infra.embedded.release import InstalledRelease, Release, install
+from infra.embedded.release import InstalledRelease, install
 from infra.embedded.throwaway_postgres import free_port, wait_until
 from infra.files import write_private
 from infra.process import Report, command, start_detached
@@ -29,11 +27,11 @@ from infra.stack.deployment import (
 )
 from infra.stack.launch_document import launch_document
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
+from infra.stack.releases import Release
 from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
 
 START_SECONDS = 240.0  # 15 to 45 s measured; slower on a busy machine
 SCRIPTS = ("cut_off.py", "launch.py")
-HEALTH_PATH = "/v1/health/"
 
 
 @contextmanager
@@ -102,7 +100,7 @@ def start_server(
     server = Server(f"http://{LOOPBACK}:{port}", password, encryption_key)
     made = Deployment(folder.stack, "external", server, release=release.release.version)
     hidden = (uri, password, key, *made.secrets)
-    wait_until(lambda: _is_up(made), pid, START_SECONDS, log, hidden)
+    wait_until(lambda: answers(made), pid, START_SECONDS, log, hidden)
     return made
 
 
@@ -114,11 +112,3 @@ def _no_way_out(nowhere: str) -> dict[str, str]:
 
 def _useless_key() -> Sensitive:
     return Sensitive(secrets.token_urlsafe(32))
-
-
-def _is_up(deployment: Deployment) -> bool:
-    try:
-        with http(deployment, timeout=5.0) as client:
-            return client.get(HEALTH_PATH).status_code == 200
-    except httpx.HTTPError:
-        return False

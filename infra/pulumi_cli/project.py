@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,31 @@ from infra.errors import LettaOpsError
 from infra.files import write_file, write_private
 from infra.stack.locations import StackFolder
 from infra.stack.profile import flatten
-from infra.stack.settings import parse
 
 PROJECT = "letta-ops"
+Judge = Callable[[str, Mapping[str, Any], frozenset[str], Mapping[str, str]], object]
 PROGRAM = Path(__file__).parent.parent
 
 
 def write_project(
     folder: StackFolder,
     config: Mapping[str, str],
+    judge: Judge,
     *,
     keep: bool,
     environment: Mapping[str, str] = os.environ,
 ) -> Path:
     """Write the project of the stack and return its folder.
 
-    `config` (flat keys) is laid over the stack's configuration, and with `keep` stays there.
+    `config` (flat keys) is laid over the stack's configuration, and with `keep` stays there: `judge`
+    raises what is wrong with the whole (see `infra.targets.settings`).
     """
     home = configuration_file(folder, environment)
     document = _load(home)
     _set(document, config)
     if config and keep:
         # Judged before it is kept: what is refused, a key in plain text above all, is not written.
-        parse(folder.stack, *_flat(document), environment)
+        judge(folder.stack, *_flat(document), environment)
         _write(home, _yaml(document))
     settings = folder.project / home.name
     if not _holds_encrypted(document):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from infra.errors import ConfigurationError
 from infra.sensitive import Sensitive
 from infra.stack.backup_settings import BackupSettings, StoreSettings
 from infra.stack.locations import StackFolder, default_store_url
-from infra.targets.docker.names import Names
 
-Target = Literal["local", "docker", "kubernetes", "external"]
+EXTERNAL = "external"  # the target of a server that letta-ops did not provision
 
 LOOPBACK = "127.0.0.1"
 DATABASE_NAME = "letta"
@@ -27,6 +26,10 @@ SERVICE_MODEL = "model"
 SERVICE_SMOLLM2 = "smollm2"
 SERVICE_SERVER = "letta"
 SERVICE_SCHEDULER = "scheduler"
+SERVICE_PROXY = "proxy"
+SERVICE_REDIS = "redis"
+
+POSTGRES_PORT = 5432
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,10 @@ class Database:
     owner: Role
     reader: Role
     tls: str = "prefer"  # libpq's sslmode
-    container: str | None = None  # it is not published: reached from inside this container
     authority: str | None = None  # libpq's sslrootcert: a file with certificates, or `system`
 
     def connection(self, role: Role) -> dict[str, str | int]:
-        """Keyword arguments for libpq, password included: hand them to `infra.connect` only."""
+        """Keyword arguments for libpq, password included: hand them to `infra.database` only."""
         settings: dict[str, str | int] = {
             "host": self.host,
             "port": self.port,
@@ -101,7 +103,7 @@ class Deployment:
     """One running stack. `folder` and `release` are None where we did not provision it."""
 
     stack: str
-    target: Target
+    target: str
     server: Server
     id: str | None = None
     release: str | None = None
@@ -109,7 +111,7 @@ class Deployment:
     model: Model = Model()
     folder: StackFolder | None = None
     profile: Path | None = None
-    containers: Names | None = None  # the docker target's
+    placement: Mapping[str, str] = field(default_factory=dict)  # what only its target reads
     backups: BackupSettings = field(default_factory=BackupSettings)
 
     @property

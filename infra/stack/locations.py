@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.errors import LettaOpsError
+from infra.files import make_folder
 
 
 def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -197,14 +198,6 @@ class StackFolder:
 def default_store_url(folder: StackFolder | None) -> str:
     """The URL of the store of whoever configured none; `folder` is the stack's, where it has one."""
     return (folder.backups if folder else backups_folder(state_folder())).as_uri()
-
-
-def make_folder(folder: Path) -> None:
-    """Make `folder` and what is missing above it, whatever the umask: root's services must get in."""
-    missing = [step for step in (folder, *folder.parents) if not step.exists()]
-    for step in reversed(missing):
-        step.mkdir(exist_ok=True)
-        step.chmod(0o755 if os.geteuid() == 0 else 0o700)
 
 
 def ensure_writable(folder: Path) -> None:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.database.url import url_problems
 from infra.errors import ConfigurationError, LettaOpsError
 from infra.files import write_private
 from infra.sensitive import Sensitive
 from infra.stack import backup_settings
 from infra.stack.backup_settings import BackupSettings
+from infra.stack.database_url import url_problems
 from infra.stack.deployment import (
     DATABASE_NAME,
+    EXTERNAL,
     OWNER_ROLE,
     READER_ROLE,
     Database,
@@ -29,7 +30,6 @@ from infra.stack.deployment import (
 )
 from infra.stack.locations import StackFolder
 from infra.stack.references import is_reference, resolve
-from infra.targets.docker.names import Names
 
 FORMAT = 1
 ENCRYPTION_KEY = "server.encryption_key"
@@ -38,12 +38,14 @@ ENCRYPTION_KEY = "server.encryption_key"
 ADOPTED_KEY = "server.encryption_key_adopted"
 PREVIOUS_KEY = "server.encryption_key_previous"
 PREVIOUS_OF = "server.encryption_key_previous_of"  # the number (oid) of the database it belongs to
-TARGETS = ("local", "docker", "kubernetes", "external")
+PLACEMENT = "placement."  # keys below it are a target's own
 
 
 @dataclass(frozen=True)
 class Key:
     """One key of the profile: its path (`server.url`), its type, and whether it is a secret.
+
+    `of_target`: only the target of the stack reads it.
 
     `late`: its reference is followed when the value is used, and not when the profile is read.
     """
@@ -52,6 +54,7 @@ class Key:
     kind: type = str
     secret: bool = False
     late: bool = False
+    of_target: bool = False
 
     @property
     def variable(self) -> str:
@@ -85,7 +88,7 @@ KEYS = (
     Key("database.port", int),
     Key("database.name"),
     Key("database.tls"),
-    Key("database.container"),
+    Key("database.container", of_target=True),
     Key("database.identifier"),
     Key("database.claimed"),
     Key("database.owner"),
@@ -94,7 +97,7 @@ KEYS = (
     Key("database.reader_password", secret=True),
     Key("model.handle"),
     Key("model.embedding"),
-    Key("containers.prefix"),
+    Key("containers.prefix", of_target=True),
     *(
         Key(path, secret=path in backup_settings.SECRET, late=path in backup_settings.SECRET)
         for path in backup_settings.DEFAULTS
@@ -140,7 +143,11 @@ def parse(
     """Turn flat values (`{"server.url": ...}`) into a Deployment, or raise ConfigurationError."""
     problems: list[str] = []
     known = {key.path: key for key in KEYS}
-    problems += [f"{name}: unknown key" for name in values if name not in known]
+    problems += [
+        f"{name}: unknown key"
+        for name in values
+        if name not in known and not name.startswith(PLACEMENT)
+    ]
     clean: dict[str, Any] = {}
     for name, key in known.items():
         if name in values:
@@ -152,7 +159,8 @@ def parse(
     problems += backup_settings.problems(clean, secrets_hidden=None)
     if problems:
         raise ConfigurationError(source, problems, HINT)
-    return _deployment(clean, folder, path)
+    placement = {name: str(each) for name, each in values.items() if name.startswith(PLACEMENT)}
+    return _deployment(clean, placement, folder, path)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -251,8 +259,6 @@ def _contradictions(clean: Mapping[str, Any], values: Mapping[str, Any]) -> Iter
     url = clean.get("server.url")
     if url is not None and not url.startswith(("http://", "https://")):
         yield f"server.url: must begin with http:// or https://, not {url!r}"
-    if clean.get("target", "external") not in TARGETS:
-        yield f"target: must be one of {', '.join(TARGETS)}, not {clean['target']!r}"
     if "database.url" in values and "database.host" in values:
         yield "database.url: is there, and database.host too; keep one of them"
     elif "database.url" in values:
@@ -265,8 +271,11 @@ def _contradictions(clean: Mapping[str, Any], values: Mapping[str, Any]) -> Iter
         yield f"database.port: must be between 1 and 65535, not {port}"
 
 
-def _deployment(clean: Mapping[str, Any], folder: StackFolder, path: Path | None) -> Deployment:
-    target = clean.get("target", "external")
+def _deployment(
+    clean: Mapping[str, Any], placement: Mapping[str, str], folder: StackFolder, path: Path | None
+) -> Deployment:
+    target = clean.get("target", EXTERNAL)
+    own = {key.path: clean[key.path] for key in KEYS if key.of_target and key.path in clean}
     return Deployment(
         stack=folder.stack,
         target=target,
@@ -280,9 +289,9 @@ def _deployment(clean: Mapping[str, Any], folder: StackFolder, path: Path | None
         ),
         database=_database(clean),
         model=Model(clean.get("model.handle"), clean.get("model.embedding")),
-        folder=None if target == "external" else folder,
+        folder=None if target == EXTERNAL else folder,
         profile=path,
-        containers=Names(clean["containers.prefix"]) if "containers.prefix" in clean else None,
+        placement={**own, **placement},
         backups=BackupSettings(
             {key: clean[key] for key in backup_settings.DEFAULTS if key in clean}
         ),
@@ -305,5 +314,4 @@ def _database(clean: Mapping[str, Any]) -> Database | None:
         owner=owner,
         reader=reader,
         tls=clean.get("database.tls", "prefer"),
-        container=clean.get("database.container"),
     )

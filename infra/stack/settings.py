@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
 
-from infra.embedded.release import RELEASES
 from infra.errors import ConfigurationError
 from infra.sensitive import Sensitive, revealed
 from infra.stack import backup_settings
-from infra.stack.deployment import LOOPBACK, SERVICE_MODEL, Model
+from infra.stack.deployment import Model
 from infra.stack.references import is_reference, resolve
-from infra.targets.docker import settings as container_settings
-from infra.targets.docker.names import MODEL_PORT, Names
-from infra.targets.docker.settings import ContainerSettings, parse_containers
+from infra.stack.releases import RELEASES
 
 ModelChoice = Literal["fake", "smollm2", "none"]
 
-DEFAULTS: Mapping[str, Any] = {
-    "target": "local",  # a stack that is called `docker` is of that target by default
-    "release": "0.16.8",
-    "server.port": 8283,
-    "model_port": 8284,
-    "database.port": 8285,
-    "smollm2_port": 8286,
-}
-PORTS = ("server.port", "model_port", "database.port", "smollm2_port")
+DEFAULTS: Mapping[str, Any] = {"release": "0.16.8", "server.port": 8283}
 PROVIDERS: Mapping[str, tuple[str, str]] = {
     # key -> (environment variable of the Letta server, does it hold a secret)
     "providers.openai.api_key": ("OPENAI_API_KEY", "secret"),
@@ -39,21 +32,112 @@ PROVIDERS: Mapping[str, tuple[str, str]] = {
 }
 OPENAI_URL = "https://api.openai.com/v1"
 ENVIRONMENT = "server.environment."
-KNOWN = (
-    *DEFAULTS,
-    "model",
-    *PROVIDERS,
-    *container_settings.DEFAULTS,
-    *backup_settings.DEFAULTS,
-)
+COMMON = ("target", *DEFAULTS, "model", *PROVIDERS, *backup_settings.DEFAULTS)
 # More than one worker would each start without what `embedded/launch.py` prepares.
 RESERVED = (
     "LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY",
     "LETTA_UVICORN_", "LETTA_DIR", "MEMGPT_CONFIG_PATH", "HOME",
 )  # fmt: skip
-TARGETS = ("local", "docker")
-
 FAKE_MODEL = Model("openai-proxy/fake", "openai/text-embedding-3-small")
+
+
+class TargetSettings(Protocol):
+    """What a target made of its own part of the configuration."""
+
+    @property
+    def server_url(self) -> str:
+        """Where clients find the server."""
+
+    @property
+    def model_url(self) -> str:
+        """Where the server finds the model that comes with the stack."""
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """The ports of this machine that the stack listens on, by their key."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The configuration of a stack, read key by key; what is wrong goes to `problems`."""
+
+    stack: str
+    values: Mapping[str, Any]
+    secret_keys: frozenset[str]
+    environment: Mapping[str, str]
+    problems: list[str]
+
+    def text(self, name: str) -> str:
+        return str(self.values[name])
+
+    def number(self, name: str, least: int, most: int) -> int:
+        text = self.text(name)
+        if text.isdecimal() and least <= int(text) <= most:
+            return int(text)
+        self.problems.append(f"{name}: must be between {least} and {most}, not {text!r}")
+        return least
+
+    def port(self, name: str, least: int) -> int:
+        text = self.text(name)
+        if text.isdecimal() and least <= int(text) < 65536:
+            return int(text)
+        self.problems.append(f"{name}: must be a port between {least} and 65535, not {text!r}")
+        return 0
+
+    def choice(self, name: str, words: tuple[str, ...]) -> str:
+        text = self.text(name).lower()
+        if text not in words:
+            self.problems.append(f"{name}: must be one of {', '.join(words)}, not {text!r}")
+        return text
+
+    def matching(self, name: str, pattern: str) -> str:
+        """A text that goes into a command or a settings file: only what can be nothing else."""
+        text = self.text(name)
+        if text and not re.fullmatch(pattern, text):
+            self.problems.append(f"{name}: {text!r} is none")
+            return ""
+        return text
+
+    def day(self, name: str) -> str:
+        text = self.text(name)
+        with suppress(ValueError):
+            if not text or dt.date.fromisoformat(text).isoformat() == text:
+                return text
+        self.problems.append(f"{name}: must be a day like 2026-11-27, not {text!r}")
+        return ""
+
+    def file(self, name: str) -> Path | None:
+        text = self.text(name)
+        if not text:
+            return None
+        path = Path(text).expanduser()
+        if not path.is_file() or not os.access(path, os.R_OK):
+            self.problems.append(f"{name}: {path} is not a file that can be read")
+        return path.absolute()
+
+    def sensitive(self, name: str) -> Sensitive | None:
+        text = self.text(name)
+        if not text:
+            return None
+        try:
+            return Sensitive(resolve(text, self.environment))
+        except ValueError as error:
+            self.problems.append(f"{name}: {error}")
+            return None
+
+
+class TargetPart(Protocol):
+    """A target's own part of the configuration: its keys with their defaults, and how it is read."""
+
+    @property
+    def keys(self) -> Mapping[str, Any]: ...
+
+    @property
+    def lowest_port(self) -> int:
+        """The lowest of this machine's ports that the server may have."""
+
+    def parse(self, reader: Reader, model: ModelChoice) -> TargetSettings:
+        """Read it; what is wrong goes to the reader's `problems`."""
 
 
 @dataclass(frozen=True)
@@ -64,88 +148,52 @@ class Settings:
     target: str
     release: str
     server_port: int
-    database_port: int
-    model_port: int
-    smollm2_port: int
     model: ModelChoice
+    own: TargetSettings  # of the target
     environment: Mapping[str, str | Sensitive] = field(default_factory=dict)
-    containers: ContainerSettings | None = None  # of the docker target
     backups: Mapping[str, str | Sensitive] = field(default_factory=dict)  # as given, by key
-
-    @property
-    def docker(self) -> ContainerSettings:
-        """The docker target's part, for whoever is about that target."""
-        assert self.containers is not None, f"stack '{self.stack}' is of target {self.target}"  # noqa: S101
-        return self.containers
-
-    @property
-    def server_url(self) -> str:
-        if self.containers is None:
-            return f"http://{LOOPBACK}:{self.server_port}"
-        scheme = "https" if self.containers.tls.on else "http"
-        return f"{scheme}://{self.containers.host}:{self.server_port}"
-
-    @property
-    def model_url(self) -> str:
-        if self.containers is None:
-            return f"http://{LOOPBACK}:{self.model_port}/v1"
-        return f"http://{self.containers.names.container(SERVICE_MODEL)}:{MODEL_PORT}/v1"
 
     @property
     def provider_urls(self) -> Mapping[str, str | Sensitive]:
         """Where each provider with a URL is, by the name that Letta gives it."""
         openai = self.environment.get("OPENAI_BASE_URL", OPENAI_URL)
         found = {
-            "openai": openai if self.model == "none" else self.model_url,
+            "openai": openai if self.model == "none" else self.own.model_url,
             "ollama": self.environment.get("OLLAMA_BASE_URL"),
             "vllm": self.environment.get("VLLM_API_BASE"),
         }
         return {name: _as_letta(name, url) for name, url in found.items() if url}
 
-    @property
-    def ports(self) -> Mapping[str, int]:
-        """The ports of this machine that the stack listens on, by their key in the configuration."""
-        if self.containers is not None:
-            return {"server.port": self.server_port}
-        ports = {"server.port": self.server_port, "database.port": self.database_port}
-        if self.model != "none":
-            ports["model_port"] = self.model_port
-        if self.model == "smollm2":
-            ports["smollm2_port"] = self.smollm2_port
-        return ports
-
 
 def parse(
     stack: str,
     values: Mapping[str, Any],
+    parts: Mapping[str, TargetPart],
+    default: str,
     secret_keys: frozenset[str] = frozenset(),
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Turn flat configuration (`{"server.port": "8283"}`) into Settings.
 
+    `parts` are those of all targets by name, `default` names the one of who chose none;
     `secret_keys` are those that Pulumi keeps encrypted; `environment` is where `env:` looks.
     Raises ConfigurationError with every problem, each with its key path.
     """
-    problems = list(_unknown(values))
-    chosen = {**DEFAULTS, "target": stack if stack in TARGETS else "local", **values}
-    least = 1 if chosen["target"] == "docker" else 1024  # the engine may publish any port
-    ports = {name: _port(name, chosen[name], problems, least) for name in PORTS}
-    problems += _collisions(ports)
-    if chosen["release"] not in RELEASES:
-        known = ", ".join(RELEASES)
-        problems.append(f"release: {chosen['release']!r} is unknown; this letta-ops knows {known}")
-    if chosen["target"] not in TARGETS:
-        known = ", ".join(TARGETS)
-        problems.append(f"target: {chosen['target']!r} is unknown; this letta-ops knows {known}")
+    target = str(values.get("target", default))
+    problems = list(_unknown(values, parts, target))
+    part = parts.get(target, parts[default])
+    reader = Reader(stack, {**DEFAULTS, **part.keys, **values}, secret_keys, environment, problems)
+    port = reader.port("server.port", part.lowest_port)
+    if reader.text("release") not in RELEASES:
+        known, release = ", ".join(RELEASES), reader.text("release")
+        problems.append(f"release: {release!r} is unknown; this letta-ops knows {known}")
+    if target not in parts:
+        known = ", ".join(parts)
+        problems.append(f"target: {target!r} is unknown; this letta-ops knows {known}")
     server = dict(_environment(values, secret_keys, environment, problems))
     model = _model(values, problems)
     backups = dict(_backups(values, secret_keys, problems))
-    containers = None
-    if chosen["target"] == "docker":
-        containers = parse_containers(stack, values, secret_keys, environment, problems)
-        problems += _not_on_docker(values)
-    else:
-        problems += _only_on_docker(values)
+    own = part.parse(reader, model)
     if problems:
         raise ConfigurationError(
             f"configuration of stack '{stack}'",
@@ -155,41 +203,30 @@ def parse(
         )
     return Settings(
         stack=stack,
-        target=chosen["target"],
-        release=chosen["release"],
-        server_port=ports["server.port"],
-        database_port=ports["database.port"],
-        model_port=ports["model_port"],
-        smollm2_port=ports["smollm2_port"],
+        target=target,
+        release=reader.text("release"),
+        server_port=port,
         model=model,
+        own=own,
         environment=server,
-        containers=containers,
         backups=backups,
     )
 
 
-def container_names(stack: str, values: Mapping[str, Any]) -> Names | None:
-    """What a stack's containers are called, however wrong the rest of `values` is; None: it has none."""
-    target = values.get("target", stack if stack in TARGETS else "local")
-    return (
-        Names(str(values.get("containers.prefix") or f"letta-{stack}"))
-        if target == "docker"
-        else None
-    )
-
-
-def _only_on_docker(values: Mapping[str, Any]) -> Iterator[str]:
+def _unknown(
+    values: Mapping[str, Any], parts: Mapping[str, TargetPart], target: str
+) -> Iterator[str]:
+    owners = {key: name for name, part in parts.items() for key in part.keys}
+    own = parts[target].keys if target in parts else owners
+    known = [*COMMON, *owners]
     for name in values:
-        if name in container_settings.DEFAULTS:
-            yield f"{name}: is for the target docker only"
-
-
-def _not_on_docker(values: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("model_port", "database.port", "smollm2_port"):
-        if name in values:
-            yield f"{name}: nothing but the server is published on the target docker"
-    if values.get("model") == "smollm2":
-        yield "model: smollm2 is for the target local only; configure a provider"
+        if name in COMMON or name in own or name.startswith(ENVIRONMENT):
+            continue
+        if name in owners:
+            yield f"{name}: is for the target {owners[name]} only"
+            continue
+        near = difflib.get_close_matches(name, known, 1)
+        yield f"{name}: unknown key" + (f", did you mean {near[0]}?" if near else "")
 
 
 def _as_letta(name: str, url: str | Sensitive) -> str | Sensitive:
@@ -198,29 +235,6 @@ def _as_letta(name: str, url: str | Sensitive) -> str | Sensitive:
     if name == "vllm" and not text.endswith("/v1"):
         text += "/v1"
     return Sensitive(text) if isinstance(url, Sensitive) else text
-
-
-def _unknown(values: Mapping[str, Any]) -> Iterator[str]:
-    for name in values:
-        if name not in KNOWN and not name.startswith(ENVIRONMENT):
-            near = difflib.get_close_matches(name, KNOWN, 1)
-            yield f"{name}: unknown key" + (f", did you mean {near[0]}?" if near else "")
-
-
-def _port(name: str, value: Any, problems: list[str], least: int) -> int:
-    text = str(value)
-    if text.isdecimal() and least <= int(text) < 65536:
-        return int(text)
-    problems.append(f"{name}: must be a port between {least} and 65535, not {value!r}")
-    return 0
-
-
-def _collisions(ports: Mapping[str, int]) -> Iterator[str]:
-    seen: dict[int, str] = {}
-    for name, port in ports.items():
-        if port and port in seen:
-            yield f"{name}: {port} is the port of {seen[port]} already"
-        seen[port] = name
 
 
 def _model(values: Mapping[str, Any], problems: list[str]) -> ModelChoice:

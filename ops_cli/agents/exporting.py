@@ -37,11 +37,11 @@ class Exported:
 def export_agent(deployment: Deployment, wanted: str) -> Exported:
     """Export the agent with this id or unique name; what came is checked to be a whole agent file.
 
-    Raises LettaOpsError as `find_agent` and `infra.connect.api` do.
+    Raises LettaOpsError as `find_agent` and `infra.api.api` do.
     """
     import httpx
 
-    from infra.connect import api, unreachable
+    from infra.api import api, unreachable
 
     with api(deployment, EXPORT_SECONDS) as client:
         agent = find_agent(client, wanted)

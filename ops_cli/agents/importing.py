@@ -32,7 +32,7 @@ class Imported:
 
 def plan_import(deployment: Deployment, file: AgentFile, choices: ImportChoices) -> Plan:
     """Say what `import_agents` would do. Raises LettaOpsError as `make_plan` does."""
-    from infra.connect import api
+    from infra.api import api
 
     with api(deployment) as client:
         return make_plan(client, file, choices)
@@ -45,7 +45,7 @@ def import_agents(deployment: Deployment, file: AgentFile, choices: ImportChoice
     Raises LettaOpsError as `make_plan` does; `import-failed` when the server refuses, after what
     it had made was removed; `import-unfinished` when it gave no answer.
     """
-    from infra.connect import api
+    from infra.api import api
 
     with api(deployment, IMPORT_SECONDS) as client:
         plan = make_plan(client, file, choices)

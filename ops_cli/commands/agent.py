@@ -26,7 +26,7 @@ def list_agents(
     tag: Annotated[str | None, typer.Option("--tag", help="Only agents with this tag.")] = None,
 ) -> None:
     """List all agents, the oldest first."""
-    from infra.connect import api
+    from infra.api import api
     from ops_cli.agents.listing import every_agent
 
     invocation = current(context)

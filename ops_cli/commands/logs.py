@@ -47,14 +47,15 @@ def logs(
     ] = None,
 ) -> None:
     """Show what the services have logged, by time; secrets are redacted."""
-    from infra.log_lines import Wanted, read
+    from infra.log_lines import Wanted
+    from infra.targets import host
 
     invocation = current(context)
     if invocation.json and follow:
         raise typer.BadParameter("--json answers with one document, and --follow never ends")
     bound = _moment(since)
     last = TAIL if tail is None and bound is None else tail
-    lines = read(invocation.deployment(), Wanted(service, bound, last, follow))
+    lines = host(invocation.deployment()).logs(Wanted(service, bound, last, follow))
     if invocation.json:
         print_json([line.as_json() for line in lines])
         return

@@ -85,14 +85,14 @@ def _restore(
     from backups.opening import Key
     from backups.restoring.plan import make_plan
     from backups.restoring.restore import restore
-    from infra.database.administration import way_in
+    from infra.targets import host
     from ops_cli.auditing import audited
     from ops_cli.commands.backup import changing, opened
 
     deployment, store = opened(invocation)
     found = _found(deployment, store, word, into_other=options.into_other)
     key = Key.of(deployment.backups, identity)
-    with way_in(deployment) as way:
+    with host(deployment).administrator() as way:
         plan = make_plan(deployment, way, store, found, key, options)
     if dry_run:
         answer = {"dry_run": True, **plan.as_json()}
@@ -103,7 +103,7 @@ def _restore(
         progress(invocation) as report,
         audited(invocation, "backup restore", found.id) as event,
         changing(deployment, store, "backup restore", report) as lock,
-        way_in(deployment) as way,
+        host(deployment).administrator() as way,
     ):
         # What is there may have changed while somebody was being asked, and the key in the profile
         # when an interrupted restore was put right.
@@ -144,8 +144,8 @@ def _found(deployment: Deployment, store: Store, word: str, *, into_other: bool)
 
 def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
     from backups.restoring.undo import plan_undoing, undo
-    from infra.database.administration import way_in
     from infra.servers import is_ours
+    from infra.targets import host
     from ops_cli.asking import confirm
     from ops_cli.auditing import audited
     from ops_cli.commands.backup import changing, opened, undo_interrupted
@@ -155,7 +155,7 @@ def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
         with progress(invocation) as report:
             undo_interrupted(deployment, report)  # also an undoing: what it says comes true first
         deployment = invocation.deployment()
-    with way_in(deployment) as way:
+    with host(deployment).administrator() as way:
         plan = plan_undoing(deployment, way)
     if dry_run:
         answer = {"dry_run": True, **plan.as_json()}
@@ -171,7 +171,7 @@ def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
         progress(invocation) as report,
         audited(invocation, "backup restore --undo", plan.previous),
         changing(deployment, store, "backup restore --undo", report) as lock,
-        way_in(deployment) as way,
+        host(deployment).administrator() as way,
     ):
         plan = plan_undoing(deployment, way, plan.oids)
         prove = _prove(report, f"what the restore brought is kept as {plan.kept}")
@@ -212,12 +212,12 @@ def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: b
 
 def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
     from backups.restoring.restore import kept_databases
-    from infra.database.administration import way_in
+    from infra.targets import host
     from ops_cli.asking import confirm
     from ops_cli.commands.backup import opened
 
     deployment, store = opened(invocation)
-    with way_in(deployment) as way:
+    with host(deployment).administrator() as way:
         names = ", ".join(kept_databases(deployment, way))
     if dry_run:
         present(invocation, {"dry_run": True, "would_drop": names or None}, _render_would_drop)
@@ -230,7 +230,7 @@ def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
 def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str | None:
     """Drop what was replaced or set aside; return its names, None where there was nothing."""
     from backups.restoring.restore import drop_previous
-    from infra.database.administration import way_in
+    from infra.targets import host
     from ops_cli.auditing import audited
     from ops_cli.commands.backup import changing
 
@@ -238,7 +238,7 @@ def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str |
         progress(invocation) as report,
         audited(invocation, "backup restore --drop-previous", deployment.stack) as event,
         changing(deployment, store, "backup restore --drop-previous", report),
-        way_in(deployment) as way,
+        host(deployment).administrator() as way,
     ):
         dropped = drop_previous(deployment, way)
         event.detail = {"dropped": dropped}

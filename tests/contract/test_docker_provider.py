@@ -22,7 +22,7 @@ import pytest
 from docker.errors import DockerException, NotFound
 
 from infra.pulumi_cli.cli_cache import PulumiCli
-from infra.targets.docker.engine.execute import execute
+from infra.targets.docker.engine.execution import execute
 from tests.contract.project import Project, new_project
 
 BASE = os.environ.get("LETTA_OPS_TEST_BASE", "letta-ops-base:trixie")

@@ -13,7 +13,7 @@ import psutil
 
 from infra.stack.deployment import SERVICE_POSTGRES
 from infra.targets.docker.engine.client import engine, own_containers
-from infra.targets.docker.engine.execute import execute
+from infra.targets.docker.engine.execution import execute
 from infra.targets.docker.names import LABEL_PREFIX, Names
 from tests.live.stack import Stack
 
@@ -46,10 +46,6 @@ class DockerStack(Stack):
             **({"image.base": base} if base else {}),
             **{key: str(port) for key, port in self.ports.items()},
         }
-
-    @property
-    def place(self) -> dict[str, Any]:
-        return {"container": self.names.container(SERVICE_POSTGRES)}
 
     @property
     def this_machine(self) -> str:

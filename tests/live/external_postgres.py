@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from infra.targets.docker.engine.client import engine
-from infra.targets.docker.engine.execute import execute
+from infra.targets.docker.engine.execution import execute
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -21,7 +21,7 @@ import pytest
 from backups.catalog import Backup, deployment_id, read_catalog
 from backups.manifest import Table
 from backups.verify import PASSED, overall, verify
-from infra.connect import authorized_http
+from infra.api import authorized_http
 from infra.errors import LettaOpsError
 from tests.live.kept import OF_A_START, Kept
 from tests.live.machine import LETTA_OPS, Answer, wait_until

@@ -22,10 +22,11 @@ from backups.opening import Key
 from backups.sources.memory_files import MemoryPlace, read_memory
 from backups.sources.memory_tar import TarWriter
 from backups.stores.folder import FolderStore
-from infra.connect import api
-from infra.database.administration import Way, way_in
+from infra.api import api
+from infra.database.administration import Way
 from infra.stack.deployment import Deployment
 from infra.stack.profile import load
+from infra.targets import host
 from tests.live.machine import Answer, Stack
 
 # A mark for tests of what is stored, which is the same on every target: one run of them is enough.
@@ -87,7 +88,7 @@ class Kept:
 
     @contextmanager
     def way(self) -> Iterator[Way]:
-        with way_in(self.deployment) as way:
+        with host(self.deployment).administrator() as way:
             yield way
 
     def sql(self, query: str, *values: Any, name: str = "letta") -> list[tuple[Any, ...]]:

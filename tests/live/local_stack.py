@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 import psutil
 
@@ -25,10 +25,6 @@ class LocalStack(Stack):
     @property
     def configuration(self) -> dict[str, str]:
         return {"target": "local", **{key: str(port) for key, port in self.ports.items()}}
-
-    @property
-    def place(self) -> dict[str, Any]:
-        return {"port": self.ports["database.port"]}
 
     @property
     def this_machine(self) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
+import psycopg
 
 from infra.stack.deployment import Deployment
 from infra.stack.locations import StackFolder
 from infra.stack.profile import load
+from infra.targets import host
 
 if TYPE_CHECKING:
     from tests.live.machine import Machine
@@ -74,6 +76,12 @@ class Stack(ABC):
     def up(self, *words: str) -> Any:
         return self.json("up", *self.settings(), *words)
 
+    @contextmanager
+    def administrator(self, name: str = "letta") -> Iterator[psycopg.Connection[Any]]:
+        """The administrator's connection to database `name`."""
+        with host(self.deployment).administrator() as way, way.connect(name) as link:
+            yield link
+
     def destroy(self, *words: str) -> Any:
         return self.json("destroy", "--yes", *words)
 
@@ -84,11 +92,6 @@ class Stack(ABC):
     @abstractmethod
     def configuration(self) -> dict[str, str]:
         """Its settings by key."""
-
-    @property
-    @abstractmethod
-    def place(self) -> dict[str, Any]:
-        """Where its database is, in the words of `infra.database.administration`."""
 
     @property
     @abstractmethod

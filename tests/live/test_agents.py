@@ -18,7 +18,7 @@ HANDLES = ["--model", "openai-proxy/fake", "--embedding", "openai/text-embedding
 @pytest.fixture
 def clean(stack: Stack) -> Iterator[Stack]:
     """The shared stack; whatever agents a test leaves are deleted."""
-    from infra.connect import api
+    from infra.api import api
 
     yield stack
     with api(stack.deployment) as client:
@@ -32,7 +32,7 @@ def ids(stack: Stack) -> set[str]:
 
 def test_more_agents_than_a_page_holds_are_all_listed(clean: Stack) -> None:
     """Letta refuses a limit above 200."""
-    from infra.connect import api
+    from infra.api import api
 
     model = clean.deployment.model
     with api(clean.deployment) as client:

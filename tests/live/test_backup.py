@@ -40,7 +40,7 @@ PARTS = ("database", "rows-1", "rows-2", "memory-files", "config", "encryption-k
 @pytest.fixture(scope="module")
 def place(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     """The shared stack with an agent that has talked, and a store of the tests' own."""
-    from infra.connect import api
+    from infra.api import api
 
     made = kept(stack, tmp_path_factory.mktemp("backup"))
     agent = make_agent(stack.deployment, "backed-up")
@@ -203,7 +203,7 @@ def test_a_part_that_is_missing_or_cut_fails(
 def test_what_is_counted_is_what_the_dump_holds_while_a_client_writes_all_the_time(
     place: Kept,
 ) -> None:
-    from infra.connect import api
+    from infra.api import api
 
     agent = make_agent(place.deployment, "never-silent")
     ended = threading.Event()

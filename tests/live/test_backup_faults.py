@@ -19,7 +19,7 @@ import pytest
 from backups.catalog import deployment_id, read_catalog
 from backups.create import create
 from backups.manifest import MANIFEST
-from infra.connect import api
+from infra.api import api
 from infra.embedded import supervisor
 from infra.errors import LettaOpsError
 from tests.contract.faulty_proxy import EVERY, FaultyProxy, Harm, faulty_proxy

@@ -87,7 +87,7 @@ def test_another_server_port_restarts_what_listens_there_and_nothing_else(own_st
 @pytest.mark.target("local", reason="in containers the model's address can't be chosen")
 def test_another_model_port_reaches_agents_that_were_made_before(own_stack: Stack) -> None:
     """Letta keeps the URL it saw first, in its database and in each agent."""
-    from infra.connect import api
+    from infra.api import api
 
     def answers() -> bool:
         with api(own_stack.deployment) as client:
@@ -190,7 +190,7 @@ def test_another_key_gives_a_new_server_and_the_old_one_goes(
 
 @pytest.mark.target("docker", reason="a single process can't keep serving while it is replaced")
 def test_a_client_that_talks_while_the_server_is_replaced_notices_nothing(own_stack: Stack) -> None:
-    from infra.connect import authorized_http
+    from infra.api import authorized_http
 
     failures: list[str] = []
     answers: list[int] = []
@@ -237,7 +237,7 @@ def test_destroy_with_the_data_leaves_nothing(own_stack: Stack) -> None:
 @contextmanager
 def agent_of(stack: Stack) -> Iterator[str]:
     """An agent while the test lasts; its id."""
-    from infra.connect import api
+    from infra.api import api
 
     model = stack.deployment.model
     with api(stack.deployment) as client:

@@ -14,11 +14,8 @@ from typing import Any
 
 import pytest
 
-from healthchecks.probes.containers import inspect, inspect_memory
-from healthchecks.probes.disk import measure_disk
+from healthchecks.probes.here import inspect, inspect_memory, measure_disk
 from healthchecks.status import observe
-from infra.connect import administrator_in, database, inside
-from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
 from infra.sensitive import Sensitive
@@ -30,11 +27,14 @@ from infra.stack.deployment import (
     Role,
     Server,
 )
+from infra.stack.releases import RELEASES
+from infra.targets import host
 from infra.targets.docker import logs
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.engine.tunnel import VIA_SOCKET, tunnel
 from infra.targets.docker.images.images import BuildSettings, build
 from infra.targets.docker.names import Names
+from infra.targets.docker.postgres import administrator, inside
 
 PASSWORD = Sensitive("a-password-with-'quotes")
 # Where nothing can be pulled: the name of a Debian image that the engine has.
@@ -84,7 +84,7 @@ def postgres(start: Callable[..., Any]) -> str:
     deadline = time.monotonic() + 60
     while True:
         try:
-            with administrator_in(container.name, "postgres") as link:
+            with administrator({"container": container.name}, "postgres") as link:
                 link.execute(f"CREATE ROLE reader LOGIN PASSWORD {quoted(PASSWORD)}")
                 return str(container.name)
         except LettaOpsError:
@@ -100,9 +100,11 @@ def deployment(
     container: str, password: Sensitive = PASSWORD, names: Names | None = None
 ) -> Deployment:
     role = Role("reader", password)
-    found = Database("nowhere.invalid", 1, "postgres", role, role, container=container)
+    found = Database("nowhere.invalid", 1, "postgres", role, role)
     server = Server("http://127.0.0.1:9")
-    return Deployment("prod", "docker", server, database=found, containers=names)
+    prefix = names.prefix if names else "letta-test"
+    placement = {"containers.prefix": prefix, "database.container": container}
+    return Deployment("prod", "docker", server, database=found, placement=placement)
 
 
 def programs(container: str) -> list[str]:
@@ -126,15 +128,15 @@ def settled(container: str) -> bool:
 
 
 def test_a_role_with_a_password_and_the_administrator_without_one_get_in(postgres: str) -> None:
-    with database(deployment(postgres)) as link:
+    with host(deployment(postgres)).session() as link:
         assert link.execute("SELECT current_user").fetchone() == ("reader",)
-    with administrator_in(postgres, "template1") as link:
+    with administrator({"container": postgres}, "template1") as link:
         row = link.execute("SELECT current_user, current_database()").fetchone()
         assert row == ("postgres", "template1")
 
 
 def test_nothing_is_left_of_a_tunnel(postgres: str) -> None:
-    with administrator_in(postgres, "postgres"):
+    with administrator({"container": postgres}, "postgres"):
         pass
     before = (open_files(), threading.active_count())
     folders = []
@@ -142,7 +144,7 @@ def test_nothing_is_left_of_a_tunnel(postgres: str) -> None:
         with tunnel(postgres, VIA_SOCKET) as folder:
             folders.append(folder)
             assert folder.stat().st_mode & 0o777 == 0o700
-        with administrator_in(postgres, "postgres") as link:
+        with administrator({"container": postgres}, "postgres") as link:
             link.execute("SELECT 1")
     assert settled(postgres)
     assert not any(folder.exists() for folder in folders)
@@ -152,7 +154,7 @@ def test_nothing_is_left_of_a_tunnel(postgres: str) -> None:
 def test_large_transfers_arrive_whole_in_both_directions(postgres: str) -> None:
     query = "SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 50000) AS i"
     row = "y" * 991 + "\n"
-    with administrator_in(postgres, "postgres") as link:
+    with administrator({"container": postgres}, "postgres") as link:
         digest = hashlib.sha256()
         with link.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT") as copy:
             for block in copy:
@@ -206,7 +208,10 @@ def test_a_client_that_stops_in_the_middle_leaves_nothing_running(postgres: str)
 def test_a_database_that_cannot_be_reached_is_said_to_be_so(
     postgres: str, name: str | None, password: Sensitive, words: str
 ) -> None:
-    with pytest.raises(LettaOpsError) as caught, database(deployment(name or postgres, password)):
+    with (
+        pytest.raises(LettaOpsError) as caught,
+        host(deployment(name or postgres, password)).session(),
+    ):
         pass
     assert caught.value.code == "database-unreachable"
     assert words in caught.value.message
@@ -230,7 +235,7 @@ def test_connecting_is_quick(postgres: str) -> None:
     taken = []
     for _ in range(8):
         started = time.monotonic()
-        with administrator_in(postgres, "postgres") as link:
+        with administrator({"container": postgres}, "postgres") as link:
             link.execute("SELECT 1")
         taken.append(time.monotonic() - started)
     assert min(taken) < 0.25
@@ -317,7 +322,7 @@ def test_the_sockets_path_is_short_enough_however_long_the_temporary_folder_is(
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    with administrator_in(postgres, "postgres") as link:
+    with administrator({"container": postgres}, "postgres") as link:
         assert link.execute("SELECT 1").fetchone() == (1,)
     assert not list(deep.iterdir())
 

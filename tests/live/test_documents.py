@@ -82,8 +82,9 @@ def test_the_documents_have_commands_to_run() -> None:
 @pytest.mark.target("local", reason="the release is installed on this machine only there")
 def test_the_example_is_one_of_lettas_own_agent_files(interpreter: Path) -> None:
     """Of Letta 0.16.8, as its source distribution holds it."""
-    from infra.embedded.release import RELEASES, installed
+    from infra.embedded.release import installed
     from infra.stack.locations import cache_folder
+    from infra.stack.releases import RELEASES
 
     source = installed(RELEASES["0.16.8"], cache_folder(), interpreter).source
     file = "test_basic_agent_with_blocks_tools_messages_v2.af"
@@ -93,7 +94,7 @@ def test_the_example_is_one_of_lettas_own_agent_files(interpreter: Path) -> None
 def test_the_tour_a_real_agent_file_moves_in_answers_and_moves_out(
     own_stack: Stack, tmp_path: Path
 ) -> None:
-    from infra.connect import api
+    from infra.api import api
 
     before = own_stack.json("status")["agents"]
     model = ["--model", "openai-proxy/fake", "--embedding", "openai/text-embedding-3-small"]

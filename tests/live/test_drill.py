@@ -22,8 +22,7 @@ from backups.opening import Key
 from backups.stores.folder import FolderStore
 from healthchecks.drill.verdict import CHECKS
 from infra.accounts import account_name
-from infra.connect import api, authorized_http
-from infra.database.administration import administrator
+from infra.api import api, authorized_http
 from infra.stack.locations import StackFolder
 from infra.stack.profile import load
 from tests.live.machine import LETTA_OPS, Answer, Stack, wait_until
@@ -85,7 +84,7 @@ def proven(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         "LETTA_OPS_BACKUP_IDENTITY": f"file:{folder / 'identity'}",
     }
     decoy, agent = Decoy(), _agent(stack)
-    with administrator(stack.folder, stack.place) as link:
+    with stack.administrator() as link:
         link.execute(ENDPOINT, [decoy.url, agent])
     answer = stack.run("--json", "backup", "create", environment=environment)
     assert answer.code == 0, answer.out + answer.err
@@ -119,7 +118,7 @@ def _agent(stack: Stack) -> str:
 
 def _content(stack: Stack) -> dict[str, Any]:
     """Everything in the live database but our own records."""
-    with administrator(stack.folder, stack.place) as link:
+    with stack.administrator() as link:
         found = read_tables(link)
     return {name: table for name, table in found.items() if not name.startswith("letta_ops.")}
 
@@ -161,10 +160,10 @@ def test_a_server_of_a_drill_reaches_its_own_database_and_nothing_else(
 def _served(proven: Proven) -> Iterator[Any]:
     from healthchecks.drill.course import Course, restore, served
     from healthchecks.drill.verdict import Judge
-    from infra.embedded.release import RELEASES
     from infra.embedded.throwaway import throwaway_folder
     from infra.embedded.throwaway_postgres import start_postgres
     from infra.embedded.throwaway_server import install_release
+    from infra.stack.releases import RELEASES
 
     deployment = load(proven.stack.folder, environment=proven.environment)
     key, store = Key.of(deployment.backups), FolderStore(proven.store)

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from backups.verify import PASSED, overall, verify
-from infra.connect import api
-from infra.embedded.release import RELEASES
+from infra.api import api
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+from infra.stack.releases import RELEASES
 from infra.targets.docker.database_rules import Wanted, problems
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.images.images import BuildSettings, build

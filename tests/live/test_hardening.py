@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import testinfra
 
-from infra.stack.deployment import LOOPBACK
+from infra.stack.deployment import LOOPBACK, POSTGRES_PORT
 from infra.targets.docker.names import (
     LABEL_DEPLOYMENT,
     LABEL_PREFIX,
     LABEL_SERVICE,
     MODEL_PORT,
-    POSTGRES_PORT,
     POSTGRES_USER,
     PROXY_PORT,
     PROXY_USER,
@@ -243,9 +242,7 @@ def test_the_secrets_are_files_that_only_the_server_can_read(containers: DockerS
 def test_the_database_takes_passwords_as_scram_and_knows_the_administrator_by_its_socket(
     containers: DockerStack,
 ) -> None:
-    from infra.database.administration import administrator
-
-    with administrator(containers.folder, containers.place) as link:
+    with containers.administrator() as link:
         rules = link.execute("SELECT type, auth_method FROM pg_hba_file_rules").fetchall()
     assert {method for kind, method in rules if kind != "local"} == {"scram-sha-256", "reject"}
     assert {method for kind, method in rules if kind == "local"} == {"peer", "scram-sha-256"}

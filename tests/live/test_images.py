@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import testinfra
 
-from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
-from infra.targets.docker.engine.execute import execute
+from infra.stack.releases import RELEASES
+from infra.targets.docker.engine.execution import execute
 from infra.targets.docker.images import images
 from infra.targets.docker.images.image_build import run_build
 from infra.targets.docker.images.images import NAMES, PACKAGES, BuildSettings

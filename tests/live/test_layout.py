@@ -12,7 +12,7 @@ from backups.contents import compare, read_sequences, read_tables
 from backups.layout import copy_settings, move_extension, move_schema
 from backups.manifest import Database
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors, write_rows
-from infra.database.administration import way_in
+from infra.targets import host
 from tests.live.machine import Stack
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def databases(stack: Stack, *names: str) -> Iterator[list[psycopg.Connection[Any
     """New databases in the shared stack's cluster, dropped in the end."""
     from contextlib import ExitStack
 
-    with way_in(stack.deployment) as way, way.connect(way.maintenance) as maintenance:
+    with host(stack.deployment).administrator() as way, way.connect(way.maintenance) as maintenance:
         for name in names:
             maintenance.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         try:

@@ -21,10 +21,9 @@ from backups.lock_in_store import NAME
 from backups.stores.folder import FolderStore
 from infra.audit.log import Event, logged
 from infra.audit.trail import SCHEMA, TABLE, append, carry_over, entries
-from infra.connect import database
-from infra.database.administration import way_in
 from infra.errors import LettaOpsError
 from infra.stack.deployment import OWNER_ROLE, Deployment
+from infra.targets import host
 from tests.live.machine import Stack, wait_until
 from tests.live.test_agents import EXAMPLE, HANDLES
 
@@ -178,8 +177,8 @@ def test_a_database_that_is_down_leaves_the_lock_in_the_store(
 ) -> None:
     found = stack.deployment.database
     assert found is not None
-    container = found.container and f"{found.container}-nowhere"
-    down = replace(stack.deployment, database=replace(found, port=1, container=container))
+    elsewhere = {key: f"{value}-nowhere" for key, value in stack.deployment.placement.items()}
+    down = replace(stack.deployment, database=replace(found, port=1), placement=elsewhere)
     with locked(down, store, "backup restore", said.append) as lock:
         lock.ensure_held()
         assert json.loads(read_object(store, name_of(stack)))["database"] is None
@@ -205,7 +204,7 @@ def test_changes_are_in_the_database_where_its_reader_finds_them(
     assert set(up) == {
         "id", "at", "who", "host", "command", "target", "result", "detail", "seconds",
     }  # fmt: skip
-    with database(stack.deployment) as link:
+    with host(stack.deployment).session() as link:
         assert {uuid.UUID(each["id"]) for each in (failed, imported, up)} <= identifiers(link)
     assert [str(each.id) for each in logged(stack.folder, 3)] == [
         each["id"] for each in (failed, imported, up)
@@ -273,7 +272,7 @@ def name_of(stack: Stack) -> str:
 
 @contextmanager
 def administrator(stack: Stack, name: str = "postgres") -> Iterator[psycopg.Connection[Any]]:
-    with way_in(stack.deployment) as way, way.connect(name) as link:
+    with host(stack.deployment).administrator() as way, way.connect(name) as link:
         yield link
 
 
@@ -282,7 +281,7 @@ def two_databases(
     stack: Stack,
 ) -> Iterator[tuple[psycopg.Connection[Any], psycopg.Connection[Any]]]:
     names = ("audit_old", "audit_new")
-    with way_in(stack.deployment) as way, way.connect(way.maintenance) as link:
+    with host(stack.deployment).administrator() as way, way.connect(way.maintenance) as link:
         for name in names:
             link.execute(f"CREATE DATABASE {name}")
         try:

@@ -12,10 +12,10 @@ import pytest
 from backups.manifest import Memory
 from backups.sources.memory_files import MemoryPlace, read_memory, summarise
 from infra.accounts import PLAIN, service_account
-from infra.connect import api
+from infra.api import api
 from infra.errors import LettaOpsError
 from infra.targets.docker.engine.client import engine, own_containers
-from infra.targets.docker.engine.execution import execute
+from infra.targets.docker.engine.execution import execute_with
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Machine, Stack, wait_until
 
@@ -68,7 +68,7 @@ def in_home(stack: Stack, words: str) -> str:
     if isinstance(stack, DockerStack):
         name = str(stack.container("letta")["Name"]).lstrip("/")
         with engine() as client:
-            answer = execute(client, name, ["sh", "-c", words])
+            answer = execute_with(client, name, ["sh", "-c", words])
         assert answer.code == 0, answer.stderr
         return answer.stdout.strip()
     account = service_account(stack.folder, "server")

@@ -17,7 +17,7 @@ from backups.layout import move_extension, move_schema
 from backups.manifest import DATABASE, MANIFEST
 from backups.side_database import SideDatabase, drop_database, restore_database
 from backups.sources.memory_files import MemoryPlace
-from infra.connect import api
+from infra.api import api
 from infra.files import write_private
 from infra.sensitive import Sensitive
 from infra.servers import start_server, stop_server

@@ -16,6 +16,7 @@ import testinfra
 
 from infra.accounts import Role, service_account
 from infra.stack.deployment import LOOPBACK
+from infra.targets import host as host_of
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Stack
 
@@ -78,7 +79,7 @@ def test_what_is_the_services_is_readable_by_them_alone(stack: Stack) -> None:
     ("method", "path"), [("GET", "/v1/agents/"), ("POST", "/v1/tools/run"), ("GET", "/v1/tools/")]
 )
 def test_a_stranger_is_refused(stack: Stack, token: str | None, method: str, path: str) -> None:
-    from infra.connect import http
+    from infra.api import http
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with http(stack.deployment) as client:
@@ -89,9 +90,7 @@ def test_a_stranger_is_refused(stack: Stack, token: str | None, method: str, pat
 def test_the_reader_may_read_everything_and_write_nothing(stack: Stack) -> None:
     import psycopg
 
-    from infra.connect import database
-
-    with database(stack.deployment) as link:
+    with host_of(stack.deployment).session() as link:
         assert link.execute("SELECT count(*) FROM agents").fetchone() is not None
         with pytest.raises(psycopg.Error):
             link.execute("CREATE TABLE intruder (id int)")
@@ -103,9 +102,7 @@ def test_the_reader_may_read_everything_and_write_nothing(stack: Stack) -> None:
 def test_postgres_uses_scram_and_data_checksums_and_an_owner_without_privileges(
     stack: Stack,
 ) -> None:
-    from infra.database.administration import administrator
-
-    with administrator(stack.folder, stack.place) as link:
+    with stack.administrator() as link:
         assert link.execute("SHOW data_checksums").fetchone() == ("on",)
         rows = link.execute(
             "SELECT rolname, rolsuper, rolcreaterole, rolpassword LIKE 'SCRAM-SHA-256$%' "
@@ -115,13 +112,12 @@ def test_postgres_uses_scram_and_data_checksums_and_an_owner_without_privileges(
 
 
 def test_a_wrong_database_password_is_refused(stack: Stack) -> None:
-    from infra.connect import database
     from infra.errors import LettaOpsError
     from infra.sensitive import Sensitive
     from infra.stack.deployment import OWNER_ROLE, Role
 
     role = Role(OWNER_ROLE, Sensitive("wrong-password"))
-    with pytest.raises(LettaOpsError) as failure, database(stack.deployment, role):
+    with pytest.raises(LettaOpsError) as failure, host_of(stack.deployment).session(role):
         pass
     assert failure.value.code == "database-unreachable"
     assert "wrong-password" not in str(failure.value)
@@ -164,7 +160,7 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed_by_root(own_stack: Stac
 
 def test_an_agents_tool_finds_no_secret_in_its_environment(stack: Stack) -> None:
     """Letta hands its own environment to local tools."""
-    from infra.connect import api
+    from infra.api import api
 
     source = 'def show_environment() -> str:\n    """Show it."""\n'
     source += "    import os\n    return str(dict(os.environ))\n"

@@ -110,7 +110,7 @@ def test_a_missing_cpp_compiler_alone_is_told_too(tmp_path: Path) -> None:
 
 def test_an_agent_of_a_stack_talks_with_it(venv: Path, machine: Machine) -> None:
     """`model: smollm2`: the smoke test passes, and a real agent gets a real answer."""
-    from infra.connect import api
+    from infra.api import api
 
     stack = machine.stack("smollm2")
     (number,) = free_ports(1)

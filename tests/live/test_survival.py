@@ -19,7 +19,7 @@ SERVICES = [
 
 @pytest.mark.parametrize("killed", SERVICES, ids=" and ".join)
 def test_killed_services_come_back_with_all_data(stack: Stack, killed: tuple[str, ...]) -> None:
-    from infra.connect import api
+    from infra.api import api
 
     with api(stack.deployment) as client:
         block = client.blocks.create(label="survivor", value="still here")

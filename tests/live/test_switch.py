@@ -14,7 +14,7 @@ import httpx
 import pytest
 from cryptography import x509
 
-from infra import connect
+from infra.api import authorized_http
 from infra.targets.docker.engine.client import engine
 from infra.targets.docker.names import LABEL_PREFIX
 from tests.live.acme_authority import authority
@@ -53,7 +53,7 @@ class Clients(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        with connect.authorized_http(self.deployment) as kept:
+        with authorized_http(self.deployment) as kept:
             agent = kept.post("/v1/agents/", json=AGENT).json()["id"]
             path = f"/v1/agents/{agent}/messages"
             message = {"messages": [{"role": "user", "content": "hello"}]}
@@ -61,7 +61,7 @@ class Clients(threading.Thread):
                 self._ask(kept, "GET", "/v1/agents/?limit=5")
                 self._ask(kept, "POST", path, message)
                 self._ask(kept, "POST", f"{path}/stream", message)
-                with connect.authorized_http(self.deployment) as fresh:
+                with authorized_http(self.deployment) as fresh:
                     self._ask(fresh, "GET", "/v1/agents/count")
                 time.sleep(0.02)
             kept.delete(f"/v1/agents/{agent}")
@@ -154,7 +154,7 @@ def test_a_provider_that_cannot_be_reached_is_not_switched_to(served: DockerStac
 def test_agents_keep_their_provider_when_the_new_address_is_wrong(served: DockerStack) -> None:
     """Letta asks the address that it has written into each agent: it moves with the switch only."""
     message = {"messages": [{"role": "user", "content": "hello"}]}
-    with connect.authorized_http(served.deployment) as client:
+    with authorized_http(served.deployment) as client:
         agent = client.post("/v1/agents/", json=AGENT).json()["id"]
         error = served.json(
             "up", "--no-smoke", "--config", "model=none", "--config",
@@ -213,7 +213,7 @@ def test_another_stacks_volume_is_not_taken(machine: Machine, served: DockerStac
 def test_two_servers_share_the_work_and_one_may_die(served: DockerStack) -> None:
     served.json("up", "--config", "server.replicas=2")
     assert len(servers(served)) == 2
-    with connect.authorized_http(served.deployment) as client:
+    with authorized_http(served.deployment) as client:
         agent = client.post("/v1/agents/", json=AGENT).json()["id"]
         for number in range(6):
             text = f"message number {number}"
@@ -242,7 +242,7 @@ def test_tls_with_an_authority_of_its_own(served: DockerStack) -> None:
     outcome = served.json("up", "--config", "tls.mode=internal", "--config", "server.replicas=1")
     assert outcome["url"].startswith("https://localhost:")
     assert outcome["smoke"]["passed"] is True
-    with connect.authorized_http(served.deployment) as client:
+    with authorized_http(served.deployment) as client:
         answer = client.get("/v1/agents/count")
         assert answer.status_code == 200
         assert answer.headers["strict-transport-security"]
@@ -258,7 +258,7 @@ def test_tls_with_an_authority_of_its_own(served: DockerStack) -> None:
 
 def test_events_are_streamed_one_by_one(served: DockerStack) -> None:
     """An answer that comes in pieces reaches the client in pieces, not at the end."""
-    with connect.authorized_http(served.deployment) as client:
+    with authorized_http(served.deployment) as client:
         agent = client.post("/v1/agents/", json=AGENT).json()["id"]
         body = {
             "messages": [{"role": "user", "content": "hello " * 200}],

@@ -18,7 +18,7 @@ CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 5432), tim
 def test_two_stacks_share_no_process_port_file_secret_or_agent(
     stack: Stack, own_stack: Stack
 ) -> None:
-    from infra.connect import api
+    from infra.api import api
 
     names = ("server-password", "encryption-key", "database-owner-password")
     for name in names:
@@ -49,7 +49,7 @@ def test_each_server_has_a_home_of_its_own(stack: Stack, own_stack: Stack) -> No
 @pytest.mark.target("docker", reason="the network of a machine is one")
 def test_no_container_reaches_one_of_another_stack(stack: Stack, own_stack: Stack) -> None:
     """Not even by its address: nothing but the engine joins the two stacks' networks."""
-    from infra.targets.docker.engine.execute import execute
+    from infra.targets.docker.engine.execution import execute
 
     assert isinstance(stack, DockerStack)
     assert isinstance(own_stack, DockerStack)

@@ -50,6 +50,6 @@ def test_without_a_count_nothing_is_held_against_a_server(tmp_path: Path) -> Non
 
 def test_an_unreachable_database_turns_the_count_into_an_old_one(tmp_path: Path) -> None:
     folder = kept(tmp_path, 5, live=True)
-    agent_guard.count_before(folder, {"port": 1}, "some-id")
+    agent_guard.count_before(folder, {"uri": "postgresql://letta@127.0.0.1:1/letta"}, "some-id")
     assert json.loads(folder.agent_count.read_text())["live"] is False
     assert json.loads(folder.agent_count.read_text())["agents"] == 5

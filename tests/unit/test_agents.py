@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from infra.connect import api
+from infra.api import api
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment, Server

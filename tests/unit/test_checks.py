@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 
 from healthchecks.checks import CHECKS
-from healthchecks.model import Check, Finding, Measurement, Need, State, Thresholds, Verdict
+from healthchecks.model import Check, Finding, Need, State, Thresholds, Verdict
 from healthchecks.probes.authentication import try_as_stranger
 from healthchecks.probes.encryption import looks_encrypted, opens
-from healthchecks.probes.services import find_listeners
+from healthchecks.probes.here import find_listeners
 from healthchecks.run import run
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment, Server
 from infra.stack.locations import StackFolder
+from infra.targets.facts import Measurement
 
 PASSWORD = "a-long-server-password"
 DEPLOYMENT = Deployment("prod", "external", Server("http://127.0.0.1:9", Sensitive(PASSWORD)))
@@ -187,6 +188,7 @@ def test_what_letta_encrypted_is_opened_by_its_key_and_by_no_other() -> None:
 
 def test_a_stack_that_does_not_run_has_no_listeners_to_judge(tmp_path: Path) -> None:
     folder = StackFolder(tmp_path, "prod")
+    folder.root.mkdir()
     stopped = Deployment("prod", "local", Server("http://127.0.0.1:9"), folder=folder)
     with pytest.raises(LettaOpsError, match="doesn't run"):
         find_listeners(stopped)

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from healthchecks.model import Finding, Report, State
+from infra.pulumi_cli.project import configured
 from infra.stack.locations import StackFolder
+from infra.targets.docker.target import container_engine
+from infra.targets.local.target import Local
 from ops_cli import machine, main
 from ops_cli.invocation import Invocation
 
@@ -159,7 +162,7 @@ def test_the_ports_that_are_examined_are_those_of_the_stack(
         (tmp_path / "Pulumi.blue.yaml").write_text(
             f"config:\n  letta-ops:server:\n    port: {port}\n  letta-ops:model: none\n"
         )
-        trait = machine._ports(folder)
+        (trait,) = Local().requirements(folder, configured(folder), chosen=True)
     assert not trait.passed
     assert f"server.port: {port} is taken" in trait.detail
 
@@ -190,6 +193,6 @@ def test_an_absent_engine_is_a_failure_only_for_a_stack_that_needs_one(
     needed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
-    trait = machine.container_engine(needed)
+    trait = container_engine(needed)
     assert trait.passed is not needed
     assert f"no Docker engine answers at unix://{tmp_path}/nobody.sock" in trait.detail

@@ -11,8 +11,8 @@ from healthchecks import container_rules as rules
 from healthchecks import provider_rules
 from healthchecks.model import State, Thresholds
 from healthchecks.probes.certificate import Certificate
-from healthchecks.probes.containers import Confinement, ContainerFacts, Containers, Published
 from healthchecks.probes.model import Answer, Providers
+from infra.targets.facts import Confinement, ContainerFacts, Containers, Published
 
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 LIMITS = Thresholds(today=NOW.date())

@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 
-from infra.database.url import (
+from infra.errors import ConfigurationError
+from infra.sensitive import Sensitive, redact
+from infra.stack.database_url import (
     as_document,
     asyncpg_uri,
     password_file,
     secrets_of,
     url_problems,
 )
-from infra.errors import ConfigurationError
-from infra.sensitive import Sensitive, redact
 from infra.stack.deployment import database_from_url
 from infra.stack.locations import StackFolder
 from infra.stack.profile import parse as parse_profile
-from infra.stack.settings import parse
+from infra.targets import settings as parse
 from infra.targets.docker.database_rules import Wanted, as_error, problems
+from infra.targets.docker.settings import docker_settings
 
 URL = "postgresql://app:p%40ss%25%3A%5Cx@db.example.com:6543/prod"
 PASSWORD = "p@ss%:\\x"
@@ -138,8 +139,7 @@ def test_settings_that_can_not_work_are_named(
 
 
 def test_the_direct_url_is_the_url_where_there_is_no_other() -> None:
-    chosen = parse("demo", CONFIGURATION, environment={"DB": URL}).containers
-    assert chosen is not None
+    chosen = docker_settings(parse("demo", CONFIGURATION, environment={"DB": URL}))
     assert chosen.database is not None
     assert chosen.database.direct is chosen.database.url
     assert chosen.database.reference == "env:DB"
@@ -148,8 +148,7 @@ def test_the_direct_url_is_the_url_where_there_is_no_other() -> None:
 def test_the_profile_keeps_the_reference_of_the_direct_url() -> None:
     values = {**CONFIGURATION, "database.direct_url": "env:DIRECT", "database.network": "net"}
     environment = {"DB": URL, "DIRECT": URL.replace("6543", "5432")}
-    chosen = parse("demo", values, environment=environment).containers
-    assert chosen is not None
+    chosen = docker_settings(parse("demo", values, environment=environment))
     assert chosen.database is not None
     assert (chosen.database.reference, chosen.database.network) == ("env:DIRECT", "net")
     assert database_from_url(chosen.database.direct).port == 5432
@@ -164,7 +163,7 @@ def test_a_profile_with_a_url_reaches_the_database_directly(tmp_path: Path) -> N
     assert (found.host, found.port, found.name, found.tls) == (
         "db.example.com", 6543, "prod", "require",
     )  # fmt: skip
-    assert found.container is None
+    assert "database.container" not in deployment.placement
     assert found.reader == found.owner
     assert Sensitive(PASSWORD) in deployment.secrets
 
@@ -173,10 +172,8 @@ def test_no_postgres_of_ours_stands_beside_an_external_one() -> None:
     from infra.targets.docker import program as docker
 
     environment = {"DB": URL}
-    external = parse("demo", CONFIGURATION, environment=environment).containers
-    own = parse("demo", {"target": "docker"}, environment=environment).containers
-    assert external is not None
-    assert own is not None
+    external = docker_settings(parse("demo", CONFIGURATION, environment=environment))
+    own = docker_settings(parse("demo", {"target": "docker"}, environment=environment))
     assert "postgres" not in docker._images(external)
     assert "postgres" in docker._images(own)
     profile = docker._database(external)

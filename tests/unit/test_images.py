@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+from infra.stack.releases import RELEASES
 from infra.targets.docker.images import images
 from infra.targets.docker.images.image_build import context, failed
 from infra.targets.docker.images.images import DEFAULT_BASE, NAMES, BuildSettings, tag

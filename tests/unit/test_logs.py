@@ -13,10 +13,11 @@ import pytest
 
 from infra.embedded.logs import lines, stamp
 from infra.errors import LettaOpsError
-from infra.log_lines import LogLine, Wanted, merged, moment, read
+from infra.log_lines import LogLine, Wanted, merged, moment
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment, Server
 from infra.stack.locations import StackFolder
+from infra.targets import host
 from infra.targets.docker.logs import messages
 from ops_cli import main
 
@@ -168,7 +169,7 @@ def test_a_service_that_has_no_log_is_refused_with_the_names_of_those_that_have(
 
 def test_the_logs_of_a_server_that_is_not_ours_are_out_of_reach() -> None:
     with pytest.raises(LettaOpsError) as caught:
-        read(Deployment("prod", "external", Server("http://x")), Wanted())
+        host(Deployment("prod", "external", Server("http://x"))).logs(Wanted())
     assert caught.value.code == "no-logs"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from backups import programs
 from backups.programs import Program, Version, find_dump, find_restore
 from infra.errors import LettaOpsError
-from infra.targets.docker.engine.execute import Answer
+from infra.process import Finished
 
 HERE = ("18.4", "15.12", "16.20", "16.8")
 
@@ -49,23 +51,29 @@ def test_the_oldest_pg_dump_that_is_not_older_than_the_server_is_taken(
     assert taken.number.is_as_new_as(Version.parse(server)) is as_new
 
 
-@pytest.mark.usefixtures("found")
-def test_a_server_in_a_container_is_dumped_by_its_own_program(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    said = Answer(0, "pg_dump (PostgreSQL) 17.12 (Debian 17.12-0+deb13u1)\n")
-    monkeypatch.setattr(programs, "execute", lambda container, words: said)
-    taken = find_dump(Version(17, 12), "letta-postgres")
-    assert (taken.container, taken.version) == ("letta-postgres", "17.12")
+@dataclass(frozen=True)
+class Beside:
+    """Programs where the server is, of which each answers alike."""
+
+    said: Finished
+
+    def run(self, program: str, *arguments: str) -> Finished:
+        return self.said
+
+    def stream(self, program: str, *arguments: str) -> Iterator[bytes]:
+        raise AssertionError("nothing is dumped here")
 
 
 @pytest.mark.usefixtures("found")
-def test_a_container_without_the_program_is_dumped_from_here(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    said = Answer(127, "pg_dump: not found")
-    monkeypatch.setattr(programs, "execute", lambda container, words: said)
-    assert find_dump(Version(16, 8), "letta-postgres") == program("16.8")
+def test_a_server_is_dumped_by_its_own_program_where_that_can_be_run() -> None:
+    beside = Beside(Finished(0, "pg_dump (PostgreSQL) 17.12 (Debian 17.12-0+deb13u1)\n", ""))
+    taken = find_dump(Version(17, 12), beside)
+    assert (taken.beside, taken.version) == (beside, "17.12")
+
+
+@pytest.mark.usefixtures("found")
+def test_a_server_without_the_program_is_dumped_from_here() -> None:
+    assert find_dump(Version(16, 8), Beside(Finished(127, "", "not found"))) == program("16.8")
 
 
 @pytest.mark.parametrize(

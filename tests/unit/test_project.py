@@ -19,6 +19,7 @@ from infra.errors import LettaOpsError
 from infra.pulumi_cli.backend import locks
 from infra.pulumi_cli.project import configuration_file, configured, write_project
 from infra.stack.locations import StackFolder
+from infra.targets import settings as judge
 
 
 @pytest.fixture
@@ -41,17 +42,19 @@ def test_what_is_set_is_kept_and_an_empty_value_removes_it(
     folder: StackFolder, environment: dict[str, str]
 ) -> None:
     home = configuration_file(folder, environment)
-    write_project(folder, {"server.port": "9000"}, keep=True, environment=environment)
+    write_project(folder, {"server.port": "9000"}, judge, keep=True, environment=environment)
     assert config(home) == {"letta-ops:server.port": "9000"}
     assert configured(folder, environment) == {"server.port": "9000"}
-    write_project(folder, {"server.port": ""}, keep=True, environment=environment)
+    write_project(folder, {"server.port": ""}, judge, keep=True, environment=environment)
     assert config(home) == {}
 
 
 def test_a_preview_uses_settings_without_keeping_them(
     folder: StackFolder, environment: dict[str, str]
 ) -> None:
-    project = write_project(folder, {"release": "0.16.8"}, keep=False, environment=environment)
+    project = write_project(
+        folder, {"release": "0.16.8"}, judge, keep=False, environment=environment
+    )
     assert config(project / "Pulumi.demo.yaml") == {"letta-ops:release": "0.16.8"}
     assert not configuration_file(folder, environment).exists()
 
@@ -62,7 +65,7 @@ def test_a_nested_key_is_replaced_and_not_doubled(
     home = configuration_file(folder, environment)
     home.parent.mkdir(parents=True)
     home.write_text("config:\n  letta-ops:server:\n    port: 2001\n    environment: {A: b}\n")
-    write_project(folder, {"server.port": "2002"}, keep=True, environment=environment)
+    write_project(folder, {"server.port": "2002"}, judge, keep=True, environment=environment)
     assert config(home) == {
         "letta-ops:server": {"environment": {"A": "b"}},
         "letta-ops:server.port": "2002",
@@ -73,13 +76,13 @@ def test_the_salt_of_this_machine_survives_one_that_a_literal_run_left(
     folder: StackFolder, environment: dict[str, str]
 ) -> None:
     """Pulumi writes its salt into the configuration; another clone has another passphrase."""
-    project = write_project(folder, {}, keep=True, environment=environment)
+    project = write_project(folder, {}, judge, keep=True, environment=environment)
     settings = project / "Pulumi.demo.yaml"
     settings.write_text("encryptionsalt: mine\n")
     home = configuration_file(folder, environment)
     home.parent.mkdir(parents=True)
     home.write_text("encryptionsalt: of-another\nconfig: {}\n")
-    write_project(folder, {}, keep=True, environment=environment)
+    write_project(folder, {}, judge, keep=True, environment=environment)
     assert yaml.safe_load(settings.read_text())["encryptionsalt"] == "mine"
 
 
@@ -91,7 +94,7 @@ def test_what_is_encrypted_brings_the_salt_that_it_needs(
     home.write_text(
         "encryptionsalt: shared\nconfig:\n  letta-ops:providers.openai.api_key: {secure: v1:x}\n"
     )
-    project = write_project(folder, {}, keep=True, environment=environment)
+    project = write_project(folder, {}, judge, keep=True, environment=environment)
     assert yaml.safe_load((project / "Pulumi.demo.yaml").read_text())["encryptionsalt"] == "shared"
 
 
@@ -99,7 +102,11 @@ def test_what_is_refused_is_not_written(folder: StackFolder, environment: dict[s
     """An API key in plain text above all: the file goes into version control."""
     with pytest.raises(LettaOpsError):
         write_project(
-            folder, {"providers.openai.api_key": "sk-x"}, keep=True, environment=environment
+            folder,
+            {"providers.openai.api_key": "sk-x"},
+            judge,
+            keep=True,
+            environment=environment,
         )
     assert not configuration_file(folder, environment).exists()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -114,19 +113,6 @@ def value(tmp_path: Path, key: str = "server.password") -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_every_provider_that_a_state_may_name_is_found(name: str) -> None:
     assert type(provider_named(name)).__name__ == name
-
-
-def test_the_providers_of_older_states_are_found_where_they_were() -> None:
-    """A stack from before the docker target names them by these modules."""
-    for module, name in (
-        ("generated", "GeneratedValue"),
-        ("record", "ProfileRecord"),
-        ("endpoints", "ModelEndpoints"),
-        ("database", "LettaDatabase"),
-        ("migration", "Migration"),
-    ):
-        found = getattr(importlib.import_module(f"infra.embedded.{module}"), name)
-        assert issubclass(found, Provider)
 
 
 def test_a_value_is_generated_once_and_comes_back(tmp_path: Path) -> None:

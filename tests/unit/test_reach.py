@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from healthchecks.probes.model import LOADER
 from infra.embedded import reach
+from infra.targets.beside import LOADER
 
 KEY = "sk-a-secret-key"
 MODELS = json.dumps({"data": [{"id": "one"}, {"id": "two"}]})

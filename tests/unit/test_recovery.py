@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from infra.pulumi_cli.recovery import GENERATED, engine_ids, generated_values, unfinished
+from infra.pulumi_cli.recovery import GENERATED, generated_values, ids_of, unfinished
+from infra.targets.docker.target import KINDS
 
 
 def test_generated_values_are_found_by_their_key_secret_or_not() -> None:
@@ -29,8 +30,8 @@ def test_containers_and_networks_are_known_by_their_ids() -> None:
         {"type": "docker:index/volume:Volume", "id": "v1"},
         {"type": "pulumi:pulumi:Stack"},
     ]
-    assert engine_ids({"deployment": {"resources": resources}}) == {"c1", "n1"}
-    assert engine_ids({}) == set()
+    assert ids_of({"deployment": {"resources": resources}}, KINDS) == {"c1", "n1"}
+    assert ids_of({}, KINDS) == set()
 
 
 def test_only_what_a_killed_run_was_making_is_unfinished() -> None:
@@ -41,5 +42,5 @@ def test_only_what_a_killed_run_was_making_is_unfinished() -> None:
         {"type": "deleting", "resource": {"type": container, "inputs": {"name": "half-gone"}}},
         {"type": "creating", "resource": {"type": "some:other:Thing", "inputs": {"name": "x"}}},
     ]
-    assert unfinished({"deployment": {"pending_operations": pending}}) == {"half-made"}
-    assert unfinished({}) == set()
+    assert unfinished({"deployment": {"pending_operations": pending}}, KINDS) == {"half-made"}
+    assert unfinished({}, KINDS) == set()

@@ -13,12 +13,12 @@ from backups.catalog import Backup, Drill
 from backups.restoring.plan import Database, Options, Plan, Present, _ensure_not_older, _key_after
 from backups.restoring.releases import ensure_known
 from infra.database.administration import Way
-from infra.embedded.release import RELEASES
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment, Server
 from infra.stack.fingerprint import key_fingerprint
 from infra.stack.locations import StackFolder
+from infra.stack.releases import RELEASES
 from tests.unit.backups import NOON, manifest
 from tests.unit.test_opening import BY_RECIPIENT, KEY, made
 

@@ -13,13 +13,12 @@ from healthchecks.model import State, Thresholds
 from healthchecks.probes.api import ApiAnswer
 from healthchecks.probes.authentication import Attempt, Strangers
 from healthchecks.probes.database import Reached, Revision
-from healthchecks.probes.disk import DiskSpace
 from healthchecks.probes.encryption import Encryption
 from healthchecks.probes.identity import Identity
 from healthchecks.probes.release import RunningRelease
-from healthchecks.probes.services import Listener, Listeners, Service, Services
 from infra.database.facts import DatabaseFacts, Tables
 from infra.errors import LettaOpsError
+from infra.targets.facts import DiskSpace, Listener, Listeners, Service, Services
 
 LIMITS = Thresholds(today=dt.date(2026, 11, 21))
 GB = 1000**3

@@ -6,21 +6,22 @@ import pytest
 
 from infra.errors import ConfigurationError
 from infra.sensitive import Sensitive
-from infra.stack.settings import parse
+from infra.targets import settings as parse
+from infra.targets.docker.settings import docker_settings
 
 
 def test_nothing_configured_is_a_local_stack_with_the_fake_model() -> None:
     settings = parse("local", {})
     assert (settings.target, settings.model) == ("local", "fake")
-    assert settings.server_url == "http://127.0.0.1:8283"
-    assert settings.ports == {"server.port": 8283, "database.port": 8285, "model_port": 8284}
+    assert settings.own.server_url == "http://127.0.0.1:8283"
+    assert settings.own.ports == {"server.port": 8283, "database.port": 8285, "model_port": 8284}
 
 
 def test_a_provider_replaces_the_fake_model() -> None:
     settings = parse("local", {"providers.ollama.base_url": "http://127.0.0.1:11434"})
     assert settings.model == "none"
     assert settings.environment == {"OLLAMA_BASE_URL": "http://127.0.0.1:11434"}
-    assert "model_port" not in settings.ports
+    assert "model_port" not in settings.own.ports
 
 
 def test_a_secret_comes_from_its_reference_and_hides_itself() -> None:
@@ -114,8 +115,8 @@ DOCKER_PROBLEMS = [
         "database.url: is in plain text",
     ),
     ({"database.mode": "external", "database.url": "env:NOPE"}, "NOPE is not set"),
-    ({"database.port": "5432"}, "database.port: nothing but the server is published"),
-    ({"model": "smollm2"}, "model: smollm2 is for the target local only"),
+    ({"database.port": "5432"}, "database.port: is for the target local only"),
+    ({"model": "smollm2"}, "model: smollm2 runs on this machine itself"),
     ({"containers.prefix": "No Good"}, "containers.prefix: use lower-case letters"),
     ({"image.ca_bundle": "/nowhere.pem"}, "image.ca_bundle: /nowhere.pem is not a file"),
 ]
@@ -132,21 +133,20 @@ def test_a_problem_of_the_docker_target_is_named(values: dict[str, str], problem
 def test_a_stack_named_after_a_target_is_of_that_target() -> None:
     settings = parse("docker", {})
     assert settings.target == "docker"
-    assert settings.containers is not None
-    assert settings.containers.names.prefix == "letta-docker"
-    assert settings.ports == {"server.port": 8283}
-    assert settings.model_url == "http://letta-docker-model:8284/v1"
+    assert docker_settings(settings).names.prefix == "letta-docker"
+    assert settings.own.ports == {"server.port": 8283}
+    assert settings.own.model_url == "http://letta-docker-model:8284/v1"
 
 
 def test_beyond_loopback_is_allowed_with_tls() -> None:
     settings = parse("docker", {"server.bind": "0.0.0.0", "tls.mode": "internal"})
-    assert settings.server_url == "https://localhost:8283"
+    assert settings.own.server_url == "https://localhost:8283"
 
 
 def test_redis_comes_with_the_second_server() -> None:
-    one, two = (parse("docker", {"server.replicas": count}).containers for count in ("1", "2"))
-    assert one is not None
-    assert two is not None
+    one, two = (
+        docker_settings(parse("docker", {"server.replicas": count})) for count in ("1", "2")
+    )
     assert (one.redis, two.redis) == (False, True)
 
 

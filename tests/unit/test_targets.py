@@ -14,7 +14,7 @@ from infra.accounts import operator
 from infra.stack.backup_settings import DEFAULTS
 from infra.stack.locations import StackFolder
 from infra.stack.profile import SECRET_PATHS, remember
-from infra.stack.settings import parse
+from infra.targets import settings as parse
 from infra.targets.providers.service import program
 
 SECRET = rpc._special_sig_key
@@ -65,7 +65,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(values: dict[str, str]) -> dict[str, MockResourceArgs]:
         @pulumi.runtime.test  # type: ignore[untyped-decorator]  # Pulumi's own
         def program() -> None:
-            local.build(StackFolder(tmp_path, "demo"), parse("demo", values, environment={}))
+            local.declare(StackFolder(tmp_path, "demo"), parse("demo", values, environment={}))
 
         program()
         return {name: args for name, args in made.items() if args.typ.startswith("pulumi-python")}
@@ -182,7 +182,7 @@ def docker_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         @pulumi.runtime.test  # type: ignore[untyped-decorator]  # Pulumi's own
         def program() -> None:
-            docker.build(StackFolder(tmp_path, "demo"), parse("docker", values, environment={}))
+            docker.declare(StackFolder(tmp_path, "demo"), parse("docker", values, environment={}))
 
         program()
         return dict(made)

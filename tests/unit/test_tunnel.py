@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.connect import connection
+from infra.database.connection import connection
 from infra.database.postgres_socket import LONGEST_PATH, SOCKET_NAME, error_response, private_folder
 from infra.errors import LettaOpsError
 from infra.targets.docker.engine.execution import STDERR, STDOUT, frames

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from infra.database.administration import administrator
 from infra.database.claim import claimed_by, foreign
 from infra.errors import LettaOpsError
 from infra.files import write_file
 from infra.stack.locations import StackFolder
+from infra.targets.docker.postgres import administrator
 
 
 def count_before(folder: StackFolder, place: Mapping[str, Any], deployment: str) -> None:
@@ -21,7 +21,7 @@ def count_before(folder: StackFolder, place: Mapping[str, Any], deployment: str)
     """
     _forget_live(folder)
     try:
-        with administrator(folder, place) as link:
+        with administrator(place) as link:
             found = claimed_by(link)
             if found is not None and found != deployment:
                 raise foreign(found, deployment)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.database.claim import foreign
-from infra.database.url import POOLER_PORT
 from infra.errors import LettaOpsError
+from infra.stack.database_url import POOLER_PORT
 
 OLDEST_SERVER = 13  # the migrations use gen_random_uuid() without an extension
 OLDEST_VECTOR = (0, 4, 0)  # the first to take more than 1024 dimensions (its changelog)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-SERVICE_PROXY = "proxy"
-SERVICE_REDIS = "redis"
-
 # Every object of ours carries these labels; nothing without them is ever touched.
 LABEL_PREFIX = "letta-ops.prefix"
 LABEL_SERVICE = "letta-ops.service"
@@ -22,7 +19,6 @@ MODEL_PORT = 8284
 PROXY_PORT = 8080
 PROXY_TLS_PORT = 8443
 PROXY_CHALLENGE_PORT = 8082  # never the one on which the API is served in the clear
-POSTGRES_PORT = 5432
 REDIS_PORT = 6379
 
 # The accounts of the images; each is alone in its container.

@@ -8,9 +8,10 @@ import socket
 from typing import TYPE_CHECKING
 
 from infra.errors import ConfigurationError
+from infra.stack.deployment import SERVICE_PROXY
 from infra.targets.docker.engine.client import find_container
-from infra.targets.docker.names import SERVICE_PROXY, Names
-from infra.targets.local.preflight import describe, listeners
+from infra.targets.docker.names import Names
+from infra.targets.ports import describe, listeners
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 from infra.database.claim import CLAIMED
 from infra.errors import LettaOpsError
-from infra.stack.deployment import SERVICE_POSTGRES
+from infra.stack.deployment import SERVICE_POSTGRES, SERVICE_PROXY
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
 from infra.stack.profile import remembered
 from infra.stack.secrets import StackSecrets
 from infra.stack.settings import Settings
 from infra.targets.docker import agent_guard
 from infra.targets.docker.engine.client import engine, find_container, find_volume
-from infra.targets.docker.names import LABEL_PREFIX, SERVICE_PROXY, Names
+from infra.targets.docker.names import LABEL_PREFIX, Names
 from infra.targets.docker.port import ensure_port
 from infra.targets.docker.providers.cluster import IDENTIFIER, ensure_home, ensure_volume
 from infra.targets.docker.providers.database_preflight import ensure_usable
+from infra.targets.docker.settings import docker_settings
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -29,7 +30,7 @@ RUNNING_BYTES = 200 * 1024**2
 
 def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecrets) -> None:
     """Raise LettaOpsError when the stack can't be made here; nothing has been touched then."""
-    chosen = settings.docker
+    chosen = docker_settings(settings)
     names = chosen.names
     if secrets.key_lost:
         raise LettaOpsError(

@@ -13,6 +13,8 @@ from infra.stack.deployment import (
     OWNER_ROLE,
     READER_ROLE,
     SERVICE_POSTGRES,
+    SERVICE_PROXY,
+    SERVICE_REDIS,
     Model,
 )
 from infra.stack.locations import StackFolder
@@ -27,16 +29,16 @@ from infra.targets.docker.components.extras import Proxy, fake_model, redis
 from infra.targets.docker.components.postgres import ContainerPostgres
 from infra.targets.docker.components.resources import Switch
 from infra.targets.docker.components.servers import Servers
-from infra.targets.docker.names import REDIS_PORT, SERVICE_PROXY, SERVICE_REDIS
+from infra.targets.docker.names import REDIS_PORT
 from infra.targets.docker.preflight import ensure_possible
 from infra.targets.docker.providers.database_preflight import image_is_there
-from infra.targets.docker.settings import ContainerSettings
+from infra.targets.docker.settings import ContainerSettings, docker_settings
 from infra.targets.resources import Record, backup_settings, urls
 
 
-def build(folder: StackFolder, settings: Settings) -> None:
+def declare(folder: StackFolder, settings: Settings) -> None:
     """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
-    chosen = settings.docker
+    chosen = docker_settings(settings)
     known = stack_secrets(folder)
     ensure_possible(folder, settings, known)
     place = Place(folder, settings, known)
@@ -60,7 +62,7 @@ def build(folder: StackFolder, settings: Settings) -> None:
         # Letta asks for the list of models when it starts, and never again: the model comes first.
         after.append(fake_model(place, base))
         model = FAKE_MODEL
-        more |= {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": settings.model_url}
+        more |= {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": chosen.model_url}
     if chosen.redis:
         after.append(redis(place, base))
         more["LETTA_REDIS_HOST"] = place.names.container(SERVICE_REDIS)
@@ -90,7 +92,7 @@ def build(folder: StackFolder, settings: Settings) -> None:
     values = _profile(folder, settings, chosen, model)
     record = Record(folder, values, pulumi.ResourceOptions(depends_on=[switch]))
     scheduler(folder, settings, record)
-    pulumi.export("url", settings.server_url)
+    pulumi.export("url", chosen.server_url)
     pulumi.export("profile", str(folder.profile))
 
 
@@ -115,7 +117,7 @@ def _profile(
     return {
         "target": settings.target,
         "release": settings.release,
-        "server.url": settings.server_url,
+        "server.url": chosen.server_url,
         "server.authority": str(folder.authority) if chosen.tls.mode == "internal" else "",
         "containers.prefix": chosen.names.prefix,
         **_database(chosen),

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import ipaddress
-import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.database.url import url_problems
 from infra.sensitive import Sensitive
-from infra.stack.deployment import LOOPBACK
-from infra.stack.references import is_reference, resolve
+from infra.stack.database_url import url_problems
+from infra.stack.deployment import LOOPBACK, SERVICE_MODEL
+from infra.stack.references import is_reference
+from infra.stack.settings import Reader, Settings
 from infra.targets.docker.images.images import PACKAGES, BuildSettings
-from infra.targets.docker.names import Names
+from infra.targets.docker.names import MODEL_PORT, Names
 
 DEFAULTS: Mapping[str, Any] = {
     "containers.prefix": "",  # letta-<stack>
@@ -92,6 +90,7 @@ class ContainerSettings:
     """The docker target's part of Settings; memory in MiB."""
 
     names: Names
+    server_port: int = 8283
     bind: str = LOOPBACK
     replicas: int = 1
     server_memory: int = 2048
@@ -109,25 +108,45 @@ class ContainerSettings:
         """The host in the URL by which clients know the server."""
         return self.tls.host if self.tls.on else LOOPBACK
 
+    @property
+    def server_url(self) -> str:
+        return f"{'https' if self.tls.on else 'http'}://{self.host}:{self.server_port}"
 
-def parse_containers(
-    stack: str,
-    values: Mapping[str, Any],
-    secret_keys: frozenset[str],
-    environment: Mapping[str, str],
-    problems: list[str],
-) -> ContainerSettings:
-    """Turn flat configuration into ContainerSettings; what is wrong is added to `problems`."""
-    reader = _Reader({**DEFAULTS, **values}, secret_keys, environment, problems)
-    prefix = reader.text("containers.prefix") or f"letta-{stack}"
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,48}", prefix):
-        problems.append("containers.prefix: use lower-case letters, digits and dashes")
+    @property
+    def model_url(self) -> str:
+        return f"http://{self.names.container(SERVICE_MODEL)}:{MODEL_PORT}/v1"
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """The proxy's alone: nothing else is published."""
+        return {"server.port": self.server_port}
+
+
+def names_of(stack: str, values: Mapping[str, Any]) -> Names:
+    """What a stack's containers are called, however wrong the rest of `values` is."""
+    return Names(str(values.get("containers.prefix") or f"letta-{stack}"))
+
+
+def docker_settings(settings: Settings) -> ContainerSettings:
+    """Of a stack's settings those of this target."""
+    assert isinstance(settings.own, ContainerSettings)  # noqa: S101  # nobody else's come here
+    return settings.own
+
+
+def parse_containers(reader: Reader) -> ContainerSettings:
+    """Read this target's part of the configuration; what is wrong is added to its problems."""
+    names = names_of(reader.stack, reader.values)
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,48}", names.prefix):
+        reader.problems.append("containers.prefix: use lower-case letters, digits and dashes")
+    if reader.values.get("model") == "smollm2":
+        reader.problems.append("model: smollm2 runs on this machine itself; configure a provider")
     replicas = reader.number("server.replicas", 1, MOST_REPLICAS)
     redis = reader.choice("redis", ("auto", "true", "false"))
     tls = _tls(reader)
     bind = _bind(reader, tls)
     return ContainerSettings(
-        names=Names(prefix),
+        names=names,
+        server_port=int(port) if (port := reader.text("server.port")).isdecimal() else 0,
         bind=bind,
         replicas=replicas,
         server_memory=reader.number("server.memory", 64, 1024**2),
@@ -142,66 +161,7 @@ def parse_containers(
     )
 
 
-@dataclass(frozen=True)
-class _Reader:
-    values: Mapping[str, Any]
-    secret_keys: frozenset[str]
-    environment: Mapping[str, str]
-    problems: list[str]
-
-    def text(self, name: str) -> str:
-        return str(self.values[name])
-
-    def number(self, name: str, least: int, most: int) -> int:
-        text = self.text(name)
-        if text.isdecimal() and least <= int(text) <= most:
-            return int(text)
-        self.problems.append(f"{name}: must be between {least} and {most}, not {text!r}")
-        return least
-
-    def choice(self, name: str, words: tuple[str, ...]) -> str:
-        text = self.text(name).lower()
-        if text not in words:
-            self.problems.append(f"{name}: must be one of {', '.join(words)}, not {text!r}")
-        return text
-
-    def matching(self, name: str, pattern: str) -> str:
-        """A text that goes into a command or a settings file: only what can be nothing else."""
-        text = self.text(name)
-        if text and not re.fullmatch(pattern, text):
-            self.problems.append(f"{name}: {text!r} is none")
-            return ""
-        return text
-
-    def day(self, name: str) -> str:
-        text = self.text(name)
-        with suppress(ValueError):
-            if not text or dt.date.fromisoformat(text).isoformat() == text:
-                return text
-        self.problems.append(f"{name}: must be a day like 2026-11-27, not {text!r}")
-        return ""
-
-    def file(self, name: str) -> Path | None:
-        text = self.text(name)
-        if not text:
-            return None
-        path = Path(text).expanduser()
-        if not path.is_file() or not os.access(path, os.R_OK):
-            self.problems.append(f"{name}: {path} is not a file that can be read")
-        return path.absolute()
-
-    def sensitive(self, name: str) -> Sensitive | None:
-        text = self.text(name)
-        if not text:
-            return None
-        try:
-            return Sensitive(resolve(text, self.environment))
-        except ValueError as error:
-            self.problems.append(f"{name}: {error}")
-            return None
-
-
-def _tls(reader: _Reader) -> Tls:
+def _tls(reader: Reader) -> Tls:
     mode = reader.choice("tls.mode", TLS_MODES)
     certificate, key = reader.file("tls.certificate"), reader.file("tls.key")
     host = reader.text("tls.host")
@@ -225,7 +185,7 @@ def _tls(reader: _Reader) -> Tls:
     )
 
 
-def _bind(reader: _Reader, tls: Tls) -> str:
+def _bind(reader: Reader, tls: Tls) -> str:
     text = reader.text("server.bind")
     try:
         address = ipaddress.ip_address(text)
@@ -240,7 +200,7 @@ def _bind(reader: _Reader, tls: Tls) -> str:
     return text
 
 
-def _build(reader: _Reader) -> BuildSettings:
+def _build(reader: Reader) -> BuildSettings:
     chosen: dict[str, Any] = {
         "ca_bundle": reader.file("image.ca_bundle"),
         "proxy": reader.sensitive("image.proxy"),
@@ -254,7 +214,7 @@ def _build(reader: _Reader) -> BuildSettings:
     return BuildSettings(**chosen)
 
 
-def _database(reader: _Reader) -> ExternalDatabase | None:
+def _database(reader: Reader) -> ExternalDatabase | None:
     mode = reader.choice("database.mode", ("container", "external"))
     if mode != "external":
         for name in (*SECRET, "database.network"):

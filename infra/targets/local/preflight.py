@@ -7,20 +7,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from infra.embedded import supervisor
 from infra.errors import ConfigurationError, LettaOpsError
-from infra.stack.deployment import LOOPBACK
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
-from infra.stack.settings import Settings
+from infra.targets.local.settings import LocalSettings
+from infra.targets.ports import describe, listeners
 
 DISK_BYTES = 2 * 1024**3
 RESTART_BYTES = 100 * 1024**2
 SOCKET_LIMIT = 107  # bytes of sun_path on Linux, less the closing zero
 
 
-def ensure_possible(folder: StackFolder, settings: Settings) -> None:
+def ensure_possible(folder: StackFolder, settings: LocalSettings) -> None:
     """Raise LettaOpsError when the stack can't be made here; nothing has been touched then."""
     ensure_writable(folder.root)
     ensure_writable(cache_folder())
@@ -49,7 +47,7 @@ def ensure_space(folder: StackFolder) -> None:
         )
 
 
-def ensure_short_paths(folder: StackFolder, settings: Settings) -> None:
+def ensure_short_paths(folder: StackFolder, settings: LocalSettings) -> None:
     longest = [
         folder.sockets / f".s.PGSQL.{settings.database_port}",
         Path(f"{folder.supervisor_socket}.4194304"),  # supervisord binds it with its pid behind
@@ -63,35 +61,10 @@ def ensure_short_paths(folder: StackFolder, settings: Settings) -> None:
             )
 
 
-def taken_ports(folder: StackFolder, settings: Settings) -> Iterator[str]:
+def taken_ports(folder: StackFolder, settings: LocalSettings) -> Iterator[str]:
     """Yield a problem for every port on which another program than this stack listens."""
     ours = {process.pid for process in supervisor.processes(folder)}
     found = listeners()
     for key, port in settings.ports.items():
         if port in found and found[port] not in ours:
             yield f"{key}: {port} is taken by {describe(found[port])}"
-
-
-def listeners() -> dict[int, int | None]:
-    """Which process listens on which port of loopback; None where we aren't told."""
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:
-        return {}  # macOS tells root only; there, whoever binds the port learns that it is taken
-    return {
-        connection.laddr.port: connection.pid
-        for connection in connections
-        if connection.status == psutil.CONN_LISTEN
-        and connection.laddr
-        and connection.laddr.ip in (LOOPBACK, "0.0.0.0", "::", "::1")  # noqa: S104  # compared
-    }
-
-
-def describe(pid: int | None) -> str:
-    if pid is None:
-        return "a program of another user"
-    try:
-        process = psutil.Process(pid)
-        return f"{process.name()} (pid {pid}, user {process.username()})"
-    except psutil.Error:
-        return f"pid {pid}"

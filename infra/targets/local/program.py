@@ -15,24 +15,21 @@ from infra.targets.components.secrets import Secrets
 from infra.targets.local.components.letta import server
 from infra.targets.local.components.model import ModelService
 from infra.targets.local.components.postgres import Postgres
+from infra.targets.local.components.resources import Endpoints, ReleaseInstallation
 from infra.targets.local.preflight import ensure_possible
-from infra.targets.resources import (
-    Endpoints,
-    Record,
-    ReleaseInstallation,
-    backup_settings,
-)
+from infra.targets.local.settings import local_settings
+from infra.targets.resources import Record, backup_settings
 
 
-def build(folder: StackFolder, settings: Settings) -> None:
+def declare(folder: StackFolder, settings: Settings) -> None:
     """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
-    ensure_possible(folder, settings)
+    ensure_possible(folder, local_settings(settings))
     secrets = Secrets(folder, stack_secrets(folder))
     release = ReleaseInstallation(folder, settings.release)
     postgres = Postgres(folder, settings, secrets, release)
     endpoints = Endpoints(
         folder,
-        {"port": settings.database_port},
+        {"port": local_settings(settings).database_port},
         settings.provider_urls,
         pulumi.ResourceOptions(depends_on=[postgres.ready]),
     )
@@ -46,7 +43,7 @@ def build(folder: StackFolder, settings: Settings) -> None:
     letta = server(folder, settings, secrets, release, environment, after)
     record = Record(folder, _profile(settings, model), pulumi.ResourceOptions(depends_on=[letta]))
     scheduler(folder, settings, record)
-    pulumi.export("url", settings.server_url)
+    pulumi.export("url", settings.own.server_url)
     pulumi.export("profile", str(folder.profile))
 
 
@@ -54,9 +51,9 @@ def _profile(settings: Settings, model: Model) -> dict[str, Any]:
     return {
         "target": settings.target,
         "release": settings.release,
-        "server.url": settings.server_url,
+        "server.url": settings.own.server_url,
         "database.host": LOOPBACK,
-        "database.port": settings.database_port,
+        "database.port": local_settings(settings).database_port,
         "database.name": DATABASE_NAME,
         "database.owner": OWNER_ROLE,
         "database.reader": READER_ROLE,

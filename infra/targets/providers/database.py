@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from abc import abstractmethod
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from infra.database.administration import administrator, logged_in
 from infra.database.claim import claim
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
@@ -12,22 +13,35 @@ from infra.stack.deployment import ADMIN_ROLE, DATABASE_NAME, OWNER_ROLE, READER
 from infra.stack.locations import StackFolder
 from infra.targets.providers.provider import Properties, Provider
 
+if TYPE_CHECKING:
+    import psycopg
 
-class LettaDatabase(Provider):
-    """Inputs: where it is (see `infra.database.administration`), `owner_password`, `reader_password`,
+
+class Database(Provider):
+    """Inputs: where it is (a target's own), `owner_password`, `reader_password`,
     `deployment_id` (refused when the database belongs to another).
 
     The owner owns the database and what Letta makes in it; the reader may read everything and
     write nothing. `remove` leaves both: they are data.
     """
 
-    compared: ClassVar[tuple[str, ...]] = (
-        "port", "container", "owner_password", "reader_password", "deployment_id",
-    )  # fmt: skip
+    compared: ClassVar[tuple[str, ...]] = ("owner_password", "reader_password", "deployment_id")
+
+    @abstractmethod
+    def administrator(
+        self, folder: StackFolder, inputs: Properties, name: str
+    ) -> AbstractContextManager[psycopg.Connection[Any]]:
+        """The administrator's connection to database `name`."""
+
+    @abstractmethod
+    def logged_in(
+        self, inputs: Properties, role: Role
+    ) -> AbstractContextManager[psycopg.Connection[Any]]:
+        """A connection as `role`, as the server itself would connect."""
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         owner, reader = (Sensitive(inputs[f"{role}_password"]) for role in ("owner", "reader"))
-        with administrator(folder, inputs, ADMIN_ROLE) as link:
+        with self.administrator(folder, inputs, ADMIN_ROLE) as link:
             _role(link, OWNER_ROLE, owner)
             _role(link, READER_ROLE, reader)
             link.execute(f"GRANT pg_read_all_data TO {READER_ROLE}")
@@ -39,7 +53,7 @@ class LettaDatabase(Provider):
             for name in (DATABASE_NAME, "postgres", "template1"):
                 link.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
             link.execute(f"GRANT CONNECT ON DATABASE {DATABASE_NAME} TO {READER_ROLE}")
-        with administrator(folder, inputs) as link:
+        with self.administrator(folder, inputs, DATABASE_NAME) as link:
             link.execute("CREATE EXTENSION IF NOT EXISTS vector")
             claim(link, inputs["deployment_id"])
         return DATABASE_NAME, {}
@@ -47,7 +61,7 @@ class LettaDatabase(Provider):
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         """Log in as both roles: a data folder put back from a copy may know other passwords."""
         try:
-            with administrator(folder, outputs) as link:
+            with self.administrator(folder, outputs, DATABASE_NAME) as link:
                 if not link.execute(
                     "SELECT 1 FROM pg_extension WHERE extname = 'vector'"
                 ).fetchone():
@@ -56,7 +70,7 @@ class LettaDatabase(Provider):
             return None  # Postgres is down, or the database is: its own service says so
         for name, key in ((OWNER_ROLE, "owner_password"), (READER_ROLE, "reader_password")):
             try:
-                with logged_in(outputs, Role(name, Sensitive(outputs[key]))):
+                with self.logged_in(outputs, Role(name, Sensitive(outputs[key]))):
                     pass
             except LettaOpsError:
                 return f"the role {name} can't log in"

@@ -5,27 +5,37 @@ from __future__ import annotations
 import datetime
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from infra.database.administration import administrator, revision
-from infra.embedded.release import RELEASES
+from infra.database.administration import revision
 from infra.errors import LettaOpsError
 from infra.stack.locations import StackFolder
+from infra.stack.releases import RELEASES
 from infra.targets.providers.provider import Properties, Provider
+
+if TYPE_CHECKING:
+    import psycopg
 
 LOCK_KEY = 0x6C657474615F6F70  # "letta_op": one migration at a time, whoever starts it
 
 
 class Migration(Provider):
-    """Inputs: `release`, where the database is (see `infra.database.administration`). Output: `revision`.
+    """Inputs: `release`, where the database is (a target's own). Output: `revision`.
 
     Runs the release's own alembic migrations once, as a step of its own with a log of its own;
     the server's start never migrates. `remove` leaves the schema: it is data. A target says how
     alembic is run.
     """
 
-    compared: ClassVar[tuple[str, ...]] = ("release", "port", "container", "uri")
+    compared: ClassVar[tuple[str, ...]] = ("release",)
+
+    @abstractmethod
+    def administrator(
+        self, folder: StackFolder, inputs: Properties
+    ) -> AbstractContextManager[psycopg.Connection[Any]]:
+        """A connection to Letta's database that may change everything in it."""
 
     @abstractmethod
     def knows(self, folder: StackFolder, inputs: Properties, revision: str) -> bool:
@@ -43,7 +53,8 @@ class Migration(Provider):
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         """Compare the database's revision, when it can be reached, with the one we left it at."""
         try:
-            found = revision(folder, outputs)
+            with self.administrator(folder, outputs) as link:
+                found = revision(link)
         except LettaOpsError:
             return None  # Postgres is down: its own service says so
         same = found == outputs["revision"]
@@ -56,9 +67,9 @@ class Migration(Provider):
         `migration-failed` with the last lines of the log.
         """
         release = RELEASES[inputs["release"]]
-        with administrator(folder, inputs) as link:
+        with self.administrator(folder, inputs) as link:
             link.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
-            before = revision(folder, inputs)
+            before = revision(link)
             if before == release.alembic_head:
                 return before
             if before is not None and not self.knows(folder, inputs, before):
@@ -69,7 +80,7 @@ class Migration(Provider):
                     "use the release that wrote this database, or restore a backup of this one",
                 )
             log = self._run(folder, inputs)
-            after = revision(folder, inputs)
+            after = revision(link)
         if after != release.alembic_head:
             raise LettaOpsError(
                 "migration-failed",

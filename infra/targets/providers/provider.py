@@ -30,9 +30,10 @@ MODULES = {
     "ExternalDatabase": "infra.targets.docker.providers.external_database",
     "ExternalMigration": "infra.targets.docker.providers.external_migration",
     "GeneratedValue": "infra.targets.providers.generated",
-    "LettaDatabase": "infra.targets.providers.database",
+    "LettaDatabase": "infra.targets.docker.providers.database",
+    "LocalDatabase": "infra.targets.local.providers.database",
     "LettaRelease": "infra.targets.local.providers.runtime",
-    "ModelEndpoints": "infra.targets.providers.endpoints",
+    "ModelEndpoints": "infra.targets.local.providers.endpoints",
     "OwnCertificate": "infra.targets.docker.providers.certificate",
     "PostgresCluster": "infra.targets.local.providers.cluster",
     "ProfileRecord": "infra.targets.providers.record",
@@ -63,9 +64,10 @@ class Provider(dynamic.ResourceProvider):
 
     compared: ClassVar[tuple[str, ...]] = ()
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
+    def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
         """Pulumi keeps the pickled provider in its state: only a name that outlives every move."""
-        return provider_named, (type(self).__name__,)
+        name = type(self).__name__
+        return (provider_named, (name,)) if name in MODULES else (type(self), ())
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         """Create the thing, or adopt what is there; return its id and its outputs."""

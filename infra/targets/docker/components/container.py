@@ -16,6 +16,7 @@ from infra.stack.secrets import StackSecrets
 from infra.stack.settings import Settings
 from infra.targets.docker.components.resources import Build, Running
 from infra.targets.docker.names import LABEL_DEPLOYMENT, Names
+from infra.targets.docker.settings import docker_settings
 
 RESTART = "unless-stopped"
 LOG_OPTIONS = {"max-size": "20m", "max-file": "4"}
@@ -42,7 +43,7 @@ class Place:
 
     @property
     def names(self) -> Names:
-        return self.settings.docker.names
+        return docker_settings(self.settings).names
 
     def digest(self, text: str) -> str:
         """Eight digits that change with `text`, and tell nothing of the secrets in it."""
@@ -93,7 +94,7 @@ class Shape:
 def image(place: Place, name: str, opts: pulumi.ResourceOptions) -> Image:
     """Build an image of ours where it is missing, and let Pulumi know it."""
     settings = place.settings
-    built = Build(name, place.folder, settings.release, settings.docker.build, opts)
+    built = Build(name, place.folder, settings.release, docker_settings(settings).build, opts)
     known = docker.RemoteImage(
         f"image-{name}",
         name=built.known_tag,

@@ -6,14 +6,14 @@ from typing import Any
 
 import pulumi
 
-from infra.database.url import (
+from infra.sensitive import Sensitive
+from infra.stack.database_url import (
     SYSTEM,
     SYSTEM_FILE,
     asyncpg_uri,
     authority,
     password_file,
 )
-from infra.sensitive import Sensitive
 from infra.stack.deployment import database_from_url
 from infra.targets.docker.components.base import Base
 from infra.targets.docker.components.container import Place
@@ -24,7 +24,7 @@ from infra.targets.docker.providers.external_database import (
     ExternalDatabase as ExternalDatabaseProvider,
 )
 from infra.targets.docker.providers.external_migration import ExternalMigration
-from infra.targets.docker.settings import ExternalDatabase
+from infra.targets.docker.settings import ExternalDatabase, docker_settings
 from infra.targets.resources import Resource
 
 FILES = {"PGPASSFILE": "database-password", "PGSSLROOTCERT": "database-authority"}
@@ -132,6 +132,6 @@ def _files(
 
 
 def _chosen(place: Place) -> tuple[Any, ExternalDatabase]:
-    chosen = place.settings.docker
+    chosen = docker_settings(place.settings)
     assert chosen.database is not None  # noqa: S101  # made for an external database only
     return chosen, chosen.database

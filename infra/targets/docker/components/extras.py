@@ -9,7 +9,7 @@ import pulumi
 import pulumi_docker as docker
 
 from infra.sensitive import Sensitive
-from infra.stack.deployment import SERVICE_MODEL
+from infra.stack.deployment import SERVICE_MODEL, SERVICE_PROXY, SERVICE_REDIS
 from infra.targets.docker.components.base import Base
 from infra.targets.docker.components.container import Place, Shape, container, own_tmpfs
 from infra.targets.docker.components.resources import Certificate, File
@@ -22,10 +22,9 @@ from infra.targets.docker.names import (
     PYTHON,
     REDIS_USER,
     SECRETS_FOLDER,
-    SERVICE_PROXY,
-    SERVICE_REDIS,
 )
 from infra.targets.docker.proxy_settings import ACME_CA, CERTIFICATE, KEY
+from infra.targets.docker.settings import docker_settings
 
 FAKE_MODEL = "/opt/letta-ops/fake_model.py"
 MODEL_HEALTH = (
@@ -102,7 +101,7 @@ class Proxy(pulumi.ComponentResource):
 
     def __init__(self, place: Place, base: Base, after: Sequence[pulumi.Resource]) -> None:
         super().__init__("letta-ops:docker:Proxy", "proxy-front")
-        chosen = place.settings.docker
+        chosen = docker_settings(place.settings)
         given = {
             CERTIFICATE: chosen.tls.certificate,
             KEY: chosen.tls.key,

@@ -10,6 +10,7 @@ from infra.sensitive import Sensitive
 from infra.stack.deployment import (
     DATABASE_NAME,
     OWNER_ROLE,
+    POSTGRES_PORT,
     SERVICE_POSTGRES,
     Role,
     postgres_uri,
@@ -18,8 +19,9 @@ from infra.stack.deployment import Database as DatabaseAddress
 from infra.targets.docker.components.base import Base
 from infra.targets.docker.components.container import Place, Shape, container, own_tmpfs
 from infra.targets.docker.components.resources import Cluster, Database, MigrationJob
-from infra.targets.docker.names import POSTGRES_PORT, POSTGRES_USER
+from infra.targets.docker.names import POSTGRES_USER
 from infra.targets.docker.providers.cluster import DATA_FOLDER
+from infra.targets.docker.settings import docker_settings
 
 START_SECONDS = 180  # crash recovery of a large database takes its time
 STOP_SECONDS = 600  # as long as its last checkpoint takes
@@ -47,8 +49,8 @@ class ContainerPostgres(pulumi.ComponentResource):
                 service=SERVICE_POSTGRES,
                 image=image,
                 networks=[names.inner_network],
-                memory=settings.docker.database_memory,
-                shared_memory=min(256, settings.docker.database_memory // 2),
+                memory=docker_settings(settings).database_memory,
+                shared_memory=min(256, docker_settings(settings).database_memory // 2),
                 processes=512,
                 volumes={names.volume("database"): DATA_FOLDER},
                 tmpfs={"/run/postgresql": own_tmpfs(POSTGRES_USER, 16, "noexec")},

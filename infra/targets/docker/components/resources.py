@@ -13,12 +13,12 @@ from infra.targets.docker.images.images import BuildSettings, tag
 from infra.targets.docker.names import Names
 from infra.targets.docker.providers.certificate import OwnCertificate
 from infra.targets.docker.providers.cluster import DatabaseCluster
+from infra.targets.docker.providers.database import LettaDatabase
 from infra.targets.docker.providers.image import BuiltImage
 from infra.targets.docker.providers.migration import ContainerMigration
 from infra.targets.docker.providers.route import Route
 from infra.targets.docker.providers.running import RunningContainer
 from infra.targets.docker.providers.secret_file import SecretFile
-from infra.targets.providers.database import LettaDatabase
 from infra.targets.resources import Resource
 
 

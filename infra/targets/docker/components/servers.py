@@ -23,6 +23,7 @@ from infra.targets.docker.components.container import (
 )
 from infra.targets.docker.components.resources import File
 from infra.targets.docker.names import LAUNCH, PYTHON, SECRETS_FOLDER, SERVER_PORT, SERVER_USER
+from infra.targets.docker.settings import docker_settings
 
 HOME = PurePosixPath("/home/letta")
 SANDBOX = PurePosixPath("/sandbox")
@@ -64,7 +65,7 @@ class Servers(pulumi.ComponentResource):
         )
         self.names = [
             place.names.server(digest, number + 1)
-            for number in range(place.settings.docker.replicas)
+            for number in range(docker_settings(place.settings).replicas)
         ]
         self.ids: list[pulumi.Output[str]] = []
         self.ready: list[pulumi.Resource] = []
@@ -89,7 +90,7 @@ def _environment(
 
 
 def _networks(place: Place) -> list[str]:
-    names, chosen = place.names, place.settings.docker
+    names, chosen = place.names, docker_settings(place.settings)
     cache = [names.cache_network] if chosen.redis else []
     database = [chosen.database.network] if chosen.database and chosen.database.network else []
     return [names.inner_network, names.outer_network, *cache, *database]
@@ -97,7 +98,7 @@ def _networks(place: Place) -> list[str]:
 
 def _shape(place: Place, base: Base, digest: str) -> Shape:
     path = f"{SECRETS_FOLDER}/server-{digest}.json"
-    chosen = place.settings.docker
+    chosen = docker_settings(place.settings)
     return Shape(
         service=SERVICE_SERVER,
         image=base.images["letta"],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import LettaOpsError
+from infra.targets.docker.engine.client import engine, find_container
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 CHUNK = 64 * 1024
 STDOUT, STDERR = 1, 2
 SETTLE_SECONDS = 2.0
+MESSAGE_SECONDS = 300.0  # a message to a slow model takes its time
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,43 @@ class Executed:
 
     code: int
     stdout: str
-    stderr: str
+    stderr: str = ""
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
 
 
-def execute(
+def execute(container: str, command: Sequence[str], stdin: str | None = None) -> Executed:
+    """Run `command` in the container of this name, as the image's user, and return its output.
+
+    Secrets belong in `stdin`, which ends where its text does. Raises LettaOpsError
+    (`container-not-running`) when it doesn't run.
+    """
+    if stdin is not None:
+        # The engine's way in can't be ended over TLS: so the text's length is told.
+        length = str(len(stdin.encode()))
+        command = ["sh", "-c", 'head -c "$0" | "$@"', length, *command]
+    with engine() as client:
+        found = find_container(client, container)
+        if found is None or found.status != "running":
+            state = "doesn't exist" if found is None else f"is {found.status}"
+            raise LettaOpsError(
+                "container-not-running",
+                f"the container {container} {state}",
+                "run `letta-ops up`, and look at its log: `letta-ops logs`",
+            )
+        return execute_with(client, container, command, stdin or "", MESSAGE_SECONDS)
+
+
+def execute_with(
     client: DockerClient,
     container: str,
     command: Sequence[str],
     stdin: str = "",
     seconds: float = 30.0,
 ) -> Executed:
-    """Run `command` in `container`, as the image's user, and return its output.
+    """Like `execute`, with a client that is there already.
 
     The input isn't ended: over TLS it couldn't be. The command must know how much to read. Raises
     LettaOpsError (`timeout`) when nothing comes for `seconds`, and what the engine raises.

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from infra.database.postgres_socket import SOCKET_NAME, error_response, private_folder
 from infra.errors import LettaOpsError
+from infra.stack.deployment import POSTGRES_PORT
 from infra.targets.docker.engine.client import engine, find_container
 from infra.targets.docker.engine.execution import CHUNK, STDERR, Attached, attached, frames
-from infra.targets.docker.names import POSTGRES_PORT
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -18,9 +18,7 @@ from infra.embedded.release import (
     BUILD_REQUIREMENTS,
     EXTRAS,
     NEEDS_COMPILER,
-    RELEASES,
     Network,
-    Release,
     export_requirements,
     fetch,
     unpack,
@@ -30,6 +28,7 @@ from infra.files import held, made_once
 from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.locations import cache_folder
+from infra.stack.releases import RELEASES, Release
 from infra.targets.docker.engine.client import engine, find_image, own_containers
 from infra.targets.docker.images.image_build import SILENCE_SECONDS, ensure_base, run_build
 from infra.targets.docker.names import LABEL_BASE, LABEL_INSTALLED, LABEL_PACKAGES

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra.database.administration import administrator
 from infra.database.claim import CLAIMED, claimed_by
-from infra.database.url import as_document, secrets_of
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+from infra.stack.database_url import as_document, secrets_of
 from infra.stack.locations import StackFolder
 from infra.stack.profile import remembered
 from infra.stack.secrets import StackSecrets
@@ -21,7 +20,9 @@ from infra.targets.docker.engine.oneshot import Job, run_once
 from infra.targets.docker.images.images import tag
 from infra.targets.docker.inside import database_probe
 from infra.targets.docker.names import PYTHON, SOURCE, Names
+from infra.targets.docker.postgres import administrator
 from infra.targets.docker.providers.image import BuiltImage
+from infra.targets.docker.settings import docker_settings
 from infra.targets.providers.provider import Properties, Provider
 
 BRIDGE = "bridge"  # Docker's own network: the stack's aren't there yet
@@ -54,7 +55,7 @@ class DatabaseCheck(Provider):
             )
             servers, direct = Sensitive(inputs["servers"]), Sensitive(inputs["direct"])
             _ensure_fit(
-                folder, Names(inputs["prefix"]), inputs["tag"], servers, direct,
+                Names(inputs["prefix"]), inputs["tag"], servers, direct,
                 inputs["network"], wanted,
             )  # fmt: skip
         return folder.stack, {}
@@ -63,7 +64,7 @@ class DatabaseCheck(Provider):
 def image_is_there(settings: Settings) -> bool:
     """Whether Letta's image is on the engine, so that the program itself can look."""
     with engine() as client:
-        wanted = tag("letta", settings.release, settings.docker.build)
+        wanted = tag("letta", settings.release, docker_settings(settings).build)
         return find_image(client, wanted) is not None
 
 
@@ -73,12 +74,12 @@ def ensure_usable(folder: StackFolder, settings: Settings, secrets: StackSecrets
     Looks from inside a container when the image is there; else only whether this machine reaches
     it: `DatabaseCheck` does the rest when it has built the image.
     """
-    chosen = settings.docker
+    chosen = docker_settings(settings)
     assert chosen.database is not None  # noqa: S101  # called for an external database only
     url, direct, network = chosen.database.url, chosen.database.direct, chosen.database.network
     _ensure_network(network)
     if not image_is_there(settings):
-        if found := _from_here(folder, direct):
+        if found := _from_here(direct):
             raise as_error([found])
         return
     wanted = Wanted(
@@ -91,7 +92,7 @@ def ensure_usable(folder: StackFolder, settings: Settings, secrets: StackSecrets
         claimed=bool(remembered(folder.profile, CLAIMED)),
     )
     image = tag("letta", settings.release, chosen.build)
-    _ensure_fit(folder, chosen.names, image, url, direct, network, wanted)
+    _ensure_fit(chosen.names, image, url, direct, network, wanted)
 
 
 def probe(names: Names, image: str, url: Sensitive, direct: Sensitive, network: str) -> Any:
@@ -124,7 +125,6 @@ def probe(names: Names, image: str, url: Sensitive, direct: Sensitive, network: 
 
 
 def _ensure_fit(
-    folder: StackFolder,
     names: Names,
     image: str,
     url: Sensitive,
@@ -135,18 +135,18 @@ def _ensure_fit(
     seen = probe(names, image, url, direct, network)
     found = problems(seen, wanted)
     # What no container reaches either has been told already, and so has whose it is.
-    if not found and (here := _from_here(folder, direct)):
+    if not found and (here := _from_here(direct)):
         found.append(here)
     if found:
         raise as_error(found)
 
 
-def _from_here(folder: StackFolder, direct: Sensitive) -> Problem | None:
+def _from_here(direct: Sensitive) -> Problem | None:
     """The migrations' lock, claims and checks go from this machine, not from a container."""
     import psycopg
 
     try:
-        with administrator(folder, {"uri": direct.reveal()}) as link:
+        with administrator({"uri": direct.reveal()}) as link:
             claimed_by(link)
     except psycopg.errors.InsufficientPrivilege as error:
         return Problem(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from infra.database.administration import administrator
 from infra.database.claim import CLAIMED, claim, claimed_by
 from infra.errors import LettaOpsError
 from infra.stack.locations import StackFolder
 from infra.stack.profile import remember
+from infra.targets.docker.postgres import administrator
 from infra.targets.providers.provider import Properties, Provider
 
 EXTENSION = "SELECT 1 FROM pg_extension WHERE extname = 'vector'"
@@ -26,7 +26,7 @@ class ExternalDatabase(Provider):
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         import psycopg
 
-        with administrator(folder, inputs) as link:
+        with administrator(inputs) as link:
             try:
                 if link.execute(EXTENSION).fetchone() is None:
                     link.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -42,7 +42,7 @@ class ExternalDatabase(Provider):
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         try:
-            with administrator(folder, outputs) as link:
+            with administrator(outputs) as link:
                 if link.execute(EXTENSION).fetchone() is None:
                     return "the extension vector is missing"
                 found = claimed_by(link)

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from infra.database.url import as_document, secrets_of
 from infra.errors import LettaOpsError
 from infra.process import TAIL_LINES
 from infra.sensitive import Sensitive
+from infra.stack.database_url import as_document, secrets_of
 from infra.stack.locations import StackFolder
 from infra.targets.docker.engine.oneshot import Job, run_once
 from infra.targets.docker.inside import external_alembic

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from infra.embedded.release import RELEASES
 from infra.sensitive import Sensitive
 from infra.stack.locations import StackFolder
+from infra.stack.releases import RELEASES
 from infra.targets.docker.engine.client import engine, find_image
 from infra.targets.docker.images.images import BuildSettings, build
 from infra.targets.providers.provider import Properties, Provider

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.errors import LettaOpsError
 from infra.process import TAIL_LINES
@@ -11,12 +13,23 @@ from infra.stack.launch_document import launch_document, secret_values
 from infra.stack.locations import StackFolder
 from infra.targets.docker.engine.oneshot import Job, run_once
 from infra.targets.docker.names import LAUNCH, PYTHON, SOURCE, Names
+from infra.targets.docker.postgres import administrator
 from infra.targets.providers.migration import Migration, failed_hint
 from infra.targets.providers.provider import Properties
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 class ContainerMigration(Migration):
     """Further inputs: `prefix`, `image`, `networks`, `server_uri` (as seen from the container)."""
+
+    compared: ClassVar[tuple[str, ...]] = ("release", "container", "uri")
+
+    def administrator(
+        self, folder: StackFolder, inputs: Properties
+    ) -> AbstractContextManager[psycopg.Connection[Any]]:
+        return administrator(inputs)
 
     def knows(self, folder: StackFolder, inputs: Properties, revision: str) -> bool:
         words = ["grep", "-rqF", f'"{revision}"', f"{SOURCE}/alembic/versions"]

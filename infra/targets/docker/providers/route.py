@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from infra.database import model_endpoints
 from infra.embedded import reach
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.locations import StackFolder
 from infra.targets.docker import agent_guard
 from infra.targets.docker.engine.client import last_lines
-from infra.targets.docker.engine.execute import execute
+from infra.targets.docker.engine.execution import execute
 from infra.targets.docker.inside import prove
 from infra.targets.docker.names import PROXY_PORT, PROXY_TLS_PORT, PYTHON
+from infra.targets.docker.postgres import administrator
 from infra.targets.docker.proxy_settings import acme_settings, nginx_settings, servers_of
-from infra.targets.providers import endpoints
 from infra.targets.providers.provider import Properties, Provider
 
 SETTINGS = "/data/proxy/nginx.conf"
@@ -76,13 +77,13 @@ class Route(Provider):
         serving = [server for server in serving if server not in new and _answers(server)]
         for server in new:
             _ensure_models(server, serving)
-        before = endpoints.move(folder, inputs, inputs["urls"])
+        before = _move(inputs, inputs["urls"])
         try:
             for server in new:
                 _ensure_no_agent_lost(folder, server, _prove(server, inputs), serving)
             _apply(inputs)
         except BaseException:
-            endpoints.move(folder, inputs, before)
+            _move(inputs, before)
             raise
         _ensure_through(inputs)
         return inputs["proxy"], {}
@@ -97,7 +98,16 @@ class Route(Provider):
             return None  # the proxy's own resource says so
         if current != _settings(outputs):
             return "the proxy's settings differ"
-        return endpoints.elsewhere(folder, outputs, outputs["urls"])
+        try:
+            with administrator(outputs) as link:
+                return model_endpoints.elsewhere(link, outputs["urls"])
+        except LettaOpsError:
+            return None  # Postgres' own service says so
+
+
+def _move(inputs: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, str]:
+    with administrator(inputs) as link:
+        return model_endpoints.move(link, urls)
 
 
 def _settings(inputs: Mapping[str, Any]) -> str:

@@ -22,7 +22,9 @@ from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environ
 from infra.stack.settings import Settings
 from infra.targets.components.scripts import beside
 from infra.targets.components.secrets import Secrets
-from infra.targets.resources import ReleaseInstallation, Service
+from infra.targets.local.components.resources import ReleaseInstallation
+from infra.targets.local.settings import local_settings
+from infra.targets.resources import Service
 
 START_SECONDS = 240  # 15 to 45 s measured; slower on a busy machine
 
@@ -67,7 +69,7 @@ def server(
 def _environment(folder: StackFolder, secrets: Secrets, settings: Settings) -> dict[str, Any]:
     # TLS to our own loopback costs time and protects nothing; pooling insists on it otherwise.
     uri = secrets["database-owner-password"].apply(
-        lambda password: _uri(password, settings.database_port)
+        lambda password: _uri(password, local_settings(settings).database_port)
     )
     return server_environment(
         uri, secrets["server-password"], secrets["encryption-key"], folder.home, folder.sandbox

@@ -10,7 +10,9 @@ from infra.stack.deployment import LOOPBACK, SERVICE_MODEL, SERVICE_SMOLLM2
 from infra.stack.locations import StackFolder
 from infra.stack.settings import Settings
 from infra.targets.components.scripts import beside
-from infra.targets.resources import ReleaseInstallation, Service, SmolLM2Installation
+from infra.targets.local.components.resources import ReleaseInstallation, SmolLM2Installation
+from infra.targets.local.settings import local_settings
+from infra.targets.resources import Service
 
 
 class ModelService(pulumi.ComponentResource):
@@ -28,24 +30,30 @@ class ModelService(pulumi.ComponentResource):
         forward: list[str] = []
         if settings.model == "smollm2":
             behind.append(self._smollm2(folder, settings, release))
-            forward = ["--forward", f"smollm2=http://{LOOPBACK}:{settings.smollm2_port}/v1"]
+            forward = [
+                "--forward",
+                f"smollm2=http://{LOOPBACK}:{local_settings(settings).smollm2_port}/v1",
+            ]
         self.ready = Service(
             SERVICE_MODEL,
             folder,
             {
                 "command": [
                     release.interpreter, str(folder.script("fake_model.py")),
-                    "--host", LOOPBACK, "--port", str(settings.model_port), *forward,
+                    "--host", LOOPBACK, "--port", str(local_settings(settings).model_port), *forward,
                 ],
                 "directory": "/",
                 "health": {"kind": "http", "path": "/health", "seconds": 30},
-                "port": settings.model_port,
+                "port": local_settings(settings).model_port,
                 **beside("embedded/fake_model.py"),
             },
             pulumi.ResourceOptions(parent=self, depends_on=behind),
         )  # fmt: skip
         # Letta speaks OpenAI's protocol to it; nobody looks at the key.
-        self.environment = {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": settings.model_url}
+        self.environment = {
+            "OPENAI_API_KEY": "not-needed",
+            "OPENAI_BASE_URL": local_settings(settings).model_url,
+        }
         self.register_outputs({})
 
     def _smollm2(
@@ -53,7 +61,7 @@ class ModelService(pulumi.ComponentResource):
     ) -> Service:
         from infra.embedded.smollm2 import arguments
 
-        port = settings.smollm2_port
+        port = local_settings(settings).smollm2_port
         opts = pulumi.ResourceOptions(parent=self)
         installation = SmolLM2Installation(folder, release.python, opts)
         return Service(

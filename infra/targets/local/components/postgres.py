@@ -8,13 +8,14 @@ from infra.stack.deployment import SERVICE_POSTGRES
 from infra.stack.locations import StackFolder
 from infra.stack.settings import Settings
 from infra.targets.components.secrets import Secrets
-from infra.targets.resources import (
+from infra.targets.local.components.resources import (
     Cluster,
     DatabaseInside,
     ReleaseInstallation,
     SchemaMigration,
-    Service,
 )
+from infra.targets.local.settings import local_settings
+from infra.targets.resources import Service
 
 START_SECONDS = 60  # crash recovery of a large database takes its time
 
@@ -31,7 +32,7 @@ class Postgres(pulumi.ComponentResource):
     ) -> None:
         super().__init__("letta-ops:local:Postgres", "postgres")
         opts = pulumi.ResourceOptions(parent=self, depends_on=[secrets])
-        port = settings.database_port
+        port = local_settings(settings).database_port
         cluster = Cluster(folder, port, opts)
         service = Service(
             SERVICE_POSTGRES,

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.accounts import as_account, service_account
 from infra.embedded.folders import plain_environment
-from infra.embedded.release import RELEASES, InstalledRelease, installed
+from infra.embedded.release import InstalledRelease, installed
 from infra.process import command, follow
 from infra.sensitive import Sensitive
 from infra.stack.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, Database, Role, postgres_uri
 from infra.stack.locations import StackFolder
+from infra.stack.releases import RELEASES
+from infra.targets.local.postgres import administrator
 from infra.targets.providers import migration
 from infra.targets.providers.provider import Properties
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 class EmbeddedMigration(migration.Migration):
     """Further inputs: `owner_password`, `cache`, `python` (of the installed release)."""
+
+    compared: ClassVar[tuple[str, ...]] = ("release", "port")
+
+    def administrator(
+        self, folder: StackFolder, inputs: Properties
+    ) -> AbstractContextManager[psycopg.Connection[Any]]:
+        return administrator(folder, int(inputs["port"]))
 
     def knows(self, folder: StackFolder, inputs: Properties, revision: str) -> bool:
         return _where(inputs).knows(revision)
@@ -55,6 +69,3 @@ class EmbeddedMigration(migration.Migration):
 def _where(inputs: Properties) -> InstalledRelease:
     release = RELEASES[inputs["release"]]
     return installed(release, Path(inputs["cache"]), Path(inputs["python"]))
-
-
-Migration = EmbeddedMigration  # its name in the state of stacks from before the docker target

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from infra.accounts import let_through, service_account, service_python
-from infra.embedded.release import RELEASES, install, installed
+from infra.embedded.release import install, installed
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
+from infra.stack.releases import RELEASES
 from infra.targets.providers.provider import Properties, Provider
 
 

@@ -1,14 +1,16 @@
-"""pg_dump inside the database's container: the one that surely knows this server."""
+"""PostgreSQL's programs inside the database's container: those that surely know this server."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from infra.errors import LettaOpsError
-from infra.process import TAIL_LINES, ending
+from infra.process import TAIL_LINES, Finished, ending
+from infra.stack.deployment import ADMIN_ROLE
 from infra.targets.docker.engine.client import engine
-from infra.targets.docker.engine.execution import STDOUT, attached, exit_code, frames
+from infra.targets.docker.engine.execution import STDOUT, attached, execute, exit_code, frames
 
 COMPLAINT_BYTES = 64 * 1024
 OF_A_SIGNAL = 128  # and its number: the exit code of a shell whose command was ended by one
@@ -22,11 +24,24 @@ wait $dump
 """
 
 
-def dumped_inside(container: str, words: Sequence[str]) -> Iterator[bytes]:
-    """Yield what pg_dump writes; raises LettaOpsError (`dump-failed`) with its last words."""
+@dataclass(frozen=True)
+class ContainerPrograms:
+    """See `infra.targets.target.Programs`."""
+
+    container: str
+
+    def run(self, program: str, *arguments: str) -> Finished:
+        done = execute(self.container, [program, *arguments])
+        return Finished(done.code, done.stdout, done.stderr)
+
+    def stream(self, program: str, *arguments: str) -> Iterator[bytes]:
+        return _streamed(self.container, [program, "--username", ADMIN_ROLE, *arguments])
+
+
+def _streamed(container: str, arguments: Sequence[str]) -> Iterator[bytes]:
     complaint = b""
     with engine() as client:
-        with attached(client.api, container, ["sh", "-c", WITH_US, "sh", *words]) as running:
+        with attached(client.api, container, ["sh", "-c", WITH_US, "sh", *arguments]) as running:
             running.socket.settimeout(None)  # a locked table is waited for by pg_dump itself
             for kind, data in frames(running.reader):
                 if kind == STDOUT:

@@ -1,136 +1,54 @@
-"""What the engine says of the stack's containers: do they run, with what, and how confined?"""
+"""What the engine says of a stack's containers: do they run, with what, how confined, on what disk?"""
 
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from healthchecks.model import Measurement
 from infra.errors import LettaOpsError
-from infra.stack.deployment import SERVICE_MODEL, SERVICE_POSTGRES, SERVICE_SERVER, Deployment
-from infra.targets.docker.names import SERVICE_PROXY, SERVICE_REDIS
+from infra.stack.deployment import (
+    SERVICE_MODEL,
+    SERVICE_POSTGRES,
+    SERVICE_PROXY,
+    SERVICE_REDIS,
+    SERVICE_SERVER,
+)
+from infra.targets.docker.engine.client import engine, find_container, find_image, own_containers
+from infra.targets.docker.engine.execution import execute_with
+from infra.targets.docker.names import LABEL_INSTALLED, LABEL_SERVICE, Names
+from infra.targets.facts import Confinement, ContainerFacts, Containers, DiskSpace, Published
+from infra.targets.target import not_running
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
+DATABASE_DATA = "/var/lib/postgresql"
+SERVER_DATA = "/home/letta"
 SERVICES = (SERVICE_POSTGRES, SERVICE_SERVER, SERVICE_MODEL, SERVICE_PROXY, SERVICE_REDIS)
 BASE_LABELS = ("org.opencontainers.image.base.name", "org.opencontainers.image.base.digest")
 # Of both versions of cgroups: how often something inside was killed for want of memory.
 KILL_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
 
-@dataclass(frozen=True)
-class Published:
-    """A port of the machine that leads into a container. An empty address is every address."""
+def inspect(names: Names, wanted: Sequence[str], *, tls: bool, memory: bool) -> Containers:
+    """Ask the engine for the stack's containers; of the services `wanted` there must be one each.
 
-    address: str
-    port: int
-
-    @property
-    def loopback(self) -> bool:
-        return bool(self.address) and ipaddress.ip_address(self.address).is_loopback
-
-
-@dataclass(frozen=True)
-class Confinement:
-    """What a container may do; `user` as the engine knows it ("" and "0" are root)."""
-
-    user: str
-    read_only: bool
-    no_new_privileges: bool
-    drops_all: bool
-    privileged: bool
-    host_network: bool
-
-    @property
-    def root(self) -> bool:
-        return self.user.partition(":")[0] in ("", "0", "root")
-
-
-@dataclass(frozen=True)
-class ContainerFacts:
-    """One container. `health` is None without a health check; times in seconds, memory in bytes.
-
-    `killed`: how often something in it was killed for want of memory since it started;
-    `killed_whole`: that this was its last end. `image_days` is how long ago the packages of its image
-    were installed, None when that was deleted.
-    `limit` and `used` are None without a limit; `used` also where it wasn't measured.
+    With `memory`, that of each is measured: that costs a command in every container. Raises
+    LettaOpsError: those of `infra.targets.docker.engine.client`.
     """
-
-    name: str
-    service: str
-    status: str
-    health: str | None
-    exit_code: int
-    uptime: float
-    restarts: int
-    killed_whole: bool
-    killed: int
-    used: int | None
-    limit: int | None
-    image: str
-    image_days: float | None
-    base: str | None
-    published: tuple[Published, ...]
-    confinement: Confinement
-
-    @property
-    def runs(self) -> bool:
-        return self.status == "running"
-
-    @property
-    def state(self) -> str:
-        """In the words of `status`: `RUNNING (healthy)`, `EXITED (137)`."""
-        if self.status == "exited":
-            return f"EXITED ({self.exit_code})"
-        return self.status.upper() + (f" ({self.health})" if self.health and self.runs else "")
-
-
-@dataclass(frozen=True)
-class Containers(Measurement):
-    """The stack's containers; `missing` names the services of which there is none."""
-
-    containers: tuple[ContainerFacts, ...]
-    missing: tuple[str, ...]
-    tls: bool
-
-
-def inspect(deployment: Deployment) -> Containers:
-    """Ask the engine. Raises LettaOpsError: those of `infra.targets.docker.engine.client`."""
-    return _containers(deployment, memory=False)
-
-
-def inspect_memory(deployment: Deployment) -> Containers:
-    """Like `inspect`, and measure the memory of each: that costs a command in every container."""
-    return _containers(deployment, memory=True)
-
-
-def _containers(deployment: Deployment, *, memory: bool) -> Containers:
-    found = tuple(look(deployment, memory=memory))
-    wanted = [SERVICE_SERVER, SERVICE_PROXY]
-    if deployment.database is not None and deployment.database.container is not None:
-        wanted.insert(0, SERVICE_POSTGRES)
+    found = tuple(look(names, memory=memory))
     there = {each.service for each in found}
     missing = tuple(service for service in wanted if service not in there)
-    return Containers(found, missing, deployment.server.url.startswith("https://"))
+    return Containers(found, missing, tls)
 
 
-def look(deployment: Deployment, *, memory: bool = False) -> Iterator[ContainerFacts]:
+def look(names: Names, *, memory: bool = False) -> Iterator[ContainerFacts]:
     """Yield the containers of the stack's services, oldest first."""
     import docker.errors
 
-    from infra.targets.docker.engine.client import engine, own_containers
-    from infra.targets.docker.names import LABEL_SERVICE
-
-    names = deployment.containers
-    if names is None:
-        raise LettaOpsError(
-            "no-containers", "the stack doesn't run in containers", "look on its own machine"
-        )
     with engine() as client:
         for container in own_containers(client, names.prefix):
             service = container.labels.get(LABEL_SERVICE, "")
@@ -199,9 +117,6 @@ def _published(attributes: Mapping[str, Any]) -> Iterator[Published]:
 def _image(client: DockerClient, image: str) -> tuple[str, dt.datetime | None, Mapping[str, str]]:
     """Its name, since when its packages are in it, and its labels; a container outlives an image that
     is deleted."""
-    from infra.targets.docker.engine.client import find_image
-    from infra.targets.docker.names import LABEL_INSTALLED
-
     short = image.removeprefix("sha256:")[:12]
     found = find_image(client, image)
     if found is None:
@@ -225,9 +140,7 @@ def _used(client: DockerClient, container: str) -> int | None:
 
 def _killed(client: DockerClient, container: Container) -> int:
     """Also a part may have been killed (a session of Postgres, a tool), which the engine can't say."""
-    from infra.targets.docker.engine.execution import execute
-
-    done = execute(client, str(container.id), ["cat", *KILL_COUNTERS], seconds=5.0)
+    done = execute_with(client, str(container.id), ["cat", *KILL_COUNTERS], seconds=5.0)
     words = done.stdout.split()
     pairs = dict(zip(words[::2], words[1::2], strict=False))
     return int(pairs.get("oom_kill", 0))
@@ -235,3 +148,36 @@ def _killed(client: DockerClient, container: Container) -> int:
 
 def _moment(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text)
+
+
+def running_server(client: DockerClient, names: Names) -> Container:
+    """A server's container that runs; the newest. Raises LettaOpsError (`server-not-running`)."""
+    found = own_containers(client, names.prefix, SERVICE_SERVER)
+    running = [each for each in found if each.status == "running"]
+    if not running:
+        raise not_running()
+    return running[-1]
+
+
+def disk_space(names: Names, postgres: str | None) -> DiskSpace:
+    """As the container `postgres` sees its volume, or else a server.
+
+    The engine's own folder says nothing: a volume may be on another disk, and an engine elsewhere.
+    """
+    with engine() as client:
+        found = find_container(client, postgres) if postgres else None
+        folder = DATABASE_DATA
+        if found is None or found.status != "running":
+            found, folder = running_server(client, names), SERVER_DATA
+        name = str(found.name)
+        words = ["df", "--block-size=1", "--output=size,avail", folder]
+        done = execute_with(client, name, words, seconds=10.0)
+    numbers = done.stdout.split()[-2:]
+    if done.code != 0 or not all(word.isdecimal() for word in numbers):
+        raise LettaOpsError(
+            "no-disk",
+            f"df in {name} failed: {(done.stderr or done.stdout).strip()[:300]}",
+            "look at the disk of the engine's own machine",
+        )
+    total, free = map(int, numbers)
+    return DiskSpace(Path(folder), total, free, name)

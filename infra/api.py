@@ -1,24 +1,22 @@
-"""Reaching a deployment: its API and its database. The only places where secrets are revealed to them."""
+"""Reaching a deployment's API: a Letta client, and plain HTTP for what must be quick."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from infra.errors import LettaOpsError
-from infra.stack.deployment import ADMIN_ROLE, Deployment, Role
-from infra.targets.docker.names import POSTGRES_PORT
+from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     import httpx
-    import psycopg
     from letta_client import Letta
 
 CONNECT_SECONDS = 5.0
-TUNNEL_SECONDS = 15.0  # a busy engine takes its time to run a command
 REQUEST_SECONDS = 120.0
+HEALTH_PATH = "/v1/health/"  # needs no password, and doesn't look at the database
 
 
 @contextmanager
@@ -89,85 +87,15 @@ def authorized_http(deployment: Deployment, timeout: float = REQUEST_SECONDS) ->
     return client
 
 
-@contextmanager
-def database(deployment: Deployment, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a connection to the deployment's database, as its reader unless told otherwise.
-
-    A database that isn't published is reached from inside its container. Raises LettaOpsError:
-    `no-database` when the profile names none, `database-unreachable`, and those of
-    `infra.targets.docker.engine.client`.
-    """
-    found = deployment.database
-    if found is None:
-        raise no_database(deployment)
-    settings = found.connection(role or found.reader)
-    opened = connection(settings) if found.container is None else inside(found.container, settings)
-    with opened as link:
-        yield link
-
-
-@contextmanager
-def administrator_in(container: str, name: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield the administrator's connection to database `name` in `container`: it has no password.
-
-    Whoever may use the engine is administrator. Raises LettaOpsError like `database`.
-    """
-    from infra.targets.docker.engine.tunnel import VIA_SOCKET
-
-    settings: dict[str, str | int] = {"dbname": name, "user": ADMIN_ROLE}
-    with inside(container, settings, VIA_SOCKET) as link:
-        yield link
-
-
-@contextmanager
-def inside(
-    container: str, settings: dict[str, str | int], command: Sequence[str] | None = None
-) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a connection to the Postgres inside `container`; host, port and TLS don't matter there."""
-    from infra.targets.docker.engine.tunnel import VIA_TCP, tunnel
-
-    with tunnel(container, command or VIA_TCP) as folder:
-        way = settings | {"host": str(folder), "port": POSTGRES_PORT, "sslmode": "disable"}
-        with connection(way, f"in container {container}", TUNNEL_SECONDS) as link:
-            yield link
-
-
-@contextmanager
-def connection(
-    settings: dict[str, str | int], place: str | None = None, seconds: float = CONNECT_SECONDS
-) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a psycopg connection in autocommit; raises LettaOpsError (`database-unreachable`).
-
-    `place` is what people call its host and port; `seconds` is how long connecting may take.
-    """
-    import psycopg
+def answers(deployment: Deployment) -> bool:
+    """Whether a server answers at the deployment's URL."""
+    import httpx
 
     try:
-        link = psycopg.connect(
-            **settings,  # type: ignore[arg-type]  # libpq's own words, checked by libpq
-            autocommit=True,
-            connect_timeout=int(seconds),
-            application_name="letta-ops",
-        )
-    except psycopg.OperationalError as error:
-        place = place or f"at {settings['host']}:{settings['port']}"
-        reason = str(error).strip().splitlines()[0].rpartition('" failed: ')[2]  # no socket's path
-        raise LettaOpsError(
-            "database-unreachable",
-            f"the database {settings['dbname']} {place} cannot be reached as"
-            f" {settings['user']}: {reason}",
-            "see whether Postgres runs (`letta-ops check`), and whether the profile's password holds",
-        ) from None
-    with link:
-        yield link
-
-
-def no_database(deployment: Deployment) -> LettaOpsError:
-    return LettaOpsError(
-        "no-database",
-        f"the profile of stack '{deployment.stack}' names no database",
-        "add [database] with host, port, name and a role to the profile (docs/profile.md)",
-    )
+        with http(deployment, 10.0) as client:
+            return client.get(HEALTH_PATH).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def wrong_password(deployment: Deployment) -> LettaOpsError:

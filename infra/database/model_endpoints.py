@@ -9,12 +9,7 @@ agents nor new ones.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
-
-from infra.database.administration import administrator
-from infra.errors import LettaOpsError
-from infra.stack.locations import StackFolder
-from infra.targets.providers.provider import Properties, Provider
+from typing import Any
 
 # The column's name, and the key inside its JSON that holds the provider's URL.
 CONFIGURATIONS = {"llm_config": "model_endpoint", "embedding_config": "embedding_endpoint"}
@@ -22,27 +17,15 @@ CONFIGURATIONS = {"llm_config": "model_endpoint", "embedding_config": "embedding
 HISTORY = ("provider_traces", "llm_batch_items")
 
 
-class ModelEndpoints(Provider):
-    """Inputs: where the database is (see `infra.database.administration`), `urls` (provider's name -> URL).
+def move(link: Any, urls: Mapping[str, str]) -> dict[str, str]:
+    """Bring `urls` (provider's name -> URL) to the database of the administrator's `link`, in one
+    transaction; return those that were there before.
 
     Only base providers (those of the configuration) are put right, and only configurations that
     hold the old URL of one: what a person pointed elsewhere stays.
     """
-
-    compared: ClassVar[tuple[str, ...]] = ("urls", "port", "container", "uri")
-
-    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        move(folder, inputs, inputs["urls"])
-        return folder.stack, {}
-
-    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
-        return elsewhere(folder, outputs, outputs["urls"])
-
-
-def move(folder: StackFolder, place: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, str]:
-    """Bring `urls` to the database, in one transaction; return those that were there before."""
     before = {}
-    with administrator(folder, place) as link, link.transaction():
+    with link.transaction():
         for name, url in urls.items():
             old = _url(link, name)
             if old is not None:
@@ -51,15 +34,11 @@ def move(folder: StackFolder, place: Mapping[str, Any], urls: Mapping[str, str])
     return before
 
 
-def elsewhere(folder: StackFolder, place: Mapping[str, Any], urls: Mapping[str, str]) -> str | None:
-    """Say which provider the database has at another URL; None where it is down."""
-    try:
-        with administrator(folder, place) as link:
-            for name, url in urls.items():
-                if _url(link, name) not in (None, url):
-                    return f"the database has another URL for {name}"
-    except LettaOpsError:
-        return None  # Postgres' own service says so
+def elsewhere(link: Any, urls: Mapping[str, str]) -> str | None:
+    """Say which provider the database has at another URL."""
+    for name, url in urls.items():
+        if _url(link, name) not in (None, url):
+            return f"the database has another URL for {name}"
     return None
 
 

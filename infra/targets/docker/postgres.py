@@ -1,0 +1,75 @@
+"""Ways to the Postgres of a docker stack: unpublished in its container, or external by its URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from infra.database.administration import Way
+from infra.database.connection import connection
+from infra.sensitive import Sensitive
+from infra.stack.deployment import (
+    ADMIN_ROLE,
+    DATABASE_NAME,
+    POSTGRES_PORT,
+    Role,
+    database_from_url,
+)
+from infra.targets.docker.engine.tunnel import VIA_SOCKET, VIA_TCP, tunnel
+
+if TYPE_CHECKING:
+    import psycopg
+
+TUNNEL_SECONDS = 15.0  # a busy engine takes its time to run a command
+
+
+@contextmanager
+def administrators_way(container: str) -> Iterator[Way]:
+    """Yield the administrator's way into `container`: whoever may use the engine is one."""
+    with tunnel(container, VIA_SOCKET) as sockets:
+        settings: dict[str, str | int] = {
+            "host": str(sockets),
+            "port": POSTGRES_PORT,
+            "user": ADMIN_ROLE,
+        }
+        yield Way(settings, True, f"in container {container}", ADMIN_ROLE)
+
+
+@contextmanager
+def administrator(
+    place: Mapping[str, Any], name: str = DATABASE_NAME
+) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection that may change everything of Letta's in database `name`.
+
+    `place` has `container`, or the `uri` of an external database: its own role then, and `name` is
+    not looked at. Raises LettaOpsError (`database-unreachable`).
+    """
+    if place.get("uri"):
+        database = database_from_url(Sensitive(place["uri"]))
+        with connection(database.connection(database.owner)) as link:
+            yield link
+    else:
+        with administrators_way(place["container"]) as way, way.connect(name) as link:
+            yield link
+
+
+@contextmanager
+def logged_in(container: str, role: Role) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection as `role`, with its password, as the server itself would connect."""
+    settings: dict[str, str | int] = {"dbname": DATABASE_NAME, "user": role.name}
+    if role.password is not None:
+        settings["password"] = role.password.reveal()
+    with inside(container, settings) as link:
+        yield link
+
+
+@contextmanager
+def inside(
+    container: str, settings: Mapping[str, str | int], command: Sequence[str] = VIA_TCP
+) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection to the Postgres inside `container`; host, port and TLS don't matter there."""
+    with tunnel(container, command) as folder:
+        way = {**settings, "host": str(folder), "port": POSTGRES_PORT, "sslmode": "disable"}
+        with connection(way, f"in container {container}", TUNNEL_SECONDS) as link:
+            yield link

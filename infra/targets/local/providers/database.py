@@ -1,0 +1,31 @@
+"""The database of a local stack, its roles and its extension."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from infra.stack.deployment import Role
+from infra.stack.locations import StackFolder
+from infra.targets.local.postgres import administrator, logged_in
+from infra.targets.providers.database import Database
+from infra.targets.providers.provider import Properties
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+class LocalDatabase(Database):
+    """Further input: `port`."""
+
+    compared: ClassVar[tuple[str, ...]] = ("port", *Database.compared)
+
+    def administrator(
+        self, folder: StackFolder, inputs: Properties, name: str
+    ) -> AbstractContextManager[psycopg.Connection[Any]]:
+        return administrator(folder, int(inputs["port"]), name)
+
+    def logged_in(
+        self, inputs: Properties, role: Role
+    ) -> AbstractContextManager[psycopg.Connection[Any]]:
+        return logged_in(int(inputs["port"]), role)

@@ -1,0 +1,210 @@
+"""The port behind which every target stands: what one must be able to do.
+
+A target is where stacks run. To add one: a folder beside this file, and a line in `infra.targets`
+(or an entry point of the group `letta_ops.targets`, in another package). Nothing outside of
+`infra.targets` knows which there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+from infra.errors import LettaOpsError
+from infra.log_lines import LogLine, Wanted
+from infra.process import Finished
+from infra.stack.deployment import Deployment, Role
+from infra.stack.locations import StackFolder
+from infra.stack.settings import Settings, TargetPart
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from infra.database.administration import Way
+    from infra.targets.facts import Containers, DiskSpace, Fact, Listeners, Running, Services
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One thing that a stack needs of a machine: is it there, what was seen, what to do."""
+
+    name: str
+    passed: bool
+    detail: str
+    hint: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Target(Protocol):
+    """Where stacks run: how one is made there, and how it is found again.
+
+    `configuration` are the stack's settings in flat keys as they are written, however wrong.
+    """
+
+    @property
+    def part(self) -> TargetPart:
+        """Its own part of a stack's configuration."""
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether Pulumi must look at what is really there before every run."""
+
+    def declare(self, folder: StackFolder, settings: Settings) -> None:
+        """Declare the stack's resources to Pulumi, as its program.
+
+        Raises LettaOpsError before the first one, when the stack can't be made here.
+        """
+
+    def remove_unfinished(
+        self,
+        folder: StackFolder,
+        configuration: Mapping[str, Any],
+        state: Mapping[str, Any],
+    ) -> Sequence[str]:
+        """Remove what a run that was killed has made and Pulumi's exported `state` doesn't know.
+
+        Returns what it was, in words. Asked only where it `refreshes`.
+        """
+
+    def explain(
+        self, folder: StackFolder, configuration: Mapping[str, Any], message: str
+    ) -> LettaOpsError | None:
+        """What the target knows of Pulumi's `message` about a failed run; None for nothing."""
+
+    def remove(
+        self, folder: StackFolder, configuration: Mapping[str, Any], *, delete_data: bool
+    ) -> None:
+        """End what `destroy` may have left of the stack; with `delete_data` also what it keeps.
+
+        The stack's folder, and the accounts of its services, are seen to by the caller.
+        """
+
+    def requirements(
+        self, folder: StackFolder, configuration: Mapping[str, Any], *, chosen: bool
+    ) -> Iterable[Requirement]:
+        """What a stack needs of this machine, looked at. `chosen`: the stack is of this target.
+
+        Changes nothing; raises nothing.
+        """
+
+    def client_requirements(self) -> Iterable[Requirement]:
+        """What operating a stack needs of a machine that did not provision it."""
+
+    def host(self, deployment: Deployment) -> Host | None:
+        """The deployment where it runs; None when that is not within reach of this machine."""
+
+
+class Host(Protocol):
+    """A deployment where it runs: what can be done to it there, and what it can be asked."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we stop and start its services; else that is for whoever made it."""
+
+    @property
+    def provides_database(self) -> bool:
+        """Whether its Postgres was made together with the server: nothing stands between them."""
+
+    @property
+    def can_back_up(self) -> bool: ...
+
+    @property
+    def shares_disk(self) -> bool:
+        """Whether its Postgres serves on the disk of the stack's folder here."""
+
+    @property
+    def facts(self) -> Collection[Fact]:
+        """What of the methods below has an answer here."""
+
+    def stop(self, service: str) -> None:
+        """Stop every instance of the service; one that is stopped stays so."""
+
+    def start(self, service: str) -> None:
+        """Start every instance of the service; one that runs goes on. Nobody waits for its health."""
+
+    def administrator(self) -> AbstractContextManager[Way]:
+        """The administrator's way to Postgres, for as long as the block; else that of its owner.
+
+        Raises LettaOpsError (`no-database`); nothing is connected yet.
+        """
+
+    def session(self, role: Role | None = None) -> AbstractContextManager[psycopg.Connection[Any]]:
+        """A connection to the deployment's database, as its reader unless told otherwise.
+
+        Raises LettaOpsError: `no-database`, `database-unreachable`.
+        """
+
+    def beside_postgres(self) -> Programs | None:
+        """PostgreSQL's own programs, where the server is; None where they can't be run there."""
+
+    def home(self, name: str, program: str, code: str) -> Home | None:
+        """Where the server's home is. `program` is a script of the standard library, `name` is what it
+        is called there, `code` that of its errors. None where we can't look into it."""
+
+    def ask_server(self, script: str, question: str, seconds: float) -> Finished:
+        """Run `script` (standard library only) as the server runs: its interpreter, its account, its
+        network, its environment file in LETTA_OPS_ENVIRONMENT_FILE; `question` is on stdin.
+
+        Raises LettaOpsError (`server-not-running`, `timeout`).
+        """
+
+    def logs(self, wanted: Wanted) -> Iterator[LogLine]:
+        """The lines by time; with `follow`, then on as they come, without an end.
+
+        Raises LettaOpsError: `no-logs`, or `unknown-service` with the names that there are.
+        """
+
+    def packages(self) -> Mapping[str, str]:
+        """The system packages that it runs on, as `name=version ...`, by image; {} where unknown."""
+
+    def running(self) -> Running:
+        """Its services, for `status`. Raises LettaOpsError where they can't be asked for."""
+
+    def services(self) -> Services: ...
+
+    def listeners(self) -> Listeners: ...
+
+    def containers(self, *, memory: bool) -> Containers:
+        """With `memory`, that of each is measured: that costs a command in every one."""
+
+    def disk(self) -> DiskSpace:
+        """The room left where the data is."""
+
+
+class Programs(Protocol):
+    """PostgreSQL's programs where the server is."""
+
+    def run(self, program: str, *arguments: str) -> Finished:
+        """Run one to its end, whatever its exit code."""
+
+    def stream(self, program: str, *arguments: str) -> Iterator[bytes]:
+        """Run one as the administrator and yield its stdout.
+
+        It ends when nobody reads on. Raises LettaOpsError (`dump-failed`) with its last words.
+        """
+
+
+class Home(Protocol):
+    """Where the server's home is, and a way to run a script there."""
+
+    @property
+    def place(self) -> str: ...
+
+    def output(self, *arguments: str) -> AbstractContextManager[BinaryIO]:
+        """Run it with a word, the home's path, and more words; yield its stdout, to be read to its
+        end. Raises LettaOpsError when the block ends and the script had failed."""
+
+    def run(self, *arguments: str, chunks: Iterable[bytes] = ()) -> str:
+        """Run it, hand it `chunks` by stdin, and return its stdout. Raises LettaOpsError."""
+
+
+def not_running() -> LettaOpsError:
+    return LettaOpsError(
+        "server-not-running",
+        "no server runs from which its models could be reached",
+        "start it with `letta-ops up`",
+    )
