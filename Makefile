@@ -8,11 +8,11 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 export UV_PROJECT_ENVIRONMENT := .venv
 # Without bytecode each command compiles what it imports: twice the time (measured).
 export PYTHONDONTWRITEBYTECODE :=
-# Live tests mostly wait: two files at a time, each with stacks of its own.
+# Two files at a time, each with stacks of its own; those of one file follow each other.
 TOGETHER = --numprocesses 2 --dist loadfile
 PYTEST = .venv/bin/python -m pytest
 # The same tests run on stacks of each target. The base of the images is what `make engine` makes.
-# What is the same code on both, `make test` proves once: on `local`.
+# What stands above the port of targets is proven by `make test` once: on `local`.
 ON_LOCAL = LETTA_OPS_TEST_TARGET=local $(PYTEST) $(TOGETHER) tests/live
 ON_DOCKER = LETTA_OPS_TEST_TARGET=docker \
 	LETTA_OPS_TEST_BASE="$${LETTA_OPS_TEST_BASE:-letta-ops-base:trixie}" \
@@ -20,8 +20,9 @@ ON_DOCKER = LETTA_OPS_TEST_TARGET=docker \
 ONCE = LETTA_OPS_TEST_MATRIX=once
 # The file that says whether there is an engine for the tests: `ready` or `left-out`.
 ENGINE = .venv/engine
+TIER = @tools/tier
 
-.PHONY: help up down test test-all test-unit test-contract test-live test-live-local \
+.PHONY: help up down begin test test-all test-unit test-contract test-live test-live-local \
 	test-live-docker engine lint format bench setup
 .NOTPARALLEL:
 
@@ -35,18 +36,25 @@ up: setup  ## provision the stack on this machine and smoke-test it
 down: setup  ## stop the stack; its data stays
 	@.venv/bin/letta-ops --stack $(STACK) destroy --yes
 
-test: setup lint engine  ## what CI runs, about an hour on 2 cores with nothing cached
-	$(PYTEST) $(TOGETHER) tests/unit tests/repo tests/contract
-	$(ON_LOCAL)
-	@$(call docker-tests,$(ONCE) $(ON_DOCKER))
+test: begin  ## what CI runs: half an hour on 2 cores
+	$(TIER) setup-and-lint $(MAKE) --no-print-directory lint engine
+	$(TIER) unit-repo-contract $(PYTEST) $(TOGETHER) tests/unit tests/repo tests/contract
+	$(TIER) live-local env $(ON_LOCAL)
+	$(TIER) live-docker sh -c '$(call docker-tests,$(ONCE) $(ON_DOCKER))'
+	$(TIER)
 
-test-all: setup lint engine  ## every test on each target, and what takes minutes each
-	$(PYTEST) $(TOGETHER) tests/unit tests/repo tests/contract
-	$(ON_LOCAL) -m "long or not long"
-	@$(call docker-tests,$(ON_DOCKER) -m "long or not long")
+test-all: begin  ## every test on each target, and what takes minutes each
+	$(TIER) setup-and-lint $(MAKE) --no-print-directory lint engine
+	$(TIER) unit-repo-contract $(PYTEST) $(TOGETHER) tests/unit tests/repo tests/contract
+	$(TIER) live-local env $(ON_LOCAL) -m "long or not long"
+	$(TIER) live-docker sh -c '$(call docker-tests,$(ON_DOCKER) -m "long or not long")'
+	$(TIER)
+
+begin: setup
+	@rm -f .venv/tiers
 
 test-unit: setup  ## the fast tests
-	$(PYTEST) tests/unit tests/repo
+	$(PYTEST) $(TOGETHER) tests/unit tests/repo
 
 test-contract: setup  ## the tests of our stand-ins and ports
 	$(PYTEST) tests/contract

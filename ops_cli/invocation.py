@@ -31,11 +31,9 @@ class Invocation:
     def deployment(self) -> Deployment:
         """Read the profile. Raises LettaOpsError when it is missing or wrong."""
         from infra.stack.profile import load
-        from infra.targets import ensure_known
+        from infra.targets import is_known
 
-        found = load(self.folder, self.profile)
-        ensure_known(found)
-        return found
+        return load(self.folder, self.profile, is_target=is_known)
 
     def command(self, words: str) -> str:
         """The command line that does `words` to the same stack: for hints that can be pasted."""

@@ -133,7 +133,7 @@ def drop_previous(deployment: Deployment, way: Way) -> list[str]:
     for name in dropped:
         drop_database(way, name)
     if reachable(deployment):
-        memory = MemoryPlace(deployment)
+        memory = MemoryPlace.of(deployment)
         dropped += ["memory"] if memory.has_previous() else []
         memory.forget_others()
         memory.drop_previous()
@@ -189,7 +189,7 @@ def _make_beside(
     if journal.had_memory:
         report("memory: restoring git repositories")
         with opened_part(store, plan.backup, MEMORY, key) as source:
-            MemoryPlace(deployment).write(chunks_of(source))
+            MemoryPlace.of(deployment).write(chunks_of(source))
 
 
 def _switch(
@@ -206,7 +206,7 @@ def _switch(
         stop_server(deployment)
         switch_databases(way, journal)
         if journal.had_memory:
-            MemoryPlace(deployment).swap()
+            MemoryPlace.of(deployment).swap()
         _start(deployment, way, plan, journal, report)
         if is_ours(deployment):
             prove(load(stack_folder(deployment.stack), deployment.profile))

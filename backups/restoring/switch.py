@@ -60,7 +60,7 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
             _rename(way, journal, [(journal.previous, journal.name)])
         drop_database(way, journal.side)
     if journal.had_memory:
-        MemoryPlace(deployment).undo()
+        MemoryPlace.of(deployment).undo()
     if journal.old_keys is not None and deployment.profile is not None:
         remember(deployment.profile, journal.old_keys)
         _adopt(deployment)

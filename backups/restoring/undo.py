@@ -110,9 +110,9 @@ def undo(
     ensure_can_stop(deployment)
     drop_database(way, names.older)  # of a restore that was proven, and then killed
     _carry_records(way, names, report)
-    has_memory = reachable(deployment) and MemoryPlace(deployment).has_previous()
+    has_memory = reachable(deployment) and MemoryPlace.of(deployment).has_previous()
     if has_memory:
-        MemoryPlace(deployment).forget_others()
+        MemoryPlace.of(deployment).forget_others()
     live = plan.replaces.held if plan.replaces else None
     differs = live is None or live.revision != plan.brings.revision
     journal = Journal(

@@ -109,12 +109,24 @@ def summarise(stream: Source) -> Memory:
 class MemoryPlace:
     """Where a deployment keeps git-backed memory. Its server must not run while it is swapped.
 
-    Every method raises LettaOpsError: `memory-unreachable` where we have no way there,
-    `memory-files` with the script's words, and those of the engine. All can be repeated.
+    Every method raises LettaOpsError: `memory-files` with the script's words, and those of the
+    engine. All can be repeated.
     """
 
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> MemoryPlace:
+        """That of a deployment. Raises LettaOpsError (`memory-unreachable`)."""
+        home = _home(deployment)
+        if home is None:
+            raise LettaOpsError(
+                "memory-unreachable",
+                f"git-backed memory of stack '{deployment.stack}' can't be reached from here",
+                "restore it by hand: it is a tar for the folder .letta in the server's home",
+            )
+        return cls(home)
 
     def write(self, chunks: Iterable[bytes]) -> Memory:
         """Write a tar beside what is live, strictly checked, and return what was in it.
@@ -169,19 +181,12 @@ class MemoryPlace:
         return Memory(int(found["repositories"]), int(found["files"]), str(found["digest"]))
 
     def _run(self, *words: str, chunks: Iterable[bytes] = ()) -> Any:
-        home = _home(self._deployment)
-        if home is None:
-            raise LettaOpsError(
-                "memory-unreachable",
-                f"git-backed memory of stack '{self._deployment.stack}' can't be reached from here",
-                "restore it by hand: it is a tar for the folder .letta in the server's home",
-            )
-        said = home.run(*words, chunks=chunks)
+        said = self._home.run(*words, chunks=chunks)
         try:
             return json.loads(said)
         except ValueError:
             raise LettaOpsError(
-                CODE, f"the script in {home.place} said nothing", "run the same command again"
+                CODE, f"the script in {self._home.place} said nothing", "run the same command again"
             ) from None
 
 

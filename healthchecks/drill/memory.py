@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from backups.manifest import MEMORY as MEMORY_PART
 from backups.opening import opened_part
-from backups.sources.memory_files import MemoryPlace
+from backups.sources.memory_files import CODE, MemoryPlace, program
 from backups.streams import chunks_of
 from backups.verify import FAILED, PASSED
 from healthchecks.drill.course import Course
 from healthchecks.drill.verdict import MEMORY, Check
-from infra.stack.deployment import Deployment, Server
+from infra.embedded.home import ServerHome
 
 
 def judge_memory(course: Course) -> Check:
@@ -17,9 +17,7 @@ def judge_memory(course: Course) -> Check:
 
     Raises LettaOpsError as `opened_part` and `MemoryPlace` do.
     """
-    nobody = Server("http://127.0.0.1")  # no server runs yet: memory is restored before it
-    home = Deployment(course.folder.stack, "local", nobody, folder=course.folder)
-    place = MemoryPlace(home)
+    place = MemoryPlace(ServerHome(course.folder, "memory.py", program(), CODE))
     with opened_part(course.store, course.backup, MEMORY_PART, course.key) as source:
         found = place.write(chunks_of(source))
     place.swap()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,9 +113,14 @@ HINT = "correct the keys named above; docs/profile.md lists them all"
 
 
 def load(
-    folder: StackFolder, file: Path | None = None, environment: Mapping[str, str] = os.environ
+    folder: StackFolder,
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    is_target: Callable[[str], bool] | None = None,
 ) -> Deployment:
     """Read the profile of a stack (or `file`) and lay the environment's overrides over it.
+
+    `is_target` says whether there is a target of a name; without it, nobody looks.
 
     Raises LettaOpsError (`profile-missing`) when there is neither a file nor LETTA_OPS_SERVER_URL,
     and ConfigurationError with every problem otherwise.
@@ -134,11 +139,16 @@ def load(
             " (docs/profile.md) and name it with --profile, or set LETTA_OPS_SERVER_URL",
         )
     values = dict(_read(path)) if path.is_file() else {}
-    return parse(values | overrides, str(path), folder, path if path.is_file() else None)
+    found = path if path.is_file() else None
+    return parse(values | overrides, str(path), folder, found, is_target)
 
 
 def parse(
-    values: Mapping[str, Any], source: str, folder: StackFolder, path: Path | None = None
+    values: Mapping[str, Any],
+    source: str,
+    folder: StackFolder,
+    path: Path | None = None,
+    is_target: Callable[[str], bool] | None = None,
 ) -> Deployment:
     """Turn flat values (`{"server.url": ...}`) into a Deployment, or raise ConfigurationError."""
     problems: list[str] = []
@@ -156,6 +166,9 @@ def parse(
             except ValueError as error:
                 problems.append(f"{name}: {error}")
     problems += _contradictions(clean, values)
+    target = clean.get("target", EXTERNAL)
+    if is_target is not None and not is_target(target):
+        problems.append(f"target: {target!r} is unknown to this letta-ops")
     problems += backup_settings.problems(clean, secrets_hidden=None)
     if problems:
         raise ConfigurationError(source, problems, HINT)

@@ -45,12 +45,11 @@ def named(name: str) -> Target:
     )
 
 
-def ensure_known(deployment: Deployment) -> None:
-    """Raise LettaOpsError (`unknown-target`) for the profile of a target that there is not."""
+def is_known(name: str) -> bool:
+    """Whether a profile may name it: a target, or none at all."""
     from infra.stack.deployment import EXTERNAL
 
-    if deployment.target not in (*OURS, EXTERNAL):
-        named(deployment.target)
+    return name in (*OURS, EXTERNAL) or name in names()
 
 
 def default_for(stack: str) -> str:

@@ -16,23 +16,26 @@ from pathlib import Path
 
 import pytest
 
+from infra.api import api
 from tests.live.docker_stack import DockerStack
 from tests.live.machine import Machine, Stack, chosen_target
 
 # They make containers of their own: once is enough.
 OF_DOCKER = ("test_containers.py", "test_external.py", "test_images.py")
-# Bodies for both targets that `make test` runs on docker, too: what they are about is done by the target.
-# A file, or one test of it.
+# What stands above the port is proven on `local`; the port itself, by its contract, on every target.
 ALSO_ON_DOCKER = (
-    "test_changes.py",
-    "test_drill.py",
-    "test_memory_files.py",
-    "test_survival.py",
-    "test_two_stacks.py",
+    "test_port.py",
     "test_a_restore_brings_back_everything_and_keeps_what_it_replaces",
-    "test_a_dump_program_that_dies_half_way_makes_no_backup",
-    "test_options_of_columns_that_no_server_here_knows_are_left_out_and_told",
+    "test_a_drill_passes_is_kept_beside_the_backup_and_touches_nothing_alive",
 )
+# Files that take longest come first, so that no worker has one of them left when others are done.
+HEAVIEST_FIRST = (
+    "test_switch.py", "test_restore.py", "test_backup_faults.py", "test_documents.py",
+    "test_external.py", "test_images.py", "test_changes.py", "test_interruptions.py",
+    "test_errors.py", "test_backup.py", "test_engine_errors.py", "test_memory_files.py",
+)  # fmt: skip
+# They leave the stack of their own as they found it, or remove it: the next one of them has it, too.
+SHARING = ("changes", "documents", "errors", "interruptions", "security", "two-stacks")
 MATRIX_VARIABLE = "LETTA_OPS_TEST_MATRIX"
 
 
@@ -45,7 +48,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         and (_target(item) not in (None, chosen) or _proven_on_local(item, chosen))
     ]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    left = [item for item in items if item not in left_out]
+    items[:] = sorted(left, key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.path.name
+    return HEAVIEST_FIRST.index(name) if name in HEAVIEST_FIRST else len(HEAVIEST_FIRST)
 
 
 def _target(item: pytest.Item) -> str | None:
@@ -88,10 +97,28 @@ def stack(machine: Machine) -> Stack:
 def own_stack(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A stack for the tests of one module that kill, change or destroy it."""
     name = request.module.__name__.rpartition(".")[2].removeprefix("test_").replace("_", "-")
+    if name in SHARING:
+        yield _as_new(request.getfixturevalue("second_stack"))
+        return
     made = machine.stack(name)
     made.up("--no-smoke")
     yield made
     made.run("destroy", "--delete-data", "--yes")
+
+
+@pytest.fixture(scope="session")
+def second_stack(machine: Machine) -> Stack:
+    """One that modules have after each other; made anew when one of them has removed it."""
+    return machine.stack("second")
+
+
+def _as_new(stack: Stack) -> Stack:
+    (stack.machine.root / "stacks" / f"Pulumi.{stack.name}.yaml").unlink(missing_ok=True)
+    stack.up("--no-smoke")
+    with api(stack.deployment) as client:
+        for agent in client.agents.list():
+            client.agents.delete(agent.id)
+    return stack
 
 
 @pytest.fixture(scope="session")

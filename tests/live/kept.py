@@ -180,7 +180,7 @@ def write_memory(deployment: Deployment, folder: Path, commits: int) -> None:
         (work / f"{number}.md").write_text(f"version {number}\n" * 50)
         git(work, "add", "-A")
         git(work, "commit", "-q", "-m", f"commit {number}")
-    place = MemoryPlace(deployment)
+    place = MemoryPlace.of(deployment)
     place.write([_tar(work / ".git")])
     place.swap()
     place.drop_previous()

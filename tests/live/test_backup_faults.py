@@ -198,6 +198,7 @@ def restored(place: Kept) -> State:
     return state(place)
 
 
+@pytest.mark.long
 def test_a_restore_that_dies_with_its_guard_is_undone_by_up(
     place: Kept, before: State, tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_a_restore_that_dies_with_its_guard_is_undone_by_up(
     assert_unharmed(place, before, ids(place))
 
 
+@pytest.mark.long
 def test_an_undo_that_is_killed_is_finished_or_never_was(
     place: Kept, before: State, tmp_path: Path
 ) -> None:

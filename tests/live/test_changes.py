@@ -85,6 +85,7 @@ def test_another_server_port_restarts_what_listens_there_and_nothing_else(own_st
 
 
 @pytest.mark.target("local", reason="in containers the model's address can't be chosen")
+@pytest.mark.long
 def test_another_model_port_reaches_agents_that_were_made_before(own_stack: Stack) -> None:
     """Letta keeps the URL it saw first, in its database and in each agent."""
     from infra.api import api
@@ -152,6 +153,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.long
 def test_a_provider_is_added_and_the_stacks_model_leaves(own_stack: Stack, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("sk-test-provider-key-0123456789\n")

@@ -120,6 +120,7 @@ def test_a_volume_that_somebody_else_uses(own_stack: Stack) -> None:
     own_stack.json("up", "--no-smoke")
 
 
+@pytest.mark.long
 def test_a_server_that_needs_more_memory_than_it_has(own_stack: Stack) -> None:
     """The kernel ends it: that is said, and what to raise; the old one goes on serving."""
     assert isinstance(own_stack, DockerStack)

@@ -129,6 +129,7 @@ def test_a_changed_encryption_key_is_refused_and_the_right_one_comes_back(own_st
     assert remembered(own_stack.folder.profile, "server.encryption_key") == right
 
 
+@pytest.mark.long
 def test_lost_data_does_not_look_like_a_fresh_stack(own_stack: Stack) -> None:
     with own_stack.data_elsewhere():
         document = error(own_stack.run("--json", "up", "--no-smoke"))

@@ -82,6 +82,7 @@ def _at_work(log: Path, step: str) -> bool:
     return re.search(rf"\] {step}[-\w]*: (creating|updating)", log.read_text()) is not None
 
 
+@pytest.mark.long
 def test_ctrl_c_is_answered_and_the_next_up_succeeds(machine: Machine, tmp_path: Path) -> None:
     made = machine.stack("interrupted")
     log = tmp_path / "up.log"
@@ -105,6 +106,7 @@ def test_ctrl_c_is_answered_and_the_next_up_succeeds(machine: Machine, tmp_path:
     assert made.remains() == []
 
 
+@pytest.mark.long
 def test_a_run_that_outlived_its_command_is_waited_for(own_stack: Stack, tmp_path: Path) -> None:
     """`kill -9` of letta-ops alone leaves pulumi at work: the next run waits until it is done."""
     before = own_stack.pid("letta")

@@ -97,7 +97,7 @@ def text(stack: Stack) -> str:
 def test_memory_is_read_while_the_server_runs_destroyed_and_put_back(
     remembering: Stack, agent: str
 ) -> None:
-    place = MemoryPlace(remembering.deployment)
+    place = MemoryPlace.of(remembering.deployment)
     change(remembering, agent, "the second version")
     assert "the second version" in text(remembering)
     commits = log(remembering)
@@ -149,7 +149,7 @@ def test_memory_is_reached_when_no_server_runs(remembering: Stack, agent: str) -
 def test_a_write_that_fails_changes_nothing_and_leaves_no_container(
     remembering: Stack, agent: str
 ) -> None:
-    place = MemoryPlace(remembering.deployment)
+    place = MemoryPlace.of(remembering.deployment)
     tar, memory, _ = read(remembering)
 
     def failing() -> Iterator[bytes]:

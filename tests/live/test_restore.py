@@ -118,10 +118,10 @@ def test_a_restore_brings_back_everything_and_keeps_what_it_replaces(
 
     kept_there = place.tables("letta_previous")
     assert kept_there == newer
-    assert MemoryPlace(place.deployment).has_previous()
+    assert MemoryPlace.of(place.deployment).has_previous()
     assert place.json("backup", "restore", "--drop-previous", "--yes")["dropped"] is not None
     assert place.databases() == {"letta"}
-    assert not MemoryPlace(place.deployment).has_previous()
+    assert not MemoryPlace.of(place.deployment).has_previous()
 
 
 def test_a_restore_that_was_a_mistake_is_undone(
@@ -164,6 +164,7 @@ def test_a_restore_that_was_a_mistake_is_undone(
 
 
 @pytest.mark.target("local", reason="no port of a docker stack's database is open to a profile")
+@pytest.mark.long
 def test_a_server_that_is_not_ours_is_stopped_and_started_by_its_owner(
     place: Kept, backup: Backup, tmp_path: Path
 ) -> None:
@@ -313,6 +314,7 @@ def test_only_the_store_and_the_identity_recover_a_lost_machine(
     assert set(elsewhere.stack.json("up", "--no-smoke")["changes"]) <= {"same"}
 
 
+@pytest.mark.long
 def test_undoing_gives_the_data_its_own_encryption_key_back(elsewhere: Kept) -> None:
     taken_over = elsewhere.deployment.server.encryption_key
     assert taken_over is not None
@@ -329,6 +331,7 @@ def test_undoing_gives_the_data_its_own_encryption_key_back(elsewhere: Kept) -> 
     assert set(elsewhere.stack.json("up", "--no-smoke")["changes"]) <= {"same"}
 
 
+@pytest.mark.long
 def test_tables_go_where_the_target_has_them(elsewhere: Kept, backup: Backup) -> None:
     """The target has a schema of its own, with the extension in it, and a search path."""
     with elsewhere.way() as way, way.connect("letta") as link:
@@ -351,6 +354,7 @@ HOME = (
 )
 
 
+@pytest.mark.long
 def test_a_database_that_is_gone_comes_back_from_one_with_another_name_owner_and_layout(
     place: Kept, backup: Backup
 ) -> None:
@@ -405,6 +409,7 @@ def _make_source(place: Kept) -> None:
 
 
 @pytest.mark.target("docker", reason="its PostgreSQL is older than that of the target local")
+@pytest.mark.long
 def test_a_backup_goes_to_a_newer_postgres_and_not_back(place: Kept, backup: Backup) -> None:
     for machine in another_machine("local"):
         stack = machine.stack("newer")

@@ -151,6 +151,7 @@ def test_a_provider_that_cannot_be_reached_is_not_switched_to(served: DockerStac
     assert servers(served) == before
 
 
+@pytest.mark.long
 def test_agents_keep_their_provider_when_the_new_address_is_wrong(served: DockerStack) -> None:
     """Letta asks the address that it has written into each agent: it moves with the switch only."""
     message = {"messages": [{"role": "user", "content": "hello"}]}
@@ -272,6 +273,7 @@ def test_events_are_streamed_one_by_one(served: DockerStack) -> None:
     assert len(moments) > 2
 
 
+@pytest.mark.long
 def test_a_certificate_from_an_acme_authority(served: DockerStack, tmp_path: Path) -> None:
     """The authority asks the proxy by its name, which here only a network of their own knows."""
     (challenge,) = free_ports(1)

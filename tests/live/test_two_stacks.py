@@ -62,6 +62,7 @@ def test_no_container_reaches_one_of_another_stack(stack: Stack, own_stack: Stac
 
 
 @pytest.mark.target("local", reason="a container's processes end with it")
+@pytest.mark.long
 def test_what_an_agent_left_running_ends_with_its_stack(own_stack: Stack) -> None:
     account = service_account(own_stack.folder, "server")
     stray = subprocess.Popen(["/bin/sleep", "600"], user=account.uid, env={})  # an agent's, say

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import subprocess
@@ -70,3 +71,26 @@ def test_links_between_documents_lead_somewhere() -> None:
     for path in tracked("*.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} -> {target}"
+
+
+# What is no target, though it is called like one: where, and what it is.
+NAMESAKES = {
+    ("infra/pulumi_cli/go_tools.py", "local"): "a word of Go's GOTOOLCHAIN",
+    ("infra/pulumi_cli/plugins.py", "docker"): "the name of Pulumi's plugin",
+    ("ops_cli/invocation.py", "local"): "the name of the stack that is taken by default",
+}
+
+
+def test_nobody_outside_of_the_targets_names_one() -> None:
+    """That is what the port is for: a further target is a folder, and a line in its list."""
+    from infra.targets import OURS
+
+    found = set()
+    for path in tracked(*(f"{package}/**.py" for package in PACKAGES)):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith("infra/targets/") or not path.exists():
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and node.value in (*OURS, "kubernetes"):
+                found.add((name, node.value))
+    assert found == NAMESAKES.keys()

@@ -10,6 +10,7 @@ from infra.errors import ConfigurationError, LettaOpsError
 from infra.stack.deployment import store_settings
 from infra.stack.locations import StackFolder, stack_folder
 from infra.stack.profile import KEYS, load, parse, remember, remembered
+from infra.targets import is_known
 
 FULL = {
     "version": 1,
@@ -105,6 +106,7 @@ PROBLEMS = [
     ({}, "server.url: is missing"),
     ({"server.url": "localhost:1"}, "server.url: must begin with http:// or https://"),
     ({"server.url": "http://a", "colour": "red"}, "colour: unknown key"),
+    ({"server.url": "http://a", "target": "moon"}, "target: 'moon' is unknown"),
     ({"server.url": "http://a", "version": 2}, "version: is 2, this letta-ops knows 1"),
     ({"server.url": "http://a", "server.password": ""}, "server.password: must be a text"),
     ({"server.url": "http://a", "server.password": "env:"}, "server.password: the environment"),
@@ -123,7 +125,7 @@ def test_a_problem_is_named_with_its_key(
     folder: StackFolder, values: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(ConfigurationError) as failure:
-        parse(values, "test", folder)
+        parse(values, "test", folder, is_target=is_known)
     assert problem in failure.value.message
 
 

@@ -16,6 +16,7 @@ from infra.accounts import as_account, service_account
 from infra.database.administration import Way
 from infra.database.connection import connection, no_database
 from infra.embedded import supervisor
+from infra.embedded.home import ServerHome
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
 from infra.process import Finished, attempt, command
@@ -32,7 +33,6 @@ from infra.targets.facts import (
     Service,
     Services,
 )
-from infra.targets.local.home import LocalHome
 from infra.targets.local.postgres import administrators_way
 from infra.targets.target import not_running
 
@@ -75,8 +75,8 @@ class LocalHost:
         """Its programs are those that we bring along: they are found here."""
         return
 
-    def home(self, name: str, program: str, code: str) -> LocalHome:
-        return LocalHome(self.folder, f"{name}.py", program, code)
+    def home(self, name: str, program: str, code: str) -> ServerHome:
+        return ServerHome(self.folder, f"{name}.py", program, code)
 
     def ask_server(self, script: str, question: str, seconds: float) -> Finished:
         state = supervisor.states(self.folder).get(SERVICE_SERVER)

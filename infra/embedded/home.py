@@ -1,4 +1,4 @@
-"""Running a script of ours in the home of the target local's server, as the account that owns it.
+"""Running a script of ours in the home of a server of this machine, as the account that owns it.
 
 Tools of agents can write there: we may be root, and never follow a path inside ourselves.
 """
@@ -21,7 +21,7 @@ HINT = "read the lines above; run the same command again when the cause is mende
 
 
 @dataclass(frozen=True)
-class LocalHome:
+class ServerHome:
     """The server's home. `program` is a script of the standard library, kept as the file `name`."""
 
     folder: StackFolder
