@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 from backups.manifest import DRILLS, KEEP, MANIFEST, Manifest, parse_manifest
 from backups.parallel import in_parallel
 from backups.stores.store import Store
+from backups.verdicts import FAILED, PASSED
 from infra.errors import ConfigurationError, LettaOpsError
 from infra.stack.deployment import Deployment
 
 NEWEST = "latest"
-PASSED, FAILED, UNVERIFIED = "passed", "failed", "unverified"  # verdicts of a drill
 NO_REASON = "no reason given"
 
 

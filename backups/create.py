@@ -141,7 +141,10 @@ def create(deployment: Deployment, store: Store, label: str | None, report: Repo
     writing = _Writing(store, folder, encryption, report, [])
     report("database: taking a snapshot")
     try:
-        with host(deployment).administrator() as way, snapshot(way, _name_of(deployment)) as taken:
+        with (
+            host(deployment).administrator() as access,
+            snapshot(access, _name_of(deployment)) as taken,
+        ):
             # After the snapshot, however long it took to get there: nothing in it is newer.
             now = dt.datetime.now(dt.UTC)
             _warn_of_clocks(now, taken.taken_at, report)

@@ -18,11 +18,6 @@ def new_identity() -> tuple[Sensitive, str]:
     return Sensitive(str(made)), str(made.to_public())
 
 
-def recipient_of(identity: Sensitive) -> str:
-    """The recipient of the first identity in a text; raises LettaOpsError (`identity`)."""
-    return str(_identities([identity])[0].to_public())
-
-
 def parse_recipients(recipients: Sequence[str]) -> list[Any]:
     """Raises LettaOpsError (`configuration`) naming the recipient that is none."""
     from pyrage import RecipientError, x25519

@@ -29,7 +29,7 @@ from backups.stores.store import Store
 from backups.streams import chunks_of
 from backups.table_of_contents import entries, read_beginning, reader_of
 from backups.words import size_in_words
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.process import Report, command, fed, run
 from infra.sensitive import Sensitive
@@ -56,7 +56,7 @@ def room_for(manifest: Manifest) -> int:
 
 
 def load(
-    way: Way,
+    access: DatabaseAccess,
     name: str,
     role: str | None,
     store: Store,
@@ -77,10 +77,10 @@ def load(
     ):
         with _on(scratch):
             read_beginning(source, beginning)
-        dump = _Dump.of(way, name, role, backup, Path(beginning.name), chosen)
+        dump = _Dump.of(access, name, role, backup, Path(beginning.name), chosen)
         report(f"database: restoring {size_in_words(stored)}")
-        dump.define(way, name, scratch, report)
-        with beside(lambda stop: _load_rows(way, name, store, backup, key, stop)) as stop:
+        dump.define(access, name, scratch, report)
+        with beside(lambda stop: _load_rows(access, name, store, backup, key, stop)) as stop:
             beginning.seek(0)
             dump.load(stop.ends(itertools.chain(chunks_of(beginning), chunks_of(source))))
         report(f"database: making indexes and constraints with {JOBS} jobs")
@@ -101,7 +101,7 @@ class _Dump:
     @classmethod
     def of(
         cls,
-        way: Way,
+        access: DatabaseAccess,
         name: str,
         role: str | None,
         backup: Backup,
@@ -109,14 +109,14 @@ class _Dump:
         chosen: IO[str],
     ) -> _Dump:
         """`chosen` gets the list of what is restored."""
-        with way.connect(name) as link:
+        with access.connect(name) as link:
             program = reader_of(backup.manifest, Version.of(link).major)
         home = backup.manifest.database.pgvector_schema or "public"
         chosen.writelines(
             f"{line}\n" for line in _wanted(entries(program, beginning, **TELLING), home)
         )
         chosen.flush()
-        environment = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", **way.environment(name)}
+        environment = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", **access.environment(name)}
         password = environment.get("PGPASSWORD")
         options = (
             "--no-owner", "--no-privileges", "--no-password", "--exit-on-error",
@@ -129,7 +129,7 @@ class _Dump:
         encoding = backup.manifest.database.encoding
         return cls(program, f"--dbname={name}", options, settings, beginning, encoding)
 
-    def define(self, way: Way, name: str, scratch: Path, report: Report) -> None:
+    def define(self, access: DatabaseAccess, name: str, scratch: Path, report: Report) -> None:
         """Make what stands ahead of the data, but for what this server can't know: that is told.
 
         Raises LettaOpsError, and psycopg.Error.
@@ -138,7 +138,7 @@ class _Dump:
 
         with (
             tempfile.NamedTemporaryFile(dir=scratch, prefix="restoring-") as file,
-            way.connect(name) as link,
+            access.connect(name) as link,
         ):
             words = (*self.options, "--section=pre-data", f"--file={file.name}")
             run(command(self.program.path, *words, self.beginning, **self.settings), **TELLING)
@@ -170,9 +170,11 @@ class _Dump:
             pass  # pg_restore does not want it, but at its end it is compared with the manifest
 
 
-def _load_rows(way: Way, name: str, store: Store, backup: Backup, key: Key, stop: Stop) -> None:
+def _load_rows(
+    access: DatabaseAccess, name: str, store: Store, backup: Backup, key: Key, stop: Stop
+) -> None:
     tables = [part for part in backup.manifest.parts if part.table is not None]
-    with way.connect(name) as link:
+    with access.connect(name) as link:
         settle(link)
         for part in tables:
             with opened_part(store, backup, part.name, key) as source:

@@ -95,12 +95,14 @@ def database_lock(
     Raises LettaOpsError: `locked` naming the holder, and those of `Host.administrator`.
     """
     key = (CLASS, _number(identifier))
-    with host(deployment).administrator() as way:
-        patient = replace(way, settings={**way.settings, **KEEPALIVES})
-        with patient.connect(way.maintenance) as link:
+    with host(deployment).administrator() as access:
+        patient = replace(access, settings={**access.settings, **KEEPALIVES})
+        with patient.connect(access.maintenance) as link:
             lock = DatabaseLock(link, key, _cluster(link))
             try:
-                _take(link, key, session_name(worker, purpose, dt.datetime.now(dt.UTC)), way.place)
+                _take(
+                    link, key, session_name(worker, purpose, dt.datetime.now(dt.UTC)), access.place
+                )
                 yield lock
             finally:
                 lock.release()

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from backups.catalog import FAILED, PASSED, Backup
+from backups.catalog import Backup
+from backups.verdicts import FAILED, PASSED
 from infra.stack.backup_settings import Retention
 
 # Of each unit, how the period of a moment is called.

@@ -17,7 +17,7 @@ from backups.layout import LETTA_OPS, move_extension, move_schema
 from backups.loading import HINT, load
 from backups.opening import Key
 from backups.stores.store import Store
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import ADMIN_ROLE
@@ -41,7 +41,7 @@ class SideDatabase:
 
 
 def restore_database(
-    way: Way,
+    access: DatabaseAccess,
     side: SideDatabase,
     store: Store,
     backup: Backup,
@@ -57,25 +57,25 @@ def restore_database(
     import psycopg
 
     try:
-        create_database(way, side)
-        _prepare(way, side, backup)
-        role = side.owner if way.all_rights else None
-        load(way, side.name, role, store, backup, key, scratch, report)
-        _put_right(way, side, backup)
+        create_database(access, side)
+        _prepare(access, side, backup)
+        role = side.owner if access.is_superuser else None
+        load(access, side.name, role, store, backup, key, scratch, report)
+        _put_right(access, side, backup)
     except psycopg.Error as error:
         told = failed(error)
-        drop_after(told, way, side.name)
+        drop_after(told, access, side.name)
         raise told from None
     except BaseException as error:
-        drop_after(error, way, side.name)
+        drop_after(error, access, side.name)
         raise
 
 
-def create_database(way: Way, side: SideDatabase) -> None:
+def create_database(access: DatabaseAccess, side: SideDatabase) -> None:
     from psycopg import sql
 
-    template = _template(way)
-    with way.connect(way.maintenance) as link:
+    template = _template(access)
+    with access.connect(access.maintenance) as link:
         _drop(link, side.name)
         link.execute(
             sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} ENCODING 'UTF8'").format(
@@ -84,31 +84,31 @@ def create_database(way: Way, side: SideDatabase) -> None:
         )
 
 
-def _template(way: Way) -> str:
+def _template(access: DatabaseAccess) -> str:
     """An empty database; one with the extension, where we may not make that ourselves."""
     query = (
         "SELECT FROM pg_extension, pg_database WHERE extname = 'vector'"
         " AND datname = current_database() AND pg_encoding_to_char(encoding) = 'UTF8'"
     )
-    if not way.all_rights:
-        with suppress(LettaOpsError), way.connect(WITH_EXTENSION) as link:
+    if not access.is_superuser:
+        with suppress(LettaOpsError), access.connect(WITH_EXTENSION) as link:
             if link.execute(query).fetchone() is not None:
                 return WITH_EXTENSION
     return "template0"
 
 
-def drop_database(way: Way, name: str) -> None:
+def drop_database(access: DatabaseAccess, name: str) -> None:
     """Drop a database, also one that is in use; nothing happens when there is none."""
-    with way.connect(way.maintenance) as link:
+    with access.connect(access.maintenance) as link:
         _drop(link, name)
 
 
-def drop_after(error: BaseException, way: Way, name: str) -> bool:
+def drop_after(error: BaseException, access: DatabaseAccess, name: str) -> bool:
     """Drop a database because of `error`, which is told when that fails too; False: it did."""
     import psycopg
 
     try:
-        drop_database(way, name)
+        drop_database(access, name)
     except (psycopg.Error, LettaOpsError):
         note = (
             f"{name} could not be dropped; the next `letta-ops backup create` or `restore` does it"
@@ -136,12 +136,12 @@ def failed(error: Exception) -> LettaOpsError:
     return LettaOpsError("restore-failed", f"restoring the database failed: {reason}", HINT)
 
 
-def _prepare(way: Way, side: SideDatabase, backup: Backup) -> None:
+def _prepare(access: DatabaseAccess, side: SideDatabase, backup: Backup) -> None:
     """Make the extension where the dump will look for it: its types are named with their schema."""
     from psycopg import sql
 
     home = backup.manifest.database.pgvector_schema or "public"
-    with way.connect(side.name) as link:
+    with access.connect(side.name) as link:
         if home != "public":
             link.execute(
                 sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(
@@ -152,28 +152,28 @@ def _prepare(way: Way, side: SideDatabase, backup: Backup) -> None:
             query = sql.SQL("CREATE EXTENSION IF NOT EXISTS vector SCHEMA {}")
             link.execute(query.format(sql.Identifier(home)))
             move_extension(link, home)
-    _set_jobs_aside(way, side)
+    _set_jobs_aside(access, side)
 
 
-def _set_jobs_aside(way: Way, side: SideDatabase) -> None:
+def _set_jobs_aside(access: DatabaseAccess, side: SideDatabase) -> None:
     """Settings of this database until the end: more memory for indexes, and no commit waits for the
     disk, since what a crash takes is made anew."""
-    _each(way, side, "ALTER DATABASE {} SET maintenance_work_mem = '256MB'")
-    _each(way, side, "ALTER DATABASE {} SET synchronous_commit = off")
+    _each(access, side, "ALTER DATABASE {} SET maintenance_work_mem = '256MB'")
+    _each(access, side, "ALTER DATABASE {} SET synchronous_commit = off")
 
 
-def _put_right(way: Way, side: SideDatabase, backup: Backup) -> None:
+def _put_right(access: DatabaseAccess, side: SideDatabase, backup: Backup) -> None:
     """What belongs to us is ours again, and everything is where the server here will look."""
     database = backup.manifest.database
-    with way.connect(side.name) as link:
-        if way.all_rights:
+    with access.connect(side.name) as link:
+        if access.is_superuser:
             _to_administrator(link)
         if side.schema and database.schema and side.schema != database.schema:
             move_schema(link, database.schema, side.schema, side.owner)
         if side.extension_schema and database.pgvector is not None:
             move_extension(link, side.extension_schema)
-    _each(way, side, "ALTER DATABASE {} RESET maintenance_work_mem")
-    _each(way, side, "ALTER DATABASE {} RESET synchronous_commit")
+    _each(access, side, "ALTER DATABASE {} RESET maintenance_work_mem")
+    _each(access, side, "ALTER DATABASE {} RESET synchronous_commit")
 
 
 def _to_administrator(link: psycopg.Connection[Any]) -> None:
@@ -191,10 +191,10 @@ def _to_administrator(link: psycopg.Connection[Any]) -> None:
         link.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(table, admin))
 
 
-def _each(way: Way, side: SideDatabase, statement: str) -> None:
+def _each(access: DatabaseAccess, side: SideDatabase, statement: str) -> None:
     from psycopg import sql
 
-    with way.connect(way.maintenance) as link:
+    with access.connect(access.maintenance) as link:
         link.execute(sql.SQL(statement).format(sql.Identifier(side.name)))
 
 

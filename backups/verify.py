@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from backups.catalog import Backup
@@ -17,48 +16,18 @@ from backups.sources.rows import count_rows
 from backups.stores.store import Source, Store
 from backups.streams import chunks_of
 from backups.table_of_contents import entries, read_beginning, reader_of
+from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
 from backups.words import size_in_words
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.fingerprint import key_fingerprint
 
-PASSED, FAILED, UNVERIFIED = "passed", "failed", "unverified"
 OF_THE_BACKUP = ("part-damaged", "part-missing", "manifest-damaged")
 WITHOUT_KEY = ("identity-missing", "wrong-identity")
 
 
-@dataclass(frozen=True)
-class Check:
-    """What was found of one part: `passed`, `failed`, or `unverified` with the reason."""
-
-    name: str
-    verdict: str
-    summary: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """The checks of all parts, and what follows from them."""
-
-    backup: str
-    checks: tuple[Check, ...]
-    seconds: float
-
-    @property
-    def verdict(self) -> str:
-        return overall([check.verdict for check in self.checks])
-
-
-def overall(verdicts: list[str]) -> str:
-    """Failed if one failed, unverified if one could not be looked at, else passed."""
-    for worst in (FAILED, UNVERIFIED):
-        if worst in verdicts:
-            return worst
-    return PASSED if verdicts else UNVERIFIED
-
-
-def verify(store: Store, backup: Backup, key: Key, report: Report) -> list[Check]:
+def verify(store: Store, backup: Backup, key: Key, report: Report) -> list[CheckResult]:
     """Read every part of `backup` back. Raises what the store raises when it can't be asked."""
     found = []
     for part in backup.manifest.parts:
@@ -67,12 +36,12 @@ def verify(store: Store, backup: Backup, key: Key, report: Report) -> list[Check
     return found
 
 
-def _checked(store: Store, backup: Backup, part: Part, key: Key) -> Check:
+def _checked(store: Store, backup: Backup, part: Part, key: Key) -> CheckResult:
     try:
         if part.encryption is None and part.compression is None:
             for _ in stored_chunks(store, backup, part):
                 pass  # compared at the end
-            return Check(part.name, PASSED, "stored bytes are what was written")
+            return CheckResult(part.name, PASSED, "stored bytes are what was written")
         with opened_part(store, backup, part.name, key) as source:
             if part.table is not None:
                 summary = _rows(source, backup, part.table)
@@ -80,22 +49,22 @@ def _checked(store: Store, backup: Backup, part: Part, key: Key) -> Check:
                 summary = LOOKS.get(part.name, _read_to_the_end)(source, backup)
     except LettaOpsError as error:
         if error.code in OF_THE_BACKUP:
-            return Check(part.name, FAILED, error.message)
+            return CheckResult(part.name, FAILED, error.message)
         if error.code not in WITHOUT_KEY:
             raise
         return _without_key(store, backup, part, error)
-    return Check(part.name, PASSED, summary)
+    return CheckResult(part.name, PASSED, summary)
 
 
-def _without_key(store: Store, backup: Backup, part: Part, error: LettaOpsError) -> Check:
+def _without_key(store: Store, backup: Backup, part: Part, error: LettaOpsError) -> CheckResult:
     try:
         for _ in stored_chunks(store, backup, part):
             pass  # compared at the end
     except LettaOpsError as worse:
         if worse.code not in OF_THE_BACKUP:
             raise
-        return Check(part.name, FAILED, worse.message)
-    return Check(
+        return CheckResult(part.name, FAILED, worse.message)
+    return CheckResult(
         part.name,
         UNVERIFIED,
         f"stored bytes are what was written, but nobody could look inside: {error.message}",

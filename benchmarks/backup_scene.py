@@ -13,7 +13,7 @@ from backups.crypto import new_identity
 from backups.programs import Version, find_dump, find_restore
 from benchmarks.cost import Argv, Cost, OnLine, pipe
 from benchmarks.seed import seed
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.targets import host
 from tests.contract.s3_server import S3Server, running_s3_server
 from tests.live.machine import LETTA_OPS, Machine, Stack
@@ -30,7 +30,7 @@ class Scene:
 
     stack: Stack
     store: S3Server
-    way: Way
+    access: DatabaseAccess
     name: str  # of the database
     dump: Path
     restore: Path
@@ -43,7 +43,7 @@ class Scene:
     @property
     def environment(self) -> Mapping[str, str]:
         region = {"AWS_DEFAULT_REGION": "us-east-1"}
-        return {**self.way.environment(self.name), **self.store.environment(), **region}
+        return {**self.access.environment(self.name), **self.store.environment(), **region}
 
     def ours(self, *words: str, on_line: OnLine = lambda _: None) -> Cost:
         """Run `letta-ops WORDS...`."""
@@ -90,14 +90,14 @@ def scene(machine: Machine, name: str, scale: float) -> Iterator[Scene]:
         print(f"{name}: filled at scale {scale:g} in {took:.0f} s", flush=True)
         deployment = stack.deployment
         assert deployment.database is not None
-        with host(deployment).administrator() as way:
-            with way.connect(deployment.database.name) as link:
+        with host(deployment).administrator() as access:
+            with access.connect(deployment.database.name) as link:
                 server = Version.of(link)
             dump = find_dump(server)
             yield Scene(
                 stack,
                 store,
-                way,
+                access,
                 deployment.database.name,
                 dump.path,
                 find_restore(server.major, dump.major).path,

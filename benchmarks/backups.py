@@ -15,7 +15,7 @@ from benchmarks.backup_rivals import restic
 from benchmarks.backup_scene import SCALE, Scene, scene
 from benchmarks.cost import Cost, in_words, middle
 from benchmarks.stage import Figure
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from tests.live.machine import Machine
 
 LARGER = 4
@@ -123,15 +123,15 @@ def _restored(here: Scene) -> Restored:
 
 
 def _plain_restore(here: Scene, dump: Path) -> Cost:
-    _make(here.way, FRESH)
+    _make(here.access, FRESH)
     settings = ["--jobs=2", "--exit-on-error", "--no-password", f"--dbname={FRESH}"]
     cost = here.theirs([here.restore, *settings, dump])
-    _make(here.way, None)
+    _make(here.access, None)
     return cost
 
 
-def _make(way: Way, name: str | None) -> None:
-    with way.connect(way.maintenance) as link:
+def _make(access: DatabaseAccess, name: str | None) -> None:
+    with access.connect(access.maintenance) as link:
         link.execute(f"DROP DATABASE IF EXISTS {FRESH}")
         if name:
             link.execute(f"CREATE DATABASE {name} TEMPLATE template0")
@@ -144,7 +144,7 @@ def _peak(what: str, costs: list[Cost]) -> Figure:
 
 
 def _size(here: Scene) -> int:
-    with here.way.connect(here.name) as link:
+    with here.access.connect(here.name) as link:
         row = link.execute("SELECT pg_database_size(current_database())").fetchone()
     assert row is not None
     return int(row[0])

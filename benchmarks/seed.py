@@ -245,5 +245,8 @@ def _copy(
 @contextmanager
 def _database(deployment: Deployment) -> Iterator[psycopg.Connection[Any]]:
     assert deployment.database is not None
-    with host(deployment).administrator() as way, way.connect(deployment.database.name) as link:
+    with (
+        host(deployment).administrator() as access,
+        access.connect(deployment.database.name) as link,
+    ):
         yield link

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from backups.catalog import FAILED, Backup, Catalog
+from backups.catalog import Backup, Catalog
 from backups.retention import decide, overdue
+from backups.verdicts import FAILED
 from backups.words import size_in_words, time_in_words
 from healthchecks.model import State, Thresholds, Verdict
 from healthchecks.probes.backups import Stored

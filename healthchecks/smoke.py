@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from healthchecks import smoke_cleanup, smoke_steps
-from healthchecks.smoke_steps import Trial
+from healthchecks.smoke_steps import SmokeRun
 from infra.api import api
 from infra.errors import LettaOpsError
 from infra.sensitive import redact
@@ -59,7 +59,7 @@ class Plan(NamedTuple):
     name: str
     limit: float
     after: tuple[str, ...]
-    act: Callable[[Letta, Trial], str]
+    act: Callable[[Letta, SmokeRun], str]
 
 
 PLAN = (
@@ -93,7 +93,7 @@ def run(
     """
     started = time.monotonic()
     name = f"{smoke_cleanup.PREFIX}{uuid.uuid4().hex[:12]}"
-    trial = Trial(deployment, name, model, embedding)
+    smoke_run = SmokeRun(deployment, name, model, embedding)
     steps: list[Step] = []
 
     def end(step: Step) -> None:
@@ -104,37 +104,39 @@ def run(
     try:
         for plan in PLAN:
             failed = {step.name for step in steps if not step.passed}
-            end(_take(plan, trial, failed))
+            end(_take(plan, smoke_run, failed))
     except BaseException as error:
-        ending = _delete(trial)
-        if not ending.passed and trial.asked:
-            error.add_note(f"the smoke test's agent {trial.name} may be left: {ending.detail}")
+        ending = _delete(smoke_run)
+        if not ending.passed and smoke_run.asked:
+            error.add_note(f"the smoke test's agent {smoke_run.name} may be left: {ending.detail}")
         raise
-    end(_delete(trial))
+    end(_delete(smoke_run))
     return Smoke(all(step.passed for step in steps), time.monotonic() - started, tuple(steps))
 
 
-def _take(plan: Plan, trial: Trial, failed: set[str]) -> Step:
+def _take(plan: Plan, smoke_run: SmokeRun, failed: set[str]) -> Step:
     missing = [name for name in plan.after if name in failed]
     if missing:
         return Step(plan.name, False, 0.0, f"not run: {missing[0]} failed")
-    return _timed(plan.name, plan.limit, trial, plan.act)
+    return _timed(plan.name, plan.limit, smoke_run, plan.act)
 
 
-def _delete(trial: Trial) -> Step:
-    if not trial.asked:
+def _delete(smoke_run: SmokeRun) -> Step:
+    if not smoke_run.asked:
         return Step(DELETE, False, 0.0, "not run: no agent was made")
-    return _timed(DELETE, DELETE_LIMIT, trial, smoke_cleanup.delete)
+    return _timed(DELETE, DELETE_LIMIT, smoke_run, smoke_cleanup.delete)
 
 
-def _timed(name: str, limit: float, trial: Trial, act: Callable[[Letta, Trial], str]) -> Step:
+def _timed(
+    name: str, limit: float, smoke_run: SmokeRun, act: Callable[[Letta, SmokeRun], str]
+) -> Step:
     started = time.monotonic()
     try:
-        with api(trial.deployment, timeout=limit) as client:
-            detail, passed = act(client, trial), True
+        with api(smoke_run.deployment, timeout=limit) as client:
+            detail, passed = act(client, smoke_run), True
     except LettaOpsError as error:
         detail, passed = error.message, False
     except Exception as error:  # noqa: BLE001  # an answer of a shape that no release gave yet
         detail, passed = f"{type(error).__name__}: {error}", False
-    detail = redact(detail, trial.deployment.secrets)
+    detail = redact(detail, smoke_run.deployment.secrets)
     return Step(name, passed, time.monotonic() - started, detail)

@@ -13,7 +13,7 @@ from infra.errors import LettaOpsError
 if TYPE_CHECKING:
     from letta_client import Letta
 
-    from healthchecks.smoke_steps import Trial
+    from healthchecks.smoke_steps import SmokeRun
 
 # An agent is ours only with both: people may use either one for something else.
 TAG = "letta-ops-smoke"
@@ -25,7 +25,7 @@ ATTEMPTS = 4  # a turn that is still going on writes rows under the agent while 
 PAUSE = 1.0  # seconds
 
 
-def sweep(client: Letta, trial: Trial) -> int:
+def sweep(client: Letta, run: SmokeRun) -> int:
     """Remove agents of earlier smoke tests that were killed; return how many.
 
     One that can't be removed is no reason not to test: `delete` reports it at the end.
@@ -42,26 +42,26 @@ def sweep(client: Letta, trial: Trial) -> int:
         except letta_client.NotFoundError:
             continue  # another smoke test removed it meanwhile
         except LettaOpsError as error:
-            trial.leftovers = f"{agent.name} of an earlier run can't be deleted: {error.message}"
+            run.leftovers = f"{agent.name} of an earlier run can't be deleted: {error.message}"
     return removed
 
 
-def delete(client: Letta, trial: Trial) -> str:
+def delete(client: Letta, run: SmokeRun) -> str:
     """Delete the trial's agent and all that belongs to it; prove that the agent is gone.
 
     Raises LettaOpsError when there is none, or when something can't be removed.
     """
     import letta_client
 
-    agent_id = trial.agent.id if trial.agent else _find(client, trial)
+    agent_id = run.agent.id if run.agent else _find(client, run)
     if agent_id is None:
         raise _failure("not run: no agent was made")
     what = _repeated(functools.partial(dismantle, client, agent_id))
     try:
         client.agents.retrieve(agent_id)
     except letta_client.NotFoundError:
-        if trial.leftovers:
-            raise _failure(trial.leftovers) from None
+        if run.leftovers:
+            raise _failure(run.leftovers) from None
         return what
     raise _failure(f"the server says that it deleted {agent_id}, but still has it")
 
@@ -100,12 +100,12 @@ def _ours(client: Letta, name: str | None = None) -> list[Any]:
     return [agent for agent in listed if agent.name.startswith(PREFIX) and TAG in agent.tags]
 
 
-def _find(client: Letta, trial: Trial) -> str | None:
+def _find(client: Letta, run: SmokeRun) -> str | None:
     """Look for an agent whose making we asked for, but whose id we never heard."""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE)
-        for agent in _ours(client, trial.name):
+        for agent in _ours(client, run.name):
             return str(agent.id)
     return None
 

@@ -33,7 +33,7 @@ SENTENCES = (
 
 
 @dataclass
-class Trial:
+class SmokeRun:
     """One run of the smoke test: what it was given, and what it knows after each step.
 
     `name` is the agent's, and unique: the agent is found by it when an answer got lost. `asked`
@@ -49,37 +49,37 @@ class Trial:
     leftovers: str = ""
 
 
-def create(client: Letta, trial: Trial) -> str:
+def create(client: Letta, run: SmokeRun) -> str:
     """Remove what killed runs left, choose the models, and make an agent with one memory block."""
-    removed = smoke_cleanup.sweep(client, trial)
-    settings = trial.deployment.model
-    model = trial.model or settings.handle or _first(_handles(client.models.list()))
+    removed = smoke_cleanup.sweep(client, run)
+    settings = run.deployment.model
+    model = run.model or settings.handle or _first(_handles(client.models.list()))
     if model is None:
         raise _failure(
             "the server lists no language model; it asks its providers when it starts, so one that"
             " was down then is missing until the next start"
         )
-    embedding = trial.embedding or settings.embedding
+    embedding = run.embedding or settings.embedding
     embedding = embedding or _first(_handles(client.models.embeddings.list()))
-    trial.agent = _make(client, trial, model, embedding)
-    detail = f"{trial.agent.id} with {model}, {embedding or 'no embedding model'}"
+    run.agent = _make(client, run, model, embedding)
+    detail = f"{run.agent.id} with {model}, {embedding or 'no embedding model'}"
     return f"{detail}; removed {removed} left by earlier runs" if removed else detail
 
 
-def _make(client: Letta, trial: Trial, model: str, embedding: str | None) -> Any:
+def _make(client: Letta, run: SmokeRun, model: str, embedding: str | None) -> Any:
     import letta_client
 
-    trial.asked = True
+    run.asked = True
     try:
         return client.agents.create(
-            name=trial.name,
+            name=run.name,
             model=model,
             embedding=embedding,
             memory_blocks=[{"label": LABEL, "value": "Nothing yet."}],
             tags=[smoke_cleanup.TAG],
         )
     except (letta_client.BadRequestError, letta_client.NotFoundError) as error:
-        trial.asked = False  # refused: there is nothing to look for and to delete
+        run.asked = False  # refused: there is nothing to look for and to delete
         chats = ", ".join(_handles(client.models.list()))
         embeddings = ", ".join(_handles(client.models.embeddings.list()))
         raise _failure(
@@ -89,23 +89,23 @@ def _make(client: Letta, trial: Trial, model: str, embedding: str | None) -> Any
         ) from None
 
 
-def message(client: Letta, trial: Trial) -> str:
+def message(client: Letta, run: SmokeRun) -> str:
     """Send a message; there must be words in the answer."""
-    answer = _say(client, trial, "Hello! This is a test. Please answer in one short sentence.")
+    answer = _say(client, run, "Hello! This is a test. Please answer in one short sentence.")
     if not answer:
         raise _failure("the agent ended its turn without an answer")
     return f"answered: {_short(answer)}"
 
 
-def edit_memory(client: Letta, trial: Trial) -> str:
+def edit_memory(client: Letta, run: SmokeRun) -> str:
     """Have the agent call a tool that edits its block, then read the block, past the agent."""
-    offered = {tool.name for tool in trial.agent.tools}
+    offered = {tool.name for tool in run.agent.tools}
     tool = next((name for name in MEMORY_TOOLS if name in offered), None)
     if tool is None:
         raise _failure(
             f"the agent has no tool that edits memory, only {', '.join(sorted(offered))}"
         )
-    marker = f"smoke-{trial.name.removeprefix(smoke_cleanup.PREFIX)}"
+    marker = f"smoke-{run.name.removeprefix(smoke_cleanup.PREFIX)}"
     arguments = json.dumps(MEMORY_TOOLS[tool](marker))
     order = (
         f"Please remember something for me: call {tool} {arguments} now, with exactly these"
@@ -113,8 +113,8 @@ def edit_memory(client: Letta, trial: Trial) -> str:
     )
     answer = ""
     for attempt in range(1, MEMORY_ATTEMPTS + 1):
-        answer = _say(client, trial, order)
-        value = client.agents.blocks.retrieve(LABEL, agent_id=trial.agent.id).value
+        answer = _say(client, run, order)
+        value = client.agents.blocks.retrieve(LABEL, agent_id=run.agent.id).value
         if marker in value:
             tries = "" if attempt == 1 else f", at attempt {attempt}"
             return f"{tool} wrote {marker} into the block{tries}"
@@ -123,38 +123,38 @@ def edit_memory(client: Letta, trial: Trial) -> str:
     )
 
 
-def use_archival_memory(client: Letta, trial: Trial) -> str:
+def use_archival_memory(client: Letta, run: SmokeRun) -> str:
     """Insert two passages and search for one in its own words: it must come first.
 
     Also with an embedding that knows no meaning: the same text has the same vector.
     """
     passages = client.agents.passages
     for sentence in SENTENCES:
-        passages.create(trial.agent.id, text=sentence)
+        passages.create(run.agent.id, text=sentence)
     wanted = SENTENCES[0]
-    found = passages.search(trial.agent.id, query=wanted, top_k=len(SENTENCES)).results
+    found = passages.search(run.agent.id, query=wanted, top_k=len(SENTENCES)).results
     if not found or found[0].content != wanted:
         seen = _short(found[0].content) if found else "nothing"
         raise _failure(f"searched for a passage in its own words, and first found: {seen}")
-    how = "by vector" if trial.agent.embedding_config else "by words: there is no embedding model"
+    how = "by vector" if run.agent.embedding_config else "by words: there is no embedding model"
     return f"inserted {len(SENTENCES)} passages, found the right one {how}"
 
 
-def export(client: Letta, trial: Trial) -> str:
+def export(client: Letta, run: SmokeRun) -> str:
     """Export the agent; the file must hold it, by name."""
-    text = client.agents.export_file(trial.agent.id)
+    text = client.agents.export_file(run.agent.id)
     content = json.loads(text) if isinstance(text, str) else text
     names = [agent.get("name") for agent in content.get("agents", [])]
-    if trial.name not in names:
+    if run.name not in names:
         raise _failure(f"the exported file holds no agent of that name, but: {names}")
     size = len(text) if isinstance(text, str) else len(json.dumps(text))
     return f"an agent file of {size} characters"
 
 
-def _say(client: Letta, trial: Trial, text: str) -> str:
+def _say(client: Letta, run: SmokeRun, text: str) -> str:
     """Send `text` and return the words of the answer; a turn that ends in an error is a failure."""
     response = client.agents.messages.create(
-        trial.agent.id, messages=[{"role": "user", "content": text}]
+        run.agent.id, messages=[{"role": "user", "content": text}]
     )
     reason = response.stop_reason.stop_reason
     if reason in FAILED_TURNS:

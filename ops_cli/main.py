@@ -12,7 +12,7 @@ from infra.errors import LettaOpsError
 if TYPE_CHECKING:
     from ops_cli.invocation import Invocation
 
-DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, USAGE, UNKNOWN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 
 class Terminated(KeyboardInterrupt):
@@ -31,7 +31,8 @@ def main() -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage.
 
-    `check` returns 0 to 3, an interruption 130 (SIGINT) or 143 (SIGTERM).
+    `check` returns 0 to 3, and 3 (UNKNOWN) for what says nothing of the stack: wrong usage, or an error
+    of ours. An interruption returns 130 (SIGINT) or 143 (SIGTERM).
     """
     # Answered before Typer is imported, which would take most of the time.
     if arguments == ["--version"]:
@@ -55,7 +56,7 @@ def run(arguments: list[str]) -> int:
 
 def _answered(arguments: list[str]) -> int:
     from ops_cli.nouns import command_line
-    from ops_cli.options import hoist, wants_json
+    from ops_cli.options import hoist, is_check, wants_json
 
     arguments = hoist(arguments) or ["--help"]
     as_json = wants_json(arguments)
@@ -67,12 +68,18 @@ def _answered(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except BaseException as error:  # noqa: BLE001  nobody asked for a traceback
-        return _explained(error, context.obj if context else None, as_json)
+        failed, usage = (UNKNOWN, UNKNOWN) if is_check(arguments) else (FAILED, USAGE)
+        return _explained(error, context.obj if context else None, as_json, failed, usage)
     return DONE
 
 
-def _explained(error: BaseException, invocation: Invocation | None, as_json: bool) -> int:
-    """Say what happened, on stdout as JSON or on stderr as text, and return the exit code."""
+def _explained(
+    error: BaseException, invocation: Invocation | None, as_json: bool, failed: int, usage: int
+) -> int:
+    """Say what happened, on stdout as JSON or on stderr as text, and return the exit code.
+
+    `failed` and `usage` are those of a failure and of wrong usage.
+    """
     import typer
 
     from ops_cli.output import UnsuccessfulError, note, print_error
@@ -86,17 +93,17 @@ def _explained(error: BaseException, invocation: Invocation | None, as_json: boo
         return error.exit_code
     if isinstance(error, LettaOpsError):
         print_error(error, as_json)
-        return FAILED
+        return failed
     if isinstance(error, typer.TyperException):
         print_error(_usage(error), as_json)
-        return USAGE
+        return usage
     if isinstance(error, KeyboardInterrupt | typer.Abort | EOFError):
         print_error(_interruption(error), as_json)
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     if isinstance(error, SystemExit):
         raise error
     print_error(_internal(error, invocation), as_json)
-    return FAILED
+    return failed
 
 
 def _usage(error: Any) -> LettaOpsError:

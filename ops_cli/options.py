@@ -46,6 +46,20 @@ def hoist(arguments: list[str]) -> list[str]:
     return front + rest + arguments[end:]
 
 
+def is_check(arguments: list[str]) -> bool:
+    """Whether this is `check`, whose exit codes a monitoring system reads, however wrong the rest is.
+
+    `arguments` are hoisted.
+    """
+    words = iter(arguments)
+    for word in words:
+        if word in WITH_VALUE:
+            next(words, None)
+        elif not word.startswith("-"):
+            return word == "check"
+    return False
+
+
 def wants_json(arguments: list[str]) -> bool:
     """Whether `--json` is among the arguments: known before, and even if, they cannot be parsed."""
     end = arguments.index("--") if "--" in arguments else len(arguments)

@@ -13,7 +13,7 @@ from backups.opening import Key, escrowed_key
 from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
 from backups.stores.store import Store
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
@@ -100,7 +100,12 @@ class Plan:
 
 
 def make_plan(
-    deployment: Deployment, way: Way, store: Store, backup: Backup, key: Key, options: Options
+    deployment: Deployment,
+    access: DatabaseAccess,
+    store: Store,
+    backup: Backup,
+    key: Key,
+    options: Options,
 ) -> Plan:
     """Return the plan, or raise LettaOpsError: `foreign-backup`, `backup-newer-schema`,
     `backup-newer-postgres`, `wrong-encryption-key`, and those of the store and of the database."""
@@ -113,16 +118,16 @@ def make_plan(
             "add --into-other to replace what this deployment holds by it",
         )
     ensure_known(deployment, backup)
-    _ensure_not_older(way, backup)
+    _ensure_not_older(access, backup)
     new_key, lost = _key_after(deployment, store, backup, key, options)
     names, since = names_of(deployment), backup.manifest.created_at
-    present = read_present(way, names.name, since)
+    present = read_present(access, names.name, since)
     differs = present is None or present.revision != backup.manifest.database.revision
     drill = backup.last_drill
     return Plan(
         backup,
         present,
-        look(way, [names.previous, names.undone], since),
+        look(access, [names.previous, names.undone], since),
         foreign,
         new_key,
         lost,
@@ -131,10 +136,10 @@ def make_plan(
     )
 
 
-def _ensure_not_older(way: Way, backup: Backup) -> None:
+def _ensure_not_older(access: DatabaseAccess, backup: Backup) -> None:
     """A dump of a newer Postgres may hold what an older one doesn't know, or takes for something else."""
     made_with = backup.manifest.database.postgres
-    with way.connect(way.maintenance) as link:
+    with access.connect(access.maintenance) as link:
         here = link.info.server_version // 10_000
     if int(re.findall(r"\d+", made_with)[0]) > here:
         raise LettaOpsError(
@@ -165,28 +170,30 @@ def _key_after(
     )
 
 
-def look(way: Way, names: Iterable[str], since: datetime | None) -> tuple[Database, ...]:
+def look(
+    access: DatabaseAccess, names: Iterable[str], since: datetime | None
+) -> tuple[Database, ...]:
     """What the databases hold, of those that are there; one that can't be read keeps nobody waiting."""
     found = []
     for name in names:
-        if exists(way, name):
+        if exists(access, name):
             try:
-                found.append(Database(name, read_present(way, name, since)))
+                found.append(Database(name, read_present(access, name, since)))
             except LettaOpsError:
                 found.append(Database(name, None))
     return tuple(found)
 
 
-def read_present(way: Way, name: str, since: datetime | None) -> Present | None:
+def read_present(access: DatabaseAccess, name: str, since: datetime | None) -> Present | None:
     """Count what a database holds; None when it is missing, or was never migrated.
 
     Newer is what was made after `since`; nothing is, without one.
     """
     import psycopg
 
-    if not exists(way, name):
+    if not exists(access, name):
         return None
-    with way.connect(name) as link:
+    with access.connect(name) as link:
         try:
             facts = database_facts(link)
             return None if facts.schema is None else _count(link, facts, since)
@@ -198,11 +205,11 @@ def read_present(way: Way, name: str, since: datetime | None) -> Present | None:
             ) from None
 
 
-def exists(way: Way, name: str) -> bool:
+def exists(access: DatabaseAccess, name: str) -> bool:
     """Whether there is a database of that name."""
-    if way.maintenance == name:
+    if access.maintenance == name:
         return True  # it is the one that we connect to
-    with way.connect(way.maintenance) as link:
+    with access.connect(access.maintenance) as link:
         found = link.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
     return found is not None
 

@@ -39,14 +39,15 @@ def ensure_known(deployment: Deployment, backup: Backup) -> None:
 
 def _known(release: str, revision: str, backup: Backup) -> bool:
     """By the release's own migrations where they are at hand, else by the numbers of the releases."""
-    for versions in _migrations(release):
-        return any(f'"{revision}"' in path.read_text() for path in versions.glob("*.py"))
+    if migrations := _migrations(release):
+        return any(f'"{revision}"' in path.read_text() for path in migrations)
     made_with = backup.manifest.release
     return made_with is not None and _number(made_with) <= _number(release)
 
 
 def _migrations(release: str) -> list[Path]:
-    return list((cache_folder() / "releases").glob(f"{release}-*/source/alembic/versions"))
+    folder = cache_folder() / "releases"
+    return list(folder.glob(f"letta-{release}-*/source/alembic/versions/*.py"))
 
 
 def _number(release: str) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from backups.streams import chunks_of
 from infra.audit.trail import carry_over
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.servers import ensure_can_stop, is_ours, start_server, stop_server
@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     import psycopg
 
 FIRST_SCHEMA = "public"  # where a server looks whose database nobody has configured
-Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doesn't do its work
+ConfirmServer = Callable[
+    [Deployment], None
+]  # raises LettaOpsError when the server doesn't do its work
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,12 @@ class Restored:
 
 def restore(
     deployment: Deployment,
-    way: Way,
+    access: DatabaseAccess,
     store: Store,
     plan: Plan,
     key: Key,
     lock: Lock,
-    prove: Prove,
+    confirm_server: ConfirmServer,
     report: Report,
 ) -> Restored:
     """Carry out `plan`. The live database serves until the restored one was found to be equal to the
@@ -91,32 +93,32 @@ def restore(
         plan.backup.id,
         name,
         0,
-        exists(way, name),
+        exists(access, name),
         _has_memory(deployment, plan),
         _old_keys(deployment, plan),
     )
-    with scratch_folder(deployment, way) as scratch:
-        _make_beside(deployment, way, store, plan, key, journal, scratch, report)
-        journal = replace(journal, side_oid=oid_of(way, journal.side))
+    with scratch_folder(deployment, access) as scratch:
+        _make_beside(deployment, access, store, plan, key, journal, scratch, report)
+        journal = replace(journal, side_oid=oid_of(access, journal.side))
         lock.ensure_held()
-        drop_database(way, journal.older)  # of a restore that was proven, and then killed
-        if way.maintenance == name:
+        drop_database(access, journal.older)  # of a restore that was proven, and then killed
+        if access.maintenance == name:
             lock.release_database()
         journal.write(journal_file(deployment))
-        _switch(deployment, way, plan, journal, prove, report)
+        _switch(deployment, access, plan, journal, confirm_server, report)
     for gone in (journal.older, journal.undone):
-        drop_database(way, gone)
-    _freshen(way, name, report)
+        drop_database(access, gone)
+    _freshen(access, name, report)
     previous = journal.previous if journal.had_database else None
     seconds = round(time.monotonic() - started, 1)
     return Restored(plan.backup.id, previous, is_ours(deployment), seconds)
 
 
-def kept_databases(deployment: Deployment, way: Way) -> list[str]:
+def kept_databases(deployment: Deployment, access: DatabaseAccess) -> list[str]:
     """The databases that restores have replaced, or that were set aside when those were undone."""
     names = names_of(deployment)
     kept = (names.previous, names.older, names.undone)
-    return [name for name in kept if exists(way, name)]
+    return [name for name in kept if exists(access, name)]
 
 
 def _ensure_whole(store: Store, plan: Plan) -> None:
@@ -127,11 +129,11 @@ def _ensure_whole(store: Store, plan: Plan) -> None:
                 pass  # compared at the end
 
 
-def drop_previous(deployment: Deployment, way: Way) -> list[str]:
+def drop_previous(deployment: Deployment, access: DatabaseAccess) -> list[str]:
     """Drop what `kept_databases` names, and the memory of that time; return the names."""
-    dropped = kept_databases(deployment, way)
+    dropped = kept_databases(deployment, access)
     for name in dropped:
-        drop_database(way, name)
+        drop_database(access, name)
     if reachable(deployment):
         memory = MemoryPlace.of(deployment)
         dropped += ["memory"] if memory.has_previous() else []
@@ -145,7 +147,7 @@ def drop_previous(deployment: Deployment, way: Way) -> list[str]:
 
 def _make_beside(
     deployment: Deployment,
-    way: Way,
+    access: DatabaseAccess,
     store: Store,
     plan: Plan,
     key: Key,
@@ -165,21 +167,21 @@ def _make_beside(
     )
     if host(deployment).shares_disk:  # its Postgres must not run full
         ensure_room(scratch, room_for(plan.backup.manifest))
-    restore_database(way, side, store, plan.backup, key, scratch, report)
+    restore_database(access, side, store, plan.backup, key, scratch, report)
     report("database: comparing its content with the backup's")
     expected = plan.backup.manifest.database
     renamed = {expected.schema: side.schema} if side.schema and expected.schema else {}
     try:
-        with way.connect(journal.side) as link, way.connect(journal.side) as beside:
+        with access.connect(journal.side) as link, access.connect(journal.side) as beside:
             if differences := compare(link, expected, renamed, [beside]):
                 raise _differs(differences)
             if journal.had_database:
-                with way.connect(journal.name) as old:
+                with access.connect(journal.name) as old:
                     carry_over(old, link)
             else:
                 carry_over(None, link)
             _claim(link, deployment_id(deployment))
-        with way.connect(way.maintenance) as link:
+        with access.connect(access.maintenance) as link:
             if journal.had_database:
                 copy_settings(link, journal.name, journal.side)
             else:
@@ -194,22 +196,22 @@ def _make_beside(
 
 def _switch(
     deployment: Deployment,
-    way: Way,
+    access: DatabaseAccess,
     plan: Plan,
     journal: Journal,
-    prove: Prove,
+    confirm_server: ConfirmServer,
     report: Report,
 ) -> None:
     try:
         start_guard(deployment)
         report("switching: the server is stopped")
         stop_server(deployment)
-        switch_databases(way, journal)
+        switch_databases(access, journal)
         if journal.had_memory:
             MemoryPlace.of(deployment).swap()
-        _start(deployment, way, plan, journal, report)
+        _start(deployment, access, plan, journal, report)
         if is_ours(deployment):
-            prove(load(stack_folder(deployment.stack), deployment.profile))
+            confirm_server(load(stack_folder(deployment.stack), deployment.profile))
     except BaseException as error:
         _undo(deployment, journal, report, error)
         raise
@@ -224,7 +226,9 @@ def _undo(deployment: Deployment, journal: Journal, report: Report, error: BaseE
         error.add_note("it is tried again by the next `letta-ops backup` command; nothing is lost")
 
 
-def _start(deployment: Deployment, way: Way, plan: Plan, journal: Journal, report: Report) -> None:
+def _start(
+    deployment: Deployment, access: DatabaseAccess, plan: Plan, journal: Journal, report: Report
+) -> None:
     if plan.new_key is not None and deployment.profile is not None:
         report("key: the server takes over the encryption key that the backup brought along")
         remember(
@@ -233,7 +237,7 @@ def _start(deployment: Deployment, way: Way, plan: Plan, journal: Journal, repor
                 ENCRYPTION_KEY: plan.new_key.reveal(),
                 ADOPTED_KEY: key_fingerprint(plan.new_key),
                 PREVIOUS_KEY: remembered(deployment.profile, ENCRYPTION_KEY),
-                PREVIOUS_OF: oid_of(way, journal.previous) if journal.had_database else None,
+                PREVIOUS_OF: oid_of(access, journal.previous) if journal.had_database else None,
             },
         )
     if plan.provisions:
@@ -260,12 +264,12 @@ def _claim(link: psycopg.Connection[Any], deployment: str) -> None:
         )
 
 
-def _freshen(way: Way, name: str, report: Report) -> None:
+def _freshen(access: DatabaseAccess, name: str, report: Report) -> None:
     """Give the planner its statistics: a dump brings none. The server works already."""
     import psycopg
 
     try:
-        with way.connect(name) as link:
+        with access.connect(name) as link:
             link.execute("ANALYZE")
     except (psycopg.Error, LettaOpsError):
         report("the planner's statistics could not be made; autovacuum does it within minutes")

@@ -13,7 +13,7 @@ from backups.catalog import deployment_id
 from backups.restoring.journal import names_of
 from backups.side_database import drop_after, drop_database
 from backups.words import size_in_words
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.files import make_folder
 from infra.process import Report
@@ -23,7 +23,7 @@ from infra.targets import host
 
 
 @contextmanager
-def scratch_folder(deployment: Deployment, way: Way) -> Iterator[Path]:
+def scratch_folder(deployment: Deployment, access: DatabaseAccess) -> Iterator[Path]:
     """Yield a folder on the stack's own disk, which nobody else can look into.
 
     When the block fails, the copy beside the live database is dropped; where that fails too, the
@@ -36,7 +36,7 @@ def scratch_folder(deployment: Deployment, way: Way) -> Iterator[Path]:
     try:
         yield made
     except BaseException as error:
-        if drop_after(error, way, names_of(deployment).side):
+        if drop_after(error, access, names_of(deployment).side):
             shutil.rmtree(made, ignore_errors=True)
         raise
     shutil.rmtree(made, ignore_errors=True)
@@ -60,8 +60,8 @@ def remove_leftovers(deployment: Deployment, report: Report) -> None:
     if not left:
         return
     report("an earlier restore was killed: what it had made beside the live database is removed")
-    with host(deployment).administrator() as way:
-        drop_database(way, names_of(deployment).side)
+    with host(deployment).administrator() as access:
+        drop_database(access, names_of(deployment).side)
     for folder in left:  # last: as long as they are there, the next run finds them
         shutil.rmtree(folder, ignore_errors=True)
 

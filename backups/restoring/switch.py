@@ -14,7 +14,7 @@ from backups.restoring.plan import exists
 from backups.restoring.scratch import remove_leftovers
 from backups.side_database import drop_database
 from backups.sources.memory_files import MemoryPlace
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 20.0  # clients may connect again and again until the server is really gone
 
 
-def switch_databases(way: Way, journal: Journal) -> None:
+def switch_databases(access: DatabaseAccess, journal: Journal) -> None:
     """Put the restored database in the place of the live one, which is kept as `previous`.
 
     What an earlier restore has replaced stays too, as `older`, until this one is proven.
@@ -39,9 +39,9 @@ def switch_databases(way: Way, journal: Journal) -> None:
     moves = [(journal.side, journal.name)]
     if journal.had_database:
         moves.insert(0, (journal.name, journal.previous))
-    if exists(way, journal.previous):
+    if exists(access, journal.previous):
         moves.insert(0, (journal.previous, journal.older))
-    _rename(way, journal, moves)
+    _rename(access, journal, moves)
 
 
 def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
@@ -52,13 +52,13 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     """
     report("going back: the server is stopped, and what was there before takes its place again")
     stop_server(deployment)
-    with host(deployment).administrator() as way:
-        if _name_of(way, journal.side_oid) == journal.name:
-            drop_database(way, journal.side)  # not that one: of an earlier time
-            _switch_back(way, journal)
-        elif journal.undoes and not exists(way, journal.name):
-            _rename(way, journal, [(journal.previous, journal.name)])
-        drop_database(way, journal.side)
+    with host(deployment).administrator() as access:
+        if _name_of(access, journal.side_oid) == journal.name:
+            drop_database(access, journal.side)  # not that one: of an earlier time
+            _switch_back(access, journal)
+        elif journal.undoes and not exists(access, journal.name):
+            _rename(access, journal, [(journal.previous, journal.name)])
+        drop_database(access, journal.side)
     if journal.had_memory:
         MemoryPlace.of(deployment).undo()
     if journal.old_keys is not None and deployment.profile is not None:
@@ -83,15 +83,15 @@ def _adopt(deployment: Deployment) -> None:
         remember(profile, {ADOPTED_KEY: adopted})
 
 
-def _switch_back(way: Way, journal: Journal) -> None:
+def _switch_back(access: DatabaseAccess, journal: Journal) -> None:
     moves = [(journal.name, journal.undone)]
-    if exists(way, journal.undone):  # of an earlier time: it goes with the side database
+    if exists(access, journal.undone):  # of an earlier time: it goes with the side database
         moves.insert(0, (journal.undone, journal.side))
     if journal.had_database:
         moves.append((journal.previous, journal.name))
-    if exists(way, journal.older):
+    if exists(access, journal.older):
         moves.append((journal.older, journal.previous))
-    _rename(way, journal, moves)
+    _rename(access, journal, moves)
 
 
 def finish_interrupted(deployment: Deployment, report: Report) -> None:
@@ -116,8 +116,8 @@ def finish_interrupted(deployment: Deployment, report: Report) -> None:
 
 def has_begun(deployment: Deployment, journal: Journal) -> bool:
     """Whether undoing a proven restore has changed anything: the databases come first."""
-    with host(deployment).administrator() as way:
-        return _name_of(way, journal.side_oid) != journal.name
+    with host(deployment).administrator() as access:
+        return _name_of(access, journal.side_oid) != journal.name
 
 
 def forget(deployment: Deployment) -> None:
@@ -126,26 +126,26 @@ def forget(deployment: Deployment) -> None:
     journal_file(deployment).unlink(missing_ok=True)
 
 
-def oid_of(way: Way, name: str) -> int:
+def oid_of(access: DatabaseAccess, name: str) -> int:
     """The number of a database: it stays the same whatever the database is called."""
-    with way.connect(way.maintenance) as link:
+    with access.connect(access.maintenance) as link:
         row = link.execute("SELECT oid FROM pg_database WHERE datname = %s", [name]).fetchone()
     assert row is not None  # noqa: S101  # it was made a moment ago
     return int(row[0])
 
 
-def _name_of(way: Way, oid: int) -> str | None:
-    with way.connect(way.maintenance) as link:
+def _name_of(access: DatabaseAccess, oid: int) -> str | None:
+    with access.connect(access.maintenance) as link:
         row = link.execute("SELECT datname FROM pg_database WHERE oid = %s", [oid]).fetchone()
     return None if row is None else str(row[0])
 
 
-def _rename(way: Way, journal: Journal, moves: list[tuple[str, str]]) -> None:
+def _rename(access: DatabaseAccess, journal: Journal, moves: list[tuple[str, str]]) -> None:
     """Rename databases, all of them or none: it is one transaction."""
     import psycopg
 
     deadline = time.monotonic() + BUSY_SECONDS
-    with way.connect(_not_one_of(way, journal)) as link:
+    with access.connect(_not_one_of(access, journal)) as link:
         try:
             while True:
                 try:
@@ -166,9 +166,9 @@ def _rename(way: Way, journal: Journal, moves: list[tuple[str, str]]) -> None:
             ) from None
 
 
-def _not_one_of(way: Way, journal: Journal) -> str:
+def _not_one_of(access: DatabaseAccess, journal: Journal) -> str:
     """A database to be connected to while those of the journal are renamed."""
-    return ADMIN_ROLE if way.maintenance == journal.name else way.maintenance
+    return ADMIN_ROLE if access.maintenance == journal.name else access.maintenance
 
 
 def _close(link: psycopg.Connection[Any], name: str) -> None:

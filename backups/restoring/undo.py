@@ -16,12 +16,12 @@ from backups.lock import Lock
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
 from backups.restoring.plan import Database, Present, exists, look, read_present
-from backups.restoring.restore import Prove
+from backups.restoring.restore import ConfirmServer
 from backups.restoring.switch import forget, go_back, has_begun, oid_of
 from backups.side_database import drop_database
 from backups.sources.memory_files import MemoryPlace, reachable
 from infra.audit.trail import carry_over
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
@@ -65,13 +65,13 @@ class Undoing:
 
 
 def plan_undoing(
-    deployment: Deployment, way: Way, agreed: tuple[int, int] | None = None
+    deployment: Deployment, access: DatabaseAccess, agreed: tuple[int, int] | None = None
 ) -> Undoing:
     """Return what would change places. Raises LettaOpsError (`nothing-to-undo`), and `plan-changed`
     where that aren't the databases that somebody has agreed to."""
     names = names_of(deployment)
-    brings = read_present(way, names.previous, None)
-    aside = look(way, [names.undone], None)
+    brings = read_present(access, names.previous, None)
+    aside = look(access, [names.undone], None)
     if brings is None:
         done = f": the last restore is undone already, see {names.undone}" if aside else ""
         raise LettaOpsError(
@@ -79,23 +79,23 @@ def plan_undoing(
             f"there is no database {names.previous}{done}",
             "see `letta-ops backup list` for what can be restored",
         )
-    oids = (_oid(way, names.name), _oid(way, names.previous))
+    oids = (_oid(access, names.name), _oid(access, names.previous))
     if agreed not in {None, oids}:
         raise LettaOpsError(
             "plan-changed",
             "these are not the databases of the plan any more: another restore was at work",
             "run the same command again, and read its plan",
         )
-    live = look(way, [names.name], None)
+    live = look(access, [names.name], None)
     return Undoing(names.previous, names.undone, brings, live[0] if live else None, aside, oids)
 
 
 def undo(
     deployment: Deployment,
-    way: Way,
+    access: DatabaseAccess,
     plan: Undoing,
     lock: Lock,
-    prove: Prove,
+    confirm_server: ConfirmServer,
     report: Report,
 ) -> float:
     """Carry out `plan`; return the seconds it took. Raises LettaOpsError: then nothing was changed,
@@ -108,8 +108,8 @@ def undo(
     lock.ensure_held()
     ensure_no_other(deployment)
     ensure_can_stop(deployment)
-    drop_database(way, names.older)  # of a restore that was proven, and then killed
-    _carry_records(way, names, report)
+    drop_database(access, names.older)  # of a restore that was proven, and then killed
+    _carry_records(access, names, report)
     has_memory = reachable(deployment) and MemoryPlace.of(deployment).has_previous()
     if has_memory:
         MemoryPlace.of(deployment).forget_others()
@@ -126,7 +126,7 @@ def undo(
         undoes=True,
         provisions=deployment.folder is not None and differs,
     )
-    if way.maintenance == names.name:
+    if access.maintenance == names.name:
         lock.release_database()
     journal.write(journal_file(deployment))
     try:
@@ -136,7 +136,7 @@ def undo(
         _forget_or_tell(deployment, journal, error)
         raise
     if is_ours(deployment):
-        prove(load(stack_folder(deployment.stack), deployment.profile))
+        confirm_server(load(stack_folder(deployment.stack), deployment.profile))
     return round(time.monotonic() - started, 1)
 
 
@@ -150,14 +150,14 @@ def _forget_or_tell(deployment: Deployment, journal: Journal, error: BaseExcepti
     error.add_note("the next `letta-ops backup` command, or `up`, goes on with it; nothing is lost")
 
 
-def _carry_records(way: Way, names: Journal, report: Report) -> None:
+def _carry_records(access: DatabaseAccess, names: Journal, report: Report) -> None:
     """Take the audit trail along; a database that can't be read must not keep anybody from going back."""
     import psycopg
 
-    if not exists(way, names.name):
+    if not exists(access, names.name):
         return
     try:
-        with way.connect(names.name) as old, way.connect(names.previous) as new:
+        with access.connect(names.name) as old, access.connect(names.previous) as new:
             carry_over(old, new)
     except (psycopg.Error, LettaOpsError) as error:
         report(f"the audit trail since the restore stays in {names.undone}: {error}")
@@ -177,5 +177,5 @@ def _keys(deployment: Deployment, plan: Undoing) -> dict[str, Any] | None:
     }
 
 
-def _oid(way: Way, name: str) -> int:
-    return oid_of(way, name) if exists(way, name) else 0
+def _oid(access: DatabaseAccess, name: str) -> int:
+    return oid_of(access, name) if exists(access, name) else 0

@@ -14,7 +14,7 @@ from backups.manifest import Database, Table
 from backups.programs import Program, Version
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
 from backups.streams import chunks_of
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.process import command, streamed
@@ -33,7 +33,7 @@ class Snapshot:
     `apart` are the tables whose rows the dump leaves out: see `backups.sources.rows`.
     """
 
-    way: Way
+    access: DatabaseAccess
     name: str
     exported: str
     taken_at: dt.datetime
@@ -63,7 +63,7 @@ class Snapshot:
             raise _explained(error, self.name) from None
 
     def _dumped_here(self, words: tuple[str, ...]) -> Iterator[bytes]:
-        environment = self.way.environment(self.name)
+        environment = self.access.environment(self.name)
         job = command(
             *words,
             environment={"LC_ALL": "C", "PATH": "/usr/bin:/bin", **environment},
@@ -77,7 +77,7 @@ class Snapshot:
         import psycopg
         from psycopg import sql
 
-        with self.way.connect(self.name) as link:
+        with self.access.connect(self.name) as link:
             try:
                 settle(link)
                 link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -102,14 +102,14 @@ HINT = (
 
 
 @contextmanager
-def snapshot(way: Way, name: str) -> Iterator[Snapshot]:
+def snapshot(access: DatabaseAccess, name: str) -> Iterator[Snapshot]:
     """Take a snapshot of database `name`, and begin to count what it holds.
 
     Raises LettaOpsError: `database-unreachable`, `not-letta`, or `database-refused`.
     """
     import psycopg
 
-    with way.connect(name) as link:
+    with access.connect(name) as link:
         try:
             facts = database_facts(link)
             if facts.schema is None:
@@ -133,7 +133,7 @@ def snapshot(way: Way, name: str) -> Iterator[Snapshot]:
         try:
             server = Version.of(link)
             yield Snapshot(
-                way, name, exported, taken_at, server, size, newest, apart, counting, known
+                access, name, exported, taken_at, server, size, newest, apart, counting, known
             )
         finally:
             counting.end()

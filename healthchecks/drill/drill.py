@@ -13,9 +13,9 @@ from backups.catalog import Backup, write_object
 from backups.manifest import DRILLS
 from backups.opening import Key
 from backups.stores.store import Store
-from backups.verify import FAILED, UNVERIFIED
+from backups.verdicts import FAILED, UNVERIFIED, CheckResult
 from healthchecks.drill import in_api, in_database
-from healthchecks.drill.course import Course, encryption_key, ensure_room, restore, served
+from healthchecks.drill.drill_run import DrillRun, encryption_key, ensure_room, restore, served
 from healthchecks.drill.memory import judge_memory
 from healthchecks.drill.verdict import (
     AGENTS,
@@ -31,7 +31,6 @@ from healthchecks.drill.verdict import (
     REVISION,
     SECRET,
     THROUGH_API,
-    Check,
     Judge,
     Outcome,
     of_error,
@@ -70,11 +69,11 @@ def run(
     unfit = _unfit(store, backup, key)
     if unfit is None:
         with throwaway_folder(throwaway_parent(deployment.folder), report) as folder:
-            _take(Course(deployment, store, backup, key, folder, judge, report, at))
+            _take(DrillRun(deployment, store, backup, key, folder, judge, report, at))
             seconds = time.monotonic() - started
             report("removing what the drill made")
     else:
-        judge.add(Check(DATABASE, UNVERIFIED, unfit.message, unfit.hint))
+        judge.add(CheckResult(DATABASE, UNVERIFIED, unfit.message, unfit.hint))
         judge.close(CHECKS, f"{NOT_REACHED}: nothing was restored")
         seconds = time.monotonic() - started
     outcome = Outcome(f"{at:%Y%m%dT%H%M%S.%fZ}", backup.id, at, seconds, judge.checks)
@@ -99,82 +98,82 @@ def _unfit(store: Store, backup: Backup, key: Key) -> LettaOpsError | None:
     return None
 
 
-def _take(course: Course) -> None:
-    course.report("making a throw-away Postgres")
-    postgres = start_postgres(course.folder)
+def _take(drill: DrillRun) -> None:
+    drill.report("making a throw-away Postgres")
+    postgres = start_postgres(drill.folder)
     try:
-        ensure_room(course)
-        restore(course, postgres)
+        ensure_room(drill)
+        restore(drill, postgres)
     except LettaOpsError as error:
-        course.judge.add(of_error(DATABASE, error))
-        course.judge.close(CHECKS, f"{NOT_REACHED}: the database was not restored")
+        drill.judge.add(of_error(DATABASE, error))
+        drill.judge.close(CHECKS, f"{NOT_REACHED}: the database was not restored")
         return
-    release = _release(course)
-    with postgres.way.connect(DATABASE_NAME) as link:
-        key = _judge_content(course, link, release)
+    release = _release(drill)
+    with postgres.access.connect(DATABASE_NAME) as link:
+        key = _judge_content(drill, link, release)
     if release is not None:
-        _judge_through_api(course, postgres, release, key)
+        _judge_through_api(drill, postgres, release, key)
 
 
-def _release(course: Course) -> InstalledRelease | None:
+def _release(drill: DrillRun) -> InstalledRelease | None:
     """The backup's own release, installed; None when it isn't one of ours, or can't be had."""
-    version = course.manifest.release
+    version = drill.manifest.release
     heads = {release.alembic_head: release for release in RELEASES.values()}
     # A backup of a server that we did not provision may name none.
     release = (
-        RELEASES.get(version) if version else heads.get(course.manifest.database.revision or "")
+        RELEASES.get(version) if version else heads.get(drill.manifest.database.revision or "")
     )
     if release is None:
         known = f"this letta-ops knows {', '.join(RELEASES)}"
         why = f"the backup's release, {version or 'which it does not name'}, is unknown: {known}"
-        course.judge.close(THROUGH_API, why)
+        drill.judge.close(THROUGH_API, why)
         return None
     try:
-        return install_release(course.folder, release, course.report)
+        return install_release(drill.folder, release, drill.report)
     except LettaOpsError as error:
-        course.judge.close(THROUGH_API, error.message, error.hint)
+        drill.judge.close(THROUGH_API, error.message, error.hint)
         return None
 
 
 def _judge_content(
-    course: Course, link: psycopg.Connection[object], release: InstalledRelease | None
+    drill: DrillRun, link: psycopg.Connection[object], release: InstalledRelease | None
 ) -> Sensitive | None:
     """Judge what needs no server; return the encryption key, which the server needs."""
-    judge, manifest = course.judge, course.manifest
-    course.report("comparing the content with the manifest")
+    judge, manifest = drill.judge, drill.manifest
+    drill.report("comparing the content with the manifest")
     judge.examine(DATABASE, lambda: in_database.judge_content(link, manifest))
     judge.examine(COUNTS, lambda: in_database.judge_counts(link, manifest))
     judge.examine(REVISION, lambda: in_database.judge_revision(link, manifest, release))
     key: Sensitive | None = None
     try:
-        key, whose = encryption_key(course)
+        key, whose = encryption_key(drill)
     except LettaOpsError as error:
         judge.add(of_error(SECRET, error))
     else:
         judge.examine(SECRET, lambda: in_database.judge_secret(link, key, whose))
-    judge.examine(MEMORY, lambda: judge_memory(course))
-    judge.examine(FRESHNESS, lambda: in_database.judge_freshness(link, manifest, course.at))
+    judge.examine(MEMORY, lambda: judge_memory(drill))
+    judge.examine(FRESHNESS, lambda: in_database.judge_freshness(link, manifest, drill.at))
     return key
 
 
 def _judge_through_api(
-    course: Course,
+    drill: DrillRun,
     postgres: ThrowawayPostgres,
     release: InstalledRelease,
     key: Sensitive | None,
 ) -> None:
     import psycopg
 
-    judge = course.judge
+    judge = drill.judge
     try:
-        with served(course, postgres, release, key) as copy:
+        with served(drill, postgres, release, key) as copy:
             judge.examine(AGENTS, lambda: in_api.judge_agents(copy))
             judge.examine(MESSAGES, lambda: in_api.judge_messages(copy))
             judge.examine(ARCHIVAL, lambda: in_api.judge_archival(copy))
     except (LettaOpsError, psycopg.Error) as error:
         hint = error.hint if isinstance(error, LettaOpsError) else ""
         text = error.message if isinstance(error, LettaOpsError) else str(error)
-        judge.add(Check(AGENTS, FAILED, text.strip(), hint))
+        judge.add(CheckResult(AGENTS, FAILED, text.strip(), hint))
         judge.close(THROUGH_API, f"{NOT_REACHED}: no server runs on the copy")
 
 
@@ -185,7 +184,7 @@ def _kept(store: Store, backup: Backup, outcome: Outcome, judge: Judge) -> Outco
         write_object(store, name, json.dumps(outcome.as_record(), indent=1), exclusive=True)
     except LettaOpsError as error:
         judge.add(
-            Check(RECORD, UNVERIFIED, f"the verdict is not kept: {error.message}", error.hint)
+            CheckResult(RECORD, UNVERIFIED, f"the verdict is not kept: {error.message}", error.hint)
         )
         return replace(outcome, checks=judge.checks)
     return outcome

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 from urllib.parse import urlencode
 
-from backups.verify import FAILED, PASSED, UNVERIFIED
-from healthchecks.drill.verdict import AGENTS, ARCHIVAL, MESSAGES, Check
+from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
+from healthchecks.drill.verdict import AGENTS, ARCHIVAL, MESSAGES
 from healthchecks.facts import request
 from infra.stack.deployment import Deployment
 
@@ -53,7 +53,7 @@ class Copy:
         return request(self.server, f"{path}?{urlencode(query)}", timeout=SECONDS)
 
 
-def judge_agents(copy: Copy) -> Check:
+def judge_agents(copy: Copy) -> CheckResult:
     """Page by page, the API lists every agent that is in the database, and no other."""
     wanted = {
         row[0]
@@ -65,15 +65,15 @@ def judge_agents(copy: Copy) -> Check:
     if found != wanted:
         missing, more = len(wanted - found), len(found - wanted)
         summary = f"the API lacks {missing} agents of the database, and has {more} that it lacks"
-        return Check(AGENTS, FAILED, summary)
+        return CheckResult(AGENTS, FAILED, summary)
     others = copy.rows(
         "SELECT count(*) FROM {agents} WHERE NOT is_deleted AND organization_id <> %s", ORGANIZATION
     )[0][0]
     elsewhere = f"; {others} of other organizations, which it lists to them" if others else ""
-    return Check(AGENTS, PASSED, f"the API lists all {len(found)}{elsewhere}")
+    return CheckResult(AGENTS, PASSED, f"the API lists all {len(found)}{elsewhere}")
 
 
-def judge_messages(copy: Copy) -> Check:
+def judge_messages(copy: Copy) -> CheckResult:
     """A page of the history of whoever wrote last, texts included."""
     newest = copy.rows(
         "SELECT m.agent_id FROM {messages} m JOIN {agents} a ON a.id = m.agent_id"
@@ -93,8 +93,8 @@ def judge_messages(copy: Copy) -> Check:
     page = copy.get(f"/v1/agents/{agent}/messages", limit=HISTORY, order="desc")
     problem = compare_history(rows, page)
     if problem:
-        return Check(MESSAGES, FAILED, f"the history of {agent}: {problem}")
-    return Check(
+        return CheckResult(MESSAGES, FAILED, f"the history of {agent}: {problem}")
+    return CheckResult(
         MESSAGES, PASSED, f"the last {len(rows)} messages of {agent} are as in the database"
     )
 
@@ -121,7 +121,7 @@ def compare_history(rows: list[Any], page: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def judge_archival(copy: Copy) -> Check:
+def judge_archival(copy: Copy) -> CheckResult:
     """A passage is found by its words through the API, and by its vector in the database."""
     some = copy.rows(
         "SELECT x.agent_id, p.id, p.archive_id, p.text, p.embedding IS NOT NULL"
@@ -138,9 +138,11 @@ def judge_archival(copy: Copy) -> Check:
     path = f"/v1/agents/{agent}/archival-memory"
     found = copy.get(path, search=words, limit=PAGE, ascending="false")
     if not any(each["id"] == passage and each["text"] == text for each in found):
-        return Check(ARCHIVAL, FAILED, f"a search for {passage} by its words does not find it")
+        return CheckResult(
+            ARCHIVAL, FAILED, f"a search for {passage} by its words does not find it"
+        )
     if not has_vector:
-        return Check(ARCHIVAL, PASSED, f"{passage} was found by its words; it has no vector")
+        return CheckResult(ARCHIVAL, PASSED, f"{passage} was found by its words; it has no vector")
     nearest = copy.rows(
         "SELECT n.id, n.embedding OPERATOR({home}.=) p.embedding"
         " FROM {archival_passages} n, {archival_passages} p"
@@ -151,8 +153,10 @@ def judge_archival(copy: Copy) -> Check:
         home=_extension(copy),
     )
     if not nearest or not nearest[0][1]:
-        return Check(ARCHIVAL, FAILED, f"a search for the vector of {passage} does not find it")
-    return Check(ARCHIVAL, PASSED, "a passage was found by its words and by its vector")
+        return CheckResult(
+            ARCHIVAL, FAILED, f"a search for the vector of {passage} does not find it"
+        )
+    return CheckResult(ARCHIVAL, PASSED, "a passage was found by its words and by its vector")
 
 
 def _extension(copy: Copy) -> sql.Identifier:
@@ -176,7 +180,7 @@ def _every_agent(copy: Copy) -> Iterator[dict[str, Any]]:
         after = {"after": str(page[-1]["id"])}
 
 
-def _nothing(copy: Copy, name: str, table: str, what: str) -> Check:
+def _nothing(copy: Copy, name: str, table: str, what: str) -> CheckResult:
     """There is nothing to look at: fine where the backup holds nothing, else unknown."""
     from psycopg import sql
 
@@ -184,8 +188,8 @@ def _nothing(copy: Copy, name: str, table: str, what: str) -> Check:
         copy.rows("SELECT count(*) FROM {table}", table=sql.Identifier(copy.schema, table))[0][0]
         == 0
     ):
-        return Check(name, PASSED, "there are none in the backup")
-    return Check(name, UNVERIFIED, f"the backup holds {what}")
+        return CheckResult(name, PASSED, "there are none in the backup")
+    return CheckResult(name, UNVERIFIED, f"the backup holds {what}")
 
 
 def _words(text: str) -> str:

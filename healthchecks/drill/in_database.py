@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from backups.contents import compare
 from backups.manifest import Manifest
-from backups.verify import FAILED, PASSED, UNVERIFIED
+from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
 from backups.words import time_in_words
-from healthchecks.drill.verdict import (
-    COUNTS,
-    DATABASE,
-    FRESHNESS,
-    REVISION,
-    SECRET,
-    Check,
-)
+from healthchecks.drill.verdict import COUNTS, DATABASE, FRESHNESS, REVISION, SECRET
 from healthchecks.probes.encryption import encrypted_columns, looks_encrypted, opens
 from infra.embedded.release import InstalledRelease
 from infra.sensitive import Sensitive
@@ -30,18 +23,18 @@ TRIED = 12  # each value has a salt of its own: 40 ms
 SKEW = dt.timedelta(minutes=5)  # the clocks of server and database may differ
 
 
-def judge_content(link: psycopg.Connection[Any], manifest: Manifest) -> Check:
+def judge_content(link: psycopg.Connection[Any], manifest: Manifest) -> CheckResult:
     """Every row of every table, and the sequences, against the manifest."""
     different = compare(link, manifest.database)
     if different:
         more = f", and {len(different) - TOLD} more" if len(different) > TOLD else ""
-        return Check(DATABASE, FAILED, "; ".join(different[:TOLD]) + more)
+        return CheckResult(DATABASE, FAILED, "; ".join(different[:TOLD]) + more)
     tables = manifest.database.tables
     rows = sum(table.rows for table in tables.values())
-    return Check(DATABASE, PASSED, f"{rows} rows in {len(tables)} tables, as in the manifest")
+    return CheckResult(DATABASE, PASSED, f"{rows} rows in {len(tables)} tables, as in the manifest")
 
 
-def judge_counts(link: psycopg.Connection[Any], manifest: Manifest) -> Check:
+def judge_counts(link: psycopg.Connection[Any], manifest: Manifest) -> CheckResult:
     """The numbers that people ask for."""
     from psycopg import sql
 
@@ -56,15 +49,15 @@ def judge_counts(link: psycopg.Connection[Any], manifest: Manifest) -> Check:
         if found != wanted:
             wrong.append(f"{found} {name.replace('_', ' ')}, the manifest says {wanted}")
     if not said:
-        return Check(COUNTS, FAILED, "the manifest names no table of Letta")
+        return CheckResult(COUNTS, FAILED, "the manifest names no table of Letta")
     if wrong:
-        return Check(COUNTS, FAILED, "; ".join(wrong))
-    return Check(COUNTS, PASSED, ", ".join(said))
+        return CheckResult(COUNTS, FAILED, "; ".join(wrong))
+    return CheckResult(COUNTS, PASSED, ", ".join(said))
 
 
 def judge_revision(
     link: psycopg.Connection[Any], manifest: Manifest, release: InstalledRelease | None
-) -> Check:
+) -> CheckResult:
     """The schema's revision is that of the manifest, and one of the release (None: not at hand)."""
     from psycopg import sql
 
@@ -72,45 +65,49 @@ def judge_revision(
     found = _value(link, sql.SQL("SELECT version_num FROM {}").format(table))
     if found is None or found != manifest.database.revision:
         wanted = manifest.database.revision
-        return Check(REVISION, FAILED, f"is {found}, the manifest says {wanted}")
+        return CheckResult(REVISION, FAILED, f"is {found}, the manifest says {wanted}")
     if release is None:
-        return Check(REVISION, UNVERIFIED, f"{found}; whether the release has it can't be seen")
+        return CheckResult(
+            REVISION, UNVERIFIED, f"{found}; whether the release has it can't be seen"
+        )
     version = release.release.version
     if not release.knows(found):
-        return Check(REVISION, FAILED, f"Letta {version} does not know {found}")
-    return Check(REVISION, PASSED, f"{found}, which Letta {version} knows")
+        return CheckResult(REVISION, FAILED, f"Letta {version} does not know {found}")
+    return CheckResult(REVISION, PASSED, f"{found}, which Letta {version} knows")
 
 
-def judge_secret(link: psycopg.Connection[Any], key: Sensitive | None, whose: str) -> Check:
+def judge_secret(link: psycopg.Connection[Any], key: Sensitive | None, whose: str) -> CheckResult:
     """Some encrypted values of each column open with `key`, which is `whose`."""
     tried: list[str] = []
     for column, values in encrypted_columns(link):
         sealed = [value for value in values if looks_encrypted(value)]
         for value in sealed[: min(1, TRIED - len(tried))]:
             if key is None:
-                return Check(
+                return CheckResult(
                     SECRET,
                     UNVERIFIED,
                     f"{column} is encrypted with a key that is not at hand",
                     "let the key go along with the next backup (backup.recipients), or keep a copy",
                 )
             if not opens(key, value):
-                return Check(SECRET, FAILED, f"{column} does not open with {whose}")
+                return CheckResult(SECRET, FAILED, f"{column} does not open with {whose}")
             tried.append(column)
     if not tried:
-        return Check(SECRET, PASSED, "there are no encrypted values in the backup")
+        return CheckResult(SECRET, PASSED, "there are no encrypted values in the backup")
     places = ", ".join(tried[:TOLD])
-    return Check(SECRET, PASSED, f"{whose} opens what was tried: {places}")
+    return CheckResult(SECRET, PASSED, f"{whose} opens what was tried: {places}")
 
 
-def judge_freshness(link: psycopg.Connection[Any], manifest: Manifest, now: dt.datetime) -> Check:
+def judge_freshness(
+    link: psycopg.Connection[Any], manifest: Manifest, now: dt.datetime
+) -> CheckResult:
     """The newest message is the one that the manifest saw, and no younger than the backup."""
     from psycopg import sql
 
     table = sql.Identifier(str(manifest.database.schema), "messages")
     newest = _value(link, sql.SQL("SELECT max(created_at) FROM {}").format(table))
     if newest != manifest.newest_message_at:
-        return Check(
+        return CheckResult(
             FRESHNESS,
             FAILED,
             f"the newest message is of {_time(newest)}, the manifest says"
@@ -118,11 +115,15 @@ def judge_freshness(link: psycopg.Connection[Any], manifest: Manifest, now: dt.d
         )
     made = f"the backup is {time_in_words((now - manifest.created_at).total_seconds())} old"
     if newest is None:
-        return Check(FRESHNESS, PASSED, f"{made}, without a message")
+        return CheckResult(FRESHNESS, PASSED, f"{made}, without a message")
     if newest > manifest.created_at + SKEW:
-        return Check(FRESHNESS, FAILED, f"a message of {_time(newest)} is younger than the backup")
+        return CheckResult(
+            FRESHNESS, FAILED, f"a message of {_time(newest)} is younger than the backup"
+        )
     before = time_in_words((manifest.created_at - newest).total_seconds())
-    return Check(FRESHNESS, PASSED, f"{made}; its newest message was written {before} before it")
+    return CheckResult(
+        FRESHNESS, PASSED, f"{made}; its newest message was written {before} before it"
+    )
 
 
 def _time(moment: dt.datetime | None) -> str:

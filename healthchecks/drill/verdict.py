@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from backups.verify import FAILED, PASSED, UNVERIFIED
+from backups.verdicts import FAILED, UNVERIFIED, CheckResult, overall
 from infra.errors import LettaOpsError
 from infra.process import Report
 
@@ -25,16 +25,6 @@ OF_CIRCUMSTANCES = ("disk-full", "identity", "identity-missing", "no-pg-dump", "
 
 
 @dataclass(frozen=True)
-class Check:
-    """One question to the restored copy. `summary` says what was seen, `hint` what to do next."""
-
-    name: str
-    verdict: str
-    summary: str
-    hint: str = ""
-
-
-@dataclass(frozen=True)
 class Outcome:
     """A whole drill; `seconds` is how long a recovery takes here, from nothing to judged."""
 
@@ -42,7 +32,7 @@ class Outcome:
     backup: str
     at: dt.datetime
     seconds: float
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
 
     @property
     def verdict(self) -> str:
@@ -72,18 +62,18 @@ class Judge:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._checks: dict[str, Check] = {}
+        self._checks: dict[str, CheckResult] = {}
 
     @property
-    def checks(self) -> tuple[Check, ...]:
+    def checks(self) -> tuple[CheckResult, ...]:
         order = [*CHECKS, RECORD]
         return tuple(sorted(self._checks.values(), key=lambda check: order.index(check.name)))
 
-    def add(self, check: Check) -> None:
+    def add(self, check: CheckResult) -> None:
         self._checks[check.name] = check
         self._report(f"{check.name}: {check.verdict}: {check.summary}")
 
-    def examine(self, name: str, step: Callable[[], Check]) -> None:
+    def examine(self, name: str, step: Callable[[], CheckResult]) -> None:
         """Add what `step` finds. Where it fails, that is the verdict: of the backup when Postgres or
         the server refuse, unknown when it is we who did not understand the answer."""
         import psycopg
@@ -94,26 +84,18 @@ class Judge:
             self.add(of_error(name, error))
         except psycopg.Error as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.add(Check(name, FAILED, f"the restored database refuses: {reason}"))
+            self.add(CheckResult(name, FAILED, f"the restored database refuses: {reason}"))
         except Exception as error:  # noqa: BLE001  # an answer of a shape that no release gave yet
-            self.add(Check(name, UNVERIFIED, f"{type(error).__name__}: {error}"))
+            self.add(CheckResult(name, UNVERIFIED, f"{type(error).__name__}: {error}"))
 
     def close(self, names: Iterable[str], why: str, hint: str = "") -> None:
         """Those of `names` that were not examined are unverified, since `why`."""
         for name in names:
             if name not in self._checks:
-                self.add(Check(name, UNVERIFIED, why, hint))
+                self.add(CheckResult(name, UNVERIFIED, why, hint))
 
 
-def overall(verdicts: Iterable[str]) -> str:
-    """Failed if anything failed, else unverified if anything is, or if nothing was looked at."""
-    found = set(verdicts)
-    if FAILED in found:
-        return FAILED
-    return PASSED if found == {PASSED} else UNVERIFIED
-
-
-def of_error(name: str, error: LettaOpsError) -> Check:
+def of_error(name: str, error: LettaOpsError) -> CheckResult:
     """The check that ended in `error`."""
     outside = error.code in OF_CIRCUMSTANCES or error.code.startswith("store-")
-    return Check(name, UNVERIFIED if outside else FAILED, error.message, error.hint)
+    return CheckResult(name, UNVERIFIED if outside else FAILED, error.message, error.hint)

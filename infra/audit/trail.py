@@ -104,12 +104,12 @@ def _tell_database(
     import psycopg
 
     try:
-        with host(deployment).administrator() as way, way.connect(name) as link:
+        with host(deployment).administrator() as access, access.connect(name) as link:
             link.execute(PATIENCE)
             with link.transaction():
                 _make(link)
-                if way.all_rights and not _is_ours(link):
-                    return f"{NO_RECORD}: {TABLE} does not belong to {way.settings['user']}"
+                if access.is_superuser and not _is_ours(link):
+                    return f"{NO_RECORD}: {TABLE} does not belong to {access.settings['user']}"
                 _insert(link, [event])
                 for earlier in pending(folder) if folder is not None else ():
                     with suppress(psycopg.Error), link.transaction():

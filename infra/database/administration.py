@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Way:
+class DatabaseAccess:
     """How a deployment's Postgres is reached with the most rights that we have there.
 
     `settings` are libpq's words without `dbname`, password included, and `programs` those for its
@@ -26,7 +26,7 @@ class Way:
     """
 
     settings: Mapping[str, str | int]
-    all_rights: bool
+    is_superuser: bool
     place: str  # in words, for messages
     maintenance: str  # a database that is there whatever happens to the deployment's own
     programs: Mapping[str, str | int] | None = None
@@ -79,7 +79,7 @@ PATIENCE_SECONDS = 15.0
 
 
 @contextmanager
-def owners_way(database: Database) -> Iterator[Way]:
+def owner_access(database: Database) -> Iterator[DatabaseAccess]:
     """Yield the way of the database's owner: all that we have in a Postgres that we didn't make.
 
     It holds for as long as the block; nothing is connected yet.
@@ -88,10 +88,10 @@ def owners_way(database: Database) -> Iterator[Way]:
     name = str(settings.pop("dbname"))
     place = f"at {database.host}:{database.port}"
     if settings["sslmode"] == "disable" or database.host.startswith("/"):
-        yield Way(settings, False, place, name)
+        yield DatabaseAccess(settings, False, place, name)
         return
     with tls_relay(settings) as programs:
-        yield Way(settings, False, place, name, programs)
+        yield DatabaseAccess(settings, False, place, name, programs)
 
 
 def revision(link: psycopg.Connection[Any]) -> str | None:

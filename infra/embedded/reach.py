@@ -115,8 +115,8 @@ def take_steps(target: dict[str, str], result: dict[str, Any]) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise FailedError("dns", "the URL names no host")
     proxy = proxy_for(parts)
-    way = proxy or parts
-    host, port = way.hostname or "", way.port or (443 if way.scheme == "https" else 80)
+    access = proxy or parts
+    host, port = access.hostname or "", access.port or (443 if access.scheme == "https" else 80)
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -124,7 +124,7 @@ def take_steps(target: dict[str, str], result: dict[str, Any]) -> None:
     result["step"] = "tcp"
     context = trusting()
     with connected(addresses, f"{host} port {port}") as link:
-        if way.scheme == "https" and not proxy:
+        if access.scheme == "https" and not proxy:
             result["step"] = "tls"
             try:
                 context.wrap_socket(link, server_hostname=host).close()

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from infra.accounts import as_account, service_account
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.embedded.binaries import install_binaries
 from infra.embedded.cluster import configure, initialise
 from infra.embedded.folders import plain_environment, prepare_folders
@@ -56,7 +56,7 @@ autovacuum = off
 class ThrowawayPostgres:
     """The administrator's way in, and Letta's database as its owner would be let in: not yet made."""
 
-    way: Way
+    access: DatabaseAccess
     database: Database
 
 
@@ -85,12 +85,12 @@ def start_postgres(folder: StackFolder) -> ThrowawayPostgres:
         what="starting a throw-away Postgres",
     )
     here: dict[str, str | int] = {"host": str(folder.sockets), "port": port, "user": ADMIN_ROLE}
-    way = Way(here, True, "in the drill", ADMIN_ROLE)
-    wait_until(lambda: _answers(way), pid, START_SECONDS, folder.log(SERVICE_POSTGRES), ())
+    access = DatabaseAccess(here, True, "in the drill", ADMIN_ROLE)
+    wait_until(lambda: _answers(access), pid, START_SECONDS, folder.log(SERVICE_POSTGRES), ())
     owner = Role(OWNER_ROLE, Sensitive(secrets.token_urlsafe(24)))
-    _make_role(way, owner)
+    _make_role(access, owner)
     database = Database(LOOPBACK, port, DATABASE_NAME, owner, owner, tls="disable")
-    return ThrowawayPostgres(way, database)
+    return ThrowawayPostgres(access, database)
 
 
 def wait_until(
@@ -127,19 +127,19 @@ def free_port() -> int:
             return port
 
 
-def _answers(way: Way) -> bool:
+def _answers(access: DatabaseAccess) -> bool:
     try:
-        with way.connect(way.maintenance):
+        with access.connect(access.maintenance):
             return True
     except LettaOpsError:
         return False
 
 
-def _make_role(way: Way, role: Role) -> None:
+def _make_role(access: DatabaseAccess, role: Role) -> None:
     from psycopg import sql
 
     password = role.password.reveal() if role.password else ""
-    with way.connect(way.maintenance) as link:
+    with access.connect(access.maintenance) as link:
         # Utility statements take no parameters: the password is quoted on our side.
         link.execute(
             sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(

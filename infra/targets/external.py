@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from infra.database.administration import Way, owners_way
+from infra.database.administration import DatabaseAccess, owner_access
 from infra.database.connection import connection, no_database
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
@@ -49,11 +49,11 @@ class ExternalHost:
         raise self._elsewhere(f"{service} can't be started from here")
 
     @contextmanager
-    def administrator(self) -> Iterator[Way]:
+    def administrator(self) -> Iterator[DatabaseAccess]:
         if self.deployment.database is None:
             raise no_database(self.deployment)
-        with owners_way(self.deployment.database) as way:
-            yield way
+        with owner_access(self.deployment.database) as access:
+            yield access
 
     @contextmanager
     def session(self, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:

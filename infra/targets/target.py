@@ -22,7 +22,7 @@ from infra.stack.settings import Settings, TargetPart
 if TYPE_CHECKING:
     import psycopg
 
-    from infra.database.administration import Way
+    from infra.database.administration import DatabaseAccess
     from infra.targets.facts import Containers, DiskSpace, Fact, Listeners, Running, Services
 
 
@@ -126,7 +126,7 @@ class Host(Protocol):
     def start(self, service: str) -> None:
         """Start every instance of the service; one that runs goes on. Nobody waits for its health."""
 
-    def administrator(self) -> AbstractContextManager[Way]:
+    def administrator(self) -> AbstractContextManager[DatabaseAccess]:
         """The administrator's way to Postgres, for as long as the block; else that of its owner.
 
         Raises LettaOpsError (`no-database`); nothing is connected yet.

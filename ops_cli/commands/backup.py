@@ -100,7 +100,8 @@ def verify_backup(
     """Read every part of a backup back and compare it. Exits 0 passed, 1 failed, 3 unverified."""
     from backups.catalog import deployment_id, read_catalog
     from backups.opening import Key
-    from backups.verify import overall, verify
+    from backups.verdicts import overall
+    from backups.verify import verify
 
     invocation = current(context)
     deployment, store = opened(invocation)
@@ -112,7 +113,10 @@ def verify_backup(
     answer = {
         "backup": found.id,
         "verdict": verdict,
-        "checks": [vars(check) for check in checks],
+        "checks": [
+            {"name": check.name, "verdict": check.verdict, "summary": check.summary}
+            for check in checks
+        ],
     }
     if verdict == "passed":
         present(invocation, answer, _render_checks)

@@ -1,4 +1,8 @@
-"""`letta-ops check`: is it well? In the words and exit codes of monitoring systems."""
+"""`letta-ops check`: is it well? In the words and exit codes of monitoring systems.
+
+monitoring-plugins.org, "Plugin Return Codes": a check that can't be made is UNKNOWN, whatever the
+reason (`ops_cli/main.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.errors import LettaOpsError
 from ops_cli.invocation import current
 from ops_cli.options import new_app
-from ops_cli.output import Part, UnsuccessfulError, present
-
-# monitoring-plugins.org, "Plugin Return Codes": a check that can't be made is UNKNOWN.
-UNKNOWN = 3
+from ops_cli.output import Part, present
 
 app = new_app("Is it well?")
 
@@ -34,10 +34,7 @@ def check(
     from healthchecks.run import run
 
     invocation = current(context)
-    try:
-        report = run(invocation.deployment(), acknowledged=frozenset(acknowledge or ()))
-    except LettaOpsError as error:
-        raise UnsuccessfulError(error.code, error.message, error.hint, exit_code=UNKNOWN) from None
+    report = run(invocation.deployment(), acknowledged=frozenset(acknowledge or ()))
     present(invocation, report.as_json(), _render)
     raise typer.Exit(report.exit_code)
 

@@ -38,7 +38,10 @@ def drill_backup(
         answer = _drilled(invocation, backup, identity)
     except UnsuccessfulError:
         raise
-    except LettaOpsError as error:  # no drill could be made, which says nothing of the backup
+    except LettaOpsError as error:
+        if error.code == "no-backup":
+            raise  # there is none of that name, as everywhere
+        # No drill could be made, which says nothing of the backup.
         raise UnsuccessfulError(
             error.code, error.message, error.hint, exit_code=UNVERIFIED
         ) from None

@@ -92,8 +92,8 @@ def _restore(
     deployment, store = opened(invocation)
     found = _found(deployment, store, word, into_other=options.into_other)
     key = Key.of(deployment.backups, identity)
-    with host(deployment).administrator() as way:
-        plan = make_plan(deployment, way, store, found, key, options)
+    with host(deployment).administrator() as access:
+        plan = make_plan(deployment, access, store, found, key, options)
     if dry_run:
         answer = {"dry_run": True, **plan.as_json()}
         present(invocation, answer, lambda _: _render_plan(plan, deployment))
@@ -103,14 +103,14 @@ def _restore(
         progress(invocation) as report,
         audited(invocation, "backup restore", found.id) as event,
         changing(deployment, store, "backup restore", report) as lock,
-        host(deployment).administrator() as way,
+        host(deployment).administrator() as access,
     ):
         # What is there may have changed while somebody was being asked, and the key in the profile
         # when an interrupted restore was put right.
         deployment = invocation.deployment()
-        plan = make_plan(deployment, way, store, found, key, options)
-        prove = _prove(report, "everything is as it was before")
-        done = restore(deployment, way, store, plan, key, lock, prove, report)
+        plan = make_plan(deployment, access, store, found, key, options)
+        confirm_server = _prove(report, "everything is as it was before")
+        done = restore(deployment, access, store, plan, key, lock, confirm_server, report)
         event.detail = {"backup": found.id, "previous": done.previous}
     dropped = _drop(invocation, deployment, store) if drop_previous else None
     answer = {
@@ -155,8 +155,8 @@ def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
         with progress(invocation) as report:
             undo_interrupted(deployment, report)  # also an undoing: what it says comes true first
         deployment = invocation.deployment()
-    with host(deployment).administrator() as way:
-        plan = plan_undoing(deployment, way)
+    with host(deployment).administrator() as access:
+        plan = plan_undoing(deployment, access)
     if dry_run:
         answer = {"dry_run": True, **plan.as_json()}
         present(invocation, answer, lambda _: _render_undoing(plan, deployment))
@@ -171,11 +171,11 @@ def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
         progress(invocation) as report,
         audited(invocation, "backup restore --undo", plan.previous),
         changing(deployment, store, "backup restore --undo", report) as lock,
-        host(deployment).administrator() as way,
+        host(deployment).administrator() as access,
     ):
-        plan = plan_undoing(deployment, way, plan.oids)
-        prove = _prove(report, f"what the restore brought is kept as {plan.kept}")
-        seconds = undo(deployment, way, plan, lock, prove, report)
+        plan = plan_undoing(deployment, access, plan.oids)
+        confirm_server = _prove(report, f"what the restore brought is kept as {plan.kept}")
+        seconds = undo(deployment, access, plan, lock, confirm_server, report)
     answer = {**plan.as_json(), "proven": is_ours(deployment), "seconds": seconds}
     present(invocation, answer, _render_undone)
 
@@ -185,7 +185,7 @@ def _prove(report: Report, state: str) -> Any:
     from infra.errors import LettaOpsError
     from ops_cli.commands.smoke import told
 
-    def prove(deployment: Deployment) -> None:
+    def confirm_server(deployment: Deployment) -> None:
         done = run(deployment, on_step=told(report))
         if not done.passed:
             bad = "; ".join(f"{step.name}: {step.detail}" for step in done.steps if not step.passed)
@@ -195,7 +195,7 @@ def _prove(report: Report, state: str) -> Any:
                 f"{state}; see the server's log (`letta-ops logs letta`)",
             )
 
-    return prove
+    return confirm_server
 
 
 def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: bool) -> None:
@@ -217,8 +217,8 @@ def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
     from ops_cli.commands.backup import opened
 
     deployment, store = opened(invocation)
-    with host(deployment).administrator() as way:
-        names = ", ".join(kept_databases(deployment, way))
+    with host(deployment).administrator() as access:
+        names = ", ".join(kept_databases(deployment, access))
     if dry_run:
         present(invocation, {"dry_run": True, "would_drop": names or None}, _render_would_drop)
         return
@@ -238,9 +238,9 @@ def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str |
         progress(invocation) as report,
         audited(invocation, "backup restore --drop-previous", deployment.stack) as event,
         changing(deployment, store, "backup restore --drop-previous", report),
-        host(deployment).administrator() as way,
+        host(deployment).administrator() as access,
     ):
-        dropped = drop_previous(deployment, way)
+        dropped = drop_previous(deployment, access)
         event.detail = {"dropped": dropped}
     return ", ".join(dropped) or None
 

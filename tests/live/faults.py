@@ -20,7 +20,8 @@ import pytest
 
 from backups.catalog import Backup, deployment_id, read_catalog
 from backups.manifest import Table
-from backups.verify import PASSED, overall, verify
+from backups.verdicts import PASSED, overall
+from backups.verify import verify
 from infra.api import authorized_http
 from infra.errors import LettaOpsError
 from tests.live.kept import OF_A_START, Kept

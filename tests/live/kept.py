@@ -23,7 +23,7 @@ from backups.sources.memory_files import MemoryPlace, read_memory
 from backups.sources.memory_tar import TarWriter
 from backups.stores.folder import FolderStore
 from infra.api import api
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.stack.deployment import Deployment
 from infra.stack.profile import load
 from infra.targets import host
@@ -87,19 +87,19 @@ class Kept:
         return self.root / backup.manifest.deployment / backup.id
 
     @contextmanager
-    def way(self) -> Iterator[Way]:
-        with host(self.deployment).administrator() as way:
-            yield way
+    def access(self) -> Iterator[DatabaseAccess]:
+        with host(self.deployment).administrator() as access:
+            yield access
 
     def sql(self, query: str, *values: Any, name: str = "letta") -> list[tuple[Any, ...]]:
         """Run a query as the administrator."""
-        with self.way() as way, way.connect(name) as link:
+        with self.access() as access, access.connect(name) as link:
             found = link.execute(query, values or None)
             return found.fetchall() if found.description else []
 
     def tables(self, name: str = "letta") -> dict[str, Table]:
         """The content of every table but our own records."""
-        with self.way() as way, way.connect(name) as link:
+        with self.access() as access, access.connect(name) as link:
             found = read_tables(link)
         return {key: table for key, table in found.items() if not key.startswith("letta_ops.")}
 

@@ -79,7 +79,7 @@ class Stack(ABC):
     @contextmanager
     def administrator(self, name: str = "letta") -> Iterator[psycopg.Connection[Any]]:
         """The administrator's connection to database `name`."""
-        with host(self.deployment).administrator() as way, way.connect(name) as link:
+        with host(self.deployment).administrator() as access, access.connect(name) as link:
             yield link
 
     def destroy(self, *words: str) -> Any:

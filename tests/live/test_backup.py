@@ -26,7 +26,8 @@ from backups.restoring.restore import restore
 from backups.side_database import SideDatabase, drop_database, restore_database
 from backups.streams import chunks_of
 from backups.table_of_contents import reader_of
-from backups.verify import FAILED, PASSED, UNVERIFIED, overall, verify
+from backups.verdicts import FAILED, PASSED, UNVERIFIED, overall
+from backups.verify import verify
 from infra.errors import LettaOpsError
 from infra.files import is_held
 from tests.contract.s3_server import S3Server, running_s3_server
@@ -150,13 +151,13 @@ def test_one_altered_byte_anywhere_in_a_part_is_seen_by_verify_and_by_restore(
 def restored(here: Kept, backup: Backup) -> None:
     """Restore as the command does, up to where the damage has to be seen."""
 
-    def prove(*_: object) -> None:
+    def confirm_server(*_: object) -> None:
         pytest.fail("a damaged backup was put into the place of the live database")
 
     deployment, key = here.deployment, here.key
-    with locked(deployment, here.store, "test", print) as lock, here.way() as way:
-        plan = make_plan(deployment, way, here.store, backup, key, Options())
-        restore(deployment, way, here.store, plan, key, lock, prove, print)
+    with locked(deployment, here.store, "test", print) as lock, here.access() as access:
+        plan = make_plan(deployment, access, here.store, backup, key, Options())
+        restore(deployment, access, here.store, plan, key, lock, confirm_server, print)
 
 
 @OF_THE_STORE
@@ -228,14 +229,14 @@ def test_what_is_counted_is_what_the_dump_holds_while_a_client_writes_all_the_ti
             client.agents.delete(agent)
     deployment, side = place.deployment, SideDatabase("letta_compared", "letta")
     scratch = place.root
-    with place.way() as way:
-        restore_database(way, side, place.store, made, place.key, scratch, print)
+    with place.access() as access:
+        restore_database(access, side, place.store, made, place.key, scratch, print)
         try:
-            with way.connect(side.name) as link:
+            with access.connect(side.name) as link:
                 assert compare(link, made.manifest.database) == []
                 (rows,) = link.execute("SELECT count(*) FROM public.messages").fetchall()
         finally:
-            drop_database(way, side.name)
+            drop_database(access, side.name)
     assert deployment.database is not None
     assert rows[0] == made.manifest.database.rows("messages")
     newest = made.manifest.newest_message_at
@@ -257,17 +258,17 @@ def test_the_documents_say_how_to_restore_without_us(
         if part.of_database:
             with opened_part(place.store, backup, part.name, place.key) as source:
                 (tmp_path / part.object).write_bytes(b"".join(chunks_of(source)))
-    with place.way() as way:
+    with place.access() as access:
         place.sql("CREATE DATABASE by_hand TEMPLATE template0", name="postgres")
         try:
             programs = reader_of(backup.manifest).path.parent
-            environment = {**way.environment("postgres"), "PATH": f"{programs}:/usr/bin:/bin"}
+            environment = {**access.environment("postgres"), "PATH": f"{programs}:/usr/bin:/bin"}
             done = subprocess.run(
                 ["sh", "-eu", "-c", script], cwd=tmp_path, env=environment,
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert (done.returncode, done.stderr) == (0, "")
-            with way.connect("by_hand") as link:
+            with access.connect("by_hand") as link:
                 assert compare(link, backup.manifest.database) == []
         finally:
             place.sql("DROP DATABASE by_hand WITH (FORCE)", name="postgres")

@@ -370,7 +370,7 @@ def test_while_a_backup_waits_for_a_table_nobody_else_changes_anything(
 
 @contextmanager
 def table_locked(place: Kept) -> Iterator[None]:
-    with place.way() as way, way.connect("letta") as link, link.transaction():
+    with place.access() as access, access.connect("letta") as link, link.transaction():
         link.execute("LOCK TABLE ballast")
         yield
 

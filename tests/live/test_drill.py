@@ -158,7 +158,7 @@ def test_a_server_of_a_drill_reaches_its_own_database_and_nothing_else(
 
 @contextmanager
 def _served(proven: Proven) -> Iterator[Any]:
-    from healthchecks.drill.course import Course, restore, served
+    from healthchecks.drill.drill_run import DrillRun, restore, served
     from healthchecks.drill.verdict import Judge
     from infra.embedded.throwaway import throwaway_folder
     from infra.embedded.throwaway_postgres import start_postgres
@@ -168,7 +168,7 @@ def _served(proven: Proven) -> Iterator[Any]:
     deployment = load(proven.stack.folder, environment=proven.environment)
     key, store = Key.of(deployment.backups), FolderStore(proven.store)
     with throwaway_folder(proven.stack.folder.root, print) as folder:
-        course = Course(
+        drill = DrillRun(
             deployment,
             store,
             proven.backup(),
@@ -179,9 +179,9 @@ def _served(proven: Proven) -> Iterator[Any]:
             dt.datetime.now(dt.UTC),
         )
         postgres = start_postgres(folder)
-        restore(course, postgres)
+        restore(drill, postgres)
         release = install_release(folder, RELEASES[str(deployment.release)], print)
-        with served(course, postgres, release, deployment.server.encryption_key) as copy:
+        with served(drill, postgres, release, deployment.server.encryption_key) as copy:
             yield copy
 
 

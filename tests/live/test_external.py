@@ -10,7 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from backups.verify import PASSED, overall, verify
+from backups.verdicts import PASSED, overall
+from backups.verify import verify
 from infra.api import api
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
@@ -217,9 +218,9 @@ def test_a_stack_works_behind_a_transaction_pooler(
     ],
 )
 def test_a_refusal_comes_before_anything_is_made(
-    docker_machine: Machine, postgres: External, database: str, way: str, query: str, code: str
+    docker_machine: Machine, postgres: External, database: str, access: str, query: str, code: str
 ) -> None:
-    url = getattr(postgres, way)(database, query)
+    url = getattr(postgres, access)(database, query)
     made = stack_on(docker_machine, "refused", url=url)
     for verb in ("preview", "up"):
         error = made.json(verb, *settings(made, postgres, "url"), code=1)["error"]

@@ -60,12 +60,15 @@ def databases(stack: Stack, *names: str) -> Iterator[list[psycopg.Connection[Any
     """New databases in the shared stack's cluster, dropped in the end."""
     from contextlib import ExitStack
 
-    with host(stack.deployment).administrator() as way, way.connect(way.maintenance) as maintenance:
+    with (
+        host(stack.deployment).administrator() as access,
+        access.connect(access.maintenance) as maintenance,
+    ):
         for name in names:
             maintenance.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         try:
             with ExitStack() as opened:
-                yield [opened.enter_context(way.connect(name)) for name in names]
+                yield [opened.enter_context(access.connect(name)) for name in names]
         finally:
             for name in names:
                 maintenance.execute(f"DROP DATABASE {name} WITH (FORCE)")

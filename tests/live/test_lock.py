@@ -272,7 +272,7 @@ def name_of(stack: Stack) -> str:
 
 @contextmanager
 def administrator(stack: Stack, name: str = "postgres") -> Iterator[psycopg.Connection[Any]]:
-    with host(stack.deployment).administrator() as way, way.connect(name) as link:
+    with host(stack.deployment).administrator() as access, access.connect(name) as link:
         yield link
 
 
@@ -281,12 +281,15 @@ def two_databases(
     stack: Stack,
 ) -> Iterator[tuple[psycopg.Connection[Any], psycopg.Connection[Any]]]:
     names = ("audit_old", "audit_new")
-    with host(stack.deployment).administrator() as way, way.connect(way.maintenance) as link:
+    with (
+        host(stack.deployment).administrator() as access,
+        access.connect(access.maintenance) as link,
+    ):
         for name in names:
             link.execute(f"CREATE DATABASE {name}")
         try:
             with ExitStack() as opened:
-                old, new = (opened.enter_context(way.connect(name)) for name in names)
+                old, new = (opened.enter_context(access.connect(name)) for name in names)
                 yield old, new
         finally:
             for name in names:

@@ -30,9 +30,9 @@ def place(stack: Stack) -> Host:
 def test_the_reader_may_read_and_the_administrator_anything(place: Host) -> None:
     with place.session() as link:
         assert link.execute("SHOW default_transaction_read_only").fetchone() == ("on",)
-    with place.administrator() as way:
-        assert way.all_rights
-        with way.connect(way.maintenance) as link:
+    with place.administrator() as access:
+        assert access.is_superuser
+        with access.connect(access.maintenance) as link:
             link.execute("CREATE DATABASE of_the_contract")
             link.execute("DROP DATABASE of_the_contract")
 

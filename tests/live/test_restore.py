@@ -173,7 +173,7 @@ def test_a_server_that_is_not_ours_is_stopped_and_started_by_its_owner(
     before, deployment = place.databases(), place.deployment
     words = ("--profile", str(_by_hand(deployment, tmp_path)), "backup", "restore")
     place.sql("DROP SCHEMA letta_ops CASCADE")  # ours, and not for this role
-    with place.way() as way, way.connect("template1") as link:
+    with place.access() as access, access.connect("template1") as link:
         link.execute("ALTER ROLE letta CREATEDB")
         link.execute("GRANT CONNECT ON DATABASE postgres, template1 TO letta")
         link.execute("CREATE EXTENSION vector")
@@ -193,7 +193,7 @@ def test_a_server_that_is_not_ours_is_stopped_and_started_by_its_owner(
         assert agents(place) == {"first", "theirs"}
         assert place.databases() == {*before, "letta_undone"}
     finally:
-        with place.way() as way, way.connect("template1") as link:
+        with place.access() as access, access.connect("template1") as link:
             link.execute("ALTER ROLE letta NOCREATEDB")
             link.execute("REVOKE CONNECT ON DATABASE postgres, template1 FROM letta")
             link.execute("DROP EXTENSION vector")
@@ -334,7 +334,7 @@ def test_undoing_gives_the_data_its_own_encryption_key_back(elsewhere: Kept) -> 
 @pytest.mark.long
 def test_tables_go_where_the_target_has_them(elsewhere: Kept, backup: Backup) -> None:
     """The target has a schema of its own, with the extension in it, and a search path."""
-    with elsewhere.way() as way, way.connect("letta") as link:
+    with elsewhere.access() as access, access.connect("letta") as link:
         stop_server(elsewhere.deployment)
         move_schema(link, "public", ODD, "letta")
         move_extension(link, ODD)
@@ -342,7 +342,7 @@ def test_tables_go_where_the_target_has_them(elsewhere: Kept, backup: Backup) ->
     elsewhere.json("backup", "restore", backup.id, "--into-other", "--yes")
     assert agents(elsewhere) == {"first"}
     assert_same(elsewhere, backup.manifest.database.tables, OF_A_MOVE, ODD)
-    with elsewhere.way() as way, way.connect("letta") as link:
+    with elsewhere.access() as access, access.connect("letta") as link:
         assert f"{ODD}.message_seq_id" in read_sequences(link)
     assert elsewhere.sql(HOME) == [(ODD,)]
     assert {findings(elsewhere)[name] for name in OF_THE_DATABASE} == {"OK"}
@@ -398,7 +398,7 @@ def _make_source(place: Kept) -> None:
     """A copy of Letta's database as others have it: nothing in it is called as it is here."""
     place.sql("CREATE ROLE somebody", name="postgres")
     place.sql("CREATE DATABASE source TEMPLATE letta", name="postgres")
-    with place.way() as way, way.connect("source") as link:
+    with place.access() as access, access.connect("source") as link:
         link.execute("DROP SCHEMA letta_ops CASCADE")
         link.execute("CREATE PUBLICATION everything FOR ALL TABLES")
         move_schema(link, "public", ODD, "letta")
@@ -438,10 +438,10 @@ def test_options_of_columns_that_no_server_here_knows_are_left_out_and_told(
         place.sql(tables.format("NULL"))
     told: list[str] = []
     side = SideDatabase("left_out", "letta")
-    with place.way() as way:
-        restore_database(way, side, place.store, backup, place.key, tmp_path, told.append)
+    with place.access() as access:
+        restore_database(access, side, place.store, backup, place.key, tmp_path, told.append)
         try:
-            with way.connect("left_out") as link:
+            with access.connect("left_out") as link:
                 assert compare(link, backup.manifest.database) == []
                 # Debian's PostgreSQL has options of its own there, from 17.12 on.
                 options = (
@@ -450,5 +450,5 @@ def test_options_of_columns_that_no_server_here_knows_are_left_out_and_told(
                 )
                 assert link.execute(options).fetchall() == [("n_distinct=5",)] * 2
         finally:
-            drop_database(way, "left_out")
+            drop_database(access, "left_out")
     assert [line for line in told if line.endswith("does not know: of_a_later_release (2x)")]

@@ -118,6 +118,38 @@ def test_a_check_that_cannot_be_made_is_unknown_not_a_warning(
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "profile-missing"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "--bogus"],
+        ["--bogus", "check"],
+        ["check", "--stack", "../evil"],
+        ["--stack", "blue", "check", "too", "many"],
+    ],
+)
+def test_wrong_usage_of_check_is_unknown_and_of_others_is_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2 would be read as CRITICAL."""
+    assert main.run([*arguments, "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
+    others = ["status" if word == "check" else word for word in arguments]
+    assert main.run([*others, "--json"]) == 2
+
+
+def test_an_internal_error_of_check_is_unknown(
+    profile: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 would be read as WARNING."""
+
+    def broken(*_: object, **__: object) -> Report:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("healthchecks.run.run", broken)
+    assert main.run(["--profile", str(profile), "check", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "internal"
+
+
 def test_a_check_that_nobody_knows_cannot_be_acknowledged(
     profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from backups.verdicts import CheckResult
 from healthchecks.drill.in_api import compare_history
-from healthchecks.drill.verdict import CHECKS, Check, Judge, Outcome, of_error
+from healthchecks.drill.verdict import CHECKS, Judge, Outcome, of_error
 from infra.embedded.cut_off import refusal
 from infra.errors import LettaOpsError
 
@@ -58,7 +59,7 @@ def test_a_history_that_differs_says_how(
 
 
 def outcome(*verdicts: str) -> Outcome:
-    checks = tuple(Check("database", verdict, "") for verdict in verdicts)
+    checks = tuple(CheckResult("database", verdict, "") for verdict in verdicts)
     return Outcome("id", "backup", dt.datetime.now(dt.UTC), 1.0, checks)
 
 
@@ -97,7 +98,7 @@ ENDINGS = [
 
 @pytest.mark.parametrize(("error", "verdict"), ENDINGS, ids=lambda value: type(value).__name__)
 def test_only_what_speaks_against_the_backup_fails_it(error: Exception, verdict: str) -> None:
-    def step() -> Check:
+    def step() -> CheckResult:
         raise error
 
     judge = Judge(lambda _: None)
@@ -107,7 +108,7 @@ def test_only_what_speaks_against_the_backup_fails_it(error: Exception, verdict:
 
 def test_what_was_not_looked_at_is_unverified_and_says_why() -> None:
     judge = Judge(lambda _: None)
-    judge.add(Check("database", "passed", "as in the manifest"))
+    judge.add(CheckResult("database", "passed", "as in the manifest"))
     judge.close(CHECKS, "not reached")
     assert [check.name for check in judge.checks] == list(CHECKS)
     assert {check.verdict for check in judge.checks[1:]} == {"unverified"}

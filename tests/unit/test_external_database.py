@@ -247,8 +247,8 @@ LETTA: dict[str, Any] = {
 }
 
 
-def seen(facts: dict[str, Any] | None = None, **way: Any) -> dict[str, Any]:
-    servers = copy.deepcopy(WAY) | way
+def seen(facts: dict[str, Any] | None = None, **access: Any) -> dict[str, Any]:
+    servers = copy.deepcopy(WAY) | access
     return {
         "servers": servers,
         "direct": servers,
@@ -300,8 +300,8 @@ def test_a_database_that_is_empty_or_lettas_is_taken(facts: dict[str, Any]) -> N
         ({"pooled": True}, "database-pooler"),
     ],
 )
-def test_each_way_not_to_get_there_has_its_own_code(way: dict[str, Any], code: str) -> None:
-    document = seen(**way)
+def test_each_way_not_to_get_there_has_its_own_code(access: dict[str, Any], code: str) -> None:
+    document = seen(**access)
     if document["servers"]["failed"]:
         document["facts"] = None
     assert codes(document) == [code]

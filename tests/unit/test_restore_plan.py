@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from backups.catalog import Backup, Drill
 from backups.restoring.plan import Database, Options, Plan, Present, _ensure_not_older, _key_after
 from backups.restoring.releases import ensure_known
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment, Server
@@ -24,6 +25,13 @@ from tests.unit.test_opening import BY_RECIPIENT, KEY, made
 
 KEPT, OTHER = Sensitive("the server's key"), Sensitive("another key")
 HEAD = RELEASES["0.16.8"].alembic_head
+
+
+@pytest.fixture
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache without a release: what this machine has installed doesn't matter."""
+    monkeypatch.setenv("LETTA_OPS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def deployment(key: Sensitive | None, *, ours: bool, tmp: Any = None) -> Deployment:
@@ -85,7 +93,7 @@ def test_the_key_after_a_restore_opens_what_is_restored_or_somebody_says_that_it
     ],
 )
 def test_a_schema_that_the_release_does_not_know_is_refused(
-    revision: str | None, release: str | None, known: bool
+    revision: str | None, release: str | None, known: bool, no_cache: Path
 ) -> None:
     whole = manifest()
     changed = replace(whole, release=release, database=replace(whole.database, revision=revision))
@@ -97,6 +105,27 @@ def test_a_schema_that_the_release_does_not_know_is_refused(
         ensure_known(here, backup)
     assert caught.value.code == "backup-newer-schema"
     assert "letta-ops --stack prod up" in caught.value.hint
+
+
+@pytest.mark.parametrize(("revision", "known"), [("0123456789ab", True), ("ba9876543210", False)])
+def test_the_migrations_of_a_release_that_is_installed_say_what_it_knows(
+    revision: str, known: bool, no_cache: Path
+) -> None:
+    """Whatever the numbers of the releases are."""
+    versions = no_cache / "releases" / "letta-0.16.8-363e2698-12345678" / "source/alembic/versions"
+    versions.mkdir(parents=True)
+    (versions / "one.py").write_text('revision: str = "aaaaaaaaaaaa"\n')
+    (versions / "two.py").write_text('revision: str = "0123456789ab"\n')
+    whole = manifest()
+    made_with = "0.17.0" if known else "0.16.0"
+    changed = replace(whole, release=made_with, database=replace(whole.database, revision=revision))
+    backup, here = Backup(changed, None, ()), deployment(None, ours=False)
+    if known:
+        ensure_known(here, backup)
+        return
+    with pytest.raises(LettaOpsError) as caught:
+        ensure_known(here, backup)
+    assert caught.value.code == "backup-newer-schema"
 
 
 def test_a_release_that_the_profile_does_not_name_knows_no_schema() -> None:
@@ -120,7 +149,7 @@ class Answering:
     [("17.5", 180004, False), ("18.4", 180004, False), ("18.4", 170005, True), ("9.6.3", 150001, False)],
 )  # fmt: skip
 def test_a_dump_of_a_newer_postgres_is_refused(made_with: str, here: int, refused: bool) -> None:
-    class There(Way):
+    class There(DatabaseAccess):
         @contextmanager
         def connect(self, name: str) -> Iterator[Any]:
             assert name == "postgres"
@@ -129,12 +158,12 @@ def test_a_dump_of_a_newer_postgres_is_refused(made_with: str, here: int, refuse
     settings: Mapping[str, str | int] = {}
     whole = manifest()
     changed = replace(whole, database=replace(whole.database, postgres=made_with))
-    way = There(settings, True, "here", "postgres")
+    access = There(settings, True, "here", "postgres")
     if not refused:
-        _ensure_not_older(way, Backup(changed, None, ()))
+        _ensure_not_older(access, Backup(changed, None, ()))
         return
     with pytest.raises(LettaOpsError) as caught:
-        _ensure_not_older(way, Backup(changed, None, ()))
+        _ensure_not_older(access, Backup(changed, None, ()))
     assert caught.value.code == "backup-newer-postgres"
 
 

@@ -88,13 +88,13 @@ def _greet(link: socket.socket, certificate: Path | None, refusal: bytes) -> Non
 def said(settings: dict[str, str | int], size: int = 1 << 20) -> tuple[bytes, bytes]:
     """What a client gets by the relay: the greeting, and `size` bytes that it sends and gets back."""
     with (
-        tls_relay(settings) as way,
+        tls_relay(settings) as access,
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client,
     ):
-        assert way["sslmode"] == "disable"
-        assert "sslrootcert" not in way
+        assert access["sslmode"] == "disable"
+        assert "sslrootcert" not in access
         client.settimeout(20)
-        client.connect(str(Path(str(way["host"])) / SOCKET_NAME))
+        client.connect(str(Path(str(access["host"])) / SOCKET_NAME))
         with suppress(BrokenPipeError):
             client.sendall(STARTUP)
         stream = client.makefile("rb")
@@ -189,10 +189,10 @@ def test_a_program_that_is_killed_takes_its_session_with_it(
     gone = threading.Event()
     with (
         server(certificates["right-server"], gone=gone) as place,
-        tls_relay({**place, "sslmode": "require"}) as way,
+        tls_relay({**place, "sslmode": "require"}) as access,
     ):
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        client.connect(str(Path(str(way["host"])) / SOCKET_NAME))
+        client.connect(str(Path(str(access["host"])) / SOCKET_NAME))
         client.sendall(STARTUP)
         client.setblocking(False)
         with suppress(BlockingIOError):

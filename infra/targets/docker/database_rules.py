@@ -77,11 +77,11 @@ def as_error(found: list[Problem]) -> LettaOpsError:
     )
 
 
-def _way(key: str, way: Facts) -> Iterator[Problem]:
-    place = f"{way['host']}:{way['port']}"
-    if way["failed"] is not None:
-        yield _unreachable(key, way, place)
-    if way["tls_offered"] is False and way["tls"] == "prefer":
+def _way(key: str, access: Facts) -> Iterator[Problem]:
+    place = f"{access['host']}:{access['port']}"
+    if access["failed"] is not None:
+        yield _unreachable(key, access, place)
+    if access["tls_offered"] is False and access["tls"] == "prefer":
         yield Problem(
             "database-tls",
             f"{key}: {place} offers no TLS, and the URL doesn't say that it may do without:"
@@ -91,13 +91,13 @@ def _way(key: str, way: Facts) -> Iterator[Problem]:
         )
 
 
-def _unreachable(key: str, way: Facts, place: str) -> Problem:
-    failed = way["failed"]
+def _unreachable(key: str, access: Facts, place: str) -> Problem:
+    failed = access["failed"]
     stage, words, state = failed["stage"], failed["words"], failed["sqlstate"]
     if stage == "dns":
         return Problem(
             "database-dns",
-            f"{key}: from inside a container, the name {way['host']} leads nowhere: {words}",
+            f"{key}: from inside a container, the name {access['host']} leads nowhere: {words}",
             "correct the host; where it is a name inside a Docker network, set database.network",
         )
     if stage == "tcp":
@@ -108,16 +108,16 @@ def _unreachable(key: str, way: Facts, place: str) -> Problem:
             " in; localhost is the container itself: write the machine's address; where the"
             " database is in a Docker network, set database.network",
         )
-    if stage == "tls" or (way["tls_offered"] is False and _insists(way)):
+    if stage == "tls" or (access["tls_offered"] is False and _insists(access)):
         reason = words if stage == "tls" else "the server offers no TLS"
         return Problem(
             "database-tls",
-            f"{key}: asks for sslmode={way['tls']}, but {place}: {reason}",
+            f"{key}: asks for sslmode={access['tls']}, but {place}: {reason}",
             "turn TLS on in Postgres, or name its certificate authority with sslrootcert=FILE;"
             " verify-full also takes the name that is in the certificate",
         )
     if stage == "authentication":
-        return _refused(key, way, place, words, state)
+        return _refused(key, access, place, words, state)
     return Problem(
         "database-driver",
         f"{key}: the server's driver (asyncpg) can't use {place}: {words}",
@@ -125,19 +125,19 @@ def _unreachable(key: str, way: Facts, place: str) -> Problem:
     )
 
 
-def _insists(way: Facts) -> bool:
-    return way["tls"] not in ("disable", "prefer")
+def _insists(access: Facts) -> bool:
+    return access["tls"] not in ("disable", "prefer")
 
 
-def _refused(key: str, way: Facts, place: str, words: str, state: str | None) -> Problem:
-    told = f"{key}: {place} answers, but refuses {way['user']}: {words}"
+def _refused(key: str, access: Facts, place: str, words: str, state: str | None) -> Problem:
+    told = f"{key}: {place} answers, but refuses {access['user']}: {words}"
     if state == "53300":
         hint = "end other connections, or raise max_connections or the role's limit"
         return Problem("database-connections", told, hint)
     if state == "3D000":
-        return Problem("database-missing", told, f"create it: CREATE DATABASE {way['database']}")
+        return Problem("database-missing", told, f"create it: CREATE DATABASE {access['database']}")
     if state == "42501":
-        hint = f"GRANT CONNECT ON DATABASE {way['database']} TO {way['user']}"
+        hint = f"GRANT CONNECT ON DATABASE {access['database']} TO {access['user']}"
         return Problem("database-privileges", told, hint)
     if state == "28000":
         hint = (

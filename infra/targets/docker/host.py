@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from infra.database.administration import Way, owners_way
+from infra.database.administration import DatabaseAccess, owner_access
 from infra.database.connection import connection, no_database
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
@@ -27,7 +27,7 @@ from infra.targets.docker.health import disk_space, inspect, look, running_serve
 from infra.targets.docker.home_volume import VolumeHome
 from infra.targets.docker.images.images import installed_packages
 from infra.targets.docker.names import PYTHON, Names
-from infra.targets.docker.postgres import administrators_way, inside
+from infra.targets.docker.postgres import administrator_access, inside
 from infra.targets.docker.programs import ContainerPrograms
 from infra.targets.facts import Containers, DiskSpace, Fact, Listeners, Running, Services
 
@@ -65,13 +65,13 @@ class DockerHost:
                 each.start()
 
     @contextmanager
-    def administrator(self) -> Iterator[Way]:
+    def administrator(self) -> Iterator[DatabaseAccess]:
         database = self.deployment.database
         if database is None:
             raise no_database(self.deployment)
-        opened = administrators_way(self.postgres) if self.postgres else owners_way(database)
-        with opened as way:
-            yield way
+        opened = administrator_access(self.postgres) if self.postgres else owner_access(database)
+        with opened as access:
+            yield access
 
     @contextmanager
     def session(self, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:

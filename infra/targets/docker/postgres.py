@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.database.connection import connection
 from infra.sensitive import Sensitive
 from infra.stack.deployment import (
@@ -25,7 +25,7 @@ TUNNEL_SECONDS = 15.0  # a busy engine takes its time to run a command
 
 
 @contextmanager
-def administrators_way(container: str) -> Iterator[Way]:
+def administrator_access(container: str) -> Iterator[DatabaseAccess]:
     """Yield the administrator's way into `container`: whoever may use the engine is one."""
     with tunnel(container, VIA_SOCKET) as sockets:
         settings: dict[str, str | int] = {
@@ -33,7 +33,7 @@ def administrators_way(container: str) -> Iterator[Way]:
             "port": POSTGRES_PORT,
             "user": ADMIN_ROLE,
         }
-        yield Way(settings, True, f"in container {container}", ADMIN_ROLE)
+        yield DatabaseAccess(settings, True, f"in container {container}", ADMIN_ROLE)
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def administrator(
         with connection(database.connection(database.owner)) as link:
             yield link
     else:
-        with administrators_way(place["container"]) as way, way.connect(name) as link:
+        with administrator_access(place["container"]) as access, access.connect(name) as link:
             yield link
 
 
@@ -70,6 +70,6 @@ def inside(
 ) -> Iterator[psycopg.Connection[Any]]:
     """Yield a connection to the Postgres inside `container`; host, port and TLS don't matter there."""
     with tunnel(container, command) as folder:
-        way = {**settings, "host": str(folder), "port": POSTGRES_PORT, "sslmode": "disable"}
-        with connection(way, f"in container {container}", TUNNEL_SECONDS) as link:
+        access = {**settings, "host": str(folder), "port": POSTGRES_PORT, "sslmode": "disable"}
+        with connection(access, f"in container {container}", TUNNEL_SECONDS) as link:
             yield link

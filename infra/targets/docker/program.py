@@ -23,11 +23,11 @@ from infra.stack.settings import FAKE_MODEL, Settings
 from infra.targets.components.scheduler import scheduler
 from infra.targets.components.secrets import Secrets
 from infra.targets.docker.components.base import Base
-from infra.targets.docker.components.container import Place
+from infra.targets.docker.components.container import StackContext
 from infra.targets.docker.components.external_postgres import ExternalPostgres, Preflight
 from infra.targets.docker.components.extras import Proxy, fake_model, redis
 from infra.targets.docker.components.postgres import ContainerPostgres
-from infra.targets.docker.components.resources import Switch
+from infra.targets.docker.components.resources import RouteResource
 from infra.targets.docker.components.servers import Servers
 from infra.targets.docker.names import REDIS_PORT
 from infra.targets.docker.preflight import ensure_possible
@@ -41,45 +41,45 @@ def declare(folder: StackFolder, settings: Settings) -> None:
     chosen = docker_settings(settings)
     known = stack_secrets(folder)
     ensure_possible(folder, settings, known)
-    place = Place(folder, settings, known)
+    context = StackContext(folder, settings, known)
     first: list[pulumi.Resource] = []
     if chosen.database is not None:
-        first.append(Preflight(place, looked=image_is_there(settings)))
+        first.append(Preflight(context, looked=image_is_there(settings)))
     secrets = Secrets(folder, known, pulumi.ResourceOptions(depends_on=first))
-    base = Base(place, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
+    base = Base(context, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
     more: dict[str, str | Sensitive] = {**settings.environment}
     after: list[pulumi.Resource] = []
     database: ContainerPostgres | ExternalPostgres
     if chosen.database is None:
-        database = ContainerPostgres(place, base)
+        database = ContainerPostgres(context, base)
     else:
-        database = ExternalPostgres(place, base)
+        database = ExternalPostgres(context, base)
         more |= database.environment
         after += database.files
     after.append(database.ready)
     model = Model()
     if settings.model != "none":
         # Letta asks for the list of models when it starts, and never again: the model comes first.
-        after.append(fake_model(place, base))
+        after.append(fake_model(context, base))
         model = FAKE_MODEL
         more |= {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": chosen.model_url}
     if chosen.redis:
-        after.append(redis(place, base))
-        more["LETTA_REDIS_HOST"] = place.names.container(SERVICE_REDIS)
+        after.append(redis(context, base))
+        more["LETTA_REDIS_HOST"] = context.names.container(SERVICE_REDIS)
         more["LETTA_REDIS_PORT"] = str(REDIS_PORT)
     more["LETTA_PG_POOL_SIZE"] = str(chosen.pool_size)
-    servers = Servers(place, base, database.uri, more, after)
-    proxy = Proxy(place, base, servers.ready)
-    switch = Switch(
+    servers = Servers(context, base, database.uri, more, after)
+    proxy = Proxy(context, base, servers.ready)
+    switch = RouteResource(
         folder,
         {
-            "proxy": place.names.container(SERVICE_PROXY),
+            "proxy": context.names.container(SERVICE_PROXY),
             "proxy_id": proxy.container.id,
             "alias": servers.alias,
             "upstreams": servers.names,
             "upstream_ids": servers.ids,
             "urls": urls(settings.provider_urls),
-            **database.place,
+            **database.context,
             "tls": _tls(chosen),
             "files": proxy.files,
             "max_request": chosen.max_request,

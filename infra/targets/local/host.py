@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.accounts import as_account, service_account
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.database.connection import connection, no_database
 from infra.embedded import supervisor
 from infra.embedded.home import ServerHome
@@ -33,7 +33,7 @@ from infra.targets.facts import (
     Service,
     Services,
 )
-from infra.targets.local.postgres import administrators_way
+from infra.targets.local.postgres import administrator_access
 from infra.targets.target import not_running
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class LocalHost:
         self._ask_supervisor("startProcess", service, False)  # supervisord tries again by itself
 
     @contextmanager
-    def administrator(self) -> Iterator[Way]:
-        yield administrators_way(self.folder, self._database.port)
+    def administrator(self) -> Iterator[DatabaseAccess]:
+        yield administrator_access(self.folder, self._database.port)
 
     @contextmanager
     def session(self, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:

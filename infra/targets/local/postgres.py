@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.database.administration import Way
+from infra.database.administration import DatabaseAccess
 from infra.database.connection import connection
 from infra.stack.deployment import ADMIN_ROLE, DATABASE_NAME, LOOPBACK, Role
 from infra.stack.locations import StackFolder
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import psycopg
 
 
-def administrators_way(folder: StackFolder, port: int) -> Way:
+def administrator_access(folder: StackFolder, port: int) -> DatabaseAccess:
     settings: dict[str, str | int] = {"host": str(folder.sockets), "port": port, "user": ADMIN_ROLE}
-    return Way(settings, True, f"at {LOOPBACK}:{port}", ADMIN_ROLE)
+    return DatabaseAccess(settings, True, f"at {LOOPBACK}:{port}", ADMIN_ROLE)
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def administrator(
     folder: StackFolder, port: int, name: str = DATABASE_NAME
 ) -> Iterator[psycopg.Connection[Any]]:
     """Yield a connection to database `name`. Raises LettaOpsError (`database-unreachable`)."""
-    with administrators_way(folder, port).connect(name) as link:
+    with administrator_access(folder, port).connect(name) as link:
         yield link
 
 

@@ -5,31 +5,35 @@ from __future__ import annotations
 import pulumi
 import pulumi_docker as docker
 
-from infra.targets.docker.components.container import Image, Place, image
+from infra.targets.docker.components.container import Image, StackContext, image
 from infra.targets.docker.names import DATA_VOLUMES, VOLUMES
 
 
 class Base(pulumi.ComponentResource):
     """Outputs: `images` by name, and `ready`: networks and volumes to wait for."""
 
-    def __init__(self, place: Place, image_names: list[str], opts: pulumi.ResourceOptions) -> None:
+    def __init__(
+        self, context: StackContext, image_names: list[str], opts: pulumi.ResourceOptions
+    ) -> None:
         super().__init__("letta-ops:docker:Base", "base", {}, opts)
         opts = pulumi.ResourceOptions(parent=self)
-        self.images: dict[str, Image] = {name: image(place, name, opts) for name in image_names}
+        self.images: dict[str, Image] = {name: image(context, name, opts) for name in image_names}
         own = "postgres" in image_names  # an external database has no volume here
         self.ready: list[pulumi.Resource] = [
-            self._network(place, "inner", place.names.inner_network, internal=True),
-            self._network(place, "outer", place.names.outer_network, internal=False),
-            *self._cache(place, "redis" in image_names),
-            *(self._volume(place, what) for what in VOLUMES if what != "database" or own),
+            self._network(context, "inner", context.names.inner_network, internal=True),
+            self._network(context, "outer", context.names.outer_network, internal=False),
+            *self._cache(context, "redis" in image_names),
+            *(self._volume(context, what) for what in VOLUMES if what != "database" or own),
         ]
         self.register_outputs({})
 
-    def _cache(self, place: Place, wanted: bool) -> list[docker.Network]:
-        name = place.names.cache_network
-        return [self._network(place, "cache", name, internal=True)] if wanted else []
+    def _cache(self, context: StackContext, wanted: bool) -> list[docker.Network]:
+        name = context.names.cache_network
+        return [self._network(context, "cache", name, internal=True)] if wanted else []
 
-    def _network(self, place: Place, name: str, real: str, *, internal: bool) -> docker.Network:
+    def _network(
+        self, context: StackContext, name: str, real: str, *, internal: bool
+    ) -> docker.Network:
         return docker.Network(
             f"network-{name}",
             name=real,
@@ -37,20 +41,20 @@ class Base(pulumi.ComponentResource):
             internal=internal,
             labels=[
                 docker.NetworkLabelArgs(label=label, value=value)
-                for label, value in sorted(place.labels("network").items())
+                for label, value in sorted(context.labels("network").items())
             ],
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _volume(self, place: Place, what: str) -> docker.Volume:
+    def _volume(self, context: StackContext, what: str) -> docker.Volume:
         # Data outlives `destroy`: only `destroy --delete-data` removes it, by itself.
         kept = what in DATA_VOLUMES
         return docker.Volume(
             f"volume-{what}",
-            name=place.names.volume(what),
+            name=context.names.volume(what),
             labels=[
                 docker.VolumeLabelArgs(label=label, value=value)
-                for label, value in sorted(place.labels(f"volume-{what}").items())
+                for label, value in sorted(context.labels(f"volume-{what}").items())
             ],
             # One that was put back by hand has no labels, and is as good.
             opts=pulumi.ResourceOptions(

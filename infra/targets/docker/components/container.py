@@ -34,7 +34,7 @@ def own_tmpfs(user: int, megabytes: int, *flags: str) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class StackContext:
     """What every component of a docker stack needs to know."""
 
     folder: StackFolder
@@ -91,10 +91,10 @@ class Shape:
     wait: int = 0  # seconds to wait until it is healthy; 0: not at all
 
 
-def image(place: Place, name: str, opts: pulumi.ResourceOptions) -> Image:
+def image(context: StackContext, name: str, opts: pulumi.ResourceOptions) -> Image:
     """Build an image of ours where it is missing, and let Pulumi know it."""
-    settings = place.settings
-    built = Build(name, place.folder, settings.release, docker_settings(settings).build, opts)
+    settings = context.settings
+    built = Build(name, context.folder, settings.release, docker_settings(settings).build, opts)
     known = docker.RemoteImage(
         f"image-{name}",
         name=built.known_tag,
@@ -105,7 +105,7 @@ def image(place: Place, name: str, opts: pulumi.ResourceOptions) -> Image:
 
 
 def container(
-    place: Place, resource_name: str, name: str, shape: Shape, opts: pulumi.ResourceOptions
+    context: StackContext, resource_name: str, name: str, shape: Shape, opts: pulumi.ResourceOptions
 ) -> Started:
     """Declare a container: non-root by its image, read-only, without capabilities, limited."""
     made = docker.Container(
@@ -130,7 +130,7 @@ def container(
         log_opts=LOG_OPTIONS,
         labels=[
             docker.ContainerLabelArgs(label=label, value=value)
-            for label, value in sorted(place.labels(shape.service).items())
+            for label, value in sorted(context.labels(shape.service).items())
         ],
         restart=RESTART,
         # Not `must_run`: a refresh, and so a preview, would remove a container that was stopped.
@@ -143,7 +143,7 @@ def container(
     )
     running = Running(
         f"{resource_name}-running",
-        place.folder,
+        context.folder,
         name,
         made.id,
         shape.processes,

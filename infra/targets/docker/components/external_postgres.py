@@ -16,7 +16,7 @@ from infra.stack.database_url import (
 )
 from infra.stack.deployment import database_from_url
 from infra.targets.docker.components.base import Base
-from infra.targets.docker.components.container import Place
+from infra.targets.docker.components.container import StackContext
 from infra.targets.docker.components.resources import File, build_inputs, secret_input
 from infra.targets.docker.names import SECRETS_FOLDER, SERVER_USER
 from infra.targets.docker.providers.database_preflight import DatabaseCheck
@@ -33,29 +33,31 @@ FILES = {"PGPASSFILE": "database-password", "PGSSLROOTCERT": "database-authority
 class Preflight(Resource, module="letta-ops", name="DatabaseCheck"):
     """The first resource of the stack: until it is content with the database, nothing is made."""
 
-    def __init__(self, place: Place, *, looked: bool) -> None:
-        chosen, database = _chosen(place)
+    def __init__(self, context: StackContext, *, looked: bool) -> None:
+        chosen, database = _chosen(context)
         properties = {
-            **build_inputs("letta", place.settings.release, chosen.build),
-            "prefix": place.names.prefix,
+            **build_inputs("letta", context.settings.release, chosen.build),
+            "prefix": context.names.prefix,
             "servers": secret_input(database.url),
             "direct": secret_input(database.direct),
             "own_direct": database.direct is not database.url,
             "network": database.network,
             "replicas": chosen.replicas,
             "pool_size": chosen.pool_size,
-            "deployment_id": place.secrets.id,
-            "has_key": not place.secrets.fresh,
+            "deployment_id": context.secrets.id,
+            "has_key": not context.secrets.fresh,
             "looked": looked,
         }
-        super().__init__(DatabaseCheck(), "database-check", place.folder, properties, (), None)
+        super().__init__(DatabaseCheck(), "database-check", context.folder, properties, (), None)
 
 
 class Marked(Resource, module="letta-ops", name="ExternalDatabase"):
-    def __init__(self, place: Place, uri: pulumi.Output[str], opts: pulumi.ResourceOptions) -> None:
-        properties = {"uri": uri, "deployment_id": place.secrets.id}
+    def __init__(
+        self, context: StackContext, uri: pulumi.Output[str], opts: pulumi.ResourceOptions
+    ) -> None:
+        properties = {"uri": uri, "deployment_id": context.secrets.id}
         super().__init__(
-            ExternalDatabaseProvider(), "external-database", place.folder, properties, (), opts
+            ExternalDatabaseProvider(), "external-database", context.folder, properties, (), opts
         )
 
 
@@ -64,49 +66,49 @@ class Migrated(Resource, module="letta-ops", name="Migration"):
 
     def __init__(
         self,
-        place: Place,
+        context: StackContext,
         base: Base,
         uri: pulumi.Output[str],
         networks: list[str],
         opts: pulumi.ResourceOptions,
     ) -> None:
         properties = {
-            "prefix": place.names.prefix,
-            "release": place.settings.release,
+            "prefix": context.names.prefix,
+            "release": context.settings.release,
             "image": base.images["letta"].tag,
             "networks": networks,
             "uri": uri,
         }
         super().__init__(
-            ExternalMigration(), "migration", place.folder, properties, ("revision",), opts
+            ExternalMigration(), "migration", context.folder, properties, ("revision",), opts
         )
 
 
 class ExternalPostgres(pulumi.ComponentResource):
     """Outputs like those of `ContainerPostgres`, and `environment` and `files` of the servers."""
 
-    def __init__(self, place: Place, base: Base) -> None:
+    def __init__(self, context: StackContext, base: Base) -> None:
         super().__init__("letta-ops:docker:ExternalPostgres", "external-postgres")
         opts = pulumi.ResourceOptions(parent=self, depends_on=base.ready)
-        self._database = _chosen(place)[1]
+        self._database = _chosen(context)[1]
         hidden = pulumi.Output.secret(self._database.direct.reveal())
-        self.place: dict[str, Any] = {"uri": hidden}
+        self.context: dict[str, Any] = {"uri": hidden}
         self.uri = asyncpg_uri(self._database.url)
-        self.environment, self.files = _files(place, base, self._database.url, opts)
+        self.environment, self.files = _files(context, base, self._database.url, opts)
         joined = [self._database.network] if self._database.network else []
-        marked = Marked(place, hidden, opts)
+        marked = Marked(context, hidden, opts)
         self.ready: pulumi.Resource = Migrated(
-            place,
+            context,
             base,
             hidden,
-            [place.names.outer_network, *joined],
+            [context.names.outer_network, *joined],
             pulumi.ResourceOptions(parent=self, depends_on=[marked]),
         )
         self.register_outputs({})
 
 
 def _files(
-    place: Place, base: Base, url: Sensitive, opts: pulumi.ResourceOptions
+    context: StackContext, base: Base, url: Sensitive, opts: pulumi.ResourceOptions
 ) -> tuple[dict[str, str], list[pulumi.Resource]]:
     """Password and certificates for asyncpg: in files that its environment names.
 
@@ -122,16 +124,18 @@ def _files(
     for variable, content in contents.items():
         if content is None:
             continue
-        name = f"{FILES[variable]}-{place.digest(content.reveal())}"
+        name = f"{FILES[variable]}-{context.digest(content.reveal())}"
         environment[variable] = f"{SECRETS_FOLDER}/{name}"
         image = base.images["letta"].tag
-        files.append(File(name, place.folder, place.names, image, name, SERVER_USER, content, opts))
+        files.append(
+            File(name, context.folder, context.names, image, name, SERVER_USER, content, opts)
+        )
     if trusted == SYSTEM:
         environment["PGSSLROOTCERT"] = SYSTEM_FILE
     return environment, files
 
 
-def _chosen(place: Place) -> tuple[Any, ExternalDatabase]:
-    chosen = docker_settings(place.settings)
+def _chosen(context: StackContext) -> tuple[Any, ExternalDatabase]:
+    chosen = docker_settings(context.settings)
     assert chosen.database is not None  # noqa: S101  # made for an external database only
     return chosen, chosen.database

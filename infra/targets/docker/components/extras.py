@@ -11,7 +11,7 @@ import pulumi_docker as docker
 from infra.sensitive import Sensitive
 from infra.stack.deployment import SERVICE_MODEL, SERVICE_PROXY, SERVICE_REDIS
 from infra.targets.docker.components.base import Base
-from infra.targets.docker.components.container import Place, Shape, container, own_tmpfs
+from infra.targets.docker.components.container import Shape, StackContext, container, own_tmpfs
 from infra.targets.docker.components.resources import Certificate, File
 from infra.targets.docker.names import (
     MODEL_PORT,
@@ -43,12 +43,12 @@ dir /tmp
 """
 
 
-def fake_model(place: Place, base: Base) -> pulumi.Resource:
+def fake_model(context: StackContext, base: Base) -> pulumi.Resource:
     """The model that comes with a stack when no provider is configured."""
     shape = Shape(
         service=SERVICE_MODEL,
         image=base.images["letta"],
-        networks=[place.names.inner_network],
+        networks=[context.names.inner_network],
         memory=256,
         processes=128,
         health=[PYTHON, "-c", MODEL_HEALTH],
@@ -56,35 +56,35 @@ def fake_model(place: Place, base: Base) -> pulumi.Resource:
         wait=60,
     )
     return container(
-        place,
+        context,
         SERVICE_MODEL,
-        place.names.container(SERVICE_MODEL),
+        context.names.container(SERVICE_MODEL),
         shape,
         pulumi.ResourceOptions(parent=base, depends_on=base.ready),
     ).ready
 
 
-def redis(place: Place, base: Base) -> pulumi.Resource:
+def redis(context: StackContext, base: Base) -> pulumi.Resource:
     """What several servers share while they work: locks, and streams of runs in the background."""
     opts = pulumi.ResourceOptions(parent=base, depends_on=base.ready)
     tag = base.images["redis"].tag
     text = Sensitive(REDIS_SETTINGS)
     file = File(
-        "redis-settings", place.folder, place.names, tag, "redis.conf", REDIS_USER, text, opts
+        "redis-settings", context.folder, context.names, tag, "redis.conf", REDIS_USER, text, opts
     )
     shape = Shape(
         service=SERVICE_REDIS,
         image=base.images["redis"],
-        networks=[place.names.cache_network],
+        networks=[context.names.cache_network],
         memory=256,
         processes=64,
-        volumes={place.names.volume("secrets"): f"{SECRETS_FOLDER}:ro"},
+        volumes={context.names.volume("secrets"): f"{SECRETS_FOLDER}:ro"},
         wait=60,
     )
     return container(
-        place,
+        context,
         SERVICE_REDIS,
-        place.names.container(SERVICE_REDIS),
+        context.names.container(SERVICE_REDIS),
         shape,
         pulumi.ResourceOptions(parent=base, depends_on=[file]),
     ).ready
@@ -99,9 +99,9 @@ class Proxy(pulumi.ComponentResource):
 
     Outputs: `container` (see `Started`), and `files` (digest of the certificates that were given)."""
 
-    def __init__(self, place: Place, base: Base, after: Sequence[pulumi.Resource]) -> None:
+    def __init__(self, context: StackContext, base: Base, after: Sequence[pulumi.Resource]) -> None:
         super().__init__("letta-ops:docker:Proxy", "proxy-front")
-        chosen = docker_settings(place.settings)
+        chosen = docker_settings(context.settings)
         given = {
             CERTIFICATE: chosen.tls.certificate,
             KEY: chosen.tls.key,
@@ -112,17 +112,17 @@ class Proxy(pulumi.ComponentResource):
         opts = pulumi.ResourceOptions(parent=self, depends_on=base.ready)
         tag = base.images["proxy"].tag
         written: list[pulumi.Resource] = [
-            File(name, place.folder, place.names, tag, name, PROXY_USER, Sensitive(text), opts)
+            File(name, context.folder, context.names, tag, name, PROXY_USER, Sensitive(text), opts)
             for name, text in contents.items()
         ]
         if chosen.tls.mode == "internal":
-            own = Certificate(place.folder, place.names, tag, chosen.tls.host, opts)
+            own = Certificate(context.folder, context.names, tag, chosen.tls.host, opts)
             self.files = own.fingerprint
             written.append(own)
         ports = [
             docker.ContainerPortArgs(
                 internal=PROXY_TLS_PORT if chosen.tls.on else PROXY_PORT,
-                external=place.settings.server_port,
+                external=context.settings.server_port,
                 ip=chosen.bind,
             )
         ]
@@ -134,18 +134,18 @@ class Proxy(pulumi.ComponentResource):
                 )
             )
         self.container = container(
-            place,
+            context,
             SERVICE_PROXY,
-            place.names.container(SERVICE_PROXY),
+            context.names.container(SERVICE_PROXY),
             Shape(
                 service=SERVICE_PROXY,
                 image=base.images["proxy"],
-                networks=[place.names.inner_network, place.names.outer_network],
+                networks=[context.names.inner_network, context.names.outer_network],
                 memory=256,
                 processes=256,
                 volumes={
-                    place.names.volume("proxy"): "/data",
-                    place.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
+                    context.names.volume("proxy"): "/data",
+                    context.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
                 },
                 tmpfs={"/run/proxy": own_tmpfs(PROXY_USER, 16, "noexec")},
                 ports=ports,

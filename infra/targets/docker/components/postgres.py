@@ -17,7 +17,7 @@ from infra.stack.deployment import (
 )
 from infra.stack.deployment import Database as DatabaseAddress
 from infra.targets.docker.components.base import Base
-from infra.targets.docker.components.container import Place, Shape, container, own_tmpfs
+from infra.targets.docker.components.container import Shape, StackContext, container, own_tmpfs
 from infra.targets.docker.components.resources import Cluster, Database, MigrationJob
 from infra.targets.docker.names import POSTGRES_USER
 from infra.targets.docker.providers.cluster import DATA_FOLDER
@@ -30,19 +30,19 @@ STOP_SECONDS = 600  # as long as its last checkpoint takes
 class ContainerPostgres(pulumi.ComponentResource):
     """Outputs: `place` (see `infra.database.administration`), `ready`, and `uri` for the servers."""
 
-    def __init__(self, place: Place, base: Base) -> None:
+    def __init__(self, context: StackContext, base: Base) -> None:
         super().__init__("letta-ops:docker:Postgres", "postgres")
         opts = pulumi.ResourceOptions(parent=self)
-        settings, names, image = place.settings, place.names, base.images["postgres"]
+        settings, names, image = context.settings, context.names, base.images["postgres"]
         self._host = names.container(SERVICE_POSTGRES)
-        self._password = place.secrets["database-owner-password"]
-        self.place: dict[str, Any] = {"container": self._host}
+        self._password = context.secrets["database-owner-password"]
+        self.context: dict[str, Any] = {"container": self._host}
         # TLS on a network that nobody else is on costs time; pooling insists on it otherwise.
         self.uri = self._uri("ssl=disable")
         after = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=base.ready))
-        cluster = Cluster(place.folder, names, image.tag, place.secrets.id, after)
+        cluster = Cluster(context.folder, names, image.tag, context.secrets.id, after)
         service = container(
-            place,
+            context,
             SERVICE_POSTGRES,
             self._host,
             Shape(
@@ -60,19 +60,19 @@ class ContainerPostgres(pulumi.ComponentResource):
             pulumi.ResourceOptions(parent=self, depends_on=[cluster]),
         )
         database = Database(
-            place.folder,
+            context.folder,
             self._host,
             self._password,
-            place.secrets["database-reader-password"],
-            place.secrets.id,
+            context.secrets["database-reader-password"],
+            context.secrets.id,
             pulumi.ResourceOptions(parent=self, depends_on=[service.ready]),
         )
         self.ready: pulumi.Resource = MigrationJob(
-            place.folder,
+            context.folder,
             names,
             settings.release,
             base.images["letta"].tag,
-            self.place,
+            self.context,
             [names.inner_network],
             self._uri(""),
             pulumi.ResourceOptions(parent=self, depends_on=[database]),

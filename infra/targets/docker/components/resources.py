@@ -102,7 +102,7 @@ class MigrationJob(Resource, module="letta-ops", name="Migration"):
         names: Names,
         release: str,
         image: str,
-        place: Mapping[str, Any],
+        context: Mapping[str, Any],
         networks: Sequence[str],
         server_uri: Sensitive,
         opts: pulumi.ResourceOptions | None = None,
@@ -113,7 +113,7 @@ class MigrationJob(Resource, module="letta-ops", name="Migration"):
             "image": image,
             "networks": list(networks),
             "server_uri": secret_input(server_uri),
-            **place,
+            **context,
         }
         super().__init__(ContainerMigration(), "migration", folder, properties, ("revision",), opts)
 
@@ -176,7 +176,7 @@ class Certificate(Resource, module="letta-ops", name="OwnCertificate"):
         super().__init__(OwnCertificate(), "certificate", folder, properties, outputs, opts)
 
 
-class Switch(Resource, module="letta-ops", name="Route"):
+class RouteResource(Resource, module="letta-ops", name="Route"):
     def __init__(
         self,
         folder: StackFolder,

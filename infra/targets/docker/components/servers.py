@@ -16,8 +16,8 @@ from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environ
 from infra.targets.docker.components.base import Base
 from infra.targets.docker.components.container import (
     SHAPE_DIGEST,
-    Place,
     Shape,
+    StackContext,
     container,
     own_tmpfs,
 )
@@ -38,25 +38,25 @@ class Servers(pulumi.ComponentResource):
 
     def __init__(
         self,
-        place: Place,
+        context: StackContext,
         base: Base,
         uri: Sensitive,
         more: Mapping[str, str | Sensitive],
         after: Sequence[pulumi.Resource],
     ) -> None:
         super().__init__("letta-ops:docker:Servers", "servers")
-        environment = _environment(place, uri, more)
+        environment = _environment(context, uri, more)
         secret_names = [*SECRETS, *(key for key, value in more.items() if _hidden(value))]
         self.hidden = secret_values(environment, secret_names)
         document = launch_document(environment, secret_names, IMPORT_FIRST)
-        nameless = {**vars(_shape(place, base, "")), "wait": 0, "image": base.images["letta"].tag}
-        digest = _digest(place, [document, nameless])
-        shape = _shape(place, base, digest)
+        nameless = {**vars(_shape(context, base, "")), "wait": 0, "image": base.images["letta"].tag}
+        digest = _digest(context, [document, nameless])
+        shape = _shape(context, base, digest)
         self.alias = shape.alias
         file = File(
             f"server-environment-{digest}",
-            place.folder,
-            place.names,
+            context.folder,
+            context.names,
             base.images["letta"].tag,
             f"server-{digest}.json",
             SERVER_USER,
@@ -64,8 +64,8 @@ class Servers(pulumi.ComponentResource):
             pulumi.ResourceOptions(parent=self, depends_on=base.ready),
         )
         self.names = [
-            place.names.server(digest, number + 1)
-            for number in range(docker_settings(place.settings).replicas)
+            context.names.server(digest, number + 1)
+            for number in range(docker_settings(context.settings).replicas)
         ]
         self.ids: list[pulumi.Output[str]] = []
         self.ready: list[pulumi.Resource] = []
@@ -73,36 +73,36 @@ class Servers(pulumi.ComponentResource):
             # The first may write what all share (base tools, providers); the others follow it.
             behind = [file, *after, *self.ready[:1]]
             opts = pulumi.ResourceOptions(parent=self, depends_on=behind)
-            started = container(place, f"{SERVICE_SERVER}-{digest}-{number}", name, shape, opts)
+            started = container(context, f"{SERVICE_SERVER}-{digest}-{number}", name, shape, opts)
             self.ids.append(started.id)
             self.ready.append(started.ready)
         self.register_outputs({})
 
 
 def _environment(
-    place: Place, uri: Sensitive, more: Mapping[str, str | Sensitive]
+    context: StackContext, uri: Sensitive, more: Mapping[str, str | Sensitive]
 ) -> dict[str, str]:
-    secrets = place.secrets
+    secrets = context.secrets
     made = server_environment(
         uri, secrets["server-password"], secrets["encryption-key"], HOME, SANDBOX
     )
     return {name: str(revealed(value)) for name, value in {**made, **more}.items()}
 
 
-def _networks(place: Place) -> list[str]:
-    names, chosen = place.names, docker_settings(place.settings)
+def _networks(context: StackContext) -> list[str]:
+    names, chosen = context.names, docker_settings(context.settings)
     cache = [names.cache_network] if chosen.redis else []
     database = [chosen.database.network] if chosen.database and chosen.database.network else []
     return [names.inner_network, names.outer_network, *cache, *database]
 
 
-def _shape(place: Place, base: Base, digest: str) -> Shape:
+def _shape(context: StackContext, base: Base, digest: str) -> Shape:
     path = f"{SECRETS_FOLDER}/server-{digest}.json"
-    chosen = docker_settings(place.settings)
+    chosen = docker_settings(context.settings)
     return Shape(
         service=SERVICE_SERVER,
         image=base.images["letta"],
-        networks=_networks(place),
+        networks=_networks(context),
         alias=f"{SERVICE_SERVER}-{digest}",
         memory=chosen.server_memory,
         processes=PROCESSES,
@@ -112,8 +112,8 @@ def _shape(place: Place, base: Base, digest: str) -> Shape:
         ],
         environment={"LETTA_OPS_ENVIRONMENT_FILE": path},
         volumes={
-            place.names.volume("home"): str(HOME),
-            place.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
+            context.names.volume("home"): str(HOME),
+            context.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
         },
         # Tools of agents are written and run there.
         tmpfs={str(SANDBOX): own_tmpfs(SERVER_USER, 256, "mode=0700")},
@@ -122,13 +122,13 @@ def _shape(place: Place, base: Base, digest: str) -> Shape:
     )  # fmt: skip
 
 
-def _digest(place: Place, parts: list[Any]) -> str:
+def _digest(context: StackContext, parts: list[Any]) -> str:
     """Changes with anything the server is made from.
 
     So also with an update of ours that changes how containers are made: a container of the same
     name would be replaced by ending it first.
     """
-    return place.digest(json.dumps([*parts, SHAPE_DIGEST], sort_keys=True))
+    return context.digest(json.dumps([*parts, SHAPE_DIGEST], sort_keys=True))
 
 
 def _hidden(value: str | Sensitive) -> bool:

@@ -30,7 +30,7 @@ from infra.stack.locations import StackFolder
 
 
 @dataclass(frozen=True)
-class Course:
+class DrillRun:
     """One drill: of what, in which throw-away folder, and who judges it."""
 
     deployment: Deployment
@@ -47,45 +47,45 @@ class Course:
         return self.backup.manifest
 
 
-def ensure_room(course: Course) -> None:
+def ensure_room(drill: DrillRun) -> None:
     """Raise LettaOpsError (`disk-full`) when there is surely no room for the copy."""
-    needed = room_for(course.manifest)
-    free = shutil.disk_usage(course.folder.root).free
+    needed = room_for(drill.manifest)
+    free = shutil.disk_usage(drill.folder.root).free
     if free < needed:
         raise LettaOpsError(
             "disk-full",
-            f"the drill needs {size_in_words(needed)} in {course.folder.state}, and"
+            f"the drill needs {size_in_words(needed)} in {drill.folder.state}, and"
             f" {size_in_words(free)} are free",
             "free some disk space, then run this again",
         )
 
 
-def restore(course: Course, postgres: ThrowawayPostgres) -> None:
+def restore(drill: DrillRun, postgres: ThrowawayPostgres) -> None:
     """Restore the backup's database as it was; raises what `restore_database` raises."""
     from psycopg import sql
 
     side = SideDatabase(DATABASE_NAME, postgres.database.owner.name)
     restore_database(
-        postgres.way, side, course.store, course.backup, course.key, course.folder.data,
-        course.report,
+        postgres.access, side, drill.store, drill.backup, drill.key, drill.folder.data,
+        drill.report,
     )  # fmt: skip
     # A dump does not hold the search path: it belongs to the database, not to what is in it.
-    database = course.manifest.database
+    database = drill.manifest.database
     homes = dict.fromkeys([database.schema, database.pgvector_schema, "public"])
     path = sql.SQL(", ").join(sql.Identifier(home) for home in homes if home)
     name = sql.Identifier(DATABASE_NAME)
-    with postgres.way.connect(postgres.way.maintenance) as link:
+    with postgres.access.connect(postgres.access.maintenance) as link:
         link.execute(sql.SQL("ALTER DATABASE {} SET search_path TO {}").format(name, path))
 
 
-def encryption_key(course: Course) -> tuple[Sensitive | None, str]:
+def encryption_key(drill: DrillRun) -> tuple[Sensitive | None, str]:
     """The LETTA_ENCRYPTION_KEY that the backup needs, and whose it is.
 
     First the copy in the backup itself, since nothing else may be left of the machine. Raises
     LettaOpsError (`part-damaged`) when that is another key, and what `escrowed_key` raises.
     """
-    wanted, own = course.manifest.key_fingerprint, course.deployment.server.encryption_key
-    kept = escrowed_key(course.store, course.backup, course.key)
+    wanted, own = drill.manifest.key_fingerprint, drill.deployment.server.encryption_key
+    kept = escrowed_key(drill.store, drill.backup, drill.key)
     if kept is not None:
         if key_fingerprint(kept) != wanted:
             raise LettaOpsError(
@@ -101,7 +101,7 @@ def encryption_key(course: Course) -> tuple[Sensitive | None, str]:
 
 @contextmanager
 def served(
-    course: Course,
+    drill: DrillRun,
     postgres: ThrowawayPostgres,
     release: InstalledRelease,
     key: Sensitive | None,
@@ -110,9 +110,9 @@ def served(
 
     Raises psycopg.Error, and LettaOpsError (`throwaway-failed`) when the server does not start.
     """
-    schema = str(course.manifest.database.schema)
-    with black_hole() as nowhere, postgres.way.connect(DATABASE_NAME) as link:
+    schema = str(drill.manifest.database.schema)
+    with black_hole() as nowhere, postgres.access.connect(DATABASE_NAME) as link:
         cut_off(link, schema, nowhere)
-        course.report(f"starting Letta {release.release.version} on the copy")
-        server = start_server(course.folder, release, postgres.database, key, nowhere)
+        drill.report(f"starting Letta {release.release.version} on the copy")
+        server = start_server(drill.folder, release, postgres.database, key, nowhere)
         yield Copy(server, link, schema)
