@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.api import authorized_http, http, unreachable, wrong_password
+from infra.api import HEALTH_PATH, authorized_http, http, unreachable, wrong_password
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.targets import host
@@ -14,7 +14,6 @@ from infra.targets import host
 if TYPE_CHECKING:
     import psycopg
 
-HEALTH_PATH = "/v1/health/"  # needs no password, and doesn't look at the database
 COUNT_PATH = "/v1/agents/count"  # the cheapest request that the server can't answer by itself
 STATEMENT_SECONDS = 10
 

@@ -45,7 +45,7 @@ NOUNS = (
     Noun("doctor", "doctor", "Is this machine able to run a stack?", verb=True),
     Noun("agent", "agent", "List, export and import agents."),
     Noun("audit", "audit", "Who changed what, when, and with which result."),
-    Noun("backup", "backup", "Make, prove and restore backups."),
+    Noun("backup", "backup.app", "Make, prove and restore backups."),
     Noun("secret", "secret", "Show a secret of the stack."),
     Noun("profile", "profile", "Show how the stack is reached."),
 )  # fmt: skip

@@ -1,9 +1,11 @@
-"""Pulumi's side of the providers that every target has: a typed resource class for each."""
+"""Pulumi's side of our providers: one factory for all resources, and the inputs that many share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from types import new_class
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 from pulumi import dynamic
@@ -11,56 +13,62 @@ from pulumi import dynamic
 from infra.sensitive import Sensitive, revealed
 from infra.stack.backup_settings import DEFAULTS
 from infra.stack.locations import StackFolder
-from infra.targets.providers.generated import GeneratedValue
 from infra.targets.providers.provider import Provider
 from infra.targets.providers.record import ProfileRecord
 from infra.targets.providers.service import SupervisedService
 
 
-def inputs(folder: StackFolder, **properties: Any) -> dict[str, Any]:
-    """The inputs that every resource of ours has, and `properties`."""
-    return {"state": str(folder.state), "stack": folder.stack, **properties}
-
-
-def _options(
-    opts: pulumi.ResourceOptions | None, secret: tuple[str, ...] = ()
-) -> pulumi.ResourceOptions:
-    own = pulumi.ResourceOptions(additional_secret_outputs=list(secret))
-    return pulumi.ResourceOptions.merge(opts, own)
-
-
-class Generated(dynamic.Resource, module="letta-ops", name="GeneratedValue"):
-    """A secret or an id, made once. Its `value` is a Pulumi secret either way."""
-
-    value: pulumi.Output[str]
-
-    def __init__(
-        self,
-        name: str,
-        folder: StackFolder,
-        key: str,
-        proposed: str,
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
-        hidden = pulumi.Output.secret(proposed)
-        properties = inputs(folder, key=key, proposed=hidden, value=None)
-        super().__init__(GeneratedValue(), name, properties, _options(opts, ("value",)))
-
-
 class Resource(dynamic.Resource, module="letta-ops", name="Resource"):
-    """Base of the resources below: `provider` is given by the subclass."""
+    """A resource of a provider of ours. Its inputs and outputs are its attributes."""
 
-    def __init__(
-        self,
-        provider: Provider,
-        name: str,
-        folder: StackFolder,
-        properties: Mapping[str, Any],
-        outputs: tuple[str, ...],
-        opts: pulumi.ResourceOptions | None,
-    ) -> None:
-        empty = dict.fromkeys(outputs)
-        super().__init__(provider, name, {**inputs(folder, **properties), **empty}, _options(opts))
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> pulumi.Output[Any]: ...
+
+
+def resource(
+    provider: Provider,
+    name: str,
+    folder: StackFolder,
+    inputs: Mapping[str, Any],
+    opts: pulumi.ResourceOptions | None = None,
+) -> Resource:
+    """Declare a resource; `inputs` are the provider's, but for the stack's folder, which all have."""
+    known = {"state": str(folder.state), "stack": folder.stack}
+    secret = pulumi.ResourceOptions(additional_secret_outputs=list(provider.secret_outputs))
+    return _type(provider.kind or type(provider).__name__)(
+        provider,
+        name,
+        {**known, **inputs, **dict.fromkeys(provider.outputs)},
+        pulumi.ResourceOptions.merge(opts, secret),
+    )
+
+
+@cache
+def _type(kind: str) -> type[Resource]:
+    """Pulumi takes a resource's type from its class."""
+    return new_class(kind, (Resource,), {"module": "letta-ops", "name": kind})
+
+
+def service(
+    name: str,
+    folder: StackFolder,
+    inputs: Mapping[str, Any],
+    opts: pulumi.ResourceOptions | None = None,
+) -> Resource:
+    """Declare a supervised service (see `SupervisedService`)."""
+    return resource(SupervisedService(), name, folder, {"name": name, **inputs}, opts)
+
+
+def record(folder: StackFolder, values: Mapping[str, Any], after: pulumi.Resource) -> Resource:
+    """Declare the plain part of the profile, written when everything else is there."""
+    opts = pulumi.ResourceOptions(depends_on=[after])
+    return resource(ProfileRecord(), "profile", folder, {"values": values}, opts)
+
+
+def secret_input(value: Sensitive | None) -> pulumi.Output[str] | str:
+    """A value that Pulumi keeps encrypted; an empty text for none, since it drops null."""
+    return pulumi.Output.secret(value.reveal()) if value is not None else ""
 
 
 def urls(providers: Mapping[str, str | Sensitive]) -> Any:
@@ -77,24 +85,3 @@ def backup_settings(given: Mapping[str, str | Sensitive]) -> dict[str, Any]:
         for key, value in given.items()
     }
     return {**dict.fromkeys(DEFAULTS, ""), **hidden}
-
-
-class Service(Resource, module="letta-ops", name="SupervisedService"):
-    def __init__(
-        self,
-        name: str,
-        folder: StackFolder,
-        properties: Mapping[str, Any],
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
-        super().__init__(SupervisedService(), name, folder, {"name": name, **properties}, (), opts)
-
-
-class Record(Resource, module="letta-ops", name="ProfileRecord"):
-    def __init__(
-        self,
-        folder: StackFolder,
-        values: Mapping[str, Any],
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
-        super().__init__(ProfileRecord(), "profile", folder, {"values": values}, (), opts)

@@ -58,7 +58,7 @@ def up(
 ) -> None:
     """Bring the stack up, or up to date, and let the smoke test prove it."""
     from infra import provision
-    from ops_cli.commands.backup import undo_interrupted
+    from ops_cli.commands.backup.store import undo_interrupted
     from ops_cli.commands.smoke import failure
 
     invocation = current(context)

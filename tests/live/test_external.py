@@ -210,7 +210,7 @@ def test_a_stack_works_behind_a_transaction_pooler(
 
 
 @pytest.mark.parametrize(
-    ("database", "way", "query", "code"),
+    ("database", "access", "query", "code"),
     [
         ("refused", "url", "sslmode=require", "pgvector-missing"),
         ("plain", "pooled", "sslmode=disable", "database-pooler"),

@@ -282,7 +282,7 @@ def test_a_database_that_is_empty_or_lettas_is_taken(facts: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    ("way", "code"),
+    ("access", "code"),
     [
         (failed("dns"), "database-dns"),
         (failed("tcp", "Connection refused"), "database-unreachable"),

@@ -14,7 +14,7 @@ from infra.stack.deployment import SERVICE_SCHEDULER
 from infra.stack.locations import StackFolder, cache_folder
 from infra.stack.settings import Settings
 from infra.targets.providers.service import OPERATOR
-from infra.targets.resources import Service
+from infra.targets.resources import service
 
 # What the operator's own commands find their way with. Nothing of it is a secret.
 HANDED_ON = (
@@ -37,7 +37,7 @@ def scheduler(
     schedules = [str(settings.backups[key]) for key in SCHEDULES if key in settings.backups]
     if not schedules:
         return
-    Service(
+    service(
         SERVICE_SCHEDULER,
         folder,
         {

@@ -23,17 +23,17 @@ from infra.stack.settings import FAKE_MODEL, Settings
 from infra.targets.components.scheduler import scheduler
 from infra.targets.components.secrets import Secrets
 from infra.targets.docker.components.base import Base
-from infra.targets.docker.components.container import StackContext
-from infra.targets.docker.components.external_postgres import ExternalPostgres, Preflight
+from infra.targets.docker.components.context import StackContext
+from infra.targets.docker.components.external_postgres import ExternalPostgres, preflight
 from infra.targets.docker.components.extras import Proxy, fake_model, redis
 from infra.targets.docker.components.postgres import ContainerPostgres
-from infra.targets.docker.components.resources import RouteResource
 from infra.targets.docker.components.servers import Servers
 from infra.targets.docker.names import REDIS_PORT
 from infra.targets.docker.preflight import ensure_possible
 from infra.targets.docker.providers.database_preflight import image_is_there
+from infra.targets.docker.providers.route import Route
 from infra.targets.docker.settings import ContainerSettings, docker_settings
-from infra.targets.resources import Record, backup_settings, urls
+from infra.targets.resources import backup_settings, record, resource, urls
 
 
 def declare(folder: StackFolder, settings: Settings) -> None:
@@ -44,7 +44,7 @@ def declare(folder: StackFolder, settings: Settings) -> None:
     context = StackContext(folder, settings, known)
     first: list[pulumi.Resource] = []
     if chosen.database is not None:
-        first.append(Preflight(context, looked=image_is_there(settings)))
+        first.append(preflight(context, looked=image_is_there(settings)))
     secrets = Secrets(folder, known, pulumi.ResourceOptions(depends_on=first))
     base = Base(context, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
     more: dict[str, str | Sensitive] = {**settings.environment}
@@ -70,7 +70,10 @@ def declare(folder: StackFolder, settings: Settings) -> None:
     more["LETTA_PG_POOL_SIZE"] = str(chosen.pool_size)
     servers = Servers(context, base, database.uri, more, after)
     proxy = Proxy(context, base, servers.ready)
-    switch = RouteResource(
+    hidden = pulumi.Output.secret([secret.reveal() for secret in servers.hidden])
+    route = resource(
+        Route(),
+        "route",
         folder,
         {
             "proxy": context.names.container(SERVICE_PROXY),
@@ -79,19 +82,18 @@ def declare(folder: StackFolder, settings: Settings) -> None:
             "upstreams": servers.names,
             "upstream_ids": servers.ids,
             "urls": urls(settings.provider_urls),
-            **database.context,
+            **database.address,
             "tls": _tls(chosen),
             "files": proxy.files,
             "max_request": chosen.max_request,
             "model": model.handle or "",
             "embedding": model.embedding or "",
+            "secrets": hidden,
         },
-        servers.hidden,
         pulumi.ResourceOptions(depends_on=[proxy.container.ready, *servers.ready]),
     )
     values = _profile(folder, settings, chosen, model)
-    record = Record(folder, values, pulumi.ResourceOptions(depends_on=[switch]))
-    scheduler(folder, settings, record)
+    scheduler(folder, settings, record(folder, values, route))
     pulumi.export("url", chosen.server_url)
     pulumi.export("profile", str(folder.profile))
 

@@ -15,34 +15,38 @@ from infra.targets.components.secrets import Secrets
 from infra.targets.local.components.letta import server
 from infra.targets.local.components.model import ModelService
 from infra.targets.local.components.postgres import Postgres
-from infra.targets.local.components.resources import Endpoints, ReleaseInstallation
 from infra.targets.local.preflight import ensure_possible
+from infra.targets.local.providers.endpoints import ModelEndpoints
+from infra.targets.local.providers.runtime import LettaRelease
 from infra.targets.local.settings import local_settings
-from infra.targets.resources import Record, backup_settings
+from infra.targets.resources import backup_settings, record, resource, urls
 
 
 def declare(folder: StackFolder, settings: Settings) -> None:
     """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
     ensure_possible(folder, local_settings(settings))
     secrets = Secrets(folder, stack_secrets(folder))
-    release = ReleaseInstallation(folder, settings.release)
+    release = resource(LettaRelease(), "release", folder, {"release": settings.release})
     postgres = Postgres(folder, settings, secrets, release)
-    endpoints = Endpoints(
+    endpoints = resource(
+        ModelEndpoints(),
+        "endpoints",
         folder,
-        {"port": local_settings(settings).database_port},
-        settings.provider_urls,
+        {
+            "port": local_settings(settings).database_port,
+            "urls": urls(settings.provider_urls),
+        },
         pulumi.ResourceOptions(depends_on=[postgres.ready]),
     )
     after: list[pulumi.Resource] = [endpoints]
     model, environment = Model(), dict[str, str]()
     if settings.model != "none":
         # Letta asks for the list of models when it starts, and never again: the model comes first.
-        service = ModelService(folder, settings, release)
-        model, environment = FAKE_MODEL, service.environment
-        after.append(service.ready)
+        served = ModelService(folder, settings, release)
+        model, environment = FAKE_MODEL, served.environment
+        after.append(served.ready)
     letta = server(folder, settings, secrets, release, environment, after)
-    record = Record(folder, _profile(settings, model), pulumi.ResourceOptions(depends_on=[letta]))
-    scheduler(folder, settings, record)
+    scheduler(folder, settings, record(folder, _profile(settings, model), letta))
     pulumi.export("url", settings.own.server_url)
     pulumi.export("profile", str(folder.profile))
 

@@ -25,6 +25,7 @@ class Database(Provider):
     write nothing. `remove` leaves both: they are data.
     """
 
+    kind: ClassVar[str] = "LettaDatabase"
     compared: ClassVar[tuple[str, ...]] = ("owner_password", "reader_password", "deployment_id")
 
     @abstractmethod

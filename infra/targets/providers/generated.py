@@ -23,6 +23,9 @@ FIXED = ("server.encryption_key", "id")
 class GeneratedValue(Provider):
     """Inputs: `key` (path in the profile), `proposed` (for when it has none). Output: `value`."""
 
+    outputs: ClassVar[tuple[str, ...]] = ("value",)
+    secret_outputs: ClassVar[tuple[str, ...]] = ("value",)
+
     compared: ClassVar[tuple[str, ...]] = ("key",)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:

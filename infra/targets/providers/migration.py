@@ -29,6 +29,8 @@ class Migration(Provider):
     alembic is run.
     """
 
+    kind: ClassVar[str] = "Migration"
+    outputs: ClassVar[tuple[str, ...]] = ("revision",)
     compared: ClassVar[tuple[str, ...]] = ("release",)
 
     @abstractmethod

@@ -63,6 +63,9 @@ class Provider(dynamic.ResourceProvider):
     serialize_as_secret_always = False
 
     compared: ClassVar[tuple[str, ...]] = ()
+    outputs: ClassVar[tuple[str, ...]] = ()  # what `make` adds to the inputs
+    secret_outputs: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[str] = ""  # the type of its resources in Pulumi's state; "": the class's name
 
     def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
         """Pulumi keeps the pickled provider in its state: only a name that outlives every move."""

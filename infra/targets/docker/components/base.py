@@ -5,7 +5,8 @@ from __future__ import annotations
 import pulumi
 import pulumi_docker as docker
 
-from infra.targets.docker.components.container import Image, StackContext, image
+from infra.targets.docker.components.container import Image, image
+from infra.targets.docker.components.context import StackContext
 from infra.targets.docker.names import DATA_VOLUMES, VOLUMES
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +10,12 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from infra.stack.locations import StackFolder
-from infra.stack.secrets import StackSecrets
-from infra.stack.settings import Settings
-from infra.targets.docker.components.resources import Build, Running
-from infra.targets.docker.names import LABEL_DEPLOYMENT, Names
+from infra.targets.docker.components.context import StackContext
+from infra.targets.docker.components.inputs import build_inputs
+from infra.targets.docker.providers.image import BuiltImage
+from infra.targets.docker.providers.running import RunningContainer
 from infra.targets.docker.settings import docker_settings
+from infra.targets.resources import resource
 
 RESTART = "unless-stopped"
 LOG_OPTIONS = {"max-size": "20m", "max-file": "4"}
@@ -31,27 +30,6 @@ def own_tmpfs(user: int, megabytes: int, *flags: str) -> str:
     """Options of a tmpfs that belongs to `user`. Its mode is that of the image's folder, if any."""
     words = ("rw", "nosuid", "nodev", *flags, f"size={megabytes}m", f"uid={user}", f"gid={user}")
     return ",".join(words)
-
-
-@dataclass(frozen=True)
-class StackContext:
-    """What every component of a docker stack needs to know."""
-
-    folder: StackFolder
-    settings: Settings
-    secrets: StackSecrets
-
-    @property
-    def names(self) -> Names:
-        return docker_settings(self.settings).names
-
-    def digest(self, text: str) -> str:
-        """Eight digits that change with `text`, and tell nothing of the secrets in it."""
-        key = self.secrets["encryption-key"].reveal().encode()
-        return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:8]
-
-    def labels(self, service: str) -> dict[str, str]:
-        return {**self.names.labels(service), LABEL_DEPLOYMENT: self.secrets.id}
 
 
 @dataclass(frozen=True)
@@ -94,14 +72,16 @@ class Shape:
 def image(context: StackContext, name: str, opts: pulumi.ResourceOptions) -> Image:
     """Build an image of ours where it is missing, and let Pulumi know it."""
     settings = context.settings
-    built = Build(name, context.folder, settings.release, docker_settings(settings).build, opts)
+    inputs = build_inputs(name, settings.release, docker_settings(settings).build)
+    known_tag = str(inputs["tag"])
+    built = resource(BuiltImage(), f"build-{name}", context.folder, inputs, opts)
     known = docker.RemoteImage(
         f"image-{name}",
-        name=built.known_tag,
+        name=known_tag,
         keep_locally=True,
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[built])),
     )
-    return Image(built.known_tag, known.image_id)
+    return Image(known_tag, known.image_id)
 
 
 def container(
@@ -141,13 +121,16 @@ def container(
         wait_timeout=shape.wait or 60,
         opts=opts,
     )
-    running = Running(
+    running = resource(
+        RunningContainer(),
         f"{resource_name}-running",
         context.folder,
-        name,
-        made.id,
-        shape.processes,
-        shape.wait,
+        {
+            "container": name,
+            "container_id": made.id,
+            "limit": shape.processes,
+            "seconds": shape.wait,
+        },
         pulumi.ResourceOptions(parent=made),
     )
     return Started(made.id, running)

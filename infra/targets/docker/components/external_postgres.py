@@ -16,8 +16,8 @@ from infra.stack.database_url import (
 )
 from infra.stack.deployment import database_from_url
 from infra.targets.docker.components.base import Base
-from infra.targets.docker.components.container import StackContext
-from infra.targets.docker.components.resources import File, build_inputs, secret_input
+from infra.targets.docker.components.context import StackContext
+from infra.targets.docker.components.inputs import build_inputs, secret_file
 from infra.targets.docker.names import SECRETS_FOLDER, SERVER_USER
 from infra.targets.docker.providers.database_preflight import DatabaseCheck
 from infra.targets.docker.providers.external_database import (
@@ -25,63 +25,28 @@ from infra.targets.docker.providers.external_database import (
 )
 from infra.targets.docker.providers.external_migration import ExternalMigration
 from infra.targets.docker.settings import ExternalDatabase, docker_settings
-from infra.targets.resources import Resource
+from infra.targets.resources import resource, secret_input
 
 FILES = {"PGPASSFILE": "database-password", "PGSSLROOTCERT": "database-authority"}
 
 
-class Preflight(Resource, module="letta-ops", name="DatabaseCheck"):
+def preflight(context: StackContext, *, looked: bool) -> pulumi.Resource:
     """The first resource of the stack: until it is content with the database, nothing is made."""
-
-    def __init__(self, context: StackContext, *, looked: bool) -> None:
-        chosen, database = _chosen(context)
-        properties = {
-            **build_inputs("letta", context.settings.release, chosen.build),
-            "prefix": context.names.prefix,
-            "servers": secret_input(database.url),
-            "direct": secret_input(database.direct),
-            "own_direct": database.direct is not database.url,
-            "network": database.network,
-            "replicas": chosen.replicas,
-            "pool_size": chosen.pool_size,
-            "deployment_id": context.secrets.id,
-            "has_key": not context.secrets.fresh,
-            "looked": looked,
-        }
-        super().__init__(DatabaseCheck(), "database-check", context.folder, properties, (), None)
-
-
-class Marked(Resource, module="letta-ops", name="ExternalDatabase"):
-    def __init__(
-        self, context: StackContext, uri: pulumi.Output[str], opts: pulumi.ResourceOptions
-    ) -> None:
-        properties = {"uri": uri, "deployment_id": context.secrets.id}
-        super().__init__(
-            ExternalDatabaseProvider(), "external-database", context.folder, properties, (), opts
-        )
-
-
-class Migrated(Resource, module="letta-ops", name="Migration"):
-    revision: pulumi.Output[str]
-
-    def __init__(
-        self,
-        context: StackContext,
-        base: Base,
-        uri: pulumi.Output[str],
-        networks: list[str],
-        opts: pulumi.ResourceOptions,
-    ) -> None:
-        properties = {
-            "prefix": context.names.prefix,
-            "release": context.settings.release,
-            "image": base.images["letta"].tag,
-            "networks": networks,
-            "uri": uri,
-        }
-        super().__init__(
-            ExternalMigration(), "migration", context.folder, properties, ("revision",), opts
-        )
+    chosen, database = _chosen(context)
+    inputs = {
+        **build_inputs("letta", context.settings.release, chosen.build),
+        "prefix": context.names.prefix,
+        "servers": secret_input(database.url),
+        "direct": secret_input(database.direct),
+        "own_direct": database.direct is not database.url,
+        "network": database.network,
+        "replicas": chosen.replicas,
+        "pool_size": chosen.pool_size,
+        "deployment_id": context.secrets.id,
+        "has_key": not context.secrets.fresh,
+        "looked": looked,
+    }
+    return resource(DatabaseCheck(), "database-check", context.folder, inputs)
 
 
 class ExternalPostgres(pulumi.ComponentResource):
@@ -92,16 +57,28 @@ class ExternalPostgres(pulumi.ComponentResource):
         opts = pulumi.ResourceOptions(parent=self, depends_on=base.ready)
         self._database = _chosen(context)[1]
         hidden = pulumi.Output.secret(self._database.direct.reveal())
-        self.context: dict[str, Any] = {"uri": hidden}
+        self.address: dict[str, Any] = {"uri": hidden}
         self.uri = asyncpg_uri(self._database.url)
         self.environment, self.files = _files(context, base, self._database.url, opts)
         joined = [self._database.network] if self._database.network else []
-        marked = Marked(context, hidden, opts)
-        self.ready: pulumi.Resource = Migrated(
-            context,
-            base,
-            hidden,
-            [context.names.outer_network, *joined],
+        marked = resource(
+            ExternalDatabaseProvider(),
+            "external-database",
+            context.folder,
+            {"uri": hidden, "deployment_id": context.secrets.id},
+            opts,
+        )
+        self.ready: pulumi.Resource = resource(
+            ExternalMigration(),
+            "migration",
+            context.folder,
+            {
+                "prefix": context.names.prefix,
+                "release": context.settings.release,
+                "image": base.images["letta"].tag,
+                "networks": [context.names.outer_network, *joined],
+                "uri": hidden,
+            },
             pulumi.ResourceOptions(parent=self, depends_on=[marked]),
         )
         self.register_outputs({})
@@ -127,9 +104,7 @@ def _files(
         name = f"{FILES[variable]}-{context.digest(content.reveal())}"
         environment[variable] = f"{SECRETS_FOLDER}/{name}"
         image = base.images["letta"].tag
-        files.append(
-            File(name, context.folder, context.names, image, name, SERVER_USER, content, opts)
-        )
+        files.append(secret_file(context, name, image, name, SERVER_USER, content, opts))
     if trusted == SYSTEM:
         environment["PGSSLROOTCERT"] = SYSTEM_FILE
     return environment, files

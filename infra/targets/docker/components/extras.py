@@ -11,8 +11,9 @@ import pulumi_docker as docker
 from infra.sensitive import Sensitive
 from infra.stack.deployment import SERVICE_MODEL, SERVICE_PROXY, SERVICE_REDIS
 from infra.targets.docker.components.base import Base
-from infra.targets.docker.components.container import Shape, StackContext, container, own_tmpfs
-from infra.targets.docker.components.resources import Certificate, File
+from infra.targets.docker.components.container import Shape, container, own_tmpfs
+from infra.targets.docker.components.context import StackContext
+from infra.targets.docker.components.inputs import secret_file
 from infra.targets.docker.names import (
     MODEL_PORT,
     PROXY_CHALLENGE_PORT,
@@ -23,8 +24,10 @@ from infra.targets.docker.names import (
     REDIS_USER,
     SECRETS_FOLDER,
 )
+from infra.targets.docker.providers.certificate import OwnCertificate
 from infra.targets.docker.proxy_settings import ACME_CA, CERTIFICATE, KEY
 from infra.targets.docker.settings import docker_settings
+from infra.targets.resources import resource
 
 FAKE_MODEL = "/opt/letta-ops/fake_model.py"
 MODEL_HEALTH = (
@@ -68,9 +71,8 @@ def redis(context: StackContext, base: Base) -> pulumi.Resource:
     """What several servers share while they work: locks, and streams of runs in the background."""
     opts = pulumi.ResourceOptions(parent=base, depends_on=base.ready)
     tag = base.images["redis"].tag
-    text = Sensitive(REDIS_SETTINGS)
-    file = File(
-        "redis-settings", context.folder, context.names, tag, "redis.conf", REDIS_USER, text, opts
+    file = secret_file(
+        context, "redis-settings", tag, "redis.conf", REDIS_USER, Sensitive(REDIS_SETTINGS), opts
     )
     shape = Shape(
         service=SERVICE_REDIS,
@@ -112,11 +114,12 @@ class Proxy(pulumi.ComponentResource):
         opts = pulumi.ResourceOptions(parent=self, depends_on=base.ready)
         tag = base.images["proxy"].tag
         written: list[pulumi.Resource] = [
-            File(name, context.folder, context.names, tag, name, PROXY_USER, Sensitive(text), opts)
+            secret_file(context, name, tag, name, PROXY_USER, Sensitive(text), opts)
             for name, text in contents.items()
         ]
         if chosen.tls.mode == "internal":
-            own = Certificate(context.folder, context.names, tag, chosen.tls.host, opts)
+            inputs = {"prefix": context.names.prefix, "image": tag, "host": chosen.tls.host}
+            own = resource(OwnCertificate(), "certificate", context.folder, inputs, opts)
             self.files = own.fingerprint
             written.append(own)
         ports = [

@@ -17,18 +17,21 @@ from infra.stack.deployment import (
 )
 from infra.stack.deployment import Database as DatabaseAddress
 from infra.targets.docker.components.base import Base
-from infra.targets.docker.components.container import Shape, StackContext, container, own_tmpfs
-from infra.targets.docker.components.resources import Cluster, Database, MigrationJob
+from infra.targets.docker.components.container import Shape, container, own_tmpfs
+from infra.targets.docker.components.context import StackContext
 from infra.targets.docker.names import POSTGRES_USER
-from infra.targets.docker.providers.cluster import DATA_FOLDER
+from infra.targets.docker.providers.cluster import DATA_FOLDER, DatabaseCluster
+from infra.targets.docker.providers.database import LettaDatabase
+from infra.targets.docker.providers.migration import ContainerMigration
 from infra.targets.docker.settings import docker_settings
+from infra.targets.resources import resource, secret_input
 
 START_SECONDS = 180  # crash recovery of a large database takes its time
 STOP_SECONDS = 600  # as long as its last checkpoint takes
 
 
 class ContainerPostgres(pulumi.ComponentResource):
-    """Outputs: `place` (see `infra.database.administration`), `ready`, and `uri` for the servers."""
+    """Outputs: `address` (see `infra.targets.docker.postgres`), `ready`, and `uri` for the servers."""
 
     def __init__(self, context: StackContext, base: Base) -> None:
         super().__init__("letta-ops:docker:Postgres", "postgres")
@@ -36,12 +39,18 @@ class ContainerPostgres(pulumi.ComponentResource):
         settings, names, image = context.settings, context.names, base.images["postgres"]
         self._host = names.container(SERVICE_POSTGRES)
         self._password = context.secrets["database-owner-password"]
-        self.context: dict[str, Any] = {"container": self._host}
+        self.address: dict[str, Any] = {"container": self._host}
         # TLS on a network that nobody else is on costs time; pooling insists on it otherwise.
         self.uri = self._uri("ssl=disable")
         after = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=base.ready))
-        cluster = Cluster(context.folder, names, image.tag, context.secrets.id, after)
-        service = container(
+        cluster = resource(
+            DatabaseCluster(),
+            "cluster",
+            context.folder,
+            {"prefix": names.prefix, "image": image.tag, "deployment_id": context.secrets.id},
+            after,
+        )
+        started = container(
             context,
             SERVICE_POSTGRES,
             self._host,
@@ -59,22 +68,30 @@ class ContainerPostgres(pulumi.ComponentResource):
             ),
             pulumi.ResourceOptions(parent=self, depends_on=[cluster]),
         )
-        database = Database(
+        database = resource(
+            LettaDatabase(),
+            "database",
             context.folder,
-            self._host,
-            self._password,
-            context.secrets["database-reader-password"],
-            context.secrets.id,
-            pulumi.ResourceOptions(parent=self, depends_on=[service.ready]),
+            {
+                "container": self._host,
+                "owner_password": secret_input(self._password),
+                "reader_password": secret_input(context.secrets["database-reader-password"]),
+                "deployment_id": context.secrets.id,
+            },
+            pulumi.ResourceOptions(parent=self, depends_on=[started.ready]),
         )
-        self.ready: pulumi.Resource = MigrationJob(
+        self.ready: pulumi.Resource = resource(
+            ContainerMigration(),
+            "migration",
             context.folder,
-            names,
-            settings.release,
-            base.images["letta"].tag,
-            self.context,
-            [names.inner_network],
-            self._uri(""),
+            {
+                "prefix": names.prefix,
+                "release": settings.release,
+                "image": base.images["letta"].tag,
+                "networks": [names.inner_network],
+                "server_uri": secret_input(self._uri("")),
+                **self.address,
+            },
             pulumi.ResourceOptions(parent=self, depends_on=[database]),
         )
         self.register_outputs({})

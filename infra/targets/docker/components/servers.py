@@ -14,14 +14,9 @@ from infra.stack.deployment import SERVICE_SERVER
 from infra.stack.launch_document import launch_document, secret_values
 from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
 from infra.targets.docker.components.base import Base
-from infra.targets.docker.components.container import (
-    SHAPE_DIGEST,
-    Shape,
-    StackContext,
-    container,
-    own_tmpfs,
-)
-from infra.targets.docker.components.resources import File
+from infra.targets.docker.components.container import SHAPE_DIGEST, Shape, container, own_tmpfs
+from infra.targets.docker.components.context import StackContext
+from infra.targets.docker.components.inputs import secret_file
 from infra.targets.docker.names import LAUNCH, PYTHON, SECRETS_FOLDER, SERVER_PORT, SERVER_USER
 from infra.targets.docker.settings import docker_settings
 
@@ -53,10 +48,9 @@ class Servers(pulumi.ComponentResource):
         digest = _digest(context, [document, nameless])
         shape = _shape(context, base, digest)
         self.alias = shape.alias
-        file = File(
+        file = secret_file(
+            context,
             f"server-environment-{digest}",
-            context.folder,
-            context.names,
             base.images["letta"].tag,
             f"server-{digest}.json",
             SERVER_USER,

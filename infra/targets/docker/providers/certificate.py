@@ -33,6 +33,11 @@ class OwnCertificate(Provider):
     `up` makes a new certificate when the old one has less than 60 days left.
     """
 
+    outputs: ClassVar[tuple[str, ...]] = (
+        "fingerprint",
+        "not_after",
+    )
+
     compared: ClassVar[tuple[str, ...]] = ("prefix", "host")
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:

@@ -39,6 +39,8 @@ class DatabaseCluster(Provider):
     `make` runs initdb where there never was data; `remove` leaves the data alone.
     """
 
+    outputs: ClassVar[tuple[str, ...]] = ("identifier",)
+
     compared: ClassVar[tuple[str, ...]] = ("prefix", "deployment_id", "image")
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:

@@ -21,6 +21,8 @@ class BuiltImage(Provider):
     The image stays when the resource goes: other stacks use it, and it is work to make again.
     """
 
+    outputs: ClassVar[tuple[str, ...]] = ("image_id",)
+
     compared: ClassVar[tuple[str, ...]] = ("tag",)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:

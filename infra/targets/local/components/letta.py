@@ -7,6 +7,7 @@ from typing import Any
 
 import pulumi
 
+from infra.api import HEALTH_PATH
 from infra.sensitive import Sensitive, revealed
 from infra.stack.deployment import (
     DATABASE_NAME,
@@ -22,9 +23,8 @@ from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environ
 from infra.stack.settings import Settings
 from infra.targets.components.scripts import beside
 from infra.targets.components.secrets import Secrets
-from infra.targets.local.components.resources import ReleaseInstallation
 from infra.targets.local.settings import local_settings
-from infra.targets.resources import Service
+from infra.targets.resources import Resource, service
 
 START_SECONDS = 240  # 15 to 45 s measured; slower on a busy machine
 
@@ -33,10 +33,10 @@ def server(
     folder: StackFolder,
     settings: Settings,
     secrets: Secrets,
-    release: ReleaseInstallation,
+    release: Resource,
     model_environment: Mapping[str, str],
     after: list[pulumi.Resource],
-) -> Service:
+) -> Resource:
     """Return the server's service; it starts when everything in `after` is ready."""
     added = settings.environment
     environment = {**_environment(folder, secrets, settings), **model_environment, **added}
@@ -47,7 +47,7 @@ def server(
         "letta.main:app",
         "server", "--secure", "--host", LOOPBACK, "--port", str(settings.server_port),
     ]  # fmt: skip
-    return Service(
+    return service(
         SERVICE_SERVER,
         folder,
         {
@@ -58,7 +58,7 @@ def server(
             ),
             "import_first": IMPORT_FIRST,
             "secret_names": [*SECRETS, *(name for name, value in added.items() if _hidden(value))],
-            "health": {"kind": "http", "path": "/v1/health/", "seconds": START_SECONDS},
+            "health": {"kind": "http", "path": HEALTH_PATH, "seconds": START_SECONDS},
             "port": settings.server_port,
             **beside("embedded/launch.py"),
         },

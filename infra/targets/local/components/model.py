@@ -10,9 +10,9 @@ from infra.stack.deployment import LOOPBACK, SERVICE_MODEL, SERVICE_SMOLLM2
 from infra.stack.locations import StackFolder
 from infra.stack.settings import Settings
 from infra.targets.components.scripts import beside
-from infra.targets.local.components.resources import ReleaseInstallation, SmolLM2Installation
+from infra.targets.local.providers.runtime import SmolLM2
 from infra.targets.local.settings import local_settings
-from infra.targets.resources import Service
+from infra.targets.resources import Resource, resource, service
 
 
 class ModelService(pulumi.ComponentResource):
@@ -22,9 +22,7 @@ class ModelService(pulumi.ComponentResource):
     stands in front of it, answers for itself, embeds, and hands on what is for SmolLM2.
     """
 
-    def __init__(
-        self, folder: StackFolder, settings: Settings, release: ReleaseInstallation
-    ) -> None:
+    def __init__(self, folder: StackFolder, settings: Settings, release: Resource) -> None:
         super().__init__("letta-ops:local:Model", "model")
         behind: list[pulumi.Resource] = []
         forward: list[str] = []
@@ -34,7 +32,7 @@ class ModelService(pulumi.ComponentResource):
                 "--forward",
                 f"smollm2=http://{LOOPBACK}:{local_settings(settings).smollm2_port}/v1",
             ]
-        self.ready = Service(
+        self.ready = service(
             SERVICE_MODEL,
             folder,
             {
@@ -56,15 +54,13 @@ class ModelService(pulumi.ComponentResource):
         }
         self.register_outputs({})
 
-    def _smollm2(
-        self, folder: StackFolder, settings: Settings, release: ReleaseInstallation
-    ) -> Service:
+    def _smollm2(self, folder: StackFolder, settings: Settings, release: Resource) -> Resource:
         from infra.embedded.smollm2 import arguments
 
         port = local_settings(settings).smollm2_port
         opts = pulumi.ResourceOptions(parent=self)
-        installation = SmolLM2Installation(folder, release.python, opts)
-        return Service(
+        installation = resource(SmolLM2(), "smollm2", folder, {"python": release.python}, opts)
+        return service(
             SERVICE_SMOLLM2,
             folder,
             {

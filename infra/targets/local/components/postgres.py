@@ -8,14 +8,11 @@ from infra.stack.deployment import SERVICE_POSTGRES
 from infra.stack.locations import StackFolder
 from infra.stack.settings import Settings
 from infra.targets.components.secrets import Secrets
-from infra.targets.local.components.resources import (
-    Cluster,
-    DatabaseInside,
-    ReleaseInstallation,
-    SchemaMigration,
-)
+from infra.targets.local.providers.cluster import PostgresCluster
+from infra.targets.local.providers.database import LocalDatabase
+from infra.targets.local.providers.migration import EmbeddedMigration
 from infra.targets.local.settings import local_settings
-from infra.targets.resources import Service
+from infra.targets.resources import Resource, resource, service
 
 START_SECONDS = 60  # crash recovery of a large database takes its time
 
@@ -28,13 +25,13 @@ class Postgres(pulumi.ComponentResource):
         folder: StackFolder,
         settings: Settings,
         secrets: Secrets,
-        release: ReleaseInstallation,
+        release: Resource,
     ) -> None:
         super().__init__("letta-ops:local:Postgres", "postgres")
         opts = pulumi.ResourceOptions(parent=self, depends_on=[secrets])
         port = local_settings(settings).database_port
-        cluster = Cluster(folder, port, opts)
-        service = Service(
+        cluster = resource(PostgresCluster(), "cluster", folder, {"port": port}, opts)
+        running = service(
             SERVICE_POSTGRES,
             folder,
             {
@@ -52,14 +49,30 @@ class Postgres(pulumi.ComponentResource):
             pulumi.ResourceOptions(parent=self),
         )
         owner, reader = secrets["database-owner-password"], secrets["database-reader-password"]
-        after = pulumi.ResourceOptions(parent=self, depends_on=[service])
-        database = DatabaseInside(folder, port, owner, reader, secrets.deployment_id, after)
-        self.ready = SchemaMigration(
+        after = pulumi.ResourceOptions(parent=self, depends_on=[running])
+        database = resource(
+            LocalDatabase(),
+            "database",
             folder,
-            port,
-            owner,
-            release,
-            settings.release,
+            {
+                "port": port,
+                "owner_password": owner,
+                "reader_password": reader,
+                "deployment_id": secrets.deployment_id,
+            },
+            after,
+        )
+        self.ready: pulumi.Resource = resource(
+            EmbeddedMigration(),
+            "migration",
+            folder,
+            {
+                "release": settings.release,
+                "port": port,
+                "owner_password": owner,
+                "cache": release.cache,
+                "python": release.python,
+            },
             pulumi.ResourceOptions(parent=self, depends_on=[database]),
         )
         self.register_outputs({})

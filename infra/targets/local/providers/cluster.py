@@ -21,6 +21,12 @@ class PostgresCluster(Provider):
     `make` adopts a data folder that is there; it never makes one over another.
     """
 
+    outputs: ClassVar[tuple[str, ...]] = (
+        "configuration",
+        "binaries",
+        "digest",
+    )
+
     compared: ClassVar[tuple[str, ...]] = ("port",)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:

@@ -19,6 +19,12 @@ class LettaRelease(Provider):
     `remove` leaves the cache: other stacks may run from it, and it can be made again.
     """
 
+    outputs: ClassVar[tuple[str, ...]] = (
+        "cache",
+        "python",
+        "interpreter",
+    )
+
     compared: ClassVar[tuple[str, ...]] = ("release",)
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
@@ -42,6 +48,8 @@ class LettaRelease(Provider):
 
 class SmolLM2(Provider):
     """Inputs: `python`. Output: `venv`. A small real model; 4 minutes to compile, once."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("venv",)
 
     compared: ClassVar[tuple[str, ...]] = ("python",)
 

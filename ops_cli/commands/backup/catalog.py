@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ops_cli.commands.backup.store import opened
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Yes
 from ops_cli.output import Part, note, present
@@ -16,8 +17,6 @@ from ops_cli.progress import progress
 if TYPE_CHECKING:
     from backups.catalog import Catalog
     from backups.prune import Plan
-    from backups.stores.store import Store
-    from infra.stack.deployment import Deployment
 
 EveryDeployment = Annotated[
     bool, typer.Option("--all", help="Also backups of other deployments in the same store.")
@@ -30,11 +29,12 @@ BackupId = Annotated[
 
 def list_backups(context: typer.Context, every_deployment: EveryDeployment = False) -> None:
     """List the backups, newest first, and what their last drill said."""
-    from backups.catalog import read_catalog
-    from ops_cli.backups_shown import listed, render_list
+    from backups.catalog import deployment_id, read_catalog
+    from ops_cli.commands.backup.shown import listed, render_list
 
     invocation = current(context)
-    _, store, owner = _opened(invocation)
+    deployment, store = opened(invocation)
+    owner = deployment_id(deployment)
     catalog = read_catalog(store, None if every_deployment else owner)
     present(
         invocation,
@@ -48,11 +48,12 @@ def show_backup(
     context: typer.Context, backup: BackupId = "latest", every_deployment: EveryDeployment = False
 ) -> None:
     """Show everything that is known about one backup; nothing of its content is read."""
-    from backups.catalog import read_catalog
-    from ops_cli.backups_shown import details, render_details
+    from backups.catalog import deployment_id, read_catalog
+    from ops_cli.commands.backup.shown import details, render_details
 
     invocation = current(context)
-    _, store, owner = _opened(invocation)
+    deployment, store = opened(invocation)
+    owner = deployment_id(deployment)
     catalog = read_catalog(store, None if every_deployment else owner, every_drill=True)
     now = _now()
     answer = details(catalog.find(backup), now)
@@ -68,13 +69,14 @@ def keep_backup(
     remove: Annotated[bool, typer.Option("--remove", help="Take the mark away.")] = False,
 ) -> None:
     """Mark a backup, so that `prune` never removes it."""
-    from backups.catalog import read_catalog
+    from backups.catalog import deployment_id, read_catalog
     from backups.keep import keep, release
     from backups.lock import locked
     from ops_cli.auditing import audited
 
     invocation = current(context)
-    deployment, store, owner = _opened(invocation)
+    deployment, store = opened(invocation)
+    owner = deployment_id(deployment)
     found = read_catalog(store, owner).find(backup)
     kept: str | None = None
     with (
@@ -93,12 +95,14 @@ def keep_backup(
 
 def prune_backups(context: typer.Context, yes: Yes = False) -> None:
     """Remove the backups that no rule keeps, and leftovers; without --yes, say what would go."""
+    from backups.catalog import deployment_id
     from backups.lock import locked
     from backups.prune import execute, plan
     from ops_cli.auditing import audited
 
     invocation = current(context)
-    deployment, store, owner = _opened(invocation)
+    deployment, store = opened(invocation)
+    owner = deployment_id(deployment)
     retention = deployment.backups.retention
     if not yes:
         answer = _planned(plan(store, owner, retention, _now()))
@@ -119,15 +123,6 @@ def prune_backups(context: typer.Context, yes: Yes = False) -> None:
     answer["locked"] = [{"name": name, "why": why} for name, why in done.locked.items()]
     answer |= {"freed": done.freed, "dry_run": False}
     present(invocation, answer, lambda shown: _render_prune(shown, str(retention)))
-
-
-def _opened(invocation: Invocation) -> tuple[Deployment, Store, str]:
-    from backups.catalog import deployment_id
-    from backups.stores.store import open_store
-    from infra.stack.deployment import store_settings
-
-    deployment = invocation.deployment()
-    return deployment, open_store(store_settings(deployment)), deployment_id(deployment)
 
 
 def _now() -> dt.datetime:

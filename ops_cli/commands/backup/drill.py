@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import LettaOpsError
+from ops_cli.commands.backup.store import opened
 from ops_cli.invocation import Invocation, current
 from ops_cli.output import Part, Table, UnsuccessfulError, present
 from ops_cli.progress import progress
@@ -51,13 +52,10 @@ def drill_backup(
 def _drilled(invocation: Invocation, word: str, identity: str | None) -> dict[str, Any]:
     from backups.catalog import deployment_id, read_catalog
     from backups.opening import Key
-    from backups.stores.store import open_store
     from healthchecks.drill.drill import run
-    from infra.stack.deployment import store_settings
     from ops_cli.auditing import audited
 
-    deployment = invocation.deployment()
-    store = open_store(store_settings(deployment))
+    deployment, store = opened(invocation)
     backup = read_catalog(store, deployment_id(deployment)).find(word)
     key = Key.of(deployment.backups, identity)
     with audited(invocation, "backup drill", backup.id) as operation:

@@ -87,7 +87,7 @@ def _restore(
     from backups.restoring.restore import restore
     from infra.targets import host
     from ops_cli.auditing import audited
-    from ops_cli.commands.backup import changing, opened
+    from ops_cli.commands.backup.store import changing, opened
 
     deployment, store = opened(invocation)
     found = _found(deployment, store, word, into_other=options.into_other)
@@ -148,7 +148,7 @@ def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
     from infra.targets import host
     from ops_cli.asking import confirm
     from ops_cli.auditing import audited
-    from ops_cli.commands.backup import changing, opened, undo_interrupted
+    from ops_cli.commands.backup.store import changing, opened, undo_interrupted
 
     deployment, store = opened(invocation)
     if not dry_run:
@@ -214,7 +214,7 @@ def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
     from backups.restoring.restore import kept_databases
     from infra.targets import host
     from ops_cli.asking import confirm
-    from ops_cli.commands.backup import opened
+    from ops_cli.commands.backup.store import opened
 
     deployment, store = opened(invocation)
     with host(deployment).administrator() as access:
@@ -232,7 +232,7 @@ def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str |
     from backups.restoring.restore import drop_previous
     from infra.targets import host
     from ops_cli.auditing import audited
-    from ops_cli.commands.backup import changing
+    from ops_cli.commands.backup.store import changing
 
     with (
         progress(invocation) as report,
