@@ -25,10 +25,14 @@ from infra.stack.deployment import (
     Server,
     postgres_uri,
 )
-from infra.stack.launch_document import launch_document
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
 from infra.stack.releases import Release
-from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
+from infra.stack.server_environment import (
+    IMPORT_FIRST,
+    SECRETS,
+    launch_document,
+    server_environment,
+)
 
 START_SECONDS = 240.0  # 15 to 45 s measured; slower on a busy machine
 SCRIPTS = ("cut_off.py", "launch.py")

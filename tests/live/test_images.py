@@ -613,7 +613,7 @@ def launch(
     run: Run, with_secret: WithSecret, home: str, network: str, environment: dict[str, str],
     import_first: str | None, *words: str,
 ) -> Container:  # fmt: skip
-    from infra.stack.launch_document import launch_document
+    from infra.stack.server_environment import launch_document
 
     hidden = ["LETTA_PG_URI", "LETTA_SERVER_PASSWORD"]
     document = launch_document(environment, hidden if import_first else (), import_first)

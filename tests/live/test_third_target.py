@@ -66,7 +66,7 @@ def test_it_is_backed_up_and_restored(toy: Kept) -> None:
     done = toy.json("backup", "restore", backup.id, "--yes")
     assert done["proven"] is True
     assert agent in {each["id"] for each in toy.json("agent", "list")}
-    assert toy.json("backup", "drill", backup.id)["passed"] is True
+    assert toy.json("backup", "drill", backup.id)["verdict"] == "passed"
 
 
 def test_its_settings_are_read_by_itself(toy: Kept) -> None:

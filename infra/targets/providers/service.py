@@ -20,8 +20,8 @@ from infra.files import write_file, write_private
 from infra.process import tail
 from infra.sensitive import Sensitive
 from infra.stack.deployment import LOOPBACK
-from infra.stack.launch_document import launch_document, secret_values
 from infra.stack.locations import StackFolder
+from infra.stack.server_environment import launch_document, secret_values
 from infra.targets.providers.provider import Properties, Provider
 
 OPERATOR = "operator"  # the account of whoever runs `up`

@@ -11,8 +11,13 @@ import pulumi
 
 from infra.sensitive import Sensitive, revealed
 from infra.stack.deployment import SERVICE_SERVER
-from infra.stack.launch_document import launch_document, secret_values
-from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
+from infra.stack.server_environment import (
+    IMPORT_FIRST,
+    SECRETS,
+    launch_document,
+    secret_values,
+    server_environment,
+)
 from infra.targets.docker.components.base import Base
 from infra.targets.docker.components.container import SHAPE_DIGEST, Shape, container, own_tmpfs
 from infra.targets.docker.components.context import StackContext

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.errors import LettaOpsError
 from infra.process import TAIL_LINES
-from infra.stack.launch_document import launch_document, secret_values
 from infra.stack.locations import StackFolder
+from infra.stack.server_environment import launch_document, secret_values
 from infra.targets.docker.engine.oneshot import Job, run_once
 from infra.targets.docker.names import LAUNCH, PYTHON, SOURCE, Names
 from infra.targets.docker.postgres import administrator

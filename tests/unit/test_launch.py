@@ -1,0 +1,56 @@
+"""Starting a server: what its imports are spared, and that it finds everything as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.embedded import launch
+from infra.stack.server_environment import launch_document
+
+MODULES = {
+    "typeguard.py": "def typechecked(target=None, **options):\n    return 'checked'\n",
+    "slow.py": """\
+import gc, os, typeguard
+assert not gc.isenabled()
+bare = typeguard.typechecked(len)
+called = typeguard.typechecked(forward_ref_policy=None)(len)
+secret = os.environ['SECRET']
+""",
+    "served.py": """\
+import gc, os, sys, slow, typeguard
+def main():
+    assert slow.bare is slow.called is len, 'arguments were checked'
+    assert typeguard.typechecked() == 'checked', 'it is as it was'
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+    assert 'SECRET' not in os.environ and slow.secret == 'a-long-secret'
+    print('served', sys.argv[1:], slow.secret)
+""",
+}
+
+
+@pytest.mark.parametrize("has_typeguard", [True, False])
+def test_imports_are_spared_what_serves_nobody(tmp_path: Path, has_typeguard: bool) -> None:
+    for name, text in MODULES.items():
+        (tmp_path / name).write_text(text)
+    if not has_typeguard:
+        (tmp_path / "typeguard.py").write_text("raise ImportError")
+        for name in ("slow.py", "served.py"):
+            lines = (tmp_path / name).read_text().splitlines(keepends=True)
+            kept = [line for line in lines if "checked" not in line]
+            (tmp_path / name).write_text("".join(kept).replace(", typeguard", ""))
+    document = tmp_path / "document.json"
+    document.write_text(launch_document({"SECRET": "a-long-secret"}, ["SECRET"], "slow"))
+    done = subprocess.run(
+        [sys.executable, launch.__file__, document, "served:main", "--port", "1"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "served ['--port', '1'] [redacted]\n"
+    assert json.loads(document.read_text())["import_first"] == "slow"
