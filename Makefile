@@ -8,15 +8,18 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 export UV_PROJECT_ENVIRONMENT := .venv
 # Without bytecode each command compiles what it imports: twice the time (measured).
 export PYTHONDONTWRITEBYTECODE :=
-# Two files at a time, each with stacks of its own; those of one file follow each other.
-TOGETHER = --numprocesses 2 --dist loadfile
+# So many files at a time, each with stacks of its own; the tests of one file follow each other. On
+# containers more of the time is waiting.
+TOGETHER = --numprocesses 2 --dist loadfile --durations 10
+THREE_TOGETHER = --numprocesses 3 --dist loadfile --durations 10
+FAST = $(PYTEST) --numprocesses 2 --dist worksteal
 PYTEST = .venv/bin/python -m pytest
 # The same tests run on stacks of each target. The base of the images is what `make engine` makes.
 # What stands above the port of targets is proven by `make test` once: on `local`.
 ON_LOCAL = LETTA_OPS_TEST_TARGET=local $(PYTEST) $(TOGETHER) tests/live
 ON_DOCKER = LETTA_OPS_TEST_TARGET=docker \
 	LETTA_OPS_TEST_BASE="$${LETTA_OPS_TEST_BASE:-letta-ops-base:trixie}" \
-	$(PYTEST) $(TOGETHER) tests/live
+	$(PYTEST) $(THREE_TOGETHER) tests/live
 ONCE = LETTA_OPS_TEST_MATRIX=once
 # The file that says whether there is an engine for the tests: `ready` or `left-out`.
 ENGINE = .venv/engine
@@ -38,14 +41,14 @@ down: setup  ## stop the stack; its data stays
 
 test: begin  ## what CI runs: half an hour on 2 cores
 	$(TIER) setup-and-lint $(MAKE) --no-print-directory lint engine
-	$(TIER) unit-repo-contract $(PYTEST) $(TOGETHER) tests/unit tests/repo tests/contract
+	$(TIER) unit-repo-contract $(FAST) tests/unit tests/repo tests/contract
 	$(TIER) live-local env $(ON_LOCAL)
 	$(TIER) live-docker sh -c '$(call docker-tests,$(ONCE) $(ON_DOCKER))'
 	$(TIER)
 
 test-all: begin  ## every test on each target, and what takes minutes each
 	$(TIER) setup-and-lint $(MAKE) --no-print-directory lint engine
-	$(TIER) unit-repo-contract $(PYTEST) $(TOGETHER) tests/unit tests/repo tests/contract
+	$(TIER) unit-repo-contract $(FAST) tests/unit tests/repo tests/contract -m "long or not long"
 	$(TIER) live-local env $(ON_LOCAL) -m "long or not long"
 	$(TIER) live-docker sh -c '$(call docker-tests,$(ON_DOCKER) -m "long or not long")'
 	$(TIER)
@@ -54,7 +57,7 @@ begin: setup
 	@rm -f .venv/tiers
 
 test-unit: setup  ## the fast tests
-	$(PYTEST) $(TOGETHER) tests/unit tests/repo
+	$(FAST) tests/unit tests/repo
 
 test-contract: setup  ## the tests of our stand-ins and ports
 	$(PYTEST) tests/contract

@@ -17,9 +17,14 @@ LEFT_OUT = {"make test"}
 EXAMPLE = ROOT / "docs" / "example.af"
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 OF_DOCKER = pytest.mark.target("docker", reason="the document is about containers")
-CASES = [
-    pytest.param(each, marks=[OF_DOCKER] if each == "docs/docker.md" else []) for each in DOCUMENTS
-]
+MARKS = {
+    "docs/docker.md": [OF_DOCKER],
+    "docs/backup.md": [pytest.mark.long],
+    "docs/configuration.md": [pytest.mark.long],
+    "docs/pulumi.md": [pytest.mark.long],
+    "docs/rotate-secrets.md": [pytest.mark.long],
+}
+CASES = [pytest.param(each, marks=MARKS.get(each, [])) for each in DOCUMENTS]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -236,19 +235,6 @@ def test_a_reader_that_goes_away_is_no_error(profile: Path) -> None:
     assert process.wait(timeout=20) == 1
     assert process.stderr.read() == ""
     process.stderr.close()
-
-
-def test_the_version_costs_at_most_one_and_a_half_times_importing_typer() -> None:
-    def fastest(code: str) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            python(code)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    version = fastest("from ops_cli.main import run; run(['--version'])")
-    assert version <= 1.5 * fastest("import typer")
 
 
 def test_commands_to_paste_name_the_stack_and_the_profile() -> None:

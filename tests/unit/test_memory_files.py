@@ -287,7 +287,10 @@ def keep_writing(home: Home, stop: threading.Event, counted: list[int]) -> None:
 
 
 @needs_git
-def test_memory_that_is_read_while_it_is_written_is_whole_every_time(home: Home) -> None:
+@pytest.mark.parametrize("rounds", [6, pytest.param(40, marks=pytest.mark.long)])
+def test_memory_that_is_read_while_it_is_written_is_whole_every_time(
+    home: Home, rounds: int
+) -> None:
     make_repository(home)
     make_repository(home, name="repository/org-1/agent-2/repo.git")
     stop = threading.Event()
@@ -305,7 +308,7 @@ def test_memory_that_is_read_while_it_is_written_is_whole_every_time(home: Home)
     writer.start()
     heads = set()
     try:
-        for _ in range(20):
+        for _ in range(rounds):
             tar = home.run("read")
             notes = TarReader(io.BytesIO(tar).read)
             for _ in notes.pieces():
@@ -323,8 +326,8 @@ def test_memory_that_is_read_while_it_is_written_is_whole_every_time(home: Home)
         stop.set()
         writer.join()
     assert not failed
-    assert len(counted) >= 20, "the writer has hardly written"
-    assert len(heads) >= 10, "what was read has hardly changed"
+    assert len(counted) >= rounds, "the writer has hardly written"
+    assert len(heads) >= rounds // 2, "what was read has hardly changed"
 
 
 def file_of(store: Path, ref: str) -> Path:
