@@ -30,7 +30,7 @@ ALSO_ON_DOCKER = (
 )
 # Files that take longest come first, so that no worker has one of them left when others are done.
 HEAVIEST_FIRST = (
-    "test_switch.py", "test_restore.py", "test_backup_faults.py", "test_documents.py",
+    "test_switch.py", "test_proxy.py", "test_restore.py", "test_backup_faults.py", "test_documents.py",
     "test_external.py", "test_images.py", "test_changes.py", "test_interruptions.py",
     "test_errors.py", "test_backup.py", "test_engine_errors.py", "test_memory_files.py",
 )  # fmt: skip
