@@ -70,6 +70,7 @@ def _examine_all(
         for finding in _examine(group, deployment, thresholds):
             findings[finding.name] = finding
 
+    _import_shared(deployment)
     threads = [
         threading.Thread(target=examine, args=(group,), daemon=True) for group in sharing.values()
     ]
@@ -79,6 +80,17 @@ def _examine_all(
         thread.join(max(0.0, deadline - time.monotonic()))
     seen = dict(findings)
     return [seen.get(check.name) or _overdue(check, limit) for check in checks]
+
+
+def _import_shared(deployment: Deployment) -> None:
+    """Import what several probes need, here: when one thread imports a package and another one a
+    module of it, Python may find that each waits for the other (`_DeadlockError`)."""
+    try:
+        host(deployment)
+    except LettaOpsError:
+        return  # each check that asks for it says so
+    if deployment.database is not None:
+        import psycopg  # noqa: F401
 
 
 def _examine(

@@ -62,6 +62,7 @@ class Status:
 
 def observe(deployment: Deployment) -> Status:
     """Ask the server, its database and its keeper at once; that one is down is no exception."""
+    host(deployment)  # imported by one thread, before several need it (see `healthchecks.run`)
     with ThreadPoolExecutor(max_workers=3) as pool:
         asked = pool.submit(_server, deployment)
         looked = pool.submit(_database, deployment)

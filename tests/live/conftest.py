@@ -25,7 +25,6 @@ OF_DOCKER = ("test_containers.py", "test_external.py", "test_images.py")
 # What stands above the port is proven on `local`; the port itself, by its contract, on every target.
 ALSO_ON_DOCKER = (
     "test_port.py",
-    "test_a_restore_brings_back_everything_and_keeps_what_it_replaces",
     "test_a_drill_passes_is_kept_beside_the_backup_and_touches_nothing_alive",
 )
 # Files that take longest come first, so that no worker has one of them left when others are done.
@@ -50,6 +49,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
     left = [item for item in items if item not in left_out]
     items[:] = sorted(left, key=_place)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    """What runs on one worker: a file, or all that needs the shared stack, which is made once then."""
+    short = item.path.name not in HEAVIEST_FIRST and chosen_target() == "docker"
+    return "shared" if short and "stack" in getattr(item, "fixturenames", ()) else item.path.name
 
 
 def _place(item: pytest.Item) -> int:

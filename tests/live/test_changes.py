@@ -111,6 +111,7 @@ def test_another_model_port_reaches_agents_that_were_made_before(own_stack: Stac
         client.agents.delete(agent.id)
 
 
+@pytest.mark.long
 def test_another_password_restarts_the_server_only(own_stack: Stack) -> None:
     """The profile is where a person changes a password; `up` brings it to the server."""
     from infra.stack.profile import remember

@@ -18,7 +18,7 @@ EXAMPLE = ROOT / "docs" / "example.af"
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 OF_DOCKER = pytest.mark.target("docker", reason="the document is about containers")
 MARKS = {
-    "docs/docker.md": [OF_DOCKER],
+    "docs/docker.md": [OF_DOCKER, pytest.mark.long],
     "docs/backup.md": [pytest.mark.long],
     "docs/configuration.md": [pytest.mark.long],
     "docs/pulumi.md": [pytest.mark.long],

@@ -37,6 +37,7 @@ def test_two_at_once_are_told_apart(own_stack: Stack, tmp_path: Path) -> None:
     assert first.wait(timeout=300) == 0
 
 
+@pytest.mark.long
 def test_up_killed_at_every_step_is_finished_in_the_end(machine: Machine, tmp_path: Path) -> None:
     """`kill -9` of the command and of pulumi, which then leaves its lock; each run goes on there."""
     made = machine.stack("killed")

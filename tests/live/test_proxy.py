@@ -30,6 +30,7 @@ def served(own_stack: Stack) -> DockerStack:
     return own_stack
 
 
+@pytest.mark.long
 def test_two_servers_share_the_work_and_one_may_die(served: DockerStack) -> None:
     served.json("up", "--config", "server.replicas=2")
     assert len(servers(served)) == 2

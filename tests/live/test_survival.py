@@ -9,7 +9,7 @@ from tests.live.machine import Stack, wait_until
 SERVICES = [
     ("letta",),
     ("postgres",),
-    ("letta", "postgres"),
+    pytest.param(("letta", "postgres"), marks=pytest.mark.long),
     ("model",),
     pytest.param(
         ("proxy",), marks=pytest.mark.target("docker", reason="only containers are behind one")

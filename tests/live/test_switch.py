@@ -55,6 +55,7 @@ def test_a_server_that_does_not_start_leaves_the_old_one_serving(served: DockerS
     assert servers(served) == before
 
 
+@pytest.mark.long
 def test_a_provider_that_cannot_be_reached_is_not_switched_to(served: DockerStack) -> None:
     before = servers(served)
     error = served.json(

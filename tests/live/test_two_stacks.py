@@ -47,6 +47,7 @@ def test_each_server_has_a_home_of_its_own(stack: Stack, own_stack: Stack) -> No
 
 
 @pytest.mark.target("docker", reason="the network of a machine is one")
+@pytest.mark.long
 def test_no_container_reaches_one_of_another_stack(stack: Stack, own_stack: Stack) -> None:
     """Not even by its address: nothing but the engine joins the two stacks' networks."""
     from infra.targets.docker.engine.execution import execute

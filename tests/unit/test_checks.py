@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -192,6 +194,25 @@ def test_a_stack_that_does_not_run_has_no_listeners_to_judge(tmp_path: Path) -> 
     stopped = Deployment("prod", "local", Server("http://127.0.0.1:9"), folder=folder)
     with pytest.raises(LettaOpsError, match="doesn't run"):
         find_listeners(stopped)
+
+
+def test_what_several_probes_import_is_there_before_their_threads_are() -> None:
+    """Of two threads that import a package and a module of it, Python may find that they deadlock."""
+    code = """
+import sys
+from healthchecks.model import Check, State, Verdict
+from healthchecks.run import run
+from infra.stack.deployment import Database, Deployment, Role, Server
+role = Role("reader")
+placement = {"containers.prefix": "x", "database.container": "x-postgres"}
+database = Database("127.0.0.1", 9, "letta", role, role)
+deployment = Deployment("x", "docker", Server("http://x"), database=database, placement=placement)
+seen = lambda _: [name for name in ("docker.errors", "psycopg") if name in sys.modules]
+judge = lambda found, _: Verdict(State.OK, " ".join(found))
+print(run(deployment, checks=[Check("imports", seen, judge)]).findings[0].summary)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "docker.errors psycopg\n"
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import docker.errors  # noqa: F401  # here, since threads of checks may not import it all at once
+
 from infra.database.administration import DatabaseAccess, owner_access
 from infra.database.connection import connection, no_database
 from infra.errors import LettaOpsError
