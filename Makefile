@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # containers more of the time is waiting.
 TOGETHER = --numprocesses 2 --dist loadgroup --durations 10
 THREE_TOGETHER = --numprocesses 3 --dist loadgroup --durations 10
-FAST = $(PYTEST) --numprocesses 2 --dist worksteal
+FAST = $(PYTEST) --numprocesses 2 --dist worksteal --durations 10
 PYTEST = .venv/bin/python -m pytest
 # The same tests run on stacks of each target. The base of the images is what `make engine` makes.
 # What stands above the port of targets is proven by `make test` once: on `local`.

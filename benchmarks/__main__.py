@@ -1,17 +1,18 @@
 """Run every benchmark (or those named) on a stack of their own and print their figures.
 
-python -m benchmarks [cli] [provisioning] [messages] [containers] [backups] [memory] [pgbackrest]
+python -m benchmarks [cli] [start] [provisioning] [messages] [containers] [backups] [memory] [pgbackrest]
 """
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import backup_rivals, backups, cli, containers, messages, provisioning
+from benchmarks import backup_rivals, backups, cli, containers, messages, provisioning, start
 from benchmarks.stage import stage
 
 BENCHMARKS = {
     "cli": cli.measure,
+    "start": start.measure,
     "provisioning": provisioning.measure,
     "messages": messages.measure,
     "containers": containers.measure,

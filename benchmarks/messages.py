@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.stage import Figure, summary
 from infra.accounts import service_account, service_python
-from infra.api import api
+from infra.api import answers, api
 from infra.embedded.release import installed
 from infra.stack.deployment import Deployment, postgres_uri
 from infra.stack.locations import cache_folder
@@ -100,20 +100,8 @@ def _with_defaults(stack: Stack) -> Iterator[Deployment]:
         )
     other = replace(deployment, server=replace(deployment.server, url=f"http://127.0.0.1:{port}"))
     try:
-        wait_until("the server with its own defaults answers", lambda: _up(other), 240)
+        wait_until("the server with its own defaults answers", lambda: answers(other), 240)
         yield other
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
-
-
-def _up(deployment: Deployment) -> bool:
-    from infra.api import http
-
-    with http(deployment, 2) as client:
-        try:
-            return client.get("/v1/health/").status_code == 200
-        except OSError:
-            return False
-        except Exception:  # noqa: BLE001  # httpx's own: not there yet
-            return False

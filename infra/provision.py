@@ -24,7 +24,8 @@ from infra.pulumi_cli.passphrase import ensure_passphrase, has_own_passphrase
 from infra.pulumi_cli.project import configured, write_project
 from infra.pulumi_cli.recovery import complete_profile, exported_state
 from infra.stack.locations import StackFolder, ensure_writable, stack_folder
-from infra.targets import chosen, settings
+from infra.stack.profile import remembered
+from infra.targets import DEFAULT, chosen, settings
 
 if TYPE_CHECKING:
     from infra.targets.target import Target
@@ -113,8 +114,9 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
     outcome = _run(request, report, "destroy", "--yes", "--skip-preview")
     with held(folder.lock, "letta-ops destroy"):
         configuration = configured(folder)
-        target = chosen(folder.stack, configuration)
-        target.remove(folder, configuration, delete_data=delete_data)
+        _target(folder, configuration, "destroy").remove(
+            folder, configuration, delete_data=delete_data
+        )
         if delete_data:
             pulumi = _prepare(folder, request, report, keep=True)
             pulumi.call("stack", "rm", request.stack, "--yes", "--force")
@@ -133,13 +135,24 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
         pulumi = _prepare(folder, request, report, keep=keep)
         events = Events(report, preview=verb == "preview")
         configuration = configured(folder)
-        target = chosen(folder.stack, configuration)
+        target = _target(folder, configuration, verb)
         if target.refreshes and verb != "destroy":
             flags = (*flags, "--refresh")
             _recover(pulumi, target, configuration, report, remove=verb == "up")
         pulumi.call(verb, "--stack", request.stack, "--json", *flags, events=events)
     seconds = round(time.monotonic() - started, 1)
     return Outcome(request.stack, events.changes, tuple(events.resources), seconds)
+
+
+def _target(folder: StackFolder, configuration: Mapping[str, Any], verb: str) -> Target:
+    """The stack's target. Raises LettaOpsError (`unknown-target`), but not where it is to be ended:
+    then that of its profile is meant."""
+    try:
+        return chosen(folder.stack, configuration)
+    except LettaOpsError:
+        if verb != "destroy":
+            raise
+    return chosen(folder.stack, {"target": remembered(folder.profile, "target") or DEFAULT})
 
 
 def _recover(

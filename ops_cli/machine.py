@@ -81,6 +81,7 @@ def _targets(invocation: Invocation) -> Iterator[Requirement]:
     try:
         configuration = configured(invocation.folder)
         own = str(configuration.get("target", default_for(invocation.stack)))
+        named(own)  # or say that there is none
         for name in sorted(names(), key=lambda name: name == own):
             target = named(name)
             yield from target.requirements(invocation.folder, configuration, chosen=name == own)

@@ -58,6 +58,7 @@ def _answered(arguments: list[str]) -> int:
     from ops_cli.nouns import command_line
     from ops_cli.options import hoist, is_check, wants_json
 
+    failed, usage = (UNKNOWN, UNKNOWN) if is_check(arguments) else (FAILED, USAGE)
     arguments = hoist(arguments) or ["--help"]
     as_json = wants_json(arguments)
     context: Any = None
@@ -68,7 +69,6 @@ def _answered(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except BaseException as error:  # noqa: BLE001  nobody asked for a traceback
-        failed, usage = (UNKNOWN, UNKNOWN) if is_check(arguments) else (FAILED, USAGE)
         return _explained(error, context.obj if context else None, as_json, failed, usage)
     return DONE
 

@@ -49,7 +49,7 @@ def hoist(arguments: list[str]) -> list[str]:
 def is_check(arguments: list[str]) -> bool:
     """Whether this is `check`, whose exit codes a monitoring system reads, however wrong the rest is.
 
-    `arguments` are hoisted.
+    `arguments` are those that were typed.
     """
     words = iter(arguments)
     for word in words:

@@ -21,7 +21,7 @@ class DatabaseAccess:
     """How a deployment's Postgres is reached with the most rights that we have there.
 
     `settings` are libpq's words without `dbname`, password included, and `programs` those for its
-    programs, where they differ; `all_rights` says whether it is the administrator's way, or that of
+    programs, where they differ; `is_superuser` says whether it is the administrator's way, or that of
     a database's owner.
     """
 

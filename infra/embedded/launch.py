@@ -88,9 +88,9 @@ def main() -> None:
     with quick_imports():
         if settings["import_first"]:
             importlib.import_module(settings["import_first"])
+        for name in settings["secret_names"]:
+            os.environ.pop(name, None)
         entry = getattr(importlib.import_module(module), function)
-    for name in settings["secret_names"]:
-        os.environ.pop(name, None)
     entry()
 
 

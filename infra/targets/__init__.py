@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from infra.stack.deployment import Deployment
-    from infra.stack.settings import Settings
+    from infra.stack.settings import Settings, TargetPart
     from infra.targets.target import Host, Target
 
 OURS: Mapping[str, str] = {
@@ -78,8 +78,19 @@ def settings(
     """
     from infra.stack.settings import parse
 
-    parts = {name: named(name).part for name in names()}
+    own = str(configuration.get("target", default_for(stack)))
+    parts = {name: part for name in names() if (part := _part(name, needed=name == own))}
     return parse(stack, configuration, parts, default_for(stack), secret_keys, environment)
+
+
+def _part(name: str, *, needed: bool) -> TargetPart | None:
+    """That of another package may be broken: then it is so for its own stacks alone."""
+    try:
+        return named(name).part
+    except Exception:
+        if needed or name in OURS:
+            raise
+        return None
 
 
 def host(deployment: Deployment) -> Host:

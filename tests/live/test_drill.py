@@ -190,6 +190,10 @@ def test_without_the_identity_a_backup_is_unverified(proven: Proven) -> None:
     assert answer.code == 3, answer.out + answer.err
     assert answer.json["verdict"] == "unverified"
     assert "--identity" in answer.json["error"]["hint"]
+    unknown = proven.stack.run(
+        "--json", "backup", "drill", "NO-SUCH", environment=proven.environment
+    )
+    assert (unknown.code, unknown.json["error"]["code"]) == (1, "no-backup")
 
 
 def test_a_damaged_backup_fails_and_what_a_killed_drill_left_is_gone_then(

@@ -122,6 +122,7 @@ def test_a_check_that_cannot_be_made_is_unknown_not_a_warning(
     "arguments",
     [
         ["check", "--bogus"],
+        ["check", "--stack"],
         ["--bogus", "check"],
         ["check", "--stack", "../evil"],
         ["--stack", "blue", "check", "too", "many"],

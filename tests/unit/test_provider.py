@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +13,12 @@ import pytest
 from pulumi.dynamic.dynamic import serialize_provider
 
 from infra.errors import LettaOpsError
+from infra.providers.provider import MODULES, provider_named
 from infra.stack.locations import StackFolder
 from infra.stack.profile import SECRET_PATHS, remember, remembered
 from infra.stack.secrets import stack_secrets
 from infra.targets.providers.generated import GeneratedValue
-from infra.targets.providers.provider import MODULES, Properties, Provider, provider_named
+from infra.targets.providers.provider import Properties, Provider
 from infra.targets.providers.record import ProfileRecord
 
 
@@ -113,6 +115,18 @@ def value(tmp_path: Path, key: str = "server.password") -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_every_provider_that_a_state_may_name_is_found(name: str) -> None:
     assert type(provider_named(name)).__name__ == name
+
+
+def test_a_state_names_a_provider_by_what_never_moves() -> None:
+    """`kept` is what an earlier letta-ops has pickled."""
+    kept = b"\x80\x04cinfra.providers.provider\nprovider_named\n(VGeneratedValue\ntR."
+    assert isinstance(pickle.loads(kept), GeneratedValue)  # noqa: S301
+    assert b"infra.providers.provider" in pickle.dumps(GeneratedValue())
+
+
+def test_a_provider_of_another_package_is_not_taken_for_ours() -> None:
+    other = type("Route", (Provider,), {"__module__": __name__})
+    assert other().__reduce__() == (other, ())
 
 
 def test_a_value_is_generated_once_and_comes_back(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.database.administration import DatabaseAccess
 from infra.database.connection import connection
+from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import (
     ADMIN_ROLE,
@@ -49,9 +50,15 @@ def administrator(
         database = database_from_url(Sensitive(place["uri"]))
         with connection(database.connection(database.owner)) as link:
             yield link
-    else:
-        with administrator_access(place["container"]) as access, access.connect(name) as link:
-            yield link
+        return
+    if not place.get("container"):  # the state of a local stack of before, refreshed by hand
+        raise LettaOpsError(
+            "database-unreachable",
+            "Pulumi's state does not say in which container the database is",
+            "run `letta-ops up`, which writes it anew",
+        )
+    with administrator_access(place["container"]) as access, access.connect(name) as link:
+        yield link
 
 
 @contextmanager

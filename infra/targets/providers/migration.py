@@ -82,7 +82,9 @@ class Migration(Provider):
                     "use the release that wrote this database, or restore a backup of this one",
                 )
             log = self._run(folder, inputs)
-            after = revision(link)
+            # Not over `link`: it was silent all the while, and may have been cut.
+            with self.administrator(folder, inputs) as fresh:
+                after = revision(fresh)
         if after != release.alembic_head:
             raise LettaOpsError(
                 "migration-failed",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,42 +12,12 @@ from pulumi import dynamic
 
 from infra.errors import LettaOpsError
 from infra.files import held
+from infra.providers.provider import MODULES, provider_named
 from infra.pulumi_cli import last_error
 from infra.stack.locations import StackFolder
 
 Properties = dict[str, Any]
 T = TypeVar("T")
-
-
-# Where each provider is now. A name here is in the state of people's stacks: it never goes.
-MODULES = {
-    "BuiltImage": "infra.targets.docker.providers.image",
-    "ContainerMigration": "infra.targets.docker.providers.migration",
-    "DatabaseCheck": "infra.targets.docker.providers.database_preflight",
-    "DatabaseCluster": "infra.targets.docker.providers.cluster",
-    "EmbeddedMigration": "infra.targets.local.providers.migration",
-    "ExternalDatabase": "infra.targets.docker.providers.external_database",
-    "ExternalMigration": "infra.targets.docker.providers.external_migration",
-    "GeneratedValue": "infra.targets.providers.generated",
-    "LettaDatabase": "infra.targets.docker.providers.database",
-    "LocalDatabase": "infra.targets.local.providers.database",
-    "LettaRelease": "infra.targets.local.providers.runtime",
-    "ModelEndpoints": "infra.targets.local.providers.endpoints",
-    "OwnCertificate": "infra.targets.docker.providers.certificate",
-    "PostgresCluster": "infra.targets.local.providers.cluster",
-    "ProfileRecord": "infra.targets.providers.record",
-    "Route": "infra.targets.docker.providers.route",
-    "RunningContainer": "infra.targets.docker.providers.running",
-    "SecretFile": "infra.targets.docker.providers.secret_file",
-    "SmolLM2": "infra.targets.local.providers.runtime",
-    "SupervisedService": "infra.targets.providers.service",
-}
-
-
-def provider_named(name: str) -> Provider:
-    """Return the provider that a stack's state names."""
-    made: Provider = getattr(importlib.import_module(MODULES[name]), name)()
-    return made
 
 
 class Provider(dynamic.ResourceProvider):
@@ -70,7 +39,8 @@ class Provider(dynamic.ResourceProvider):
     def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
         """Pulumi keeps the pickled provider in its state: only a name that outlives every move."""
         name = type(self).__name__
-        return (provider_named, (name,)) if name in MODULES else (type(self), ())
+        ours = MODULES.get(name) == type(self).__module__
+        return (provider_named, (name,)) if ours else (type(self), ())
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         """Create the thing, or adopt what is there; return its id and its outputs."""

@@ -40,7 +40,7 @@ def drill_backup(
     except UnsuccessfulError:
         raise
     except LettaOpsError as error:
-        if error.code == "no-backup":
+        if error.code == "no-backup" and backup != "latest":
             raise  # there is none of that name, as everywhere
         # No drill could be made, which says nothing of the backup.
         raise UnsuccessfulError(
