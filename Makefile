@@ -10,8 +10,8 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export PYTHONDONTWRITEBYTECODE :=
 # So many files at a time, each with stacks of its own; the tests of one file follow each other. On
 # containers more of the time is waiting.
-TOGETHER = --numprocesses 2 --dist loadgroup --durations 10
-THREE_TOGETHER = --numprocesses 3 --dist loadgroup --durations 10
+TOGETHER = --numprocesses 2 --dist loadfile --durations 10
+THREE_TOGETHER = --numprocesses 3 --dist loadfile --durations 10
 FAST = $(PYTEST) --numprocesses 2 --dist worksteal --durations 10
 PYTEST = .venv/bin/python -m pytest
 # The same tests run on stacks of each target. The base of the images is what `make engine` makes.

@@ -49,14 +49,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
     left = [item for item in items if item not in left_out]
     items[:] = sorted(left, key=_place)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    """What runs on one worker: a file, or all that needs the shared stack, which is made once then."""
-    short = item.path.name not in HEAVIEST_FIRST and chosen_target() == "docker"
-    return "shared" if short and "stack" in getattr(item, "fixturenames", ()) else item.path.name
 
 
 def _place(item: pytest.Item) -> int:
