@@ -11,7 +11,7 @@ from infra.errors import LettaOpsError
 if TYPE_CHECKING:
     import psycopg
 
-    from infra.stack.deployment import Deployment
+    from infra.stack.deployment import Database, Deployment
 
 CONNECT_SECONDS = 5.0
 
@@ -47,8 +47,11 @@ def connection(
         yield link
 
 
-def no_database(deployment: Deployment) -> LettaOpsError:
-    return LettaOpsError(
+def database_of(deployment: Deployment) -> Database:
+    """The deployment's database, as its profile describes it. Raises LettaOpsError (`no-database`)."""
+    if deployment.database is not None:
+        return deployment.database
+    raise LettaOpsError(
         "no-database",
         f"the profile of stack '{deployment.stack}' names no database",
         "add [database] with host, port, name and a role to the profile (docs/profile.md)",

@@ -181,7 +181,7 @@ def parse(
     """
     target = str(values.get("target", default))
     problems = list(_unknown(values, parts, target))
-    part = parts.get(target, parts[default])
+    part = parts[target if target in parts else default]
     reader = Reader(stack, {**DEFAULTS, **part.keys, **values}, secret_keys, environment, problems)
     port = reader.port("server.port", part.lowest_port)
     if reader.text("release") not in RELEASES:

@@ -78,9 +78,10 @@ def settings(
     """
     from infra.stack.settings import parse
 
-    own = str(configuration.get("target", default_for(stack)))
+    default = default_for(stack)
+    own = str(configuration.get("target", default))
     parts = {name: part for name in names() if (part := _part(name, needed=name == own))}
-    return parse(stack, configuration, parts, default_for(stack), secret_keys, environment)
+    return parse(stack, configuration, parts, default, secret_keys, environment)
 
 
 def _part(name: str, *, needed: bool) -> TargetPart | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra.database.administration import DatabaseAccess, owner_access
-from infra.database.connection import connection, no_database
+from infra.database.connection import connection, database_of
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
 from infra.process import Finished
@@ -50,16 +50,12 @@ class ExternalHost:
 
     @contextmanager
     def administrator(self) -> Iterator[DatabaseAccess]:
-        if self.deployment.database is None:
-            raise no_database(self.deployment)
-        with owner_access(self.deployment.database) as access:
+        with owner_access(database_of(self.deployment)) as access:
             yield access
 
     @contextmanager
     def session(self, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:
-        database = self.deployment.database
-        if database is None:
-            raise no_database(self.deployment)
+        database = database_of(self.deployment)
         with connection(database.connection(role or database.reader)) as link:
             yield link
 

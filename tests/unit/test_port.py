@@ -50,6 +50,8 @@ def test_an_unknown_target_is_refused_but_for_ending_it(tmp_path: Path) -> None:
 def test_a_broken_target_of_another_package_is_broken_for_its_own_stacks_only(broken: str) -> None:
     assert names() == (*OURS, broken)
     assert settings("local", {}).target == "local"
+    # A stack that is called like it, and is of another target.
+    assert settings(broken, {"target": "local"}).target == "local"
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         settings("local", {"target": broken})
     with pytest.raises(ModuleNotFoundError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import docker.errors  # noqa: F401  # here, since threads of checks may not import it all at once
 
 from infra.database.administration import DatabaseAccess, owner_access
-from infra.database.connection import connection, no_database
+from infra.database.connection import connection, database_of
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
 from infra.process import Finished
@@ -68,18 +68,14 @@ class DockerHost:
 
     @contextmanager
     def administrator(self) -> Iterator[DatabaseAccess]:
-        database = self.deployment.database
-        if database is None:
-            raise no_database(self.deployment)
+        database = database_of(self.deployment)
         opened = administrator_access(self.postgres) if self.postgres else owner_access(database)
         with opened as access:
             yield access
 
     @contextmanager
     def session(self, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:
-        database = self.deployment.database
-        if database is None:
-            raise no_database(self.deployment)
+        database = database_of(self.deployment)
         settings = database.connection(role or database.reader)
         opened = inside(self.postgres, settings) if self.postgres else connection(settings)
         with opened as link:

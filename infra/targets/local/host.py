@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from infra.accounts import as_account, service_account
 from infra.database.administration import DatabaseAccess
-from infra.database.connection import connection, no_database
+from infra.database.connection import connection, database_of
 from infra.embedded import supervisor
 from infra.embedded.home import ServerHome
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
 from infra.process import Finished, attempt, command
-from infra.stack.deployment import SERVICE_SERVER, Database, Deployment, Role
+from infra.stack.deployment import SERVICE_SERVER, Deployment, Role
 from infra.stack.locations import StackFolder
 from infra.targets import beside
 from infra.targets.facts import (
@@ -63,11 +63,11 @@ class LocalHost:
 
     @contextmanager
     def administrator(self) -> Iterator[DatabaseAccess]:
-        yield administrator_access(self.folder, self._database.port)
+        yield administrator_access(self.folder, database_of(self.deployment).port)
 
     @contextmanager
     def session(self, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:
-        database = self._database
+        database = database_of(self.deployment)
         with connection(database.connection(role or database.reader)) as link:
             yield link
 
@@ -166,12 +166,6 @@ class LocalHost:
     def disk(self) -> DiskSpace:
         usage = shutil.disk_usage(self.folder.root)
         return DiskSpace(self.folder.root, usage.total, usage.free)
-
-    @property
-    def _database(self) -> Database:
-        if self.deployment.database is None:
-            raise no_database(self.deployment)
-        return self.deployment.database
 
     def _ensure_readable(self) -> None:
         services = self.folder.services
