@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 import xmlrpc.client
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,7 +60,14 @@ class LocalHost:
         self._ask_supervisor("stopProcess", service, True)
 
     def start(self, service: str) -> None:
-        self._ask_supervisor("startProcess", service, False)  # supervisord tries again by itself
+        # One that is being stopped, by a command that was killed, is "already started" until it is not.
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            self._ask_supervisor("startProcess", service, False)  # it tries again by itself
+            state = supervisor.states(self.folder).get(service)
+            if state is None or state.state not in ("STOPPING", "STOPPED", "EXITED"):
+                return
+            time.sleep(supervisor.POLL_SECONDS)
 
     @contextmanager
     def administrator(self) -> Iterator[DatabaseAccess]:
