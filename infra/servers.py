@@ -31,9 +31,9 @@ def start_server(deployment: Deployment) -> None:
     """
     if not is_ours(deployment):
         return
-    host(deployment).start(SERVICE_SERVER)
     deadline = time.monotonic() + START_SECONDS
-    while not answers(deployment):
+    # Again and again: while a command that was killed is still stopping it, it counts as started.
+    while not _started(deployment):
         if time.monotonic() > deadline:
             raise LettaOpsError(
                 "server-not-started",
@@ -41,6 +41,11 @@ def start_server(deployment: Deployment) -> None:
                 "see why: `letta-ops logs letta`",
             )
         time.sleep(POLL_SECONDS)
+
+
+def _started(deployment: Deployment) -> bool:
+    host(deployment).start(SERVICE_SERVER)
+    return answers(deployment)
 
 
 def ensure_can_stop(deployment: Deployment) -> None:

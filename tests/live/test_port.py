@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from infra.api import answers
 from infra.errors import LettaOpsError
 from infra.log_lines import Wanted
 from infra.pulumi_cli.project import configured
+from infra.servers import start_server, stop_server
 from infra.stack.deployment import SERVICE_MODEL, SERVICE_SERVER
 from infra.targets import chosen, host, settings
 from infra.targets.facts import Fact
@@ -47,6 +50,19 @@ def test_a_service_stops_starts_and_may_be_told_so_twice(stack: Stack, place: Ho
         place.start(SERVICE_MODEL)
     wait_until("the model runs again", lambda: stack.pid(SERVICE_MODEL) not in (0, before))
     wait_until("the stack is well", lambda: stack.run("smoke").code == 0)
+
+
+def test_a_server_that_is_just_being_stopped_is_started_when_it_has_stopped(stack: Stack) -> None:
+    """As after a restore that was killed: its stop is still at work when the guard starts it."""
+    deployment = stack.deployment
+    before = stack.pid(SERVICE_SERVER)
+    with ThreadPoolExecutor(1) as background:
+        stopping = background.submit(stop_server, deployment)
+        wait_until("it is being stopped", lambda: not answers(deployment))
+        start_server(deployment)
+        stopping.result()
+    assert stack.pid(SERVICE_SERVER) not in (0, before)
+    assert answers(deployment)
 
 
 def test_a_script_runs_as_the_server_does(place: Host) -> None:
