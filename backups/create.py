@@ -212,16 +212,16 @@ def _keys(deployment: Deployment, writing: _Writing) -> Iterator[Part]:
     if writing.encryption.sealed_identity is not None:
         yield writing.sealed(PASSPHRASE_KEY, writing.encryption.sealed_identity)
     key = deployment.server.encryption_key
-    if key is not None and writing.encryption.on and deployment.backups.escrow:
+    if key is not None and writing.encryption.on and deployment.backups.backup.escrow:
         yield writing.part(KEY_ESCROW, [key.reveal().encode()])
 
 
 def key_warning(deployment: Deployment) -> str | None:
     """What to tell whoever could lose the encryption key together with the machine."""
     backups = deployment.backups
-    if deployment.server.encryption_key is None or backups.key_copy:
+    if deployment.server.encryption_key is None or backups.backup.key_copy:
         return None
-    if backups.encrypted and backups.escrow:
+    if backups.encrypted and backups.backup.escrow:
         return None
     return (
         "no recovery copy of the server's encryption key is configured: without the key the secrets"

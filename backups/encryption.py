@@ -32,9 +32,9 @@ def encryption_of(settings: BackupSettings, url: str) -> Encryption:
     Raises LettaOpsError: `backup-unencrypted` when it would leave this machine in the clear without
     anybody having said so, `configuration` or `identity` for settings that can't be used.
     """
-    if settings.recipients:
-        parse_recipients(settings.recipients)
-        return Encryption(BY_RECIPIENTS, settings.recipients, settings.recipients)
+    if settings.backup.recipients:
+        parse_recipients(settings.backup.recipients)
+        return Encryption(BY_RECIPIENTS, settings.backup.recipients, settings.backup.recipients)
     try:
         passphrase = settings.passphrase
     except ValueError as error:
@@ -45,7 +45,7 @@ def encryption_of(settings: BackupSettings, url: str) -> Encryption:
         identity, recipient = new_identity()
         sealed = seal_with_passphrase(identity, passphrase)
         return Encryption(BY_PASSPHRASE, (recipient,), (), sealed)
-    if not url.startswith("file:") and not settings.in_the_clear_on_purpose:
+    if not url.startswith("file:") and settings.backup.encryption != "none":
         raise LettaOpsError(
             "backup-unencrypted",
             f"backups in {url} would not be encrypted",

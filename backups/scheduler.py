@@ -41,7 +41,7 @@ MARK = "LETTA_OPS_SCHEDULED"  # in the environment of what we run, with the stac
 def scheduled(deployment: Deployment) -> tuple[tuple[Job, str], ...]:
     """The jobs that have a schedule."""
     backups = deployment.backups
-    pairs = ((BACKUP, backups.schedule), (DRILL, backups.drill_schedule))
+    pairs = ((BACKUP, backups.backup.schedule), (DRILL, backups.drill.schedule))
     return tuple((job, schedule) for job, schedule in pairs if schedule is not None)
 
 

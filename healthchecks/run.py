@@ -135,7 +135,7 @@ def _met(need: Need, deployment: Deployment) -> bool:
         Need.CONTAINERS: Fact.CONTAINERS in where.facts,
         Need.WITHIN_REACH: where.is_ours,
         Need.TLS: deployment.server.url.startswith("https://"),
-        Need.STORE: deployment.backups.store_url is not None or where.can_back_up,
+        Need.STORE: deployment.backups.store.url is not None or where.can_back_up,
     }[need]
 
 

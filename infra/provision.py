@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from infra.accounts import remove_accounts
 from infra.embedded.throwaway import remove_leftovers
 from infra.errors import LettaOpsError
-from infra.files import held
+from infra.files import held, write_file
 from infra.process import Report, command, follow
 from infra.pulumi_cli import last_error
 from infra.pulumi_cli.backend import exists, locks, mend
@@ -21,11 +21,12 @@ from infra.pulumi_cli.cli import find_pulumi, pulumi_environment
 from infra.pulumi_cli.cli_cache import PulumiCli
 from infra.pulumi_cli.events import Events, ResourceChange
 from infra.pulumi_cli.passphrase import ensure_passphrase, has_own_passphrase
-from infra.pulumi_cli.project import configured, write_project
+from infra.pulumi_cli.project import SCHEMA, configuration_file, configured, write_project
 from infra.pulumi_cli.recovery import complete_profile, exported_state
 from infra.stack.locations import StackFolder, ensure_writable, stack_folder
 from infra.stack.profile import remembered
-from infra.targets import DEFAULT, chosen, settings
+from infra.stack.schema import as_text, stack_schema
+from infra.targets import DEFAULT, all_settings, chosen, settings
 
 if TYPE_CHECKING:
     from infra.targets.target import Target
@@ -183,6 +184,9 @@ def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: boo
     environment["PULUMI_ENABLE_STREAMING_JSON_PREVIEW"] = "true"
     environment["LETTA_OPS_STATE"] = str(folder.state)
     write_project(folder, request.config, settings, keep=keep)
+    if request.config and keep:
+        schema = as_text(stack_schema(all_settings().values()))
+        write_file(configuration_file(folder).with_name(SCHEMA), schema, 0o644)
     _wait_for_other_run(folder, report)
     mend(folder, report)
     last_error.take(folder)

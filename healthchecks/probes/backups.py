@@ -62,7 +62,7 @@ def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Sto
     now = dt.datetime.now(dt.UTC)
     settings = store_settings(deployment)
     settings = replace(settings, timeout=min(settings.timeout, STORE_TIMEOUT))
-    schedule = deployment.backups.schedule
+    schedule = deployment.backups.backup.schedule
     unknown = Stored(
         url=settings.url,
         now=now,

@@ -23,6 +23,10 @@ from infra.stack.profile import flatten
 PROJECT = "letta-ops"
 Judge = Callable[[str, Mapping[str, Any], frozenset[str], Mapping[str, str]], object]
 PROGRAM = Path(__file__).parent.parent
+SCHEMA = "schema.json"  # beside the stack files; editors find it by their first line
+HEADER = (
+    f"# yaml-language-server: $schema={SCHEMA}\n# docs/configuration.md says what each key means.\n"
+)
 
 
 def write_project(
@@ -44,7 +48,7 @@ def write_project(
     if config and keep:
         # Judged before it is kept: what is refused, a key in plain text above all, is not written.
         judge(folder.stack, *_flat(document), environment)
-        _write(home, _yaml(document))
+        _write(home, HEADER + _yaml(document))
     settings = folder.project / home.name
     if not _holds_encrypted(document):
         # Only what is encrypted needs the salt it was encrypted with; else this machine's is kept,

@@ -159,7 +159,7 @@ def store_settings(deployment: Deployment) -> StoreSettings:
     Raises ConfigurationError when one of them leads nowhere.
     """
     try:
-        return deployment.backups.store(default_store_url(deployment.folder))
+        return deployment.backups.store_settings(default_store_url(deployment.folder))
     except ValueError as error:
         source = str(deployment.profile or "the environment")
         hint = "correct the reference, or what it names"

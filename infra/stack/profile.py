@@ -6,14 +6,12 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from infra.errors import ConfigurationError, LettaOpsError
 from infra.files import write_private
 from infra.sensitive import Sensitive
-from infra.stack import backup_settings
 from infra.stack.backup_settings import BackupSettings
 from infra.stack.database_url import url_problems
 from infra.stack.deployment import (
@@ -28,8 +26,22 @@ from infra.stack.deployment import (
     Server,
     database_from_url,
 )
+from infra.stack.keys import (
+    By,
+    Keys,
+    Reading,
+    Secret,
+    between,
+    given,
+    is_known,
+    is_secret,
+    keys_of,
+    read,
+    setting,
+    unknown_key,
+)
 from infra.stack.locations import StackFolder
-from infra.stack.references import is_reference, resolve
+from infra.stack.references import is_reference
 
 FORMAT = 1
 ENCRYPTION_KEY = "server.encryption_key"
@@ -38,71 +50,107 @@ ENCRYPTION_KEY = "server.encryption_key"
 ADOPTED_KEY = "server.encryption_key_adopted"
 PREVIOUS_KEY = "server.encryption_key_previous"
 PREVIOUS_OF = "server.encryption_key_previous_of"  # the number (oid) of the database it belongs to
-PLACEMENT = "placement."  # keys below it are a target's own
 
 
-@dataclass(frozen=True)
-class Key:
-    """One key of the profile: its path (`server.url`), its type, and whether it is a secret.
-
-    `of_target`: only the target of the stack reads it.
-
-    `late`: its reference is followed when the value is used, and not when the profile is read.
-    """
-
-    path: str
-    kind: type = str
-    secret: bool = False
-    late: bool = False
-    of_target: bool = False
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that overrides the key."""
-        return "LETTA_OPS_" + self.path.replace(".", "_").upper()
-
-    @property
-    def may_be_overridden(self) -> bool:
-        """LETTA_OPS_VERSION may be anything."""
-        return "." in self.path or self.is_of_backups
-
-    @property
-    def is_of_backups(self) -> bool:
-        return self.path in backup_settings.DEFAULTS
+OF_TARGET = ("database.container", "containers.prefix")  # as are those of the table `placement`
 
 
-KEYS = (
-    Key("version", int),
-    Key("id"),
-    Key("target"),
-    Key("release"),
-    Key("server.url"),
-    Key("server.authority"),
-    Key("server.password", secret=True),
-    Key("server.encryption_key", secret=True),
-    Key(ADOPTED_KEY),
-    Key(PREVIOUS_KEY, secret=True),
-    Key(PREVIOUS_OF, int),
-    Key("database.url", secret=True),
-    Key("database.host"),
-    Key("database.port", int),
-    Key("database.name"),
-    Key("database.tls"),
-    Key("database.container", of_target=True),
-    Key("database.identifier"),
-    Key("database.claimed"),
-    Key("database.owner"),
-    Key("database.owner_password", secret=True),
-    Key("database.reader"),
-    Key("database.reader_password", secret=True),
-    Key("model.handle"),
-    Key("model.embedding"),
-    Key("containers.prefix", of_target=True),
-    *(
-        Key(path, secret=path in backup_settings.SECRET, late=path in backup_settings.SECRET)
-        for path in backup_settings.DEFAULTS
-    ),
-)
+def _server_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError(f"must begin with http:// or https://, not {text!r}")
+    return text.rstrip("/")
+
+
+def _version(text: str) -> int:
+    if text != str(FORMAT):
+        raise ValueError(f"is {text}, this letta-ops knows {FORMAT}: update it")
+    return FORMAT
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"must be a whole number, not {text!r}")
+    return int(text)
+
+
+Hidden = Annotated[Sensitive | None, Secret()]
+Whole = Annotated[int, By(_whole, {"type": "integer"})]
+
+
+class ServerKeys(Keys):
+    table: ClassVar[str] = "server."
+
+    url: Annotated[str | None, By(_server_url)] = setting(None, "where the Letta server is")
+    authority: str | None = setting(None, "a file with the certificates to trust")
+    password: Hidden = setting(None, "the server's password")
+    encryption_key: Hidden = setting(None, "LETTA_ENCRYPTION_KEY of the server")
+    encryption_key_adopted: str | None = setting(None, "left by a restore: the key's fingerprint")
+    encryption_key_previous: Hidden = setting(None, "left by a restore: the key before it")
+    encryption_key_previous_of: Whole | None = setting(
+        None, "left by a restore: the number (oid) of the database that it belongs to"
+    )
+
+
+class DatabaseKeys(Keys):
+    table: ClassVar[str] = "database."
+
+    url: Hidden = setting(None, "postgresql://..., instead of the keys below")
+    host: str | None = setting(None, "the host of Postgres")
+    port: Annotated[int, between(1, 65535)] = setting(5432, "its port")
+    name: str = setting(DATABASE_NAME, "the database")
+    tls: str = setting("prefer", "libpq's sslmode")
+    container: str | None = setting(None, "the container of Postgres, for a target that has one")
+    identifier: str | None = setting(None, "the system identifier of the cluster we made")
+    claimed: str | None = setting(None, "the database that is marked as this deployment's")
+    owner: str = setting(OWNER_ROLE, "the role that owns Letta's tables")
+    owner_password: Hidden = setting(None, "its password")
+    reader: str = setting(READER_ROLE, "the role that may only read")
+    reader_password: Hidden = setting(None, "its password")
+
+    def contradictions(self) -> Iterator[str]:
+        given = self.model_fields_set
+        if {"url", "host"} <= given:
+            yield "database.url: is there, and database.host too; keep one of them"
+        elif self.url is not None:
+            yield from (f"database.url: {problem}" for problem in url_problems(self.url))
+        elif given and not given & {"url", "host"}:
+            yield "database.host: is missing, but other database keys are there"
+
+
+class ModelKeys(Keys):
+    table: ClassVar[str] = "model."
+
+    handle: str | None = setting(None, "the model of an agent for which none is named")
+    embedding: str | None = setting(None, "its model for embeddings")
+
+
+class ContainerKeys(Keys):
+    table: ClassVar[str] = "containers."
+
+    prefix: str | None = setting(None, "what names of containers begin with")
+
+
+class Profile(BackupSettings):
+    """Every key of a profile."""
+
+    version: Annotated[int, By(_version, {"const": FORMAT})] = setting(FORMAT, "the format")
+    id: str | None = setting(None, "the deployment's")
+    target: str = setting(EXTERNAL, "where the stack runs")
+    release: str | None = setting(None, "the release of Letta that was provisioned")
+    server: ServerKeys = setting(ServerKeys(), "the Letta server")
+    database: DatabaseKeys = setting(DatabaseKeys(), "its Postgres")
+    model: ModelKeys = setting(ModelKeys(), "the models of an agent for which none is named")
+    containers: ContainerKeys = setting(ContainerKeys(), "for a target that has containers")
+    placement: dict[str, str] = setting({}, "a target's own")
+
+    def contradictions(self) -> Iterator[str]:
+        if self.server.url is None:
+            yield "server.url: is missing"
+
+
+OF_BACKUPS = tuple(keys_of(BackupSettings))
+BACKUP_TABLES = tuple(BackupSettings.model_fields)
+SECRETS = tuple(name for name, about in keys_of(Profile).items() if is_secret(about))
 SECRET_PATHS = {
     "server-password": "server.password",
     "encryption-key": "server.encryption_key",
@@ -127,9 +175,10 @@ def load(
     """
     path = file or folder.profile
     overrides = {
-        key.path: environment[key.variable]
-        for key in KEYS
-        if key.may_be_overridden and environment.get(key.variable)
+        name: environment[variable(name)]
+        for name in keys_of(Profile)
+        # LETTA_OPS_VERSION may be anything.
+        if ("." in name or name in OF_BACKUPS) and environment.get(variable(name))
     }
     if not path.is_file() and (file or "server.url" not in overrides):
         raise LettaOpsError(
@@ -151,29 +200,21 @@ def parse(
     is_target: Callable[[str], bool] | None = None,
 ) -> Deployment:
     """Turn flat values (`{"server.url": ...}`) into a Deployment, or raise ConfigurationError."""
-    problems: list[str] = []
-    known = {key.path: key for key in KEYS}
-    problems += [
-        f"{name}: unknown key"
-        for name in values
-        if name not in known and not name.startswith(PLACEMENT)
-    ]
-    clean: dict[str, Any] = {}
-    for name, key in known.items():
-        if name in values:
-            try:
-                clean[name] = _convert(key, values[name])
-            except ValueError as error:
-                problems.append(f"{name}: {error}")
-    problems += _contradictions(clean, values)
-    target = clean.get("target", EXTERNAL)
-    if is_target is not None and not is_target(target):
-        problems.append(f"target: {target!r} is unknown to this letta-ops")
-    problems += backup_settings.problems(clean, secrets_hidden=None)
-    if problems:
-        raise ConfigurationError(source, problems, HINT)
-    placement = {name: str(each) for name, each in values.items() if name.startswith(PLACEMENT)}
-    return _deployment(clean, placement, folder, path)
+    reading, known = Reading(is_profile=True), keys_of(Profile)
+    reading.problems.extend(
+        unknown_key(name, known) for name in values if not is_known(name, known)
+    )
+    profile = read(Profile, values, reading)
+    if is_target is not None and not is_target(profile.target):
+        reading.problems.append(f"target: {profile.target!r} is unknown to this letta-ops")
+    if reading.problems:
+        raise ConfigurationError(source, reading.problems, HINT)
+    return _deployment(profile, folder, path)
+
+
+def variable(name: str) -> str:
+    """The environment variable that overrides a key."""
+    return "LETTA_OPS_" + name.replace(".", "_").upper()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -219,8 +260,7 @@ def remembered(path: Path, name: str) -> Any | None:
 
 def plain_values(path: Path) -> dict[str, Any]:
     """What the profile at `path` holds in flat keys, without what is secret."""
-    hidden = {key.path for key in KEYS if key.secret}
-    return {name: value for name, value in _read(path) if name not in hidden}
+    return {name: value for name, value in _read(path) if name not in SECRETS}
 
 
 def _read(path: Path) -> Iterator[tuple[str, Any]]:
@@ -233,10 +273,7 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
         ) from None
     values = dict(flatten(tree))
     exposed = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-    inline = any(
-        key.secret and key.path in values and not is_reference(str(values[key.path]))
-        for key in KEYS
-    )
+    inline = any(name in values and not is_reference(str(values[name])) for name in SECRETS)
     if exposed and inline:
         raise LettaOpsError(
             "profile-exposed",
@@ -246,85 +283,45 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
     yield from values.items()
 
 
-def _convert(key: Key, value: Any) -> Any:
-    if key.is_of_backups:
-        value = backup_settings.as_text(key.path, value)
-    is_url = key.path == "store.url" and str(value).startswith("file://")
-    if isinstance(value, str) and not key.late and not is_url:
-        value = resolve(value)
-    if key.secret:
-        if not isinstance(value, str) or not value:
-            raise ValueError("must be a text that is not empty, or a reference")
-        return Sensitive(value)
-    if key.kind is int and isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if not isinstance(value, key.kind) or isinstance(value, bool):
-        wanted = "a whole number" if key.kind is int else "a text"
-        raise ValueError(f"must be {wanted}, not {value!r}")  # noqa: TRY004  # one kind of problem
-    return value
-
-
-def _contradictions(clean: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
-    if clean.get("version", FORMAT) != FORMAT:
-        yield f"version: is {clean['version']}, this letta-ops knows {FORMAT}: update it"
-    if "server.url" not in values:
-        yield "server.url: is missing"
-    url = clean.get("server.url")
-    if url is not None and not url.startswith(("http://", "https://")):
-        yield f"server.url: must begin with http:// or https://, not {url!r}"
-    if "database.url" in values and "database.host" in values:
-        yield "database.url: is there, and database.host too; keep one of them"
-    elif "database.url" in values:
-        if "database.url" in clean:
-            yield from (f"database.url: {words}" for words in url_problems(clean["database.url"]))
-    elif any(name.startswith("database.") for name in values) and "database.host" not in values:
-        yield "database.host: is missing, but other database keys are there"
-    port = clean.get("database.port", 5432)
-    if not 0 < port < 65536:
-        yield f"database.port: must be between 1 and 65535, not {port}"
-
-
-def _deployment(
-    clean: Mapping[str, Any], placement: Mapping[str, str], folder: StackFolder, path: Path | None
-) -> Deployment:
-    target = clean.get("target", EXTERNAL)
-    own = {key.path: clean[key.path] for key in KEYS if key.of_target and key.path in clean}
+def _deployment(profile: Profile, folder: StackFolder, path: Path | None) -> Deployment:
+    own = {name: value for name, value in given(profile).items() if name in OF_TARGET}
+    placement = {f"placement.{name}": value for name, value in profile.placement.items()}
+    server = profile.server
     return Deployment(
         stack=folder.stack,
-        target=target,
-        id=clean.get("id"),
-        release=clean.get("release"),
+        target=profile.target,
+        id=profile.id,
+        release=profile.release,
         server=Server(
-            clean["server.url"].rstrip("/"),
-            clean.get("server.password"),
-            clean.get("server.encryption_key"),
-            Path(authority) if (authority := clean.get("server.authority")) else None,
+            str(server.url),
+            server.password,
+            server.encryption_key,
+            Path(server.authority) if server.authority else None,
         ),
-        database=_database(clean),
-        model=Model(clean.get("model.handle"), clean.get("model.embedding")),
-        folder=None if target == EXTERNAL else folder,
+        database=_database(profile.database),
+        model=Model(profile.model.handle, profile.model.embedding),
+        folder=None if profile.target == EXTERNAL else folder,
         profile=path,
         placement={**own, **placement},
-        backups=BackupSettings(
-            {key: clean[key] for key in backup_settings.DEFAULTS if key in clean}
+        backups=BackupSettings.model_construct(
+            profile.model_fields_set, **{name: getattr(profile, name) for name in BACKUP_TABLES}
         ),
     )
 
 
-def _database(clean: Mapping[str, Any]) -> Database | None:
-    if "database.url" in clean:
-        return database_from_url(clean["database.url"])
-    if "database.host" not in clean:
+def _database(keys: DatabaseKeys) -> Database | None:
+    if keys.url is not None:
+        return database_from_url(keys.url)
+    if keys.host is None:
         return None
-    owner = Role(clean.get("database.owner", OWNER_ROLE), clean.get("database.owner_password"))
-    reader = Role(clean.get("database.reader", READER_ROLE), clean.get("database.reader_password"))
-    if "database.reader" not in clean and "database.reader_password" not in clean:
-        reader = owner  # a server of the user's own may have only one role
+    owner = Role(keys.owner, keys.owner_password)
+    # A server of the user's own may have only one role.
+    two = keys.model_fields_set & {"reader", "reader_password"}
     return Database(
-        host=clean["database.host"],
-        port=clean.get("database.port", 5432),
-        name=clean.get("database.name", DATABASE_NAME),
+        host=keys.host,
+        port=keys.port,
+        name=keys.name,
         owner=owner,
-        reader=reader,
-        tls=clean.get("database.tls", "prefer"),
+        reader=Role(keys.reader, keys.reader_password) if two else owner,
+        tls=keys.tls,
     )

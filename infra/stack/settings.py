@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import difflib
 import os
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
 
 from infra.errors import ConfigurationError
 from infra.sensitive import Sensitive, revealed
-from infra.stack import backup_settings
+from infra.stack.backup_settings import BackupSettings
 from infra.stack.deployment import Model
+from infra.stack.keys import (
+    By,
+    Followed,
+    Keys,
+    OneOf,
+    Reading,
+    Secret,
+    as_text,
+    given,
+    is_known,
+    keys_of,
+    port_from,
+    read,
+    setting,
+    unknown_key,
+)
 from infra.stack.references import is_reference, resolve
 from infra.stack.releases import RELEASES
 
 ModelChoice = Literal["fake", "smollm2", "none"]
 
-DEFAULTS: Mapping[str, Any] = {"release": "0.16.8", "server.port": 8283}
-PROVIDERS: Mapping[str, tuple[str, str]] = {
-    # key -> (environment variable of the Letta server, does it hold a secret)
-    "providers.openai.api_key": ("OPENAI_API_KEY", "secret"),
-    "providers.openai.base_url": ("OPENAI_BASE_URL", "plain"),
-    "providers.anthropic.api_key": ("ANTHROPIC_API_KEY", "secret"),
-    "providers.ollama.base_url": ("OLLAMA_BASE_URL", "plain"),
-    "providers.vllm.base_url": ("VLLM_API_BASE", "plain"),
+# key -> the environment variable of the Letta server
+PROVIDERS: Mapping[str, str] = {
+    "providers.openai.api_key": "OPENAI_API_KEY",
+    "providers.openai.base_url": "OPENAI_BASE_URL",
+    "providers.anthropic.api_key": "ANTHROPIC_API_KEY",
+    "providers.ollama.base_url": "OLLAMA_BASE_URL",
+    "providers.vllm.base_url": "VLLM_API_BASE",
 }
 OPENAI_URL = "https://api.openai.com/v1"
-ENVIRONMENT = "server.environment."
-COMMON = ("target", *DEFAULTS, "model", *PROVIDERS, *backup_settings.DEFAULTS)
 # More than one worker would each start without what `embedded/launch.py` prepares.
 RESERVED = (
     "LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY",
@@ -40,125 +49,144 @@ RESERVED = (
 )  # fmt: skip
 FAKE_MODEL = Model("openai-proxy/fake", "openai/text-embedding-3-small")
 
+ApiKey = Annotated[Sensitive | None, Secret()]
+BaseUrl = Annotated[str | None, Followed()]
 
-class TargetSettings(Protocol):
-    """What a target made of its own part of the configuration."""
+
+class OpenAiKeys(Keys):
+    table: ClassVar[str] = "providers.openai."
+
+    api_key: ApiKey = setting(None, "OPENAI_API_KEY of the server")
+    base_url: BaseUrl = setting(None, "OPENAI_BASE_URL of the server")
+
+
+class AnthropicKeys(Keys):
+    table: ClassVar[str] = "providers.anthropic."
+
+    api_key: ApiKey = setting(None, "ANTHROPIC_API_KEY of the server")
+
+
+class OllamaKeys(Keys):
+    table: ClassVar[str] = "providers.ollama."
+
+    base_url: BaseUrl = setting(None, "OLLAMA_BASE_URL of the server")
+
+
+class VllmKeys(Keys):
+    table: ClassVar[str] = "providers.vllm."
+
+    base_url: BaseUrl = setting(None, "VLLM_API_BASE of the server")
+
+
+class ProviderKeys(Keys):
+    table: ClassVar[str] = "providers."
+
+    openai: OpenAiKeys = setting(OpenAiKeys(), "OpenAI, or what speaks as it does")
+    anthropic: AnthropicKeys = setting(AnthropicKeys(), "Anthropic")
+    ollama: OllamaKeys = setting(OllamaKeys(), "Ollama")
+    vllm: VllmKeys = setting(VllmKeys(), "vLLM")
+
+
+class ServerKeys(Keys):
+    table: ClassVar[str] = "server."
+
+    port: Annotated[int, port_from(1)] = setting(8283, "where clients find the server")
+    environment: dict[str, Any] = setting(  # texts, and secrets
+        {}, "variables for the server's environment; what comes by reference is a secret"
+    )
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _read_environment(cls, value: Any, info: ValidationInfo) -> dict[str, str | Sensitive]:
+        """Read each on its own, so that one is told of, and the others taken."""
+        if not isinstance(info.context, Reading):
+            return dict(value)
+        found: dict[str, str | Sensitive] = {}
+        for variable, raw in value.items():
+            name = f"{cls.table}environment.{variable}"
+            if variable.startswith(RESERVED):
+                info.context.problems.append(f"{name}: is set by letta-ops itself")
+                continue
+            try:
+                text = as_text(raw)
+                hidden = is_reference(text) or name in info.context.encrypted
+                text = resolve(text, info.context.environment)
+                found[variable] = Sensitive(text) if hidden else text
+            except ValueError as error:
+                info.context.problems.append(f"{name}: {error}")
+        return found
+
+
+def _release(text: str) -> str:
+    if text not in RELEASES:
+        raise ValueError(f"{text!r} is unknown; this letta-ops knows {', '.join(RELEASES)}")
+    return text
+
+
+def _model(known: Mapping[str, Any]) -> ModelChoice:
+    return "none" if given(known.get("providers", ProviderKeys())) else "fake"
+
+
+class Settings(BackupSettings):
+    """What a stack is to be. Each target has its own, with more keys."""
+
+    providers: ProviderKeys = setting(ProviderKeys(), "where models are")
+    server: ServerKeys = setting(ServerKeys(), "the Letta server")
+    target: str = setting("", "where the stack runs")
+    release: Annotated[str, By(_release, {"enum": list(RELEASES)})] = setting(
+        "0.16.8", "the release of Letta"
+    )
+    model: Annotated[ModelChoice, OneOf()] = Field(
+        default_factory=_model,
+        description="the model that comes with the stack; none where a provider is configured",
+    )
+    stack: str = Field("", exclude=True)
+    # As they are written, by key.
+    backups: Mapping[str, str | Sensitive] = Field({}, exclude=True)
+    references: Mapping[str, str] = Field({}, exclude=True)
+
+    def contradictions(self) -> Iterator[str]:
+        scheduled = self.backup.schedule or self.drill.schedule
+        for name, secret in self.secrets.items():
+            needed = self.drill.schedule if name == "backup.identity" else scheduled
+            if needed and secret.reveal().startswith("env:"):
+                yield (
+                    f"{name}: is in a variable of your shell, which the service that runs the"
+                    " schedule doesn't have; use file:PATH or cmd:COMMAND"
+                )
+        if self.model != "none" and given(self.providers.openai):
+            yield (
+                f"model: {self.model} is served as the OpenAI provider, which providers.openai"
+                " configures too; keep one of them"
+            )
 
     @property
     def server_url(self) -> str:
         """Where clients find the server."""
+        raise NotImplementedError
 
     @property
     def model_url(self) -> str:
         """Where the server finds the model that comes with the stack."""
+        raise NotImplementedError
 
     @property
     def ports(self) -> Mapping[str, int]:
         """The ports of this machine that the stack listens on, by their key."""
-
-
-@dataclass(frozen=True)
-class Reader:
-    """The configuration of a stack, read key by key; what is wrong goes to `problems`."""
-
-    stack: str
-    values: Mapping[str, Any]
-    secret_keys: frozenset[str]
-    environment: Mapping[str, str]
-    problems: list[str]
-
-    def text(self, name: str) -> str:
-        return str(self.values[name])
-
-    def number(self, name: str, least: int, most: int) -> int:
-        text = self.text(name)
-        if text.isdecimal() and least <= int(text) <= most:
-            return int(text)
-        self.problems.append(f"{name}: must be between {least} and {most}, not {text!r}")
-        return least
-
-    def port(self, name: str, least: int) -> int:
-        text = self.text(name)
-        if text.isdecimal() and least <= int(text) < 65536:
-            return int(text)
-        self.problems.append(f"{name}: must be a port between {least} and 65535, not {text!r}")
-        return 0
-
-    def choice(self, name: str, words: tuple[str, ...]) -> str:
-        text = self.text(name).lower()
-        if text not in words:
-            self.problems.append(f"{name}: must be one of {', '.join(words)}, not {text!r}")
-        return text
-
-    def matching(self, name: str, pattern: str) -> str:
-        """A text that goes into a command or a settings file: only what can be nothing else."""
-        text = self.text(name)
-        if text and not re.fullmatch(pattern, text):
-            self.problems.append(f"{name}: {text!r} is none")
-            return ""
-        return text
-
-    def day(self, name: str) -> str:
-        text = self.text(name)
-        with suppress(ValueError):
-            if not text or dt.date.fromisoformat(text).isoformat() == text:
-                return text
-        self.problems.append(f"{name}: must be a day like 2026-11-27, not {text!r}")
-        return ""
-
-    def file(self, name: str) -> Path | None:
-        text = self.text(name)
-        if not text:
-            return None
-        path = Path(text).expanduser()
-        if not path.is_file() or not os.access(path, os.R_OK):
-            self.problems.append(f"{name}: {path} is not a file that can be read")
-        return path.absolute()
-
-    def sensitive(self, name: str) -> Sensitive | None:
-        text = self.text(name)
-        if not text:
-            return None
-        try:
-            return Sensitive(resolve(text, self.environment))
-        except ValueError as error:
-            self.problems.append(f"{name}: {error}")
-            return None
-
-
-class TargetPart(Protocol):
-    """A target's own part of the configuration: its keys with their defaults, and how it is read."""
+        raise NotImplementedError
 
     @property
-    def keys(self) -> Mapping[str, Any]: ...
+    def environment(self) -> dict[str, str | Sensitive]:
+        """What goes to the server's process, secrets among it."""
+        named = {PROVIDERS[name]: value for name, value in given(self.providers).items()}
+        return {**named, **self.server.environment}
 
     @property
-    def lowest_port(self) -> int:
-        """The lowest of this machine's ports that the server may have."""
-
-    def parse(self, reader: Reader, model: ModelChoice) -> TargetSettings:
-        """Read it; what is wrong goes to the reader's `problems`."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the stack is to be. `environment` goes to the server's process, secrets among it."""
-
-    stack: str
-    target: str
-    release: str
-    server_port: int
-    model: ModelChoice
-    own: TargetSettings  # of the target
-    environment: Mapping[str, str | Sensitive] = field(default_factory=dict)
-    backups: Mapping[str, str | Sensitive] = field(default_factory=dict)  # as given, by key
-
-    @property
-    def provider_urls(self) -> Mapping[str, str | Sensitive]:
+    def provider_urls(self) -> dict[str, str | Sensitive]:
         """Where each provider with a URL is, by the name that Letta gives it."""
         openai = self.environment.get("OPENAI_BASE_URL", OPENAI_URL)
         found = {
-            "openai": openai if self.model == "none" else self.own.model_url,
+            "openai": openai if self.model == "none" else self.model_url,
             "ollama": self.environment.get("OLLAMA_BASE_URL"),
             "vllm": self.environment.get("VLLM_API_BASE"),
         }
@@ -168,65 +196,65 @@ class Settings:
 def parse(
     stack: str,
     values: Mapping[str, Any],
-    parts: Mapping[str, TargetPart],
+    kinds: Mapping[str, type[Settings]],
     default: str,
-    secret_keys: frozenset[str] = frozenset(),
+    encrypted: frozenset[str] = frozenset(),
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Turn flat configuration (`{"server.port": "8283"}`) into Settings.
 
-    `parts` are those of all targets by name, `default` names the one of who chose none;
-    `secret_keys` are those that Pulumi keeps encrypted; `environment` is where `env:` looks.
+    `kinds` are those of all targets by name, `default` names the one of who chose none; `encrypted`
+    are the keys that Pulumi keeps so; `environment` is where `env:` looks.
     Raises ConfigurationError with every problem, each with its key path.
     """
     target = str(values.get("target", default))
-    problems = list(_unknown(values, parts, target))
-    part = parts[target if target in parts else default]
-    reader = Reader(stack, {**DEFAULTS, **part.keys, **values}, secret_keys, environment, problems)
-    port = reader.port("server.port", part.lowest_port)
-    if reader.text("release") not in RELEASES:
-        known, release = ", ".join(RELEASES), reader.text("release")
-        problems.append(f"release: {release!r} is unknown; this letta-ops knows {known}")
-    if target not in parts:
-        known = ", ".join(parts)
-        problems.append(f"target: {target!r} is unknown; this letta-ops knows {known}")
-    server = dict(_environment(values, secret_keys, environment, problems))
-    model = _model(values, problems)
-    backups = dict(_backups(values, secret_keys, problems))
-    own = part.parse(reader, model)
-    if problems:
+    reading = Reading(environment, encrypted)
+    reading.problems.extend(_unknown(values, kinds, target))
+    if target not in kinds:
+        reading.problems.append(
+            f"target: {target!r} is unknown; this letta-ops knows {', '.join(kinds)}"
+        )
+    settings = read(
+        kinds[target if target in kinds else default],
+        {**values, "target": target},
+        reading,
+        stack=stack,
+        backups=_as_given(values, encrypted),
+        references={name: text for name, text in values.items() if is_reference(str(text))},
+    )
+    if reading.problems:
         raise ConfigurationError(
             f"configuration of stack '{stack}'",
-            problems,
+            reading.problems,
             f"correct it with `letta-ops --stack {stack} up --config KEY=VALUE`, or in"
             f" infra/stacks/Pulumi.{stack}.yaml; docs/configuration.md lists every key",
         )
-    return Settings(
-        stack=stack,
-        target=target,
-        release=reader.text("release"),
-        server_port=port,
-        model=model,
-        own=own,
-        environment=server,
-        backups=backups,
-    )
+    return settings
 
 
 def _unknown(
-    values: Mapping[str, Any], parts: Mapping[str, TargetPart], target: str
+    values: Mapping[str, Any], kinds: Mapping[str, type[Settings]], target: str
 ) -> Iterator[str]:
-    owners = {key: name for name, part in parts.items() for key in part.keys}
-    own = parts[target].keys if target in parts else owners
-    known = [*COMMON, *owners]
+    owners = {name: owner for owner, kind in kinds.items() for name in keys_of(kind)}
+    own = keys_of(kinds[target]) if target in kinds else owners
     for name in values:
-        if name in COMMON or name in own or name.startswith(ENVIRONMENT):
+        if is_known(name, own):
             continue
         if name in owners:
             yield f"{name}: is for the target {owners[name]} only"
-            continue
-        near = difflib.get_close_matches(name, known, 1)
-        yield f"{name}: unknown key" + (f", did you mean {near[0]}?" if near else "")
+        else:
+            yield unknown_key(name, owners)
+
+
+def _as_given(values: Mapping[str, Any], encrypted: frozenset[str]) -> dict[str, str | Sensitive]:
+    """What is configured for backups; references stay what they are."""
+    found: dict[str, str | Sensitive] = {}
+    for name in keys_of(BackupSettings):
+        value = values.get(name, "")
+        if value != "" and isinstance(value, str | bool | int | float):
+            text = as_text(value)
+            found[name] = Sensitive(text) if name in encrypted else text
+    return found
 
 
 def _as_letta(name: str, url: str | Sensitive) -> str | Sensitive:
@@ -235,62 +263,3 @@ def _as_letta(name: str, url: str | Sensitive) -> str | Sensitive:
     if name == "vllm" and not text.endswith("/v1"):
         text += "/v1"
     return Sensitive(text) if isinstance(url, Sensitive) else text
-
-
-def _model(values: Mapping[str, Any], problems: list[str]) -> ModelChoice:
-    has_provider = any(name in PROVIDERS for name in values)
-    choice = values.get("model", "none" if has_provider else "fake")
-    if choice not in ("fake", "smollm2", "none"):
-        problems.append(f"model: must be fake, smollm2 or none, not {choice!r}")
-    elif choice != "none" and any(name.startswith("providers.openai.") for name in values):
-        problems.append(
-            f"model: {choice} is served as the OpenAI provider, which providers.openai configures"
-            " too; keep one of them"
-        )
-    return cast(ModelChoice, choice)
-
-
-def _backups(
-    values: Mapping[str, Any], secret_keys: frozenset[str], problems: list[str]
-) -> Iterator[tuple[str, str | Sensitive]]:
-    """Yield what is configured for backups; references stay what they are."""
-    given: dict[str, str] = {}
-    for name in backup_settings.DEFAULTS:
-        try:
-            given[name] = backup_settings.as_text(name, values.get(name, ""))
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-    problems += backup_settings.problems(given, secrets_hidden=secret_keys)
-    for name, text in given.items():
-        if text:
-            yield name, Sensitive(text) if name in secret_keys else text
-
-
-def _environment(
-    values: Mapping[str, Any],
-    secret_keys: frozenset[str],
-    environment: Mapping[str, str],
-    problems: list[str],
-) -> Iterator[tuple[str, str | Sensitive]]:
-    """Yield the server's environment variables; provider keys are secrets, the rest is as given."""
-    for name, raw in values.items():
-        variable, kind = PROVIDERS.get(name, (name.removeprefix(ENVIRONMENT), "either"))
-        if name not in PROVIDERS and not name.startswith(ENVIRONMENT):
-            continue
-        if name.startswith(ENVIRONMENT) and variable.startswith(RESERVED):
-            problems.append(f"{name}: is set by letta-ops itself")
-            continue
-        text = str(raw)
-        hidden = is_reference(text) or name in secret_keys
-        if kind == "secret" and not hidden:
-            problems.append(
-                f"{name}: is in plain text; use a reference (env:NAME, file:PATH, cmd:COMMAND) or"
-                f" `pulumi config set --secret`"
-            )
-            continue
-        try:
-            value = resolve(text, environment)
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-            continue
-        yield variable, Sensitive(value) if hidden and kind != "plain" else value

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from infra.stack.deployment import Deployment
-    from infra.stack.settings import Settings, TargetPart
+    from infra.stack.settings import Settings
     from infra.targets.target import Host, Target
 
 OURS: Mapping[str, str] = {
@@ -80,14 +80,18 @@ def settings(
 
     default = default_for(stack)
     own = str(configuration.get("target", default))
-    parts = {name: part for name in names() if (part := _part(name, needed=name == own))}
-    return parse(stack, configuration, parts, default, secret_keys, environment)
+    return parse(stack, configuration, all_settings(own), default, secret_keys, environment)
 
 
-def _part(name: str, *, needed: bool) -> TargetPart | None:
-    """That of another package may be broken: then it is so for its own stacks alone."""
+def all_settings(needed: str = DEFAULT) -> dict[str, type[Settings]]:
+    """What can be configured, by target. That of another package may be broken: then it is so for its
+    own stacks alone, to which `needed` is the name."""
+    return {name: kind for name in names() if (kind := _settings(name, needed=name == needed))}
+
+
+def _settings(name: str, *, needed: bool) -> type[Settings] | None:
     try:
-        return named(name).part
+        return named(name).settings
     except Exception:
         if needed or name in OURS:
             raise

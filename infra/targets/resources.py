@@ -11,7 +11,8 @@ import pulumi
 from pulumi import dynamic
 
 from infra.sensitive import Sensitive, revealed
-from infra.stack.backup_settings import DEFAULTS
+from infra.stack.backup_settings import BackupSettings
+from infra.stack.keys import keys_of
 from infra.stack.locations import StackFolder
 from infra.targets.providers.provider import Provider
 from infra.targets.providers.record import ProfileRecord
@@ -84,4 +85,4 @@ def backup_settings(given: Mapping[str, str | Sensitive]) -> dict[str, Any]:
         key: pulumi.Output.secret(value.reveal()) if isinstance(value, Sensitive) else value
         for key, value in given.items()
     }
-    return {**dict.fromkeys(DEFAULTS, ""), **hidden}
+    return {**dict.fromkeys(keys_of(BackupSettings), ""), **hidden}

@@ -17,7 +17,7 @@ from infra.log_lines import LogLine, Wanted
 from infra.process import Finished
 from infra.stack.deployment import Deployment, Role
 from infra.stack.locations import StackFolder
-from infra.stack.settings import Settings, TargetPart
+from infra.stack.settings import Settings
 
 if TYPE_CHECKING:
     import psycopg
@@ -46,8 +46,8 @@ class Target(Protocol):
     """
 
     @property
-    def part(self) -> TargetPart:
-        """Its own part of a stack's configuration."""
+    def settings(self) -> type[Settings]:
+        """What can be configured of its stacks."""
 
     @property
     def refreshes(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,8 +25,24 @@ def show(context: typer.Context) -> None:
     present(invocation, described(invocation.deployment()), _render)
 
 
+@app.command("schema")
+def schema(
+    context: typer.Context,
+    stack_file: Annotated[
+        bool, typer.Option("--stack-file", help="Of a stack's configuration: Pulumi.STACK.yaml.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of a profile, for editors and for checking one before it is used."""
+    from infra.stack.schema import as_text, profile_schema, stack_schema
+    from infra.targets import all_settings
+
+    chosen = stack_schema(all_settings().values()) if stack_file else profile_schema()
+    present(current(context), chosen, lambda answer: [as_text(answer).rstrip()])
+
+
 def described(deployment: Deployment) -> dict[str, Any]:
     """Turn a deployment into the tree of its profile, without a single secret."""
+    from infra.stack.keys import given
     from infra.stack.profile import nested
 
     database = deployment.database
@@ -53,8 +69,12 @@ def described(deployment: Deployment) -> dict[str, Any]:
             "reader_password": _hidden(database.reader.password),
         },
         "model": {"handle": deployment.model.handle, "embedding": deployment.model.embedding},
-        **nested({key: str(value) for key, value in deployment.backups.values.items()}),
+        **nested({name: _text(value) for name, value in given(deployment.backups).items()}),
     }
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _hidden(secret: Sensitive | None) -> str | None:

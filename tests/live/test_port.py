@@ -135,7 +135,7 @@ def test_it_is_ours_and_its_machine_is_able_to_run_it(stack: Stack, place: Host)
     target = chosen(stack.name, configuration)
     for requirement in target.requirements(stack.folder, configuration, chosen=True):
         assert requirement.passed, requirement
-    assert settings(stack.name, configuration).own.server_url == stack.deployment.server.url
+    assert settings(stack.name, configuration).server_url == stack.deployment.server.url
     assert target.explain(stack.folder, configuration, "words that nobody knows") is None
 
 

@@ -40,7 +40,7 @@ def test_every_module_says_its_job_in_its_first_line() -> None:
 
 def test_the_only_stacks_that_are_kept_here_are_the_examples() -> None:
     found = [path.name for path in tracked("infra/stacks")]
-    assert sorted(found) == ["Pulumi.docker.yaml", "Pulumi.local.yaml"]
+    assert sorted(found) == ["Pulumi.docker.yaml", "Pulumi.local.yaml", "schema.json"]
 
 
 def test_the_lock_and_the_modules_pin_the_same_pulumi() -> None:

@@ -21,9 +21,9 @@ from healthchecks.model import Check, Finding, Need, State, Thresholds
 from healthchecks.probes.backups import Room, Stored, longest_gap, look_into_store, within
 from healthchecks.run import run
 from infra.errors import LettaOpsError
-from infra.sensitive import Sensitive
 from infra.stack.backup_settings import BackupSettings, Retention
 from infra.stack.deployment import Deployment, Server
+from infra.stack.keys import Reading, read
 from infra.stack.locations import StackFolder
 from tests.unit.backups import CONTENT, DEPLOYMENT, NOON, manifest, put
 
@@ -192,7 +192,7 @@ def deployment(tmp_path: Path) -> Deployment:
 
 def with_store(deployment: Deployment, **settings: object) -> Deployment:
     values = {key.replace("_", ".", 1): value for key, value in settings.items()}
-    return replace(deployment, backups=BackupSettings(values))
+    return replace(deployment, backups=read(BackupSettings, values, Reading(is_profile=True)))
 
 
 def findings(
@@ -245,7 +245,7 @@ def test_a_credential_that_leads_nowhere_is_told_with_its_key(deployment: Deploy
             deployment,
             store_url="s3://bucket",
             store_access_key_id="env:LETTA_TEST_NOT_THERE",
-            store_secret_access_key=Sensitive("swordfish"),
+            store_secret_access_key="swordfish",
         )
     )
     assert found["store"].state is State.UNKNOWN
@@ -297,8 +297,8 @@ def test_a_bucket_that_takes_connections_and_never_answers_keeps_nobody(
             deployment,
             store_url="s3://bucket",
             store_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}",
-            store_access_key_id=Sensitive("plain-id"),
-            store_secret_access_key=Sensitive("swordfish"),
+            store_access_key_id="plain-id",
+            store_secret_access_key="swordfish",
         )
         started = time.monotonic()
         seen = look_into_store(hanging, limit=1.0)

@@ -6,58 +6,63 @@ from typing import Any
 
 import pytest
 
+from infra.errors import ConfigurationError
 from infra.sensitive import Sensitive
-from infra.stack.backup_settings import (
-    DEFAULTS,
-    SECRET,
-    BackupSettings,
-    Retention,
-    as_text,
-    parse_retention,
-    problems,
-)
+from infra.stack.backup_settings import BackupKeys, BackupSettings, Retention, parse_retention
+from infra.stack.keys import Reading, as_text, is_secret, keys_of, read
+from infra.targets import settings
 
 FOLDER = "file:///srv/backups"
 
 
+def in_profile(**values: Any) -> BackupSettings:
+    return read(BackupSettings, values, Reading(is_profile=True))
+
+
+def problems(values: dict[str, Any], encrypted: frozenset[str] = frozenset()) -> list[str]:
+    """Those of a stack's configuration."""
+    try:
+        settings("local", values, encrypted, environment={})
+    except ConfigurationError as error:
+        return list(error.problems)
+    return []
+
+
 def test_nothing_configured_means_the_default_store_in_the_clear_without_a_schedule() -> None:
-    settings = BackupSettings()
-    store = settings.store(FOLDER)
+    chosen = BackupSettings()
+    store = chosen.store_settings(FOLDER)
     assert (store.url, store.timeout, store.path_style) == (FOLDER, 60.0, False)
-    assert not settings.encrypted
-    assert settings.escrow
-    assert settings.schedule is settings.drill_schedule is None
-    assert settings.retention == Retention(last=7, daily=14, weekly=8, monthly=12)
+    assert not chosen.encrypted
+    assert chosen.backup.escrow
+    assert chosen.backup.schedule is chosen.drill.schedule is None
+    assert chosen.retention == Retention(last=7, daily=14, weekly=8, monthly=12)
 
 
 def test_an_endpoint_of_ones_own_takes_the_bucket_in_the_path_unless_told_otherwise() -> None:
     endpoint = {"store.url": "s3://b/p", "store.endpoint": "https://s3.example.com"}
-    assert BackupSettings(endpoint).store(FOLDER).path_style is True
-    virtual = BackupSettings({**endpoint, "store.path_style": "false"})
-    assert virtual.store(FOLDER).path_style is False
+    assert in_profile(**endpoint).store_settings(FOLDER).path_style is True
+    virtual = in_profile(**endpoint, **{"store.path_style": "false"})
+    assert virtual.store_settings(FOLDER).path_style is False
 
 
 def test_a_secret_is_read_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = BackupSettings({"backup.identity": Sensitive("env:OFFLINE_IDENTITY")})
+    chosen = in_profile(**{"backup.identity": "env:OFFLINE_IDENTITY"})
     monkeypatch.delenv("OFFLINE_IDENTITY", raising=False)
     with pytest.raises(ValueError, match=r"backup\.identity: the environment variable"):
-        _ = settings.identity
+        _ = chosen.identity
     monkeypatch.setenv("OFFLINE_IDENTITY", "AGE-SECRET-KEY-1")
-    assert settings.identity == Sensitive("AGE-SECRET-KEY-1")
+    assert chosen.identity == Sensitive("AGE-SECRET-KEY-1")
 
 
 def test_recipients_may_stand_with_commas_and_spaces() -> None:
-    settings = BackupSettings({"backup.recipients": "age1a, age1b age1c"})
-    assert settings.recipients == ("age1a", "age1b", "age1c")
-    assert settings.encrypted
+    chosen = in_profile(**{"backup.recipients": "age1a, age1b age1c"})
+    assert chosen.backup.recipients == ("age1a", "age1b", "age1c")
+    assert chosen.encrypted
 
 
 def test_only_a_secret_that_is_given_as_it_is_can_be_redacted() -> None:
-    given = {
-        "backup.passphrase": Sensitive("correct horse"),
-        "backup.identity": Sensitive("file:/key"),
-    }
-    assert BackupSettings(given).plain_secrets == (Sensitive("correct horse"),)
+    given = BackupKeys(passphrase=Sensitive("correct horse"), identity=Sensitive("file:/key"))
+    assert BackupSettings(backup=given).plain_secrets == (Sensitive("correct horse"),)
 
 
 RETENTIONS = [
@@ -109,7 +114,7 @@ PROBLEMS: list[tuple[dict[str, str], str]] = [
 
 @pytest.mark.parametrize(("values", "problem"), PROBLEMS, ids=[text for _, text in PROBLEMS])
 def test_a_problem_is_named_and_no_secret_with_it(values: dict[str, str], problem: str) -> None:
-    found = list(problems(values, secrets_hidden=frozenset()))
+    found = problems(values)
     assert len(found) == 1, found
     assert problem in found[0]
     assert "hidden" not in found[0]
@@ -117,34 +122,33 @@ def test_a_problem_is_named_and_no_secret_with_it(values: dict[str, str], proble
 
 def test_a_secret_may_stand_in_the_profile_and_encrypted_in_the_configuration() -> None:
     values = {"backup.passphrase": "hidden words"}
-    assert not list(problems(values, secrets_hidden=None))
-    assert not list(problems(values, secrets_hidden=frozenset(values)))
+    assert in_profile(**values).passphrase == Sensitive("hidden words")
+    assert not problems(values, frozenset(values))
 
 
 def test_an_identity_may_be_in_a_shell_of_ones_own_where_only_backups_are_scheduled() -> None:
     values = {"backup.schedule": "0 2 * * *", "backup.identity": "env:IDENTITY"}
-    assert not list(problems(values, secrets_hidden=frozenset()))
+    assert not problems(values)
 
 
-def test_every_default_is_without_a_problem() -> None:
-    assert not list(problems(DEFAULTS, secrets_hidden=frozenset()))
-    assert set(SECRET) < set(DEFAULTS)
+def test_its_secrets_are_these() -> None:
+    secret = {name for name, about in keys_of(BackupSettings).items() if is_secret(about)}
+    assert secret == {
+        "store.access_key_id",
+        "store.secret_access_key",
+        "backup.passphrase",
+        "backup.identity",
+    }
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        ("backup.escrow", False, "false"),
-        ("backup.escrow", "True", "true"),
-        ("store.timeout", 30, "30"),
-        ("store.timeout", 2.5, "2.5"),
-        ("backup.key_copy", "In the Safe", "In the Safe"),
-    ],
+    ("value", "expected"),
+    [(False, "false"), (30, "30"), (2.5, "2.5"), ("In the Safe", "In the Safe")],
 )
-def test_what_yaml_and_toml_know_becomes_text(key: str, value: Any, expected: str) -> None:
-    assert as_text(key, value) == expected
+def test_what_yaml_and_toml_know_becomes_text(value: Any, expected: str) -> None:
+    assert as_text(value) == expected
 
 
 def test_a_list_is_no_text() -> None:
     with pytest.raises(ValueError, match="must be a text"):
-        as_text("backup.recipients", ["age1a"])
+        as_text(["age1a"])

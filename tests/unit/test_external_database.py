@@ -140,18 +140,18 @@ def test_settings_that_can_not_work_are_named(
 
 def test_the_direct_url_is_the_url_where_there_is_no_other() -> None:
     chosen = docker_settings(parse("demo", CONFIGURATION, environment={"DB": URL}))
-    assert chosen.database is not None
-    assert chosen.database.direct is chosen.database.url
-    assert chosen.database.reference == "env:DB"
+    assert chosen.external is not None
+    assert chosen.external.direct is chosen.external.url
+    assert chosen.external.reference == "env:DB"
 
 
 def test_the_profile_keeps_the_reference_of_the_direct_url() -> None:
     values = {**CONFIGURATION, "database.direct_url": "env:DIRECT", "database.network": "net"}
     environment = {"DB": URL, "DIRECT": URL.replace("6543", "5432")}
     chosen = docker_settings(parse("demo", values, environment=environment))
-    assert chosen.database is not None
-    assert (chosen.database.reference, chosen.database.network) == ("env:DIRECT", "net")
-    assert database_from_url(chosen.database.direct).port == 5432
+    assert chosen.external is not None
+    assert (chosen.external.reference, chosen.external.network) == ("env:DIRECT", "net")
+    assert database_from_url(chosen.external.direct).port == 5432
 
 
 def test_a_profile_with_a_url_reaches_the_database_directly(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from infra.errors import ConfigurationError, LettaOpsError
 from infra.stack.deployment import store_settings
+from infra.stack.keys import keys_of
 from infra.stack.locations import StackFolder, stack_folder
-from infra.stack.profile import KEYS, load, parse, remember, remembered
+from infra.stack.profile import Profile, load, parse, remember, remembered, variable
 from infra.targets import is_known
 
 FULL = {
@@ -70,7 +71,8 @@ def test_every_key_has_a_variable_that_overrides_it(folder: StackFolder) -> None
     assert deployment.server.url == "https://other"
     assert deployment.database is not None
     assert deployment.database.port == 6543
-    assert len({key.variable for key in KEYS}) == len(KEYS)
+    names = keys_of(Profile)
+    assert len({variable(name) for name in names}) == len(names)
 
 
 def test_the_environment_alone_makes_a_deployment(folder: StackFolder) -> None:
@@ -111,7 +113,10 @@ PROBLEMS = [
     ({"server.url": "http://a", "server.password": ""}, "server.password: must be a text"),
     ({"server.url": "http://a", "server.password": "env:"}, "server.password: the environment"),
     ({"server.url": "http://a", "database.port": 5432}, "database.host: is missing"),
-    ({"server.url": "http://a", "database.host": "h", "database.port": "x"}, "a whole number"),
+    (
+        {"server.url": "http://a", "database.host": "h", "database.port": "x"},
+        "must be between 1 and 65535, not 'x'",
+    ),
     ({"server.url": "http://a", "database.host": "h", "database.port": 0}, "between 1 and 65535"),
     ({"server.url": "http://a", "server.password": "file:/no/such"}, "/no/such cannot be read"),
     ({"server.url": "http://a", "server.password": "cmd:false"}, "exit code 1"),
@@ -141,9 +146,12 @@ def test_settings_of_backups_are_texts_and_their_secrets_are_not_followed(
     deployment = load(folder, environment={"LETTA_OPS_RETENTION": "last=3"})
     backups = deployment.backups
     assert backups.retention.last == 3
-    assert backups.escrow is False
-    assert backups.store("").url == "s3://b"
-    assert (backups.store("").path_style, backups.store("").timeout) == (True, 5.0)
+    assert backups.backup.escrow is False
+    assert backups.store_settings("").url == "s3://b"
+    assert (backups.store_settings("").path_style, backups.store_settings("").timeout) == (
+        True,
+        5.0,
+    )
     with pytest.raises(ValueError, match="/offline cannot be read"):
         _ = backups.identity
 

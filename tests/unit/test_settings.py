@@ -13,15 +13,15 @@ from infra.targets.docker.settings import docker_settings
 def test_nothing_configured_is_a_local_stack_with_the_fake_model() -> None:
     settings = parse("local", {})
     assert (settings.target, settings.model) == ("local", "fake")
-    assert settings.own.server_url == "http://127.0.0.1:8283"
-    assert settings.own.ports == {"server.port": 8283, "database.port": 8285, "model_port": 8284}
+    assert settings.server_url == "http://127.0.0.1:8283"
+    assert settings.ports == {"server.port": 8283, "database.port": 8285, "model_port": 8284}
 
 
 def test_a_provider_replaces_the_fake_model() -> None:
     settings = parse("local", {"providers.ollama.base_url": "http://127.0.0.1:11434"})
     assert settings.model == "none"
     assert settings.environment == {"OLLAMA_BASE_URL": "http://127.0.0.1:11434"}
-    assert "model_port" not in settings.own.ports
+    assert "model_port" not in settings.ports
 
 
 def test_a_secret_comes_from_its_reference_and_hides_itself() -> None:
@@ -50,7 +50,7 @@ PROBLEMS = [
     ({"server.port": "8284"}, "model_port: 8284 is the port of server.port already"),
     ({"release": "0.1"}, "release: '0.1' is unknown; this letta-ops knows 0.16.8"),
     ({"target": "moon"}, "target: 'moon' is unknown"),
-    ({"model": "parrot"}, "model: must be fake, smollm2 or none"),
+    ({"model": "parrot"}, "model: must be one of fake, smollm2, none"),
     (
         {"model": "fake", "providers.openai.base_url": "http://127.0.0.1:1/v1"},
         "model: fake is served as the OpenAI provider",
@@ -134,20 +134,20 @@ def test_a_stack_named_after_a_target_is_of_that_target() -> None:
     settings = parse("docker", {})
     assert settings.target == "docker"
     assert docker_settings(settings).names.prefix == "letta-docker"
-    assert settings.own.ports == {"server.port": 8283}
-    assert settings.own.model_url == "http://letta-docker-model:8284/v1"
+    assert settings.ports == {"server.port": 8283}
+    assert settings.model_url == "http://letta-docker-model:8284/v1"
 
 
 def test_beyond_loopback_is_allowed_with_tls() -> None:
     settings = parse("docker", {"server.bind": "0.0.0.0", "tls.mode": "internal"})
-    assert settings.own.server_url == "https://localhost:8283"
+    assert settings.server_url == "https://localhost:8283"
 
 
 def test_redis_comes_with_the_second_server() -> None:
     one, two = (
         docker_settings(parse("docker", {"server.replicas": count})) for count in ("1", "2")
     )
-    assert (one.redis, two.redis) == (False, True)
+    assert (one.has_redis, two.has_redis) == (False, True)
 
 
 def test_keys_of_the_docker_target_are_refused_elsewhere() -> None:

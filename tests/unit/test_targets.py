@@ -11,10 +11,13 @@ from pulumi.runtime import rpc
 from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs, Mocks
 
 from infra.accounts import operator
-from infra.stack.backup_settings import DEFAULTS
+from infra.stack.backup_settings import BackupSettings
+from infra.stack.keys import keys_of
 from infra.stack.locations import StackFolder
 from infra.stack.profile import SECRET_PATHS, remember
 from infra.targets import settings as parse
+from infra.targets.docker.settings import docker_settings
+from infra.targets.local.settings import local_settings
 from infra.targets.providers.service import program
 
 SECRET = rpc._special_sig_key
@@ -65,7 +68,8 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(values: dict[str, str]) -> dict[str, MockResourceArgs]:
         @pulumi.runtime.test  # type: ignore[untyped-decorator]  # Pulumi's own
         def program() -> None:
-            local.declare(StackFolder(tmp_path, "demo"), parse("demo", values, environment={}))
+            chosen = local_settings(parse("demo", values, environment={}))
+            local.declare(StackFolder(tmp_path, "demo"), chosen)
 
         program()
         return {name: args for name, args in made.items() if args.typ.startswith("pulumi-python")}
@@ -119,8 +123,8 @@ def test_a_literal_secret_in_the_profile_record_would_be_seen(build: Any) -> Non
 def test_settings_of_backups_are_recorded_as_given_and_others_are_taken_out(build: Any) -> None:
     given = {"store.url": "s3://b/p", "backup.passphrase": "env:BACKUP_PASSPHRASE"}
     values = build(given)["profile"].inputs["values"]
-    recorded = {key: values[key] for key in DEFAULTS}
-    assert recorded == {**dict.fromkeys(DEFAULTS, ""), **given}
+    recorded = {key: values[key] for key in keys_of(BackupSettings)}
+    assert recorded == {**dict.fromkeys(keys_of(BackupSettings), ""), **given}
 
 
 SCHEDULED = {"backup.schedule": "30 2 * * *"}
@@ -182,7 +186,8 @@ def docker_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         @pulumi.runtime.test  # type: ignore[untyped-decorator]  # Pulumi's own
         def program() -> None:
-            docker.declare(StackFolder(tmp_path, "demo"), parse("docker", values, environment={}))
+            chosen = docker_settings(parse("docker", values, environment={}))
+            docker.declare(StackFolder(tmp_path, "demo"), chosen)
 
         program()
         return dict(made)

@@ -9,7 +9,6 @@ from importlib.metadata import version
 
 import pulumi
 
-from infra.stack.backup_settings import SCHEDULES
 from infra.stack.deployment import SERVICE_SCHEDULER
 from infra.stack.locations import StackFolder, cache_folder
 from infra.stack.settings import Settings
@@ -34,7 +33,7 @@ def scheduler(
     environment: Mapping[str, str] = os.environ,
 ) -> None:
     """Declare the service, where something is scheduled. It begins when the profile is written."""
-    schedules = [str(settings.backups[key]) for key in SCHEDULES if key in settings.backups]
+    schedules = [each for each in (settings.backup.schedule, settings.drill.schedule) if each]
     if not schedules:
         return
     service(

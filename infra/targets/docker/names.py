@@ -21,6 +21,8 @@ PROXY_TLS_PORT = 8443
 PROXY_CHALLENGE_PORT = 8082  # never the one on which the API is served in the clear
 REDIS_PORT = 6379
 
+PREFIX = r"[a-z][a-z0-9-]{0,48}"  # of every name
+
 # The accounts of the images; each is alone in its container.
 SERVER_USER = 10001
 POSTGRES_USER = 10002

@@ -12,14 +12,13 @@ from infra.stack.deployment import SERVICE_POSTGRES, SERVICE_PROXY
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
 from infra.stack.profile import remembered
 from infra.stack.secrets import StackSecrets
-from infra.stack.settings import Settings
 from infra.targets.docker import agent_guard
 from infra.targets.docker.engine.client import engine, find_container, find_volume
 from infra.targets.docker.names import LABEL_PREFIX, Names
 from infra.targets.docker.port import ensure_port
 from infra.targets.docker.providers.cluster import IDENTIFIER, ensure_home, ensure_volume
 from infra.targets.docker.providers.database_preflight import ensure_usable
-from infra.targets.docker.settings import docker_settings
+from infra.targets.docker.settings import DockerSettings
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -28,9 +27,9 @@ NEW_BYTES = 4 * 1024**3  # images, and room to grow
 RUNNING_BYTES = 200 * 1024**2
 
 
-def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecrets) -> None:
+def ensure_possible(folder: StackFolder, settings: DockerSettings, secrets: StackSecrets) -> None:
     """Raise LettaOpsError when the stack can't be made here; nothing has been touched then."""
-    chosen = docker_settings(settings)
+    chosen = settings
     names = chosen.names
     if secrets.key_lost:
         raise LettaOpsError(
@@ -43,12 +42,12 @@ def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecre
     ensure_writable(cache_folder())
     with engine() as client:
         _ensure_space(client, names)
-        ensure_port(client, settings.stack, names, chosen.bind, settings.server_port)
-        if chosen.database is None:
+        ensure_port(client, settings.stack, names, chosen.server.bind, settings.server.port)
+        if chosen.external is None:
             _ensure_known(client, folder, names, secrets)
             _ensure_alone(client, names)
     recorded = remembered(folder.profile, IDENTIFIER)
-    if chosen.database is None:
+    if chosen.external is None:
         ensure_volume(folder, names, recorded)
     else:
         ensure_usable(folder, settings, secrets)
@@ -56,8 +55,8 @@ def ensure_possible(folder: StackFolder, settings: Settings, secrets: StackSecre
         ensure_home(names)
     agent_guard.count_before(
         folder,
-        {"uri": chosen.database.direct.reveal()}
-        if chosen.database
+        {"uri": chosen.external.direct.reveal()}
+        if chosen.external
         else {"container": names.container(SERVICE_POSTGRES)},
         secrets.id,
     )

@@ -19,7 +19,7 @@ from infra.stack.deployment import (
 )
 from infra.stack.locations import StackFolder
 from infra.stack.secrets import stack_secrets
-from infra.stack.settings import FAKE_MODEL, Settings
+from infra.stack.settings import FAKE_MODEL
 from infra.targets.components.scheduler import scheduler
 from infra.targets.components.secrets import Secrets
 from infra.targets.docker.components.base import Base
@@ -32,25 +32,25 @@ from infra.targets.docker.names import REDIS_PORT
 from infra.targets.docker.preflight import ensure_possible
 from infra.targets.docker.providers.database_preflight import image_is_there
 from infra.targets.docker.providers.route import Route
-from infra.targets.docker.settings import ContainerSettings, docker_settings
+from infra.targets.docker.settings import DockerSettings
 from infra.targets.resources import backup_settings, record, resource, urls
 
 
-def declare(folder: StackFolder, settings: Settings) -> None:
+def declare(folder: StackFolder, settings: DockerSettings) -> None:
     """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
-    chosen = docker_settings(settings)
+    chosen = settings
     known = stack_secrets(folder)
     ensure_possible(folder, settings, known)
     context = StackContext(folder, settings, known)
     first: list[pulumi.Resource] = []
-    if chosen.database is not None:
+    if chosen.external is not None:
         first.append(preflight(context, looked=image_is_there(settings)))
     secrets = Secrets(folder, known, pulumi.ResourceOptions(depends_on=first))
     base = Base(context, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
     more: dict[str, str | Sensitive] = {**settings.environment}
     after: list[pulumi.Resource] = []
     database: ContainerPostgres | ExternalPostgres
-    if chosen.database is None:
+    if chosen.external is None:
         database = ContainerPostgres(context, base)
     else:
         database = ExternalPostgres(context, base)
@@ -63,11 +63,11 @@ def declare(folder: StackFolder, settings: Settings) -> None:
         after.append(fake_model(context, base))
         model = FAKE_MODEL
         more |= {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": chosen.model_url}
-    if chosen.redis:
+    if chosen.has_redis:
         after.append(redis(context, base))
         more["LETTA_REDIS_HOST"] = context.names.container(SERVICE_REDIS)
         more["LETTA_REDIS_PORT"] = str(REDIS_PORT)
-    more["LETTA_PG_POOL_SIZE"] = str(chosen.pool_size)
+    more["LETTA_PG_POOL_SIZE"] = str(chosen.database.pool_size)
     servers = Servers(context, base, database.uri, more, after)
     proxy = Proxy(context, base, servers.ready)
     hidden = pulumi.Output.secret([secret.reveal() for secret in servers.hidden])
@@ -85,7 +85,7 @@ def declare(folder: StackFolder, settings: Settings) -> None:
             **database.address,
             "tls": _tls(chosen),
             "files": proxy.files,
-            "max_request": chosen.max_request,
+            "max_request": chosen.proxy.max_request,
             "model": model.handle or "",
             "embedding": model.embedding or "",
             "secrets": hidden,
@@ -98,12 +98,12 @@ def declare(folder: StackFolder, settings: Settings) -> None:
     pulumi.export("profile", str(folder.profile))
 
 
-def _images(chosen: ContainerSettings) -> list[str]:
-    own = ["postgres"] if chosen.database is None else []
-    return ["letta", *own, "proxy", *(["redis"] if chosen.redis else [])]
+def _images(chosen: DockerSettings) -> list[str]:
+    own = ["postgres"] if chosen.external is None else []
+    return ["letta", *own, "proxy", *(["redis"] if chosen.has_redis else [])]
 
 
-def _tls(chosen: ContainerSettings) -> dict[str, Any]:
+def _tls(chosen: DockerSettings) -> dict[str, Any]:
     return {
         "mode": chosen.tls.mode,
         "host": chosen.tls.host,
@@ -114,7 +114,7 @@ def _tls(chosen: ContainerSettings) -> dict[str, Any]:
 
 
 def _profile(
-    folder: StackFolder, settings: Settings, chosen: ContainerSettings, model: Model
+    folder: StackFolder, settings: DockerSettings, chosen: DockerSettings, model: Model
 ) -> dict[str, Any]:
     return {
         "target": settings.target,
@@ -129,9 +129,9 @@ def _profile(
     }
 
 
-def _database(chosen: ContainerSettings) -> dict[str, Any]:
+def _database(chosen: DockerSettings) -> dict[str, Any]:
     """How the command line reaches the database: in its container, or by the external one's URL."""
-    if chosen.database is None:
+    if chosen.external is None:
         return {
             "database.container": chosen.names.container(SERVICE_POSTGRES),
             "database.host": LOOPBACK,
@@ -141,8 +141,8 @@ def _database(chosen: ContainerSettings) -> dict[str, Any]:
             "database.url": "",
         }
     none = dict.fromkeys(("container", "host", "name", "owner", "reader"), "")
-    reference = chosen.database.reference
+    reference = chosen.external.reference
     return {
         **{f"database.{name}": value for name, value in none.items()},
-        "database.url": reference or pulumi.Output.secret(chosen.database.direct.reveal()),
+        "database.url": reference or pulumi.Output.secret(chosen.external.direct.reveal()),
     }

@@ -4,72 +4,134 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from infra.sensitive import Sensitive
 from infra.stack.database_url import url_problems
 from infra.stack.deployment import LOOPBACK, SERVICE_MODEL
-from infra.stack.references import is_reference
-from infra.stack.settings import Reader, Settings
-from infra.targets.docker.images.images import PACKAGES, BuildSettings
-from infra.targets.docker.names import MODEL_PORT, Names
+from infra.stack.keys import (
+    By,
+    File,
+    Keys,
+    OneOf,
+    Secret,
+    between,
+    matching,
+    port_from,
+    setting,
+)
+from infra.stack.settings import ServerKeys, Settings
+from infra.targets.docker.images.images import BuildSettings
+from infra.targets.docker.names import MODEL_PORT, PREFIX, Names
 
-DEFAULTS: Mapping[str, Any] = {
-    "containers.prefix": "",  # letta-<stack>
-    "server.bind": LOOPBACK,
-    "server.replicas": 1,
-    "server.memory": 2048,  # MiB
-    "server.start_seconds": 180,  # until a new server must be healthy
-    "redis": "auto",
-    "database.mode": "container",
-    "database.memory": 1024,  # MiB
-    "database.pool_size": 25,
-    "database.url": "",
-    "database.direct_url": "",
-    "database.network": "",
-    "tls.mode": "off",
-    "tls.host": "",
-    "tls.certificate": "",
-    "tls.key": "",
-    "tls.email": "",
-    "tls.acme_directory": "",
-    "tls.acme_ca": "",
-    "tls.http_port": 80,  # where an ACME authority looks for the answer to its challenge
-    "proxy.max_request": 100,  # MiB
-    "image.base": "",
-    "image.packages": "",
-    "image.ca_bundle": "",
-    "image.proxy": "",
-    "image.index_url": "",
-    "image.apt_mirror": "",
-}
-SECRET = ("database.url", "database.direct_url")
-TLS_MODES = ("off", "internal", "files", "acme")
-MOST_REPLICAS = 16
+MOST_MEMORY = 1024**2  # MiB
 HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?"
 EMAIL = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+"
 HTTPS_URL = r"https://[A-Za-z0-9._~:/?&=%-]+"
 
 
-@dataclass(frozen=True)
-class Tls:
+def _address(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"must be an IP address, not {text!r}") from None
+    return text
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(PREFIX, text):
+        raise ValueError("use lower-case letters, digits and dashes")
+    return text
+
+
+class ContainerKeys(Keys):
+    table: ClassVar[str] = "containers."
+
+    prefix: Annotated[str | None, By(_prefix)] = setting(
+        None, "what names of containers, networks and volumes begin with; by default letta-STACK"
+    )
+
+
+class DockerServerKeys(ServerKeys):
+    bind: Annotated[str, By(_address)] = setting(
+        LOOPBACK, "the address of this machine that clients reach; beyond loopback only with TLS"
+    )
+    replicas: Annotated[int, between(1, 16)] = setting(1, "how many servers")
+    memory: Annotated[int, between(64, MOST_MEMORY)] = setting(2048, "MiB of each server")
+    start_seconds: Annotated[int, between(10, 3600)] = setting(
+        180, "within which a new server must be healthy"
+    )
+
+
+class DatabaseKeys(Keys):
+    table: ClassVar[str] = "database."
+
+    mode: Annotated[Literal["container", "external"], OneOf()] = setting(
+        "container", "a Postgres of the stack's own, or one that is there already"
+    )
+    memory: Annotated[int, between(128, MOST_MEMORY)] = setting(1024, "MiB of the container")
+    pool_size: Annotated[int, between(1, 1000)] = setting(25, "connections of each server")
+    url: Annotated[Sensitive | None, Secret()] = setting(None, "of the external database")
+    direct_url: Annotated[Sensitive | None, Secret()] = setting(
+        None, "the same, past a transaction pooler: for migrations and backups"
+    )
+    network: str = setting("", "Docker's, which everything that speaks to the database joins")
+
+    def contradictions(self) -> Iterator[str]:
+        if self.mode != "external":
+            for name in ("url", "direct_url", "network"):
+                if getattr(self, name):
+                    yield f"database.{name}: is set, but database.mode is not external"
+            return
+        if self.url is None:
+            yield "database.url: is missing; database.mode is external"
+        for name, url in (("url", self.url), ("direct_url", self.direct_url)):
+            if url is not None:
+                yield from (f"database.{name}: {problem}" for problem in url_problems(url))
+
+
+class TlsKeys(Keys):
     """How the proxy gets its certificate; `mode` off means plain HTTP, on loopback only."""
 
-    mode: str = "off"
-    host: str = "localhost"
-    certificate: Path | None = None
-    key: Path | None = None
-    email: str = ""
-    acme_directory: str = ""
-    acme_ca: Path | None = None
-    http_port: int = 80
+    table: ClassVar[str] = "tls."
+
+    mode: Annotated[Literal["off", "internal", "files", "acme"], OneOf()] = setting(
+        "off", "where the proxy's certificate comes from"
+    )
+    host: Annotated[str, matching(HOST)] = setting("localhost", "the name that clients use")
+    certificate: File | None = setting(None, "a chain in PEM form, for mode files")
+    key: File | None = setting(None, "its key, for mode files")
+    email: Annotated[str, matching(EMAIL)] = setting(
+        "", "whom an authority writes to, for mode acme"
+    )
+    acme_directory: Annotated[str, matching(HTTPS_URL)] = setting("", "by default Let's Encrypt")
+    acme_ca: File | None = setting(None, "certificates that sign the directory's own, in PEM form")
+    http_port: Annotated[int, port_from(1)] = setting(
+        80, "where an authority looks for its challenge"
+    )
+
+    def contradictions(self) -> Iterator[str]:
+        given = self.model_fields_set
+        if self.mode == "files" and (self.certificate is None or self.key is None):
+            yield "tls.mode: files needs tls.certificate and tls.key"
+        if self.mode in ("files", "acme") and "host" not in given:
+            yield f"tls.host: is missing; {self.mode} needs the name that clients use"
+        if self.mode == "acme" and not self.email:
+            yield "tls.email: is missing; acme needs whom to tell of a certificate"
+        if self.mode == "off" and given & {"host", "certificate", "key"}:
+            yield "tls.mode: is off, but other tls keys are set; choose a mode"
 
     @property
     def on(self) -> bool:
         return self.mode != "off"
+
+
+class ProxyKeys(Keys):
+    table: ClassVar[str] = "proxy."
+
+    max_request: Annotated[int, between(1, 10_000)] = setting(100, "MiB of one request")
 
 
 @dataclass(frozen=True)
@@ -85,32 +147,51 @@ class ExternalDatabase:
     network: str = ""
 
 
-@dataclass(frozen=True)
-class ContainerSettings:
-    """The docker target's part of Settings; memory in MiB."""
+class DockerSettings(Settings):
+    """Those of a stack of containers."""
 
-    names: Names
-    server_port: int = 8283
-    bind: str = LOOPBACK
-    replicas: int = 1
-    server_memory: int = 2048
-    start_seconds: int = 180
-    database_memory: int = 1024
-    pool_size: int = 25
-    redis: bool = False
-    max_request: int = 100
-    tls: Tls = Tls()
-    build: BuildSettings = field(default_factory=BuildSettings)
-    database: ExternalDatabase | None = None
+    containers: ContainerKeys = setting(ContainerKeys(), "its containers")
+    server: DockerServerKeys = setting(DockerServerKeys(), "the Letta server")
+    redis: Annotated[Literal["auto", "true", "false"], OneOf()] = setting(
+        "auto", "whether there is one; auto: with several servers"
+    )
+    database: DatabaseKeys = setting(DatabaseKeys(), "its Postgres")
+    tls: TlsKeys = setting(TlsKeys(), "the proxy's certificate")
+    proxy: ProxyKeys = setting(ProxyKeys(), "what stands before the servers")
+    image: BuildSettings = setting(BuildSettings(), "how images are built")
+
+    def contradictions(self) -> Iterator[str]:
+        yield from super().contradictions()
+        if self.model == "smollm2":
+            yield "model: smollm2 runs on this machine itself; configure a provider"
+        if not self.tls.on and not ipaddress.ip_address(self.server.bind).is_loopback:
+            yield (
+                f"server.bind: {self.server.bind} is beyond loopback, where the password would be"
+                " sent in the clear; set tls.mode to internal, files or acme"
+            )
 
     @property
-    def host(self) -> str:
-        """The host in the URL by which clients know the server."""
-        return self.tls.host if self.tls.on else LOOPBACK
+    def names(self) -> Names:
+        return Names(self.containers.prefix or f"letta-{self.stack}")
+
+    @property
+    def has_redis(self) -> bool:
+        return self.redis == "true" or (self.redis == "auto" and self.server.replicas > 1)
+
+    @property
+    def external(self) -> ExternalDatabase | None:
+        """The database, where it is not the stack's own."""
+        url, direct = self.database.url, self.database.direct_url
+        if self.database.mode != "external" or url is None:
+            return None
+        reference = self.references.get("database.direct_url" if direct else "database.url")
+        return ExternalDatabase(url, direct or url, reference, self.database.network)
 
     @property
     def server_url(self) -> str:
-        return f"{'https' if self.tls.on else 'http'}://{self.host}:{self.server_port}"
+        if self.tls.on:
+            return f"https://{self.tls.host}:{self.server.port}"
+        return f"http://{LOOPBACK}:{self.server.port}"
 
     @property
     def model_url(self) -> str:
@@ -119,7 +200,7 @@ class ContainerSettings:
     @property
     def ports(self) -> Mapping[str, int]:
         """The proxy's alone: nothing else is published."""
-        return {"server.port": self.server_port}
+        return {"server.port": self.server.port}
 
 
 def names_of(stack: str, values: Mapping[str, Any]) -> Names:
@@ -127,118 +208,7 @@ def names_of(stack: str, values: Mapping[str, Any]) -> Names:
     return Names(str(values.get("containers.prefix") or f"letta-{stack}"))
 
 
-def docker_settings(settings: Settings) -> ContainerSettings:
-    """Of a stack's settings those of this target."""
-    assert isinstance(settings.own, ContainerSettings)  # noqa: S101  # nobody else's come here
-    return settings.own
-
-
-def parse_containers(reader: Reader) -> ContainerSettings:
-    """Read this target's part of the configuration; what is wrong is added to its problems."""
-    names = names_of(reader.stack, reader.values)
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,48}", names.prefix):
-        reader.problems.append("containers.prefix: use lower-case letters, digits and dashes")
-    if reader.values.get("model") == "smollm2":
-        reader.problems.append("model: smollm2 runs on this machine itself; configure a provider")
-    replicas = reader.number("server.replicas", 1, MOST_REPLICAS)
-    redis = reader.choice("redis", ("auto", "true", "false"))
-    tls = _tls(reader)
-    bind = _bind(reader, tls)
-    return ContainerSettings(
-        names=names,
-        server_port=int(port) if (port := reader.text("server.port")).isdecimal() else 0,
-        bind=bind,
-        replicas=replicas,
-        server_memory=reader.number("server.memory", 64, 1024**2),
-        start_seconds=reader.number("server.start_seconds", 10, 3600),
-        database_memory=reader.number("database.memory", 128, 1024**2),
-        pool_size=reader.number("database.pool_size", 1, 1000),
-        redis=redis == "true" or (redis == "auto" and replicas > 1),
-        max_request=reader.number("proxy.max_request", 1, 10_000),
-        tls=tls,
-        build=_build(reader),
-        database=_database(reader),
-    )
-
-
-def _tls(reader: Reader) -> Tls:
-    mode = reader.choice("tls.mode", TLS_MODES)
-    certificate, key = reader.file("tls.certificate"), reader.file("tls.key")
-    host = reader.text("tls.host")
-    if mode == "files" and (certificate is None or key is None):
-        reader.problems.append("tls.mode: files needs tls.certificate and tls.key")
-    if mode in ("files", "acme") and not host:
-        reader.problems.append(f"tls.host: is missing; {mode} needs the name that clients use")
-    if mode == "acme" and not reader.text("tls.email"):
-        reader.problems.append("tls.email: is missing; acme needs whom to tell of a certificate")
-    if mode == "off" and (host or certificate or key):
-        reader.problems.append("tls.mode: is off, but other tls keys are set; choose a mode")
-    return Tls(
-        mode=mode,
-        host=reader.matching("tls.host", HOST) or "localhost",
-        certificate=certificate,
-        key=key,
-        email=reader.matching("tls.email", EMAIL),
-        acme_directory=reader.matching("tls.acme_directory", HTTPS_URL),
-        acme_ca=reader.file("tls.acme_ca"),
-        http_port=reader.number("tls.http_port", 1, 65535),
-    )
-
-
-def _bind(reader: Reader, tls: Tls) -> str:
-    text = reader.text("server.bind")
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        reader.problems.append(f"server.bind: must be an IP address, not {text!r}")
-        return LOOPBACK
-    if not address.is_loopback and not tls.on:
-        reader.problems.append(
-            f"server.bind: {text} is beyond loopback, where the password would be sent in the clear;"
-            " set tls.mode to internal, files or acme"
-        )
-    return text
-
-
-def _build(reader: Reader) -> BuildSettings:
-    chosen: dict[str, Any] = {
-        "ca_bundle": reader.file("image.ca_bundle"),
-        "proxy": reader.sensitive("image.proxy"),
-        "index_url": reader.sensitive("image.index_url"),
-        "apt_mirror": reader.text("image.apt_mirror") or None,
-    }
-    if base := reader.text("image.base"):
-        chosen["base"] = base
-    if day := reader.day("image.packages"):
-        chosen["packages"] = max(day, PACKAGES)
-    return BuildSettings(**chosen)
-
-
-def _database(reader: Reader) -> ExternalDatabase | None:
-    mode = reader.choice("database.mode", ("container", "external"))
-    if mode != "external":
-        for name in (*SECRET, "database.network"):
-            if reader.text(name):
-                reader.problems.append(f"{name}: is set, but database.mode is not external")
-        return None
-    for name in SECRET:
-        text = reader.text(name)
-        if text and not is_reference(text) and name not in reader.secret_keys:
-            reader.problems.append(
-                f"{name}: is in plain text; use a reference (env:NAME, file:PATH, cmd:COMMAND) or"
-                " `pulumi config set --secret`"
-            )
-    url = reader.sensitive("database.url")
-    if url is None:
-        reader.problems.append("database.url: is missing; database.mode is external")
-        return None
-    direct = reader.sensitive("database.direct_url") or url
-    problems = [f"database.url: {words}" for words in url_problems(url)]
-    if direct is not url:
-        problems += [f"database.direct_url: {words}" for words in url_problems(direct)]
-    reader.problems.extend(problems)
-    if problems:
-        return None
-    configured = reader.text("database.direct_url") or reader.text("database.url")
-    reference = configured if is_reference(configured) else None
-    return ExternalDatabase(url, direct, reference, reader.text("database.network"))
+def docker_settings(settings: Settings) -> DockerSettings:
+    """Those of a docker stack."""
+    assert isinstance(settings, DockerSettings)  # noqa: S101  # nobody else's come here
+    return settings

@@ -9,10 +9,11 @@ from infra.embedded import supervisor
 from infra.errors import LettaOpsError
 from infra.pulumi_cli.recovery import ids_of, unfinished
 from infra.stack.deployment import Deployment
+from infra.stack.keys import Reading, read
 from infra.stack.locations import StackFolder
 from infra.stack.profile import remembered
 from infra.stack.secrets import kept_value, stack_secrets
-from infra.stack.settings import DEFAULTS, ModelChoice, Reader, Settings
+from infra.stack.settings import Settings
 from infra.targets.docker import settings as own
 from infra.targets.docker.names import Names
 from infra.targets.target import Host, Requirement
@@ -23,26 +24,16 @@ LIMITS = {"memory": "MemoryLimit", "processes": "PidsLimit"}
 KINDS = ("docker:index/container:Container", "docker:index/network:Network")
 
 
-class DockerPart:
-    """See `infra.stack.settings.TargetPart`."""
-
-    keys = own.DEFAULTS
-    lowest_port = 1  # the engine may publish any port
-
-    def parse(self, reader: Reader, _: ModelChoice) -> own.ContainerSettings:
-        return own.parse_containers(reader)
-
-
 class Docker:
     """See `infra.targets.target.Target`."""
 
-    part = DockerPart()
+    settings = own.DockerSettings
     refreshes = True  # a container may have been changed or removed by hand
 
     def declare(self, folder: StackFolder, settings: Settings) -> None:
         from infra.targets.docker.program import declare
 
-        declare(folder, settings)
+        declare(folder, own.docker_settings(settings))
 
     def remove_unfinished(
         self, folder: StackFolder, configuration: Mapping[str, Any], state: Mapping[str, Any]
@@ -78,7 +69,7 @@ class Docker:
     ) -> Iterator[Requirement]:
         yield container_engine(needed=chosen)
         if chosen:
-            yield _published(folder.stack, own.names_of(folder.stack, configuration), configuration)
+            yield _published(folder.stack, configuration)
 
     def client_requirements(self) -> Iterator[Requirement]:
         yield container_engine(needed=True)
@@ -126,16 +117,21 @@ def container_engine(needed: bool) -> Requirement:
     )
 
 
-def _published(stack: str, names: Names, configuration: Mapping[str, Any]) -> Requirement:
+def _published(stack: str, configuration: Mapping[str, Any]) -> Requirement:
     """The one port that a stack of containers has on this machine."""
     from infra.targets.docker.engine.client import engine
     from infra.targets.docker.port import ensure_port
 
-    values = {**DEFAULTS, **own.DEFAULTS, **configuration}
-    port = int(values["server.port"])
+    reading = Reading()
+    ours = {name: configuration.get(name, "") for name in ("server.port", "server.bind")}
+    server = read(own.DockerServerKeys, ours, reading)
+    if reading.problems:
+        hint = f"correct it: `letta-ops --stack {stack} up --config KEY=VALUE`"
+        return Requirement("ports", False, "; ".join(reading.problems), hint)
+    names = own.names_of(stack, configuration)
     try:
         with engine(ENGINE_SECONDS) as client:
-            ensure_port(client, stack, names, str(values["server.bind"]), port)
+            ensure_port(client, stack, names, server.bind, server.port)
     except LettaOpsError as error:
         return Requirement("ports", False, error.message, error.hint)
-    return Requirement("ports", True, f"free, or this stack's own: {port} (server.port)")
+    return Requirement("ports", True, f"free, or this stack's own: {server.port} (server.port)")

@@ -9,7 +9,7 @@ import pulumi
 from infra.stack.deployment import DATABASE_NAME, LOOPBACK, OWNER_ROLE, READER_ROLE, Model
 from infra.stack.locations import StackFolder
 from infra.stack.secrets import stack_secrets
-from infra.stack.settings import FAKE_MODEL, Settings
+from infra.stack.settings import FAKE_MODEL
 from infra.targets.components.scheduler import scheduler
 from infra.targets.components.secrets import Secrets
 from infra.targets.local.components.letta import server
@@ -18,13 +18,13 @@ from infra.targets.local.components.postgres import Postgres
 from infra.targets.local.preflight import ensure_possible
 from infra.targets.local.providers.endpoints import ModelEndpoints
 from infra.targets.local.providers.runtime import LettaRelease
-from infra.targets.local.settings import local_settings
+from infra.targets.local.settings import LocalSettings
 from infra.targets.resources import backup_settings, record, resource, urls
 
 
-def declare(folder: StackFolder, settings: Settings) -> None:
+def declare(folder: StackFolder, settings: LocalSettings) -> None:
     """Declare the stack's resources. Raises LettaOpsError before any, when it can't succeed."""
-    ensure_possible(folder, local_settings(settings))
+    ensure_possible(folder, settings)
     secrets = Secrets(folder, stack_secrets(folder))
     release = resource(LettaRelease(), "release", folder, {"release": settings.release})
     postgres = Postgres(folder, settings, secrets, release)
@@ -33,7 +33,7 @@ def declare(folder: StackFolder, settings: Settings) -> None:
         "endpoints",
         folder,
         {
-            "port": local_settings(settings).database_port,
+            "port": settings.database.port,
             "urls": urls(settings.provider_urls),
         },
         pulumi.ResourceOptions(depends_on=[postgres.ready]),
@@ -47,17 +47,17 @@ def declare(folder: StackFolder, settings: Settings) -> None:
         after.append(served.ready)
     letta = server(folder, settings, secrets, release, environment, after)
     scheduler(folder, settings, record(folder, _profile(settings, model), letta))
-    pulumi.export("url", settings.own.server_url)
+    pulumi.export("url", settings.server_url)
     pulumi.export("profile", str(folder.profile))
 
 
-def _profile(settings: Settings, model: Model) -> dict[str, Any]:
+def _profile(settings: LocalSettings, model: Model) -> dict[str, Any]:
     return {
         "target": settings.target,
         "release": settings.release,
-        "server.url": settings.own.server_url,
+        "server.url": settings.server_url,
         "database.host": LOOPBACK,
-        "database.port": local_settings(settings).database_port,
+        "database.port": settings.database.port,
         "database.name": DATABASE_NAME,
         "database.owner": OWNER_ROLE,
         "database.reader": READER_ROLE,

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, ClassVar
 
 from infra.stack.deployment import LOOPBACK
-from infra.stack.settings import ModelChoice, Reader, Settings
+from infra.stack.keys import Keys, port_from, setting
+from infra.stack.settings import ServerKeys, Settings
 
-DEFAULTS: Mapping[str, Any] = {"model_port": 8284, "database.port": 8285, "smollm2_port": 8286}
-LOWEST_PORT = 1024  # the services' accounts may not open lower ones
-PORTS = ("server.port", *DEFAULTS)
+Port = Annotated[int, port_from(1024)]  # the services' accounts may not open lower ones
 
 
-@dataclass(frozen=True)
-class LocalSettings:
-    """The local target's part of Settings: ports of loopback."""
+class LocalServerKeys(ServerKeys):
+    port: Port = setting(8283, "where clients find the server")
 
-    server_port: int
-    model_port: int
-    database_port: int
-    smollm2_port: int
-    model: ModelChoice
+
+class LocalDatabaseKeys(Keys):
+    table: ClassVar[str] = "database."
+
+    port: Port = setting(8285, "that of Postgres, on loopback")
+
+
+class LocalSettings(Settings):
+    """Those of a stack that runs as processes of this machine, on loopback."""
+
+    server: LocalServerKeys = setting(LocalServerKeys(), "the Letta server")
+    model_port: Port = setting(8284, "that of the fake model, on loopback")
+    database: LocalDatabaseKeys = setting(LocalDatabaseKeys(), "its Postgres")
+    smollm2_port: Port = setting(8286, "that of SmolLM2, on loopback")
 
     @property
     def server_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.server_port}"
+        return f"http://{LOOPBACK}:{self.server.port}"
 
     @property
     def model_url(self) -> str:
@@ -34,33 +40,28 @@ class LocalSettings:
 
     @property
     def ports(self) -> Mapping[str, int]:
-        found = {"server.port": self.server_port, "database.port": self.database_port}
+        found = {"server.port": self.server.port, "database.port": self.database.port}
         if self.model != "none":
             found["model_port"] = self.model_port
         if self.model == "smollm2":
             found["smollm2_port"] = self.smollm2_port
         return found
 
+    def contradictions(self) -> Iterator[str]:
+        yield from super().contradictions()
+        seen: dict[int, str] = {}
+        for name, number in {
+            "server.port": self.server.port,
+            "model_port": self.model_port,
+            "database.port": self.database.port,
+            "smollm2_port": self.smollm2_port,
+        }.items():
+            if number in seen:
+                yield f"{name}: {number} is the port of {seen[number]} already"
+            seen[number] = name
+
 
 def local_settings(settings: Settings) -> LocalSettings:
-    """Of a stack's settings those of this target."""
-    assert isinstance(settings.own, LocalSettings)  # noqa: S101  # nobody else's come here
-    return settings.own
-
-
-def parse_ports(reader: Reader, model: ModelChoice) -> LocalSettings:
-    """Read this target's part of the configuration; what is wrong is added to its problems."""
-    text = reader.text("server.port")
-    server = int(text) if text.isdecimal() else 0  # judged already
-    others = [reader.port(name, LOWEST_PORT) for name in DEFAULTS]
-    ports = dict(zip(PORTS, (server, *others), strict=True))
-    reader.problems.extend(_collisions(ports))
-    return LocalSettings(server, others[0], others[1], others[2], model)
-
-
-def _collisions(ports: Mapping[str, int]) -> Iterator[str]:
-    seen: dict[int, str] = {}
-    for name, port in ports.items():
-        if port and port in seen:
-            yield f"{name}: {port} is the port of {seen[port]} already"
-        seen[port] = name
+    """Those of a local stack."""
+    assert isinstance(settings, LocalSettings)  # noqa: S101  # nobody else's come here
+    return settings

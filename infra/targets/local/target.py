@@ -8,32 +8,23 @@ from typing import Any
 from infra.embedded import supervisor
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
+from infra.stack.keys import Reading, keys_of, read
 from infra.stack.locations import StackFolder
-from infra.stack.settings import ModelChoice, Reader, Settings
-from infra.targets.local import settings as own
+from infra.stack.settings import Settings
+from infra.targets.local.settings import LocalSettings, local_settings
 from infra.targets.target import Host, Requirement
-
-
-class LocalPart:
-    """See `infra.stack.settings.TargetPart`."""
-
-    keys = own.DEFAULTS
-    lowest_port = own.LOWEST_PORT
-
-    def parse(self, reader: Reader, model: ModelChoice) -> own.LocalSettings:
-        return own.parse_ports(reader, model)
 
 
 class Local:
     """See `infra.targets.target.Target`."""
 
-    part = LocalPart()
+    settings = LocalSettings
     refreshes = False  # each provider looks at its own thing whenever it is asked for a difference
 
     def declare(self, folder: StackFolder, settings: Settings) -> None:
         from infra.targets.local.program import declare
 
-        declare(folder, settings)
+        declare(folder, local_settings(settings))
 
     def remove_unfinished(
         self, folder: StackFolder, configuration: Mapping[str, Any], state: Mapping[str, Any]
@@ -68,17 +59,13 @@ class Local:
 
 
 def _ports(folder: StackFolder, configuration: Mapping[str, Any]) -> Requirement:
-    from infra.stack.settings import parse
     from infra.targets.local.preflight import taken_ports
 
     # What else is wrong with the configuration is no matter of ports.
-    values = {name: configuration[name] for name in (*own.PORTS, "model") if name in configuration}
-    try:
-        settings = own.local_settings(parse(folder.stack, values, {"": LocalPart()}, ""))
-        taken = list(taken_ports(folder, settings))
-    except LettaOpsError as error:
-        return Requirement("ports", False, error.message, error.hint)
-    if taken:
+    ours = [*(name for name in keys_of(LocalSettings) if name.endswith("port")), "model"]
+    reading = Reading()
+    settings = read(LocalSettings, {name: configuration.get(name, "") for name in ours}, reading)
+    if taken := [*reading.problems, *taken_ports(folder, settings)]:
         hint = f"end the other program, or `letta-ops --stack {folder.stack} up --config KEY=PORT`"
         return Requirement("ports", False, "; ".join(taken), hint)
     ports = ", ".join(f"{port} ({name})" for name, port in settings.ports.items())

@@ -7,33 +7,31 @@ name, its keys, its defaults, and what of it can be asked.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from infra.stack.deployment import Deployment
+from infra.stack.keys import Keys, OneOf, setting
 from infra.stack.locations import StackFolder
-from infra.stack.settings import ModelChoice, Reader, Settings
 from infra.targets.facts import Fact, Listeners, Services
 from infra.targets.local.host import LocalHost
-from infra.targets.local.settings import DEFAULTS, LocalSettings, parse_ports
+from infra.targets.local.settings import LocalSettings
 from infra.targets.local.target import Local
 from infra.targets.target import Host, Requirement
 
 
-class ToyPart:
-    keys: Mapping[str, Any] = {**DEFAULTS, "toy.colour": "red"}
-    lowest_port = 1024
+class ToyKeys(Keys):
+    table: ClassVar[str] = "toy."
 
-    def parse(self, reader: Reader, model: ModelChoice) -> LocalSettings:
-        reader.choice("toy.colour", ("red", "blue"))
-        return parse_ports(reader, model)
+    colour: Annotated[Literal["red", "blue"], OneOf()] = setting("red", "of nothing")
+
+
+class ToySettings(LocalSettings):
+    toy: ToyKeys = setting(ToyKeys(), "the toy's own")
 
 
 class Toy(Local):
-    part = ToyPart()  # type: ignore[assignment]  # another one, of the same shape
-
-    def declare(self, folder: StackFolder, settings: Settings) -> None:
-        super().declare(folder, replace(settings, target="toy"))
+    settings = ToySettings
 
     def requirements(
         self, folder: StackFolder, configuration: Mapping[str, Any], *, chosen: bool

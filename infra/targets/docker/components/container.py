@@ -14,7 +14,6 @@ from infra.targets.docker.components.context import StackContext
 from infra.targets.docker.components.inputs import build_inputs
 from infra.targets.docker.providers.image import BuiltImage
 from infra.targets.docker.providers.running import RunningContainer
-from infra.targets.docker.settings import docker_settings
 from infra.targets.resources import resource
 
 RESTART = "unless-stopped"
@@ -72,7 +71,7 @@ class Shape:
 def image(context: StackContext, name: str, opts: pulumi.ResourceOptions) -> Image:
     """Build an image of ours where it is missing, and let Pulumi know it."""
     settings = context.settings
-    inputs = build_inputs(name, settings.release, docker_settings(settings).build)
+    inputs = build_inputs(name, settings.release, settings.image)
     known_tag = str(inputs["tag"])
     built = resource(BuiltImage(), f"build-{name}", context.folder, inputs, opts)
     known = docker.RemoteImage(

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from infra.stack.locations import StackFolder
 from infra.stack.secrets import StackSecrets
-from infra.stack.settings import Settings
 from infra.targets.docker.names import LABEL_DEPLOYMENT, Names
-from infra.targets.docker.settings import docker_settings
+from infra.targets.docker.settings import DockerSettings
 
 
 @dataclass(frozen=True)
@@ -18,12 +17,12 @@ class StackContext:
     """What every component of a docker stack needs to know."""
 
     folder: StackFolder
-    settings: Settings
+    settings: DockerSettings
     secrets: StackSecrets
 
     @property
     def names(self) -> Names:
-        return docker_settings(self.settings).names
+        return self.settings.names
 
     def digest(self, text: str) -> str:
         """Eight digits that change with `text`, and tell nothing of the secrets in it."""

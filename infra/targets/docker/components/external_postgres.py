@@ -24,7 +24,7 @@ from infra.targets.docker.providers.external_database import (
     ExternalDatabase as ExternalDatabaseProvider,
 )
 from infra.targets.docker.providers.external_migration import ExternalMigration
-from infra.targets.docker.settings import ExternalDatabase, docker_settings
+from infra.targets.docker.settings import ExternalDatabase
 from infra.targets.resources import resource, secret_input
 
 FILES = {"PGPASSFILE": "database-password", "PGSSLROOTCERT": "database-authority"}
@@ -34,14 +34,14 @@ def preflight(context: StackContext, *, looked: bool) -> pulumi.Resource:
     """The first resource of the stack: until it is content with the database, nothing is made."""
     chosen, database = _chosen(context)
     inputs = {
-        **build_inputs("letta", context.settings.release, chosen.build),
+        **build_inputs("letta", context.settings.release, chosen.image),
         "prefix": context.names.prefix,
         "servers": secret_input(database.url),
         "direct": secret_input(database.direct),
         "own_direct": database.direct is not database.url,
         "network": database.network,
-        "replicas": chosen.replicas,
-        "pool_size": chosen.pool_size,
+        "replicas": chosen.server.replicas,
+        "pool_size": chosen.database.pool_size,
         "deployment_id": context.secrets.id,
         "has_key": not context.secrets.fresh,
         "looked": looked,
@@ -111,6 +111,6 @@ def _files(
 
 
 def _chosen(context: StackContext) -> tuple[Any, ExternalDatabase]:
-    chosen = docker_settings(context.settings)
-    assert chosen.database is not None  # noqa: S101  # made for an external database only
-    return chosen, chosen.database
+    chosen = context.settings
+    assert chosen.external is not None  # noqa: S101  # made for an external database only
+    return chosen, chosen.external

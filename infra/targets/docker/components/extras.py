@@ -26,7 +26,6 @@ from infra.targets.docker.names import (
 )
 from infra.targets.docker.providers.certificate import OwnCertificate
 from infra.targets.docker.proxy_settings import ACME_CA, CERTIFICATE, KEY
-from infra.targets.docker.settings import docker_settings
 from infra.targets.resources import resource
 
 FAKE_MODEL = "/opt/letta-ops/fake_model.py"
@@ -103,7 +102,7 @@ class Proxy(pulumi.ComponentResource):
 
     def __init__(self, context: StackContext, base: Base, after: Sequence[pulumi.Resource]) -> None:
         super().__init__("letta-ops:docker:Proxy", "proxy-front")
-        chosen = docker_settings(context.settings)
+        chosen = context.settings
         given = {
             CERTIFICATE: chosen.tls.certificate,
             KEY: chosen.tls.key,
@@ -125,15 +124,15 @@ class Proxy(pulumi.ComponentResource):
         ports = [
             docker.ContainerPortArgs(
                 internal=PROXY_TLS_PORT if chosen.tls.on else PROXY_PORT,
-                external=context.settings.server_port,
-                ip=chosen.bind,
+                external=context.settings.server.port,
+                ip=chosen.server.bind,
             )
         ]
         if chosen.tls.mode == "acme":
             challenge = chosen.tls.http_port
             ports.append(
                 docker.ContainerPortArgs(
-                    internal=PROXY_CHALLENGE_PORT, external=challenge, ip=chosen.bind
+                    internal=PROXY_CHALLENGE_PORT, external=challenge, ip=chosen.server.bind
                 )
             )
         self.container = container(

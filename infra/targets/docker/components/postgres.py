@@ -23,7 +23,6 @@ from infra.targets.docker.names import POSTGRES_USER
 from infra.targets.docker.providers.cluster import DATA_FOLDER, DatabaseCluster
 from infra.targets.docker.providers.database import LettaDatabase
 from infra.targets.docker.providers.migration import ContainerMigration
-from infra.targets.docker.settings import docker_settings
 from infra.targets.resources import resource, secret_input
 
 START_SECONDS = 180  # crash recovery of a large database takes its time
@@ -58,8 +57,8 @@ class ContainerPostgres(pulumi.ComponentResource):
                 service=SERVICE_POSTGRES,
                 image=image,
                 networks=[names.inner_network],
-                memory=docker_settings(settings).database_memory,
-                shared_memory=min(256, docker_settings(settings).database_memory // 2),
+                memory=settings.database.memory,
+                shared_memory=min(256, settings.database.memory // 2),
                 processes=512,
                 volumes={names.volume("database"): DATA_FOLDER},
                 tmpfs={"/run/postgresql": own_tmpfs(POSTGRES_USER, 16, "noexec")},

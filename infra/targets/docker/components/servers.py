@@ -23,7 +23,6 @@ from infra.targets.docker.components.container import SHAPE_DIGEST, Shape, conta
 from infra.targets.docker.components.context import StackContext
 from infra.targets.docker.components.inputs import secret_file
 from infra.targets.docker.names import LAUNCH, PYTHON, SECRETS_FOLDER, SERVER_PORT, SERVER_USER
-from infra.targets.docker.settings import docker_settings
 
 HOME = PurePosixPath("/home/letta")
 SANDBOX = PurePosixPath("/sandbox")
@@ -64,7 +63,7 @@ class Servers(pulumi.ComponentResource):
         )
         self.names = [
             context.names.server(digest, number + 1)
-            for number in range(docker_settings(context.settings).replicas)
+            for number in range(context.settings.server.replicas)
         ]
         self.ids: list[pulumi.Output[str]] = []
         self.ready: list[pulumi.Resource] = []
@@ -89,21 +88,21 @@ def _environment(
 
 
 def _networks(context: StackContext) -> list[str]:
-    names, chosen = context.names, docker_settings(context.settings)
-    cache = [names.cache_network] if chosen.redis else []
-    database = [chosen.database.network] if chosen.database and chosen.database.network else []
+    names, chosen = context.names, context.settings
+    cache = [names.cache_network] if chosen.has_redis else []
+    database = [chosen.external.network] if chosen.external and chosen.external.network else []
     return [names.inner_network, names.outer_network, *cache, *database]
 
 
 def _shape(context: StackContext, base: Base, digest: str) -> Shape:
     path = f"{SECRETS_FOLDER}/server-{digest}.json"
-    chosen = docker_settings(context.settings)
+    chosen = context.settings
     return Shape(
         service=SERVICE_SERVER,
         image=base.images["letta"],
         networks=_networks(context),
         alias=f"{SERVICE_SERVER}-{digest}",
-        memory=chosen.server_memory,
+        memory=chosen.server.memory,
         processes=PROCESSES,
         command=[
             PYTHON, LAUNCH, path, "letta.main:app",
@@ -117,7 +116,7 @@ def _shape(context: StackContext, base: Base, digest: str) -> Shape:
         # Tools of agents are written and run there.
         tmpfs={str(SANDBOX): own_tmpfs(SERVER_USER, 256, "mode=0700")},
         patience=DRAIN_SECONDS,
-        wait=chosen.start_seconds,
+        wait=chosen.server.start_seconds,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import io
 import json
@@ -10,9 +11,9 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from infra.embedded.release import (
     BUILD_REQUIREMENTS,
@@ -27,6 +28,7 @@ from infra.errors import LettaOpsError
 from infra.files import held, made_once
 from infra.process import Report
 from infra.sensitive import Sensitive
+from infra.stack.keys import By, File, Keys, Secret, setting
 from infra.stack.locations import cache_folder
 from infra.stack.releases import RELEASES, Release
 from infra.targets.docker.engine.client import engine, find_image, own_containers
@@ -55,19 +57,33 @@ PACKAGES = "2026-11-27"
 VERSIONS = {"postgres": "17", "proxy": "1.26", "redis": "8"}  # letta's is its release
 
 
-@dataclass(frozen=True)
-class BuildSettings:
+def _packages(text: str) -> str:
+    with suppress(ValueError):
+        if dt.date.fromisoformat(text).isoformat() == text:
+            return max(text, PACKAGES)
+    raise ValueError(f"must be a day like 2026-11-27, not {text!r}")
+
+
+class BuildSettings(Keys):
     """How images are built on this machine. Only `base` and `packages` show in the result.
 
     What is not set is taken from the environment: SSL_CERT_FILE, UV_DEFAULT_INDEX, HTTPS_PROXY...
     """
 
-    base: str = DEFAULT_BASE
-    packages: str = PACKAGES  # Debian's, of this day or later
-    ca_bundle: Path | None = None
-    proxy: Sensitive | None = None  # for http and https; may hold a password
-    index_url: Sensitive | None = None  # Python package index; may hold a password
-    apt_mirror: str | None = None
+    table: ClassVar[str] = "image."
+
+    base: str = setting(DEFAULT_BASE, "the image below all of ours: Debian's")
+    packages: Annotated[str, By(_packages)] = setting(
+        PACKAGES, "Debian's packages are those of this day or later"
+    )
+    ca_bundle: File | None = setting(None, "certificates to trust in builds, in PEM form")
+    proxy: Annotated[Sensitive | None, Secret(plain=True)] = setting(
+        None, "for http and https in builds; may hold a password"
+    )
+    index_url: Annotated[Sensitive | None, Secret(plain=True)] = setting(
+        None, "of Python packages; may hold a password"
+    )
+    apt_mirror: str | None = setting(None, "of Debian's packages")
 
     @property
     def network(self) -> Network:

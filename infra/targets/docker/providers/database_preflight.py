@@ -13,7 +13,6 @@ from infra.stack.database_url import as_document, secrets_of
 from infra.stack.locations import StackFolder
 from infra.stack.profile import remembered
 from infra.stack.secrets import StackSecrets
-from infra.stack.settings import Settings
 from infra.targets.docker.database_rules import Problem, Wanted, as_error, problems
 from infra.targets.docker.engine.client import engine, find_image
 from infra.targets.docker.engine.oneshot import Job, run_once
@@ -22,7 +21,7 @@ from infra.targets.docker.inside import database_probe
 from infra.targets.docker.names import PYTHON, SOURCE, Names
 from infra.targets.docker.postgres import administrator
 from infra.targets.docker.providers.image import BuiltImage
-from infra.targets.docker.settings import docker_settings
+from infra.targets.docker.settings import DockerSettings
 from infra.targets.providers.provider import Properties, Provider
 
 BRIDGE = "bridge"  # Docker's own network: the stack's aren't there yet
@@ -61,22 +60,22 @@ class DatabaseCheck(Provider):
         return folder.stack, {}
 
 
-def image_is_there(settings: Settings) -> bool:
+def image_is_there(settings: DockerSettings) -> bool:
     """Whether Letta's image is on the engine, so that the program itself can look."""
     with engine() as client:
-        wanted = tag("letta", settings.release, docker_settings(settings).build)
+        wanted = tag("letta", settings.release, settings.image)
         return find_image(client, wanted) is not None
 
 
-def ensure_usable(folder: StackFolder, settings: Settings, secrets: StackSecrets) -> None:
+def ensure_usable(folder: StackFolder, settings: DockerSettings, secrets: StackSecrets) -> None:
     """Raise LettaOpsError with everything that speaks against the external database.
 
     Looks from inside a container when the image is there; else only whether this machine reaches
     it: `DatabaseCheck` does the rest when it has built the image.
     """
-    chosen = docker_settings(settings)
-    assert chosen.database is not None  # noqa: S101  # called for an external database only
-    url, direct, network = chosen.database.url, chosen.database.direct, chosen.database.network
+    chosen = settings
+    assert chosen.external is not None  # noqa: S101  # called for an external database only
+    url, direct, network = chosen.external.url, chosen.external.direct, chosen.external.network
     _ensure_network(network)
     if not image_is_there(settings):
         if found := _from_here(direct):
@@ -85,13 +84,13 @@ def ensure_usable(folder: StackFolder, settings: Settings, secrets: StackSecrets
     wanted = Wanted(
         secrets.id,
         settings.release,
-        chosen.replicas,
-        chosen.pool_size,
+        chosen.server.replicas,
+        chosen.database.pool_size,
         own_direct=direct is not url,
         has_key=not secrets.fresh,
         claimed=bool(remembered(folder.profile, CLAIMED)),
     )
-    image = tag("letta", settings.release, chosen.build)
+    image = tag("letta", settings.release, chosen.image)
     _ensure_fit(chosen.names, image, url, direct, network, wanted)
 
 

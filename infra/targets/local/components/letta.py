@@ -20,10 +20,9 @@ from infra.stack.deployment import (
 )
 from infra.stack.locations import StackFolder
 from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
-from infra.stack.settings import Settings
 from infra.targets.components.scripts import beside
 from infra.targets.components.secrets import Secrets
-from infra.targets.local.settings import local_settings
+from infra.targets.local.settings import LocalSettings
 from infra.targets.resources import Resource, service
 
 START_SECONDS = 240  # 15 to 45 s measured; slower on a busy machine
@@ -31,7 +30,7 @@ START_SECONDS = 240  # 15 to 45 s measured; slower on a busy machine
 
 def server(
     folder: StackFolder,
-    settings: Settings,
+    settings: LocalSettings,
     secrets: Secrets,
     release: Resource,
     model_environment: Mapping[str, str],
@@ -45,7 +44,7 @@ def server(
         str(folder.script("launch.py")),
         str(folder.server_environment),
         "letta.main:app",
-        "server", "--secure", "--host", LOOPBACK, "--port", str(settings.server_port),
+        "server", "--secure", "--host", LOOPBACK, "--port", str(settings.server.port),
     ]  # fmt: skip
     return service(
         SERVICE_SERVER,
@@ -59,17 +58,17 @@ def server(
             "import_first": IMPORT_FIRST,
             "secret_names": [*SECRETS, *(name for name, value in added.items() if _hidden(value))],
             "health": {"kind": "http", "path": HEALTH_PATH, "seconds": START_SECONDS},
-            "port": settings.server_port,
+            "port": settings.server.port,
             **beside("embedded/launch.py"),
         },
         pulumi.ResourceOptions(depends_on=after),
     )
 
 
-def _environment(folder: StackFolder, secrets: Secrets, settings: Settings) -> dict[str, Any]:
+def _environment(folder: StackFolder, secrets: Secrets, settings: LocalSettings) -> dict[str, Any]:
     # TLS to our own loopback costs time and protects nothing; pooling insists on it otherwise.
     uri = secrets["database-owner-password"].apply(
-        lambda password: _uri(password, local_settings(settings).database_port)
+        lambda password: _uri(password, settings.database.port)
     )
     return server_environment(
         uri, secrets["server-password"], secrets["encryption-key"], folder.home, folder.sandbox

@@ -8,10 +8,9 @@ import pulumi
 
 from infra.stack.deployment import LOOPBACK, SERVICE_MODEL, SERVICE_SMOLLM2
 from infra.stack.locations import StackFolder
-from infra.stack.settings import Settings
 from infra.targets.components.scripts import beside
 from infra.targets.local.providers.runtime import SmolLM2
-from infra.targets.local.settings import local_settings
+from infra.targets.local.settings import LocalSettings
 from infra.targets.resources import Resource, resource, service
 
 
@@ -22,7 +21,7 @@ class ModelService(pulumi.ComponentResource):
     stands in front of it, answers for itself, embeds, and hands on what is for SmolLM2.
     """
 
-    def __init__(self, folder: StackFolder, settings: Settings, release: Resource) -> None:
+    def __init__(self, folder: StackFolder, settings: LocalSettings, release: Resource) -> None:
         super().__init__("letta-ops:local:Model", "model")
         behind: list[pulumi.Resource] = []
         forward: list[str] = []
@@ -30,7 +29,7 @@ class ModelService(pulumi.ComponentResource):
             behind.append(self._smollm2(folder, settings, release))
             forward = [
                 "--forward",
-                f"smollm2=http://{LOOPBACK}:{local_settings(settings).smollm2_port}/v1",
+                f"smollm2=http://{LOOPBACK}:{settings.smollm2_port}/v1",
             ]
         self.ready = service(
             SERVICE_MODEL,
@@ -38,11 +37,11 @@ class ModelService(pulumi.ComponentResource):
             {
                 "command": [
                     release.interpreter, str(folder.script("fake_model.py")),
-                    "--host", LOOPBACK, "--port", str(local_settings(settings).model_port), *forward,
+                    "--host", LOOPBACK, "--port", str(settings.model_port), *forward,
                 ],
                 "directory": "/",
                 "health": {"kind": "http", "path": "/health", "seconds": 30},
-                "port": local_settings(settings).model_port,
+                "port": settings.model_port,
                 **beside("embedded/fake_model.py"),
             },
             pulumi.ResourceOptions(parent=self, depends_on=behind),
@@ -50,14 +49,14 @@ class ModelService(pulumi.ComponentResource):
         # Letta speaks OpenAI's protocol to it; nobody looks at the key.
         self.environment = {
             "OPENAI_API_KEY": "not-needed",
-            "OPENAI_BASE_URL": local_settings(settings).model_url,
+            "OPENAI_BASE_URL": settings.model_url,
         }
         self.register_outputs({})
 
-    def _smollm2(self, folder: StackFolder, settings: Settings, release: Resource) -> Resource:
+    def _smollm2(self, folder: StackFolder, settings: LocalSettings, release: Resource) -> Resource:
         from infra.embedded.smollm2 import arguments
 
-        port = local_settings(settings).smollm2_port
+        port = settings.smollm2_port
         opts = pulumi.ResourceOptions(parent=self)
         installation = resource(SmolLM2(), "smollm2", folder, {"python": release.python}, opts)
         return service(

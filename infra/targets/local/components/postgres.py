@@ -6,12 +6,11 @@ import pulumi
 
 from infra.stack.deployment import SERVICE_POSTGRES
 from infra.stack.locations import StackFolder
-from infra.stack.settings import Settings
 from infra.targets.components.secrets import Secrets
 from infra.targets.local.providers.cluster import PostgresCluster
 from infra.targets.local.providers.database import LocalDatabase
 from infra.targets.local.providers.migration import EmbeddedMigration
-from infra.targets.local.settings import local_settings
+from infra.targets.local.settings import LocalSettings
 from infra.targets.resources import Resource, resource, service
 
 START_SECONDS = 60  # crash recovery of a large database takes its time
@@ -23,13 +22,13 @@ class Postgres(pulumi.ComponentResource):
     def __init__(
         self,
         folder: StackFolder,
-        settings: Settings,
+        settings: LocalSettings,
         secrets: Secrets,
         release: Resource,
     ) -> None:
         super().__init__("letta-ops:local:Postgres", "postgres")
         opts = pulumi.ResourceOptions(parent=self, depends_on=[secrets])
-        port = local_settings(settings).database_port
+        port = settings.database.port
         cluster = resource(PostgresCluster(), "cluster", folder, {"port": port}, opts)
         running = service(
             SERVICE_POSTGRES,
