@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from backups.manifest import Database, Table
+from backups.manifest import DatabaseRecord, Table
 
 if TYPE_CHECKING:
     import psycopg
@@ -93,7 +93,7 @@ def read_sequences(link: psycopg.Connection[Any]) -> dict[str, int]:
 
 def compare(
     link: psycopg.Connection[Any],
-    expected: Database,
+    expected: DatabaseRecord,
     renamed: Mapping[str, str] | None = None,
     beside: Sequence[psycopg.Connection[Any]] = (),
 ) -> list[str]:

@@ -16,6 +16,7 @@ from backups.catalog import deployment_id, folder_of, write_object
 from backups.configuration import plain_configuration
 from backups.crypto import encrypt_stream
 from backups.encryption import Encryption, encryption_of
+from backups.humanize import size_in_words
 from backups.manifest import (
     CONFIGURATION,
     DATABASE,
@@ -32,7 +33,6 @@ from backups.sources.memory_files import read_memory
 from backups.sources.postgres import Snapshot, snapshot
 from backups.stores.store import Store
 from backups.streams import ChunkSource, TalliedSink, Tally, compressed
-from backups.words import size_in_words
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment

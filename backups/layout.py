@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from infra.database.facts import find_pgvector
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -68,11 +70,8 @@ def move_extension(link: psycopg.Connection[Any], target: str) -> None:
     """Put the extension where the target had it: its operators are looked for by the search path."""
     from psycopg import sql
 
-    found = link.execute(
-        "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
-        " WHERE e.extname = 'vector'"
-    ).fetchone()
-    if found is not None and found[0] != target:
+    found = find_pgvector(link)
+    if found is not None and found.schema != target:
         query = sql.SQL("ALTER EXTENSION vector SET SCHEMA {}").format(sql.Identifier(target))
         link.execute(query)
 

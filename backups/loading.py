@@ -20,6 +20,7 @@ from typing import IO, Any
 from backups.catalog import Backup
 from backups.column_options import unknown_options, without_options
 from backups.contents import settle
+from backups.humanize import size_in_words
 from backups.manifest import DATABASE, Manifest
 from backups.opening import Key, opened_part
 from backups.parallel import Stop, beside
@@ -28,7 +29,6 @@ from backups.sources.rows import VectorTable, write_rows
 from backups.stores.store import Store
 from backups.streams import chunks_of
 from backups.table_of_contents import entries, read_beginning, reader_of
-from backups.words import size_in_words
 from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.process import Report, command, fed, run
@@ -140,8 +140,8 @@ class _Dump:
             tempfile.NamedTemporaryFile(dir=scratch, prefix="restoring-") as file,
             access.connect(name) as link,
         ):
-            words = (*self.options, "--section=pre-data", f"--file={file.name}")
-            run(command(self.program.path, *words, self.beginning, **self.settings), **TELLING)
+            arguments = (*self.options, "--section=pre-data", f"--file={file.name}")
+            run(command(self.program.path, *arguments, self.beginning, **self.settings), **TELLING)
             script = PSQL_COMMAND.sub(b"", Path(file.name).read_bytes())
             unknown = unknown_options(link, script)
             if unknown:
@@ -159,13 +159,13 @@ class _Dump:
 
     def make(self, section: str, *more: str) -> None:
         """Make what the table of contents defines: all but data."""
-        words = (self.target, *self.options, *more, f"--section={section}")
-        run(command(self.program.path, *words, self.beginning, **self.settings), **TELLING)
+        arguments = (self.target, *self.options, *more, f"--section={section}")
+        run(command(self.program.path, *arguments, self.beginning, **self.settings), **TELLING)
 
     def load(self, chunks: Iterator[bytes]) -> None:
         """Load the data of a dump that comes in chunks, and read these to their end."""
-        words = (self.target, *self.options, "--section=data")
-        fed(command(self.program.path, *words, **self.settings), chunks, **TELLING)
+        arguments = (self.target, *self.options, "--section=data")
+        fed(command(self.program.path, *arguments, **self.settings), chunks, **TELLING)
         for _ in chunks:
             pass  # pg_restore does not want it, but at its end it is compared with the manifest
 

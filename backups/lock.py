@@ -90,17 +90,17 @@ def locked(
 
     Raises LettaOpsError: `locked` naming who works on it, and what the store raises.
     """
-    told = _Once(report)
+    report_once = _Once(report)
     deadline = time.monotonic() + wait
     with ExitStack() as stack:
         while True:
             try:
-                lock = stack.enter_context(_all_three(deployment, store, purpose, told))
+                lock = stack.enter_context(_all_three(deployment, store, purpose, report_once))
                 break
             except LettaOpsError as error:
                 if error.code != "locked" or time.monotonic() >= deadline:
                     raise
-                told(f"waiting: {error.message}")
+                report_once(f"waiting: {error.message}")
             time.sleep(max(0.0, min(RETRY_SECONDS, deadline - time.monotonic())))
         yield lock
 

@@ -57,7 +57,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Database:
+class DatabaseRecord:
     """The database as it was dumped. `tables` and `sequences` are by `schema.name`."""
 
     name: str
@@ -98,7 +98,7 @@ class Manifest:
     target: str
     label: str | None
     parts: tuple[Part, ...]
-    database: Database
+    database: DatabaseRecord
     memory: Memory
     newest_message_at: dt.datetime | None
     encryption: str | None  # age-recipients, age-passphrase, or None
@@ -169,7 +169,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
             "created_at": dt.datetime.fromisoformat(values["created_at"]),
             "newest_message_at": dt.datetime.fromisoformat(newest) if newest else None,
             "parts": tuple(Part(**part) for part in values["parts"]),
-            "database": Database(**{**database, "tables": tables}),
+            "database": DatabaseRecord(**{**database, "tables": tables}),
             "memory": Memory(**values["memory"]),
             "recipients": tuple(values["recipients"]),
         }

@@ -66,12 +66,12 @@ def crontab(
     jobs: Sequence[tuple[Job, str]], program: Sequence[str], environment: Mapping[str, str]
 ) -> str:
     """Lines for `crontab -e`. Cron neither catches up with what it missed, nor tries again."""
-    words = [f"{name}={shlex.quote(text)}" for name, text in environment.items()]
+    pairs = [f"{name}={shlex.quote(text)}" for name, text in environment.items()]
     # Part of the line: as lines of their own they would be everybody's, further down.
-    export = f"export {' '.join(words)}; " if words else ""
+    export = f"export {' '.join(pairs)}; " if pairs else ""
     lines = ["# Written by letta-ops; put it into `crontab -e`. Cron mails what is printed."]
     for job, schedule in jobs:
-        calls = [shlex.join([*program, *words]) for words in job.commands]
+        calls = [shlex.join([*program, *arguments]) for arguments in job.commands]
         line = f"{' '.join(schedule.split())} {export}{' && '.join(calls)}"
         lines.append(line.replace("%", r"\%"))
     return "\n".join(lines) + "\n"

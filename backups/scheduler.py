@@ -130,30 +130,30 @@ class Scheduler:
         code = 0
         for step in range(run.step, len(job.commands)):
             run = self._keep(job, replace(run, step=step))
-            words = " ".join(job.commands[step][:2])
+            called = " ".join(job.commands[step][:2])
             try:
                 finished = self._finished(job, step)
             except LettaOpsError as error:
                 return self._keep(job, failed(run, self.now(), error.message))
             except KeyboardInterrupt:
-                self._keep(job, failed(run, self.now(), f"`{words}` was ended with the scheduler"))
+                self._keep(job, failed(run, self.now(), f"`{called}` was ended with the scheduler"))
                 raise
             code = finished.returncode
             if code not in job.answers:
                 said = "\n".join(finished.stderr.splitlines()[-LAST_LINES:])
-                return self._keep(job, failed(run, self.now(), f"`{words}`: {said}", code))
+                return self._keep(job, failed(run, self.now(), f"`{called}`: {said}", code))
         return self._keep(job, passed(run, self.now(), code))
 
     def _finished(self, job: Job, step: int) -> Finished:
-        words = job.commands[step]
+        arguments = job.commands[step]
         return watch(
             command(
-                *self.program, *words,
+                *self.program, *arguments,
                 environment={**os.environ, MARK: str(self.folder.root)},
                 secrets=self.secrets,
             ),
-            lambda line: self._say(job, f"{words[1]}: {line}"),
-            code="scheduled", hint="", what=" ".join(words),
+            lambda line: self._say(job, f"{arguments[1]}: {line}"),
+            code="scheduled", hint="", what=" ".join(arguments),
             # supervisord signals our group: the command hears of its end once, from us.
             apart=True,
         )  # fmt: skip

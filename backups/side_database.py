@@ -18,6 +18,7 @@ from backups.loading import HINT, load
 from backups.opening import Key
 from backups.stores.store import Store
 from infra.database.administration import DatabaseAccess
+from infra.database.facts import find_pgvector
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import ADMIN_ROLE
@@ -63,9 +64,9 @@ def restore_database(
         load(access, side.name, role, store, backup, key, scratch, report)
         _put_right(access, side, backup)
     except psycopg.Error as error:
-        told = failed(error)
-        drop_after(told, access, side.name)
-        raise told from None
+        failure = failed(error)
+        drop_after(failure, access, side.name)
+        raise failure from None
     except BaseException as error:
         drop_after(error, access, side.name)
         raise
@@ -86,13 +87,9 @@ def create_database(access: DatabaseAccess, side: SideDatabase) -> None:
 
 def _template(access: DatabaseAccess) -> str:
     """An empty database; one with the extension, where we may not make that ourselves."""
-    query = (
-        "SELECT FROM pg_extension, pg_database WHERE extname = 'vector'"
-        " AND datname = current_database() AND pg_encoding_to_char(encoding) = 'UTF8'"
-    )
     if not access.is_superuser:
         with suppress(LettaOpsError), access.connect(WITH_EXTENSION) as link:
-            if link.execute(query).fetchone() is not None:
+            if find_pgvector(link) and link.info.parameter_status("server_encoding") == "UTF8":
                 return WITH_EXTENSION
     return "template0"
 

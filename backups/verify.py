@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backups.catalog import Backup
 from backups.crypto import damaged
+from backups.humanize import size_in_words
 from backups.manifest import CONFIGURATION, DATABASE, KEY_ESCROW, MEMORY, Part
 from backups.opening import Key, opened_part, stored_chunks
 from backups.sources.memory_files import summarise
@@ -17,7 +18,6 @@ from backups.stores.store import Source, Store
 from backups.streams import chunks_of
 from backups.table_of_contents import entries, read_beginning, reader_of
 from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
-from backups.words import size_in_words
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive

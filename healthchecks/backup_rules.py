@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 
 from backups.catalog import Backup, Catalog
+from backups.humanize import size_in_words, time_in_words
 from backups.retention import decide, overdue
 from backups.verdicts import FAILED
-from backups.words import size_in_words, time_in_words
 from healthchecks.model import State, Thresholds, Verdict
 from healthchecks.probes.backups import Stored
 
@@ -26,17 +26,17 @@ def store_answers(seen: Stored, _: Thresholds) -> Verdict:
         )
     backups = seen.catalog.backups
     size = size_in_words(sum(backup.manifest.size for backup in backups))
-    words = f"{seen.url}: backups: {len(backups)}, {size}"
+    summary = f"{seen.url}: backups: {len(backups)}, {size}"
     if seen.room and seen.room.beside_the_data:
-        words += "; on the same disk as the data, which a broken disk takes with it"
+        summary += "; on the same disk as the data, which a broken disk takes with it"
     if seen.catalog.damaged:
         return Verdict(
             State.WARNING,
-            f"{words}; {len(seen.catalog.damaged)} damaged",
+            f"{summary}; {len(seen.catalog.damaged)} damaged",
             "\n".join(each.error.message for each in seen.catalog.damaged),
             "find out what altered them; delete their folders from the store when they are lost",
         )
-    return Verdict(State.OK, words)
+    return Verdict(State.OK, summary)
 
 
 def backup_is_recent(seen: Stored, thresholds: Thresholds) -> Verdict:
@@ -61,18 +61,18 @@ def backup_is_recent(seen: Stored, thresholds: Thresholds) -> Verdict:
     if seen.interval is not None:
         warning = seen.interval * thresholds.old_backup_intervals
         critical = seen.interval * thresholds.old_backup_intervals_critical
-    words = f"{good.id} is {time_in_words(age)} old"
+    summary = f"{good.id} is {time_in_words(age)} old"
     if age <= warning and seen.idle:
         return Verdict(
             State.WARNING,
-            f"{words}, and the scheduler does not run",
+            f"{summary}, and the scheduler does not run",
             hint="start it: `letta-ops up`",
         )
     if age <= warning:
-        return Verdict(State.OK, words)
+        return Verdict(State.OK, summary)
     return Verdict(
         State.CRITICAL if age > critical else State.WARNING,
-        f"{words}, more than {time_in_words(critical if age > critical else warning)}",
+        f"{summary}, more than {time_in_words(critical if age > critical else warning)}",
         "backup.schedule is set" if seen.interval is not None else "backup.schedule is not set",
         "make one with `letta-ops backup create`, and see why the schedule made none (does its"
         " service run? `letta-ops up` starts it)"
@@ -103,10 +103,10 @@ def drill_passed(seen: Stored, thresholds: Thresholds) -> Verdict:
     if not passed:
         return Verdict(State.WARNING, "no backup has ever been drilled", hint=DRILL)
     last = max(passed, key=lambda drill: drill.at)
-    words = f"the last that passed was {_ago(seen, last.at)}, in {time_in_words(last.seconds)}"
+    summary = f"the last that passed was {_ago(seen, last.at)}, in {time_in_words(last.seconds)}"
     if (seen.now - last.at).total_seconds() > thresholds.old_drill:
-        return Verdict(State.WARNING, words, hint=DRILL)
-    return Verdict(State.OK, words)
+        return Verdict(State.WARNING, summary, hint=DRILL)
+    return Verdict(State.OK, summary)
 
 
 def store_has_room(seen: Stored, thresholds: Thresholds) -> Verdict:
@@ -119,13 +119,13 @@ def store_has_room(seen: Stored, thresholds: Thresholds) -> Verdict:
     if not seen.catalog.backups:
         return Verdict(State.OK, free)
     newest = seen.catalog.backups[-1].manifest.size
-    words = f"{free}; the newest backup has {size_in_words(newest)}"
+    summary = f"{free}; the newest backup has {size_in_words(newest)}"
     hint = "free some room: `letta-ops backup prune`, or name a larger store with store.url"
     if seen.room.free < newest * thresholds.full_store_backups:
-        return Verdict(State.CRITICAL, f"the next backup may not fit: {words}", hint=hint)
+        return Verdict(State.CRITICAL, f"the next backup may not fit: {summary}", hint=hint)
     if seen.room.free < newest * thresholds.low_store_backups:
-        return Verdict(State.WARNING, f"little room is left: {words}", hint=hint)
-    return Verdict(State.OK, words)
+        return Verdict(State.WARNING, f"little room is left: {summary}", hint=hint)
+    return Verdict(State.OK, summary)
 
 
 def retention_is_kept(seen: Stored, thresholds: Thresholds) -> Verdict:
@@ -136,12 +136,12 @@ def retention_is_kept(seen: Stored, thresholds: Thresholds) -> Verdict:
     going = [each for each in decide(backups, seen.retention, seen.now) if not each.keep]
     patience = dt.timedelta(days=thresholds.overdue_days)
     late = overdue(backups, seen.retention, seen.now, patience)
-    words = f"{len(going)} of {len(backups)} backups would be pruned ({seen.retention})"
+    summary = f"{len(going)} of {len(backups)} backups would be pruned ({seen.retention})"
     if len(late) <= thresholds.overdue_backups:
-        return Verdict(State.OK, words)
+        return Verdict(State.OK, summary)
     return Verdict(
         State.WARNING,
-        f"{words}, {len(late)} of them since more than {thresholds.overdue_days:.0f} days",
+        f"{summary}, {len(late)} of them since more than {thresholds.overdue_days:.0f} days",
         hint="see them with `letta-ops backup prune`, and remove them with --yes",
     )
 

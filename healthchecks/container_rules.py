@@ -24,13 +24,13 @@ def containers_run(seen: Containers, _: Thresholds) -> Verdict:
             "no container of the stack is on this engine",
             hint="start it with `letta-ops up`, or name its engine with DOCKER_HOST",
         )
-    words = ", ".join(f"{each.name} {each.state}" for each in seen.containers)
+    detail = ", ".join(f"{each.name} {each.state}" for each in seen.containers)
     ill = [
         each for each in seen.containers if each.health not in (None, "healthy") or not each.runs
     ]
     troubled = [*seen.missing, *(each.name for each in ill)]
     if not troubled:
-        return Verdict(State.OK, f"{len(seen.containers)} containers run", words)
+        return Verdict(State.OK, f"{len(seen.containers)} containers run", detail)
     starting = not seen.missing and all(e.runs and e.health == "starting" for e in ill)
     failed = [each for each in ill if each.health != "starting" or not each.runs] or ill
     hint = (
@@ -39,7 +39,7 @@ def containers_run(seen: Containers, _: Thresholds) -> Verdict:
         else "bring it back with `letta-ops up`"
     )
     state = State.WARNING if starting else State.CRITICAL
-    return Verdict(state, f"not well: {', '.join(troubled)}", words, hint)
+    return Verdict(state, f"not well: {', '.join(troubled)}", detail, hint)
 
 
 def nothing_restarts(seen: Containers, thresholds: Thresholds) -> Verdict:
@@ -74,24 +74,24 @@ def nothing_restarts(seen: Containers, thresholds: Thresholds) -> Verdict:
 
 def memory_suffices(seen: Containers, thresholds: Thresholds) -> Verdict:
     measured = [each for each in seen.containers if each.limit and each.used is not None]
-    words = ", ".join(_memory(each) for each in measured)
+    detail = ", ".join(_memory(each) for each in measured)
     unlimited = [each.name for each in seen.containers if not each.limit]
     high = [each for each in measured if _share(each) >= thresholds.high_memory_share]
     if high:
         names = ", ".join(_memory(each) for each in high)
         return Verdict(
-            State.WARNING, f"nearly out of memory: {names}", words, _more_memory(high[0])
+            State.WARNING, f"nearly out of memory: {names}", detail, _more_memory(high[0])
         )
     if unlimited:
         return Verdict(
             State.WARNING,
             f"without a limit of memory: {', '.join(unlimited)}",
-            words,
+            detail,
             "one leak can take the whole machine down: run `letta-ops up`, which sets limits",
         )
     if not measured:
         return Verdict(State.UNKNOWN, "nothing runs whose memory could be measured")
-    return Verdict(State.OK, words)
+    return Verdict(State.OK, detail)
 
 
 def only_the_proxy_is_published(seen: Containers, _: Thresholds) -> Verdict:
@@ -133,7 +133,7 @@ def containers_are_confined(seen: Containers, _: Thresholds) -> Verdict:
         worst(state for found in bad.values() for state, _ in found),
         f"not confined: {', '.join(bad)}",
         "; ".join(
-            f"{name}: {', '.join(words for _, words in found)}" for name, found in bad.items()
+            f"{name}: {', '.join(detail for _, detail in found)}" for name, found in bad.items()
         ),
         "run `letta-ops up`, which makes them anew as they should be",
     )
@@ -146,7 +146,7 @@ def images_are_recent(seen: Containers, thresholds: Thresholds) -> Verdict:
     gone = sorted({each.name for each in seen.containers if each.image_days is None})
     ages = {each.image: each.image_days for each in seen.containers if each.image_days is not None}
     bases = {each.image: f", from {each.base}" for each in seen.containers if each.base}
-    words = ", ".join(
+    detail = ", ".join(
         f"{image}: {days:.0f} days{bases.get(image, '')}" for image, days in sorted(ages.items())
     )
     old = [image for image, days in sorted(ages.items()) if days > thresholds.old_image_days]
@@ -154,14 +154,14 @@ def images_are_recent(seen: Containers, thresholds: Thresholds) -> Verdict:
         return Verdict(
             State.WARNING,
             f"packages of more than {thresholds.old_image_days:.0f} days ago: {', '.join(old)}",
-            words,
+            detail,
             f"build them anew: `letta-ops up --config image.packages={thresholds.today}`",
         )
     if gone:
         hint = "run `letta-ops up`, which builds it again"
-        return Verdict(State.WARNING, f"their image was deleted: {', '.join(gone)}", words, hint)
+        return Verdict(State.WARNING, f"their image was deleted: {', '.join(gone)}", detail, hint)
     return Verdict(
-        State.OK, f"{len(ages)} images, the oldest of {max(ages.values()):.0f} days", words
+        State.OK, f"{len(ages)} images, the oldest of {max(ages.values()):.0f} days", detail
     )
 
 
@@ -171,20 +171,20 @@ def certificate_lasts(seen: Certificate, thresholds: Thresholds) -> Verdict:
     left = (seen.ends - seen.now).total_seconds() / 86400
     low = min(thresholds.certificate_days, life * SHORT_LIFE_SHARE)
     critical = min(thresholds.certificate_days_critical, life * SHORT_LIFE_SHARE_CRITICAL)
-    words = f"{seen.subject}, issued by {seen.issuer}, until {seen.ends:%Y-%m-%d %H:%M} UTC"
+    detail = f"{seen.subject}, issued by {seen.issuer}, until {seen.ends:%Y-%m-%d %H:%M} UTC"
     hint = (
         "a given certificate: replace its files, then `letta-ops up`; else see why it isn't renewed:"
         " `letta-ops logs proxy`"
     )
     if seen.now < seen.begins:
         begins = f"the certificate isn't valid before {seen.begins:%Y-%m-%d %H:%M} UTC"
-        return Verdict(State.CRITICAL, begins, words, "see whether this machine's clock is right")
+        return Verdict(State.CRITICAL, begins, detail, "see whether this machine's clock is right")
     if left <= 0:
-        return Verdict(State.CRITICAL, "the certificate has expired", words, hint)
+        return Verdict(State.CRITICAL, "the certificate has expired", detail, hint)
     if left < low:
         state = State.CRITICAL if left < critical else State.WARNING
-        return Verdict(state, f"the certificate expires in {_days(left)}", words, hint)
-    return Verdict(State.OK, f"the certificate lasts {_days(left)}", words)
+        return Verdict(state, f"the certificate expires in {_days(left)}", detail, hint)
+    return Verdict(State.OK, f"the certificate lasts {_days(left)}", detail)
 
 
 def _days(days: float) -> str:

@@ -92,7 +92,7 @@ def database_is_the_servers(seen: Identity, _: Thresholds) -> Verdict:
 
 def extension_installed(seen: Reached, _: Thresholds) -> Verdict:
     if seen.facts is not None and seen.facts.pgvector:
-        return Verdict(State.OK, f"pgvector {seen.facts.pgvector}")
+        return Verdict(State.OK, f"pgvector {seen.facts.pgvector.version}")
     return Verdict(
         State.CRITICAL,
         "the extension vector is missing: archival memory can't be searched",
@@ -173,14 +173,14 @@ def services_run(seen: Services, _: Thresholds) -> Verdict:
             "its supervisord is not there",
             "start it with `letta-ops up`",
         )
-    words = ", ".join(f"{each.name} {each.state}" for each in seen.services)
+    detail = ", ".join(f"{each.name} {each.state}" for each in seen.services)
     down = [each for each in seen.services if each.state != "RUNNING"]
     if not down:
-        return Verdict(State.OK, f"{len(seen.services)} services run", words)
+        return Verdict(State.OK, f"{len(seen.services)} services run", detail)
     # A start takes its time; everything else is a service that failed, or was stopped.
     state = State.WARNING if all(e.state == "STARTING" for e in down) else State.CRITICAL
     names = ", ".join(each.name for each in down)
-    return Verdict(state, f"not running: {names}", words, "see why: `letta-ops logs`")
+    return Verdict(state, f"not running: {names}", detail, "see why: `letta-ops logs`")
 
 
 def listens_on_loopback_only(seen: Listeners, _: Thresholds) -> Verdict:

@@ -159,12 +159,12 @@ def _say(client: Letta, run: SmokeRun, text: str) -> str:
     reason = response.stop_reason.stop_reason
     if reason in FAILED_TURNS:
         raise _failure(f"the agent's turn ended with {reason}")
-    words = [
+    parts = [
         _text(getattr(part, "content", ""))
         for part in response.messages
         if part.message_type == "assistant_message"
     ]
-    return "\n".join(words).strip()
+    return "\n".join(parts).strip()
 
 
 def _text(content: Any) -> str:

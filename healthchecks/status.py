@@ -49,7 +49,7 @@ class Status:
             "database": {
                 "name": found.name if found else None,
                 "version": found.version if found else None,
-                "pgvector": found.pgvector if found else None,
+                "pgvector": found.pgvector.version if found and found.pgvector else None,
                 "revision": found.revision if found else None,
                 "head": self.head,
             },

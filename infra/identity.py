@@ -40,8 +40,8 @@ def this_process() -> Process:
 
 def parse_process(document: Mapping[str, Any]) -> Process:
     """Read what `dataclasses.asdict` has written; raises KeyError, ValueError."""
-    words = {name: str(document[name]) for name in ("who", "host", "boot", "started")}
-    return Process(pid=int(document["pid"]), **words)
+    fields = {name: str(document[name]) for name in ("who", "host", "boot", "started")}
+    return Process(pid=int(document["pid"]), **fields)
 
 
 def person() -> str:

@@ -72,7 +72,7 @@ class _Pulumi:
             self.cli.executable, "--cwd", self.folder.project, "--non-interactive", *arguments,
             environment=self.environment,
         )  # fmt: skip
-        told = "interrupted: the step at hand is finished first (again: stop at once)"
+        notice = "interrupted: the step at hand is finished first (again: stop at once)"
         try:
             follow(
                 job,
@@ -81,7 +81,7 @@ class _Pulumi:
                 hint=HINT,
                 what=f"pulumi {arguments[0]}",
                 apart=True,
-                on_interrupt=lambda: events.report(told),
+                on_interrupt=lambda: events.report(notice),
             )
         except LettaOpsError as error:
             raise _explain(self.folder, events, error) from None
@@ -205,7 +205,7 @@ def _wait_for_other_run(folder: StackFolder, report: Report) -> None:
     Pulumi never removes the lock of a run that was killed.
     """
     deadline = time.monotonic() + WAIT_SECONDS
-    told = False
+    reported = False
     while found := list(locks(folder)):
         living = [lock for lock in found if lock.is_held]
         if not living:
@@ -213,9 +213,9 @@ def _wait_for_other_run(folder: StackFolder, report: Report) -> None:
                 lock.path.unlink(missing_ok=True)
                 report(f"an earlier run (pid {lock.pid or '?'}) was killed; its lock is removed")
             continue
-        if not told:
+        if not reported:
             report(f"an earlier run (pulumi, pid {living[0].pid}) is still at work: waiting for it")
-            told = True
+            reported = True
         if time.monotonic() > deadline:
             raise LettaOpsError(
                 "locked",
@@ -229,22 +229,22 @@ def _explain(folder: StackFolder, events: Events, error: LettaOpsError) -> Letta
     """Turn a failed run into the error that our program or a provider kept, else Pulumi's words."""
     if kept := last_error.take(folder):
         return kept
-    words = "\n".join([*events.errors, *events.other]).strip() or error.message
-    if "incorrect passphrase" in words:  # the CLI has no exit code of its own for it
+    message = "\n".join([*events.errors, *events.other]).strip() or error.message
+    if "incorrect passphrase" in message:  # the CLI has no exit code of its own for it
         return LettaOpsError(
             "wrong-passphrase",
             "Pulumi's state can't be read: the passphrase is not the one it was encrypted with",
             f"put your copy of {folder.state / 'passphrase'} back, or set"
             " PULUMI_CONFIG_PASSPHRASE_FILE to the right one",
         )
-    return _targets_error(folder, words) or LettaOpsError("pulumi", words, HINT)
+    return _targets_error(folder, message) or LettaOpsError("pulumi", message, HINT)
 
 
-def _targets_error(folder: StackFolder, words: str) -> LettaOpsError | None:
+def _targets_error(folder: StackFolder, message: str) -> LettaOpsError | None:
     """What the target knows of a failure; None for nothing."""
     try:
         configuration = configured(folder)
         settings(folder.stack, configuration)  # what is wrong there, the run itself has told
-        return chosen(folder.stack, configuration).explain(folder, configuration, words)
+        return chosen(folder.stack, configuration).explain(folder, configuration, message)
     except LettaOpsError:
         return None  # what failed first is what is told

@@ -27,13 +27,13 @@ BUSY_SECONDS = 3600.0  # how long somebody else may be at work, who then goes ba
 
 def start_guard(deployment: Deployment) -> None:
     """Let a guard watch this process. The journal is written already; the guard ends with it."""
-    words = [sys.executable, "-P", "-m", "backups.restoring.guard", str(os.getpid())]
-    words.append(deployment.stack)
+    arguments = [sys.executable, "-P", "-m", "backups.restoring.guard", str(os.getpid())]
+    arguments.append(deployment.stack)
     if deployment.profile is not None:
-        words.append(str(deployment.profile))
+        arguments.append(str(deployment.profile))
     output = stack_folder(deployment.stack).root / "restore-guard.log"
     start_detached(
-        command(*words),  # in our folder: the profile and LETTA_OPS_STATE may be relative paths
+        command(*arguments),  # in our folder: the profile and LETTA_OPS_STATE may be relative paths
         output=output,
         code="restore-failed",
         hint="look at the lines above",

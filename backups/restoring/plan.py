@@ -14,7 +14,7 @@ from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
 from backups.stores.store import Store
 from infra.database.administration import DatabaseAccess
-from infra.database.facts import database_facts
+from infra.database.facts import DatabaseFacts, database_facts
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment
@@ -46,7 +46,7 @@ class Present:
 
 
 @dataclass(frozen=True)
-class Database:
+class DatabaseContents:
     """A database and what it holds; `held` is None where that can't be read."""
 
     name: str
@@ -71,7 +71,7 @@ class Plan:
 
     backup: Backup
     present: Present | None
-    drops: tuple[Database, ...]
+    drops: tuple[DatabaseContents, ...]
     foreign: bool
     new_key: Sensitive | None
     secrets_lost: bool
@@ -172,15 +172,15 @@ def _key_after(
 
 def look(
     access: DatabaseAccess, names: Iterable[str], since: datetime | None
-) -> tuple[Database, ...]:
+) -> tuple[DatabaseContents, ...]:
     """What the databases hold, of those that are there; one that can't be read keeps nobody waiting."""
     found = []
     for name in names:
         if exists(access, name):
             try:
-                found.append(Database(name, read_present(access, name, since)))
+                found.append(DatabaseContents(name, read_present(access, name, since)))
             except LettaOpsError:
-                found.append(Database(name, None))
+                found.append(DatabaseContents(name, None))
     return tuple(found)
 
 
@@ -196,7 +196,7 @@ def read_present(access: DatabaseAccess, name: str, since: datetime | None) -> P
     with access.connect(name) as link:
         try:
             facts = database_facts(link)
-            return None if facts.schema is None else _count(link, facts, since)
+            return _count(link, facts, facts.schema, since) if facts.schema else None
         except psycopg.Error as error:
             raise LettaOpsError(
                 "database-refused",
@@ -214,23 +214,21 @@ def exists(access: DatabaseAccess, name: str) -> bool:
     return found is not None
 
 
-def _count(link: psycopg.Connection[Any], facts: Any, since: datetime | None) -> Present:
+def _count(
+    link: psycopg.Connection[Any], facts: DatabaseFacts, schema: str, since: datetime | None
+) -> Present:
     from psycopg import sql
 
     def numbers(table: str) -> tuple[int, int]:
         query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE created_at > %s) FROM {}")
-        row = link.execute(query.format(sql.Identifier(facts.schema, table)), [since]).fetchone()
+        row = link.execute(query.format(sql.Identifier(schema, table)), [since]).fetchone()
         return (int(row[0]), int(row[1])) if row else (0, 0)
 
-    home = link.execute(
-        "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
-        " WHERE e.extname = 'vector'"
-    ).fetchone()
     agents, newer_agents = numbers("agents")
     messages, newer_messages = numbers("messages")
     return Present(
-        facts.schema,
-        home[0] if home else None,
+        schema,
+        facts.pgvector and facts.pgvector.schema,
         facts.revision,
         agents,
         messages,

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from backups.catalog import deployment_id
+from backups.humanize import size_in_words
 from backups.restoring.journal import names_of
 from backups.side_database import drop_after, drop_database
-from backups.words import size_in_words
 from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.files import make_folder

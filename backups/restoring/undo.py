@@ -15,7 +15,7 @@ from backups.catalog import deployment_id
 from backups.lock import Lock
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
-from backups.restoring.plan import Database, Present, exists, look, read_present
+from backups.restoring.plan import DatabaseContents, Present, exists, look, read_present
 from backups.restoring.restore import ConfirmServer
 from backups.restoring.switch import forget, go_back, has_begun, oid_of
 from backups.side_database import drop_database
@@ -50,8 +50,8 @@ class Undoing:
     previous: str
     kept: str
     brings: Present
-    replaces: Database | None
-    drops: tuple[Database, ...]  # what was set aside before
+    replaces: DatabaseContents | None
+    drops: tuple[DatabaseContents, ...]  # what was set aside before
     oids: tuple[int, int]
 
     def as_json(self) -> dict[str, Any]:

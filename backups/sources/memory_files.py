@@ -180,8 +180,8 @@ class MemoryPlace:
         found = self._run("digest", _which(restoring))
         return Memory(int(found["repositories"]), int(found["files"]), str(found["digest"]))
 
-    def _run(self, *words: str, chunks: Iterable[bytes] = ()) -> Any:
-        said = self._home.run(*words, chunks=chunks)
+    def _run(self, *arguments: str, chunks: Iterable[bytes] = ()) -> Any:
+        said = self._home.run(*arguments, chunks=chunks)
         try:
             return json.loads(said)
         except ValueError:

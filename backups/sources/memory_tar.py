@@ -100,9 +100,9 @@ class TarWriter:
         self._notes: list[str] = []
         self._left_out: dict[bytes, None] = {}
 
-    def note(self, words: str) -> None:
+    def note(self, message: str) -> None:
         """Say something about what is written; it stands in the last member."""
-        self._notes.append(words)
+        self._notes.append(message)
 
     def left_out(self, path: bytes) -> None:
         """Count a link or a special file: they are not taken. It may be seen more than once."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backups.contents import OWN_TABLES, read_sequences, read_tables, settle
-from backups.manifest import Database, Table
+from backups.manifest import DatabaseRecord, Table
 from backups.programs import Program, Version
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
 from backups.streams import chunks_of
@@ -49,23 +49,23 @@ class Snapshot:
 
         Raises LettaOpsError: `table-locked`, or `dump-failed` with pg_dump's last words.
         """
-        words = (
+        arguments = (
             str(program.path), "--format=custom", "--compress=0", "--no-password",
             f"--snapshot={self.exported}", f"--lock-wait-timeout={LOCK_SECONDS}s",
             *(f"--exclude-table-data={table.pattern}" for table in self.apart),
         )  # fmt: skip
         try:
             if program.beside is not None:
-                yield from program.beside.stream(*words, self.name)
+                yield from program.beside.stream(*arguments, self.name)
             else:
-                yield from self._dumped_here(words)
+                yield from self._dumped_here(arguments)
         except LettaOpsError as error:
             raise _explained(error, self.name) from None
 
-    def _dumped_here(self, words: tuple[str, ...]) -> Iterator[bytes]:
+    def _dumped_here(self, arguments: tuple[str, ...]) -> Iterator[bytes]:
         environment = self.access.environment(self.name)
         job = command(
-            *words,
+            *arguments,
             environment={"LC_ALL": "C", "PATH": "/usr/bin:/bin", **environment},
             secrets=_secrets(environment),
         )
@@ -91,9 +91,9 @@ class Snapshot:
             finally:
                 link.close()  # it has only read: there is nothing to commit
 
-    def contents(self) -> Database:
+    def contents(self) -> DatabaseRecord:
         """Wait for the counting, and return what the snapshot holds."""
-        return Database(**self._facts, tables=self._counted.result())
+        return DatabaseRecord(**self._facts, tables=self._counted.result())
 
 
 HINT = (
@@ -196,19 +196,17 @@ def refused(error: Exception, name: str) -> LettaOpsError:
 
 
 def _known(link: psycopg.Connection[Any], name: str, facts: Any) -> dict[str, Any]:
-    (home, encoding) = _row(
+    (encoding,) = _row(
         link,
-        "SELECT (SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
-        " WHERE e.extname = 'vector'), pg_encoding_to_char(encoding) FROM pg_database"
-        " WHERE datname = current_database()",
+        "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()",
     )
     return {
         "name": name,
         "schema": facts.schema,
         "revision": facts.revision,
         "postgres": facts.version,
-        "pgvector": facts.pgvector,
-        "pgvector_schema": home,
+        "pgvector": facts.pgvector and facts.pgvector.version,
+        "pgvector_schema": facts.pgvector and facts.pgvector.schema,
         "encoding": encoding,
         # They may run on before the snapshot: what is restored stands at least here.
         "sequences": read_sequences(link),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from backups.stores.s3_download import Download
-from backups.stores.s3_errors import answer_code, is_refusal, told
+from backups.stores.s3_errors import answer_code, explained, is_refusal
 from backups.stores.s3_upload import Upload
 from backups.stores.store import Entry, Sink, Source, checked
 from infra.errors import LettaOpsError
@@ -161,7 +161,7 @@ class S3Store:
         try:
             yield
         except (BotoCoreError, ClientError, HTTPError, OSError) as error:
-            raise told(error, self._settings) from None
+            raise explained(error, self._settings) from None
 
     @cached_property
     def _client(self) -> Any:

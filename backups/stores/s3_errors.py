@@ -62,7 +62,7 @@ def is_refusal(error: ClientError) -> bool:
     return 400 <= _status(error) < 500
 
 
-def told(error: Exception, settings: StoreSettings) -> LettaOpsError:
+def explained(error: Exception, settings: StoreSettings) -> LettaOpsError:
     """Return the LettaOpsError for what botocore, urllib3 or a socket raised."""
     from botocore.exceptions import ClientError
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from backups.catalog import Backup
+from backups.humanize import size_in_words
 from backups.loading import room_for
 from backups.manifest import Manifest
 from backups.opening import Key, escrowed_key
 from backups.side_database import SideDatabase, restore_database
 from backups.stores.store import Store
-from backups.words import size_in_words
 from healthchecks.drill.in_api import Copy
 from healthchecks.drill.isolation import cut_off
 from healthchecks.drill.verdict import Judge

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
 from healthchecks.drill.verdict import AGENTS, ARCHIVAL, MESSAGES
 from healthchecks.facts import request
+from infra.database.facts import PGVECTOR, Pgvector
 from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
@@ -163,11 +164,7 @@ def _extension(copy: Copy) -> sql.Identifier:
     """The schema of pgvector, and so of its operators, wherever it was put."""
     from psycopg import sql
 
-    row = copy.rows(
-        "SELECT n.nspname FROM pg_extension e"
-        " JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
-    )
-    return sql.Identifier(row[0][0])
+    return sql.Identifier(Pgvector(*copy.rows(PGVECTOR)[0]).schema)
 
 
 def _every_agent(copy: Copy) -> Iterator[dict[str, Any]]:

@@ -6,9 +6,9 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from backups.contents import compare
+from backups.humanize import time_in_words
 from backups.manifest import Manifest
 from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
-from backups.words import time_in_words
 from healthchecks.drill.verdict import COUNTS, DATABASE, FRESHNESS, REVISION, SECRET
 from healthchecks.probes.encryption import encrypted_columns, looks_encrypted, opens
 from infra.embedded.release import InstalledRelease

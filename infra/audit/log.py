@@ -54,8 +54,8 @@ class Event:
                 return [clean(each) for each in value]
             return value
 
-        words = {name: clean(value) for name, value in asdict(self).items()}
-        return Event(**words)
+        fields = {name: clean(value) for name, value in asdict(self).items()}
+        return Event(**fields)
 
 
 def append_to_log(folder: StackFolder, event: Event, *, in_database: bool = False) -> str | None:

@@ -47,15 +47,15 @@ def append(deployment: Deployment, event: Event) -> str | None:
     clean, folder = event.without(deployment.secrets), log_folder(deployment)
     if deployment.database is None and folder is None:
         return "no record of this command is kept: the profile names no database"
-    told, unlogged = False, None
+    recorded, unlogged = False, None
     missing: str | None = None
     try:
         if deployment.database is not None:
             missing = _tell_database(deployment, deployment.database.name, clean, folder)
-            told = missing is None
+            recorded = missing is None
     finally:  # also when somebody interrupts us here
         if folder is not None:
-            unlogged = append_to_log(folder, clean, in_database=told)
+            unlogged = append_to_log(folder, clean, in_database=recorded)
     return "; ".join(filter(None, (missing, unlogged))) or None
 
 

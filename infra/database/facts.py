@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     import psycopg
+
+
+PGVECTOR = (
+    "SELECT e.extversion, n.nspname FROM pg_extension e"
+    " JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
+)
+
+
+class Pgvector(NamedTuple):
+    """The extension in one database: its version, and the schema of its types and operators."""
+
+    version: str
+    schema: str
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class DatabaseFacts:
 
     name: str
     version: str
-    pgvector: str | None
+    pgvector: Pgvector | None
     tables: tuple[Tables, ...]
 
     @property
@@ -41,13 +54,15 @@ class DatabaseFacts:
 
 def database_facts(link: psycopg.Connection[Any]) -> DatabaseFacts:
     """Ask the database at the other end of `link` what it is and what it holds."""
-    row = link.execute(
-        "SELECT current_database(), current_setting('server_version'),"
-        " (SELECT extversion FROM pg_extension WHERE extname = 'vector')"
-    ).fetchone()
-    name, version, pgvector = cast(tuple[str, str, str | None], row)
+    row = link.execute("SELECT current_database(), current_setting('server_version')").fetchone()
+    name, version = cast(tuple[str, str], row)
     # "18.0 (Debian 18.0-1)": the packager's words are no part of the version.
-    return DatabaseFacts(name, version.split()[0], pgvector, _tables(link))
+    return DatabaseFacts(name, version.split()[0], find_pgvector(link), _tables(link))
+
+
+def find_pgvector(link: psycopg.Connection[Any]) -> Pgvector | None:
+    row = link.execute(PGVECTOR).fetchone()
+    return None if row is None else Pgvector(*row)
 
 
 def _tables(link: psycopg.Connection[Any]) -> tuple[Tables, ...]:

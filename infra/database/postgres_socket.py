@@ -28,10 +28,10 @@ def private_folder() -> Iterator[Path]:
         shutil.rmtree(made)
 
 
-def error_response(words: str) -> bytes:
+def error_response(message: str) -> bytes:
     """Postgres' ErrorResponse (protocol 3.0, "Message Formats"); 08001: can't connect."""
     fields = b"".join(
         code + text.replace("\0", "").encode() + b"\0"
-        for code, text in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", "08001"), (b"M", words))
+        for code, text in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", "08001"), (b"M", message))
     )
     return b"E" + struct.pack(">I", len(fields) + 5) + fields + b"\0"

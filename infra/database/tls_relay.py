@@ -133,9 +133,9 @@ def _is_offered(answer: bytes, mode: str) -> bool:
         return False
     if answer.startswith(OFFERED):
         raise ConnectionRefusedError("it began with data in the clear: somebody may be in between")
-    words = answer[1:].decode(errors="replace").strip("\0\n ")
+    message = answer[1:].decode(errors="replace").strip("\0\n ")
     raise ConnectionRefusedError(
-        f"the server says: {words}" if words else "the server does not offer it"
+        f"the server says: {message}" if message else "the server does not offer it"
     )
 
 

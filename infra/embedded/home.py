@@ -34,20 +34,20 @@ class ServerHome:
         return str(self.folder.home)
 
     @contextmanager
-    def output(self, *words: str) -> Iterator[BinaryIO]:
+    def output(self, *arguments: str) -> Iterator[BinaryIO]:
         """Run it with a word, the home's path, and more words; yield its stdout, to be read to its end.
 
         Raises LettaOpsError when the block ends and the script had failed.
         """
-        with streamed(self._job(words), code=self.code, hint=HINT, what=self._what) as source:
+        with streamed(self._job(arguments), code=self.code, hint=HINT, what=self._what) as source:
             yield cast("BinaryIO", source)
 
-    def run(self, *words: str, chunks: Iterable[bytes] = ()) -> str:
+    def run(self, *arguments: str, chunks: Iterable[bytes] = ()) -> str:
         """Run it, hand it `chunks` by stdin, and return its stdout; raises LettaOpsError."""
-        job = self._job(words)
+        job = self._job(arguments)
         return fed(job, chunks, code=self.code, hint=HINT, what=self._what).stdout
 
-    def _job(self, words: tuple[str, ...]) -> Command:
+    def _job(self, arguments: tuple[str, ...]) -> Command:
         account = service_account(self.folder, "server")
         if not self.folder.home.parent.is_dir():
             raise LettaOpsError(
@@ -57,7 +57,7 @@ class ServerHome:
             )
         script = self.folder.script(self.name)
         write_file(script, self.program, 0o644)
-        first, *others = words
+        first, *others = arguments
         job = command(
             service_python(account), "-I", script, first, self.folder.home, *others,
             environment=PLAIN, directory=Path("/"),

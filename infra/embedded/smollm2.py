@@ -69,8 +69,8 @@ def arguments(venv: Path, port: int) -> tuple[str, ...]:
         "--host": LOOPBACK,
         "--port": str(port),
     }
-    words = [word for setting in settings.items() for word in setting]
-    return (str(venv / "bin" / "python"), "-m", "llama_cpp.server", *words)
+    options = [word for setting in settings.items() for word in setting]
+    return (str(venv / "bin" / "python"), "-m", "llama_cpp.server", *options)
 
 
 def require_compiler(environment: Mapping[str, str] = os.environ) -> None:

@@ -95,9 +95,9 @@ def _refusal(
 def _install(cli: PulumiCli, environment: Mapping[str, str], report: Report) -> str:
     """Have the CLI install the official plugin; return why it can't be had, or nothing."""
     report(f"installing Pulumi's docker plugin {DOCKER_VERSION}, once")
-    words = ("plugin", "install", "resource", "docker", DOCKER_VERSION)
+    arguments = ("plugin", "install", "resource", "docker", DOCKER_VERSION)
     quiet = {**environment, "PULUMI_SKIP_UPDATE_CHECK": "true"}
-    job = command(cli.executable, *words, environment=quiet, timeout=INSTALL_SECONDS)
+    job = command(cli.executable, *arguments, environment=quiet, timeout=INSTALL_SECONDS)
     try:
         done = attempt(job, code="pulumi-plugin", hint=HINT, what="installing it")
     except LettaOpsError as error:

@@ -30,9 +30,9 @@ def url_problems(url: Sensitive) -> Iterator[str]:
     try:
         parts = urlsplit(url.reveal())
         complete = parts.hostname and parts.username and parts.path.strip("/") and parts.port != 0
-        words = parse_qsl(parts.query, strict_parsing=bool(parts.query))
+        parameters = parse_qsl(parts.query, strict_parsing=bool(parts.query))
     except ValueError:
-        complete, words, parts = False, [], urlsplit("")
+        complete, parameters, parts = False, [], urlsplit("")
     if parts.scheme not in ("postgresql", "postgres") or not complete:
         yield f"must look like {EXAMPLE}"
         return
@@ -44,7 +44,7 @@ def url_problems(url: Sensitive) -> Iterator[str]:
     password = unquote(parts.password or "")
     if password != password.rstrip() or "\n" in password:
         yield "has a password that ends with a space or holds a line break, which asyncpg can't take"
-    yield from _parameter_problems(dict(words))
+    yield from _parameter_problems(dict(parameters))
 
 
 def asyncpg_uri(url: Sensitive) -> Sensitive:
@@ -100,14 +100,14 @@ def secrets_of(*urls: Sensitive) -> tuple[Sensitive, ...]:
     return tuple(found)
 
 
-def _parameter_problems(words: dict[str, str]) -> Iterator[str]:
-    mode = words.get("sslmode", "prefer")
+def _parameter_problems(parameters: dict[str, str]) -> Iterator[str]:
+    mode = parameters.get("sslmode", "prefer")
     if mode not in MODES:
         yield f"sslmode must be one of {', '.join(MODES)}, not {mode!r}"
-    for name in words:
+    for name in parameters:
         if name not in ("sslmode", "sslrootcert", *LEFT_OUT):
             yield f"{name}: not every driver of Letta's knows it: {OTHER_WORDS.get(name, 'leave it out')}"
-    path = words.get("sslrootcert")
+    path = parameters.get("sslrootcert")
     if mode in VERIFYING and not path:
         yield (
             f"sslmode={mode} needs sslrootcert=FILE with the certificate authority of the database,"

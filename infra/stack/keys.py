@@ -195,7 +195,7 @@ def keys_of(model: type[Keys]) -> dict[str, FieldInfo]:
         if isinstance(about.annotation, type) and issubclass(about.annotation, Keys):
             found |= keys_of(about.annotation)
         else:
-            found[path + "." * (about.annotation in (dict[str, str], dict[str, Any]))] = about
+            found[path + "." * (about.annotation == dict[str, Any])] = about
     return found
 
 

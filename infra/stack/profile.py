@@ -141,7 +141,7 @@ class Profile(BackupSettings):
     database: DatabaseKeys = setting(DatabaseKeys(), "its Postgres")
     model: ModelKeys = setting(ModelKeys(), "the models of an agent for which none is named")
     containers: ContainerKeys = setting(ContainerKeys(), "for a target that has containers")
-    placement: dict[str, str] = setting({}, "a target's own")
+    placement: dict[str, Any] = setting({}, "a target's own")
 
     def contradictions(self) -> Iterator[str]:
         if self.server.url is None:
@@ -285,7 +285,7 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _deployment(profile: Profile, folder: StackFolder, path: Path | None) -> Deployment:
     own = {name: value for name, value in given(profile).items() if name in OF_TARGET}
-    placement = {f"placement.{name}": value for name, value in profile.placement.items()}
+    placement = {f"placement.{name}": str(value) for name, value in profile.placement.items()}
     server = profile.server
     return Deployment(
         stack=folder.stack,

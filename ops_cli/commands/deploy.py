@@ -187,9 +187,9 @@ def _preview(invocation: Invocation, request: Request, gate: Gate = Gate.NEVER) 
 
 def _smoke(deployment: Deployment, report: Report) -> Smoke:
     from healthchecks.smoke import run
-    from ops_cli.commands.smoke import told
+    from ops_cli.commands.smoke import step_reporter
 
-    return run(deployment, on_step=told(report))
+    return run(deployment, on_step=step_reporter(report))
 
 
 def _must_exist(invocation: Invocation) -> None:

@@ -28,13 +28,15 @@ def smoke(
 
     invocation = current(context)
     with progress(invocation) as report:
-        done = run(invocation.deployment(), model=model, embedding=embedding, on_step=told(report))
+        done = run(
+            invocation.deployment(), model=model, embedding=embedding, on_step=step_reporter(report)
+        )
     if not done.passed:
         raise failure(invocation, done, done.as_json())
     present(invocation, done.as_json(), render)
 
 
-def told(report: Report) -> Any:
+def step_reporter(report: Report) -> Any:
     """Return a listener for the steps of a smoke test that makes progress lines of them."""
 
     def listen(step: Step) -> None:

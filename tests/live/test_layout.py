@@ -10,7 +10,7 @@ import pytest
 
 from backups.contents import compare, read_sequences, read_tables
 from backups.layout import copy_settings, move_extension, move_schema
-from backups.manifest import Database
+from backups.manifest import DatabaseRecord
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors, write_rows
 from infra.targets import host
 from tests.live.machine import Stack
@@ -74,9 +74,9 @@ def databases(stack: Stack, *names: str) -> Iterator[list[psycopg.Connection[Any
                 maintenance.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def manifest_of(link: psycopg.Connection[Any]) -> Database:
+def manifest_of(link: psycopg.Connection[Any]) -> DatabaseRecord:
     tables, sequences = read_tables(link), read_sequences(link)
-    return Database("x", "public", None, "18", None, "public", "UTF8", tables, sequences)
+    return DatabaseRecord("x", "public", None, "18", None, "public", "UTF8", tables, sequences)
 
 
 def left_in(link: psycopg.Connection[Any], schema: str) -> list[str]:

@@ -13,7 +13,7 @@ from backups.manifest import (
     DATABASE,
     DRILLS,
     MANIFEST,
-    Database,
+    DatabaseRecord,
     Manifest,
     Memory,
     Part,
@@ -48,7 +48,7 @@ def manifest(
             Part(name, stored, len(CONTENT), digest, len(CONTENT), digest)
             for name, stored in objects.items()
         ),
-        "database": Database(
+        "database": DatabaseRecord(
             name="letta",
             schema="public",
             revision="1c28e167b74f",

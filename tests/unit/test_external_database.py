@@ -259,7 +259,7 @@ def seen(facts: dict[str, Any] | None = None, **access: Any) -> dict[str, Any]:
 
 
 def failed(stage: str, words: str = "no", state: str | None = None) -> dict[str, Any]:
-    return {"failed": {"stage": stage, "words": words, "sqlstate": state}}
+    return {"failed": {"stage": stage, "message": words, "sqlstate": state}}
 
 
 def codes(document: dict[str, Any], wanted: Wanted = WANTED) -> list[str]:
@@ -328,7 +328,7 @@ def test_plain_text_that_was_asked_for_is_no_problem() -> None:
         (
             {
                 "vector": {"version": None, "schema": None, "visible": False, "available": "0.8"},
-                "trial": {"extension": {"words": "denied", "sqlstate": "42501"}, "table": None},
+                "trial": {"extension": {"message": "denied", "sqlstate": "42501"}, "table": None},
             },
             "pgvector-missing",
             "CREATE EXTENSION vector",
@@ -344,7 +344,7 @@ def test_plain_text_that_was_asked_for_is_no_problem() -> None:
             "SET search_path = letta, ext",
         ),
         (
-            {"trial": {"extension": None, "table": {"words": "no", "sqlstate": "42501"}}},
+            {"trial": {"extension": None, "table": {"message": "no", "sqlstate": "42501"}}},
             "database-privileges",
             "a table with a vector",
         ),

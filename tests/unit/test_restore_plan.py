@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from backups.catalog import Backup, Drill
-from backups.restoring.plan import Database, Options, Plan, Present, _ensure_not_older, _key_after
+from backups.restoring.plan import (
+    DatabaseContents,
+    Options,
+    Plan,
+    Present,
+    _ensure_not_older,
+    _key_after,
+)
 from backups.restoring.releases import ensure_known
 from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
@@ -174,7 +181,7 @@ def test_a_plan_says_what_would_be_lost_in_numbers_and_no_key() -> None:
     plan = Plan(
         backup,
         present,
-        (Database("letta_previous", None),),
+        (DatabaseContents("letta_previous", None),),
         True,
         Sensitive("the key"),
         False,

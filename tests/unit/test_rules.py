@@ -16,14 +16,14 @@ from healthchecks.probes.database import Reached, Revision
 from healthchecks.probes.encryption import Encryption
 from healthchecks.probes.identity import Identity
 from healthchecks.probes.release import RunningRelease
-from infra.database.facts import DatabaseFacts, Tables
+from infra.database.facts import DatabaseFacts, Pgvector, Tables
 from infra.errors import LettaOpsError
 from infra.targets.facts import DiskSpace, Listener, Listeners, Service, Services
 
 LIMITS = Thresholds(today=dt.date(2026, 11, 21))
 GB = 1000**3
 DOWN = LettaOpsError("server-unreachable", "no server answers", "start it")
-FACTS = DatabaseFacts("letta", "18.4", "0.8.5", (Tables("public", "head"),))
+FACTS = DatabaseFacts("letta", "18.4", Pgvector("0.8.5", "public"), (Tables("public", "head"),))
 SAME = Identity("letta", 26, 26, 3, 3, 3, sessions=2, pools=True)
 SEALED = Encryption(10, {}, encrypted=2, opened=2, unopened=(), has_key=True)
 

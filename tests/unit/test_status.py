@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from healthchecks.status import Status, observe
-from infra.database.facts import DatabaseFacts, Tables
+from infra.database.facts import DatabaseFacts, Pgvector, Tables
 from infra.stack.deployment import Database, Deployment, Role, Server
 
 NOWHERE = Server("http://127.0.0.1:9")
@@ -30,7 +30,9 @@ def test_a_database_that_is_down_is_a_problem_and_no_exception() -> None:
 
 
 def test_the_json_begins_with_the_promised_keys() -> None:
-    facts = DatabaseFacts("letta", "18.4", "0.8.5", (Tables("public", "1c28e167b74f"),))
+    facts = DatabaseFacts(
+        "letta", "18.4", Pgvector("0.8.5", "public"), (Tables("public", "1c28e167b74f"),)
+    )
     status = Status("prod", "local", "http://x", "0.16.8", True, facts, "1c28e167b74f", 7)
     answer = status.as_json()
     assert list(answer)[:5] == ["stack", "target", "server", "database", "agents"]

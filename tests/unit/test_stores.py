@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from backups.stores.folder import FolderStore
-from backups.stores.s3_errors import told
+from backups.stores.s3_errors import explained
 from backups.stores.s3_upload import part_size
 from backups.stores.store import open_store
 from infra.errors import LettaOpsError
@@ -192,7 +192,7 @@ def test_every_answer_of_a_store_has_a_code_and_shows_no_secret(
         "Error": {"Code": code, "Message": "the-secret-key of the-access-key"},
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
-    error = told(ClientError(answer, "PutObject"), settings)
+    error = explained(ClientError(answer, "PutObject"), settings)
     assert error.code == expected
     assert error.message.startswith("s3://bucket/p: ")
     assert error.hint

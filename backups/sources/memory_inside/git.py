@@ -31,7 +31,7 @@ def has_git() -> bool:
     return shutil.which("git") is not None
 
 
-def _git(folder: bytes, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def _git(folder: bytes, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """With nobody's configuration but the repository's own."""
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -45,7 +45,7 @@ def _git(folder: bytes, *words: str, stdin: bytes = b"") -> subprocess.Completed
     }
     safe = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
     return subprocess.run(
-        ["git", *safe, *words], input=stdin, capture_output=True, env=environment, check=False
+        ["git", *safe, *arguments], input=stdin, capture_output=True, env=environment, check=False
     )
 
 

@@ -25,10 +25,10 @@ from backups.sources.memory_tar import TarDamaged, TarWriter
 OUT_BUFFER = 1 << 20
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     os.umask(0o077)
     _allow_many_files()
-    job, home, *which = words
+    job, home, *which = arguments
     try:
         place = Place(home)
         if job == "read":

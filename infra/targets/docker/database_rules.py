@@ -93,23 +93,23 @@ def _way(key: str, access: Facts) -> Iterator[Problem]:
 
 def _unreachable(key: str, access: Facts, place: str) -> Problem:
     failed = access["failed"]
-    stage, words, state = failed["stage"], failed["words"], failed["sqlstate"]
+    stage, message, state = failed["stage"], failed["message"], failed["sqlstate"]
     if stage == "dns":
         return Problem(
             "database-dns",
-            f"{key}: from inside a container, the name {access['host']} leads nowhere: {words}",
+            f"{key}: from inside a container, the name {access['host']} leads nowhere: {message}",
             "correct the host; where it is a name inside a Docker network, set database.network",
         )
     if stage == "tcp":
         return Problem(
             "database-unreachable",
-            f"{key}: from inside a container, {place} can't be reached: {words}",
+            f"{key}: from inside a container, {place} can't be reached: {message}",
             "see whether Postgres listens there and a firewall or security group lets this machine"
             " in; localhost is the container itself: write the machine's address; where the"
             " database is in a Docker network, set database.network",
         )
     if stage == "tls" or (access["tls_offered"] is False and _insists(access)):
-        reason = words if stage == "tls" else "the server offers no TLS"
+        reason = message if stage == "tls" else "the server offers no TLS"
         return Problem(
             "database-tls",
             f"{key}: asks for sslmode={access['tls']}, but {place}: {reason}",
@@ -117,10 +117,10 @@ def _unreachable(key: str, access: Facts, place: str) -> Problem:
             " verify-full also takes the name that is in the certificate",
         )
     if stage == "authentication":
-        return _refused(key, access, place, words, state)
+        return _refused(key, access, place, message, state)
     return Problem(
         "database-driver",
-        f"{key}: the server's driver (asyncpg) can't use {place}: {words}",
+        f"{key}: the server's driver (asyncpg) can't use {place}: {message}",
         f"see whether a Postgres or a pooler answers there, and its log; {DOCUMENT} has more",
     )
 
@@ -129,29 +129,31 @@ def _insists(access: Facts) -> bool:
     return access["tls"] not in ("disable", "prefer")
 
 
-def _refused(key: str, access: Facts, place: str, words: str, state: str | None) -> Problem:
-    told = f"{key}: {place} answers, but refuses {access['user']}: {words}"
+def _refused(key: str, access: Facts, place: str, message: str, state: str | None) -> Problem:
+    message = f"{key}: {place} answers, but refuses {access['user']}: {message}"
     if state == "53300":
         hint = "end other connections, or raise max_connections or the role's limit"
-        return Problem("database-connections", told, hint)
+        return Problem("database-connections", message, hint)
     if state == "3D000":
-        return Problem("database-missing", told, f"create it: CREATE DATABASE {access['database']}")
+        return Problem(
+            "database-missing", message, f"create it: CREATE DATABASE {access['database']}"
+        )
     if state == "42501":
         hint = f"GRANT CONNECT ON DATABASE {access['database']} TO {access['user']}"
-        return Problem("database-privileges", told, hint)
+        return Problem("database-privileges", message, hint)
     if state == "28000":
         hint = (
             "correct the role; if pg_hba.conf refuses this machine or its lack of TLS, mend it there"
             " or write ?sslmode=require"
         )
-        return Problem("database-authentication", told, hint)
+        return Problem("database-authentication", message, hint)
     if state == "57P03":
         return Problem(
-            "database-unreachable", told, "wait until Postgres is up, then run this again"
+            "database-unreachable", message, "wait until Postgres is up, then run this again"
         )
     return Problem(
         "database-authentication",
-        told,
+        message,
         "correct role and password in the URL; special characters in them must be percent-encoded"
         " (@ is %40)",
     )
@@ -203,7 +205,7 @@ def _migrations_driver(direct: Facts, failed: Facts) -> Problem:
     return Problem(
         "database-driver",
         f"the migrations' driver (pg8000) can't use {direct['host']}:{direct['port']}, though the"
-        f" server's can: {failed['words']}",
+        f" server's can: {failed['message']}",
         "see Postgres' log; pg8000 knows passwords by SCRAM, MD5 and in the clear, nothing else",
     )
 
@@ -267,7 +269,7 @@ def _extension(facts: Facts) -> Iterator[Problem]:
         yield Problem(
             "pgvector-missing",
             f"pgvector is not installed in {facts['name']}, and {facts['role']} may not do it:"
-            f" {trial['extension']['words']}",
+            f" {trial['extension']['message']}",
             f"as an administrator, in {facts['name']}: CREATE EXTENSION vector",
         )
     elif _parts(vector["version"] or vector["available"]) < OLDEST_VECTOR:
@@ -289,7 +291,7 @@ def _extension(facts: Facts) -> Iterator[Problem]:
     elif trial["table"] is not None and facts["may_make_tables"]:
         yield Problem(
             "database-privileges",
-            f"a table with a vector can't be made in {facts['schema']}: {trial['table']['words']}",
+            f"a table with a vector can't be made in {facts['schema']}: {trial['table']['message']}",
             f"let {facts['role']} use the extension and make tables; {DOCUMENT} has the statements",
         )
 

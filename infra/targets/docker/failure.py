@@ -20,11 +20,13 @@ WAITED = ("healthy state", "exited immediately", "container exited")
 MEMORY_SETTINGS = {"letta": "server.memory", "postgres": "database.memory"}
 
 
-def explain_failure(words: str, prefix: str, secrets: Iterable[Sensitive]) -> LettaOpsError | None:
+def explain_failure(
+    message: str, prefix: str, secrets: Iterable[Sensitive]
+) -> LettaOpsError | None:
     """Turn Pulumi's words into our error; None when they aren't about containers."""
-    if any(mark in words for mark in WAITED):
+    if any(mark in message for mark in WAITED):
         return _unhealthy(prefix, tuple(secrets))
-    known = explain(_sentence(words))
+    known = explain(_sentence(message))
     return None if known.code == "engine" else known
 
 
@@ -34,12 +36,12 @@ def _unhealthy(prefix: str, secrets: tuple[Sensitive, ...]) -> LettaOpsError | N
         failed = [each for each in everyone if not is_well(each)]
         if not failed:
             return None
-        told = not_healthy(failed[-1], secrets)
+        explained = not_healthy(failed[-1], secrets)
         well = [one for one in everyone if _is_server(one) and is_well(one)]
         beside = [one for one in well if _digest(one) != _digest(failed[-1])]
         if _is_server(failed[-1]) and beside:
             failed[-1].stop(timeout=5)  # or it would try again for ever, beside the one that serves
-    return told
+    return explained
 
 
 def _digest(server: Container) -> str:
@@ -80,7 +82,7 @@ def _state(container: Container) -> str:
     return f"is {container.status} (exit code {code})"
 
 
-def _sentence(words: str) -> str:
+def _sentence(message: str) -> str:
     """Pulumi's errors come as a list with one entry."""
-    lines = [line.strip().lstrip("*").strip() for line in words.splitlines()]
+    lines = [line.strip().lstrip("*").strip() for line in message.splitlines()]
     return " ".join(line for line in lines if line and not line.endswith("occurred:"))

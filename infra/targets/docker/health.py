@@ -141,8 +141,8 @@ def _used(client: DockerClient, container: str) -> int | None:
 def _killed(client: DockerClient, container: Container) -> int:
     """Also a part may have been killed (a session of Postgres, a tool), which the engine can't say."""
     done = execute_with(client, str(container.id), ["cat", *KILL_COUNTERS], seconds=5.0)
-    words = done.stdout.split()
-    pairs = dict(zip(words[::2], words[1::2], strict=False))
+    found = done.stdout.split()
+    pairs = dict(zip(found[::2], found[1::2], strict=False))
     return int(pairs.get("oom_kill", 0))
 
 
@@ -170,8 +170,8 @@ def disk_space(names: Names, postgres: str | None) -> DiskSpace:
         if found is None or found.status != "running":
             found, folder = running_server(client, names), SERVER_DATA
         name = str(found.name)
-        words = ["df", "--block-size=1", "--output=size,avail", folder]
-        done = execute_with(client, name, words, seconds=10.0)
+        arguments = ["df", "--block-size=1", "--output=size,avail", folder]
+        done = execute_with(client, name, arguments, seconds=10.0)
     numbers = done.stdout.split()[-2:]
     if done.code != 0 or not all(word.isdecimal() for word in numbers):
         raise LettaOpsError(

@@ -47,21 +47,21 @@ class VolumeHome:
         return f"the volume {self.names.volume('home')}"
 
     @contextmanager
-    def output(self, *words: str) -> Iterator[BinaryIO]:
+    def output(self, *arguments: str) -> Iterator[BinaryIO]:
         """Run it with a word, the home's path, and more words; yield its stdout, to be read to its end.
 
         The volume can't be written to. Raises LettaOpsError when the block ends and it had failed.
         """
-        with self._container(words, read_only=True) as running:
+        with self._container(arguments, read_only=True) as running:
             yield cast("BinaryIO", io.BufferedReader(running.output, 1 << 18))
             running.ensure_done()
 
-    def run(self, *words: str, chunks: Iterable[bytes] = ()) -> str:
+    def run(self, *arguments: str, chunks: Iterable[bytes] = ()) -> str:
         """Run it, hand it `chunks` by stdin, and return its stdout; raises LettaOpsError.
 
         Its input can't be ended over TLS: it must know by itself where that is.
         """
-        with self._container(words, read_only=False) as running:
+        with self._container(arguments, read_only=False) as running:
             for chunk in chunks:
                 try:
                     running.socket.sendall(chunk)
@@ -72,10 +72,10 @@ class VolumeHome:
             return said.decode(errors="replace")
 
     @contextmanager
-    def _container(self, words: tuple[str, ...], *, read_only: bool) -> Iterator[_Running]:
+    def _container(self, arguments: tuple[str, ...], *, read_only: bool) -> Iterator[_Running]:
         with engine(SILENCE_SECONDS) as client:
             _remove_ended(client, self._service, self.names)
-            made = self._create(client, words, read_only)
+            made = self._create(client, arguments, read_only)
             stream: Any = None
             try:
                 stream = client.api.attach_socket(
@@ -99,7 +99,9 @@ class VolumeHome:
                     stream.close()
                 remove(client, str(made.name))
 
-    def _create(self, client: DockerClient, words: tuple[str, ...], read_only: bool) -> Container:
+    def _create(
+        self, client: DockerClient, arguments: tuple[str, ...], read_only: bool
+    ) -> Container:
         from docker.types import LogConfig, Mount
 
         volume = self.names.volume("home")
@@ -109,7 +111,7 @@ class VolumeHome:
                 f"there is no volume {volume}",
                 "put the stack's data back, or make the stack with `letta-ops up`",
             )
-        first, *others = words
+        first, *others = arguments
         return client.containers.create(
             _image(client, self.names, self.release),
             [PYTHON, "-I", "-c", self.program, first, HOME, *others],

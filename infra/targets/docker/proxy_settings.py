@@ -130,13 +130,13 @@ def acme_settings(tls: Mapping[str, Any]) -> str:
     if tls["mode"] != "acme":
         return ""
     authority = f"{SECRETS_FOLDER}/{ACME_CA}" if tls.get("acme_ca") else ""
-    words = {
+    variables = {
         "host": tls["host"],
         "email": tls.get("email") or "",
         "directory": tls.get("acme_directory") or LETS_ENCRYPT,
         "authority": authority,
     }
-    return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in words.items())
+    return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in variables.items())
 
 
 def servers_of(text: str) -> list[str]:

@@ -65,7 +65,7 @@ class DockerServerKeys(ServerKeys):
     )
 
 
-class DatabaseKeys(Keys):
+class DockerDatabaseKeys(Keys):
     table: ClassVar[str] = "database."
 
     mode: Annotated[Literal["container", "external"], OneOf()] = setting(
@@ -155,7 +155,7 @@ class DockerSettings(Settings):
     redis: Annotated[Literal["auto", "true", "false"], OneOf()] = setting(
         "auto", "whether there is one; auto: with several servers"
     )
-    database: DatabaseKeys = setting(DatabaseKeys(), "its Postgres")
+    database: DockerDatabaseKeys = setting(DockerDatabaseKeys(), "its Postgres")
     tls: TlsKeys = setting(TlsKeys(), "the proxy's certificate")
     proxy: ProxyKeys = setting(ProxyKeys(), "what stands before the servers")
     image: BuildSettings = setting(BuildSettings(), "how images are built")

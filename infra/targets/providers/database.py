@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.database.claim import claim
+from infra.database.facts import find_pgvector
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import ADMIN_ROLE, DATABASE_NAME, OWNER_ROLE, READER_ROLE, Role
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import psycopg
 
 
-class Database(Provider):
+class DatabaseProvider(Provider):
     """Inputs: where it is (a target's own), `owner_password`, `reader_password`,
     `deployment_id` (refused when the database belongs to another).
 
@@ -63,9 +64,7 @@ class Database(Provider):
         """Log in as both roles: a data folder put back from a copy may know other passwords."""
         try:
             with self.administrator(folder, outputs, DATABASE_NAME) as link:
-                if not link.execute(
-                    "SELECT 1 FROM pg_extension WHERE extname = 'vector'"
-                ).fetchone():
+                if find_pgvector(link) is None:
                     return "the extension vector is missing"
         except LettaOpsError:
             return None  # Postgres is down, or the database is: its own service says so

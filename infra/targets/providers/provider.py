@@ -104,9 +104,9 @@ class Provider(dynamic.ResourceProvider):
             with held(folder.provider_lock, f"{type(self).__name__} {verb}", lambda _: None):
                 return work()
         except (OSError, LettaOpsError) as error:
-            told = _system_error(folder, verb, error) if isinstance(error, OSError) else error
-            last_error.keep(folder, told)
-            raise told from None
+            expected = _system_error(folder, verb, error) if isinstance(error, OSError) else error
+            last_error.keep(folder, expected)
+            raise expected from None
 
 
 def _system_error(folder: StackFolder, verb: str, error: OSError) -> LettaOpsError:

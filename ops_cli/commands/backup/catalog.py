@@ -167,7 +167,7 @@ def _render_keep(answer: dict[str, Any]) -> Iterator[Part]:
 
 
 def _render_prune(answer: dict[str, Any], retention: str) -> Iterator[Part]:
-    from backups.words import size_in_words
+    from backups.humanize import size_in_words
 
     yield f"retention: {retention}"
     for each in sorted(answer["kept"] + answer["removed"], key=lambda each: each["created_at"]):

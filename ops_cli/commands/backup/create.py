@@ -35,7 +35,7 @@ def create_backup(
 
     invocation = current(context)
     deployment, store = opened(invocation)
-    warnings = [words for words in (key_warning(deployment),) if words]
+    warnings = [warning for warning in (key_warning(deployment),) if warning]
     if dry_run:
         present(invocation, _would_create(deployment, store, warnings), _render_dry_run)
         return
@@ -43,9 +43,9 @@ def create_backup(
         with changing(deployment, store, "backup create", report, wait):
             made = create(deployment, store, label, report)
         event.detail = {"backup": made.id, "bytes": made.size}
-    warnings += [words for words in (dump_warning(made),) if words]
-    for words in warnings:
-        note(f"warning: {words}")
+    warnings += [warning for warning in (dump_warning(made),) if warning]
+    for warning in warnings:
+        note(f"warning: {warning}")
     answer = {
         "id": made.id,
         "store": store.url,
@@ -82,7 +82,7 @@ def _render_dry_run(answer: dict[str, Any]) -> Iterator[Part]:
 
 
 def _render_created(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
-    from backups.words import size_in_words
+    from backups.humanize import size_in_words
 
     yield f"backup {answer['id']} is complete"
     yield from facts(

@@ -72,8 +72,8 @@ def _failure(invocation: Invocation, answer: dict[str, Any]) -> UnsuccessfulErro
     from healthchecks.drill.verdict import NOT_REACHED
 
     bad = [check for check in answer["checks"] if check["verdict"] != "passed"]
-    told = [check for check in bad if not check["summary"].startswith(NOT_REACHED)]
-    lines = [f"  - {check['name']}: {check['verdict']}: {check['summary']}" for check in told]
+    reached = [check for check in bad if not check["summary"].startswith(NOT_REACHED)]
+    lines = [f"  - {check['name']}: {check['verdict']}: {check['summary']}" for check in reached]
     failed = answer["verdict"] == "failed"
     what = "failed" if failed else "could not be made whole, the backup is unverified"
     worst = [check for check in bad if check["verdict"] == answer["verdict"]]

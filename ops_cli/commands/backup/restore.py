@@ -14,7 +14,7 @@ from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from backups.catalog import Backup
-    from backups.restoring.plan import Database, Options, Plan, Present
+    from backups.restoring.plan import DatabaseContents, Options, Plan, Present
     from backups.restoring.undo import Undoing
     from backups.stores.store import Store
     from infra.process import Report
@@ -183,10 +183,10 @@ def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
 def _prove(report: Report, state: str) -> Any:
     from healthchecks.smoke import run
     from infra.errors import LettaOpsError
-    from ops_cli.commands.smoke import told
+    from ops_cli.commands.smoke import step_reporter
 
     def confirm_server(deployment: Deployment) -> None:
-        done = run(deployment, on_step=told(report))
+        done = run(deployment, on_step=step_reporter(report))
         if not done.passed:
             bad = "; ".join(f"{step.name}: {step.detail}" for step in done.steps if not step.passed)
             raise LettaOpsError(
@@ -280,7 +280,7 @@ def _replaced(now: Present) -> str:
     return f"{_held(now)}; newer than the backup: {newer}"
 
 
-def _database(database: Database) -> str:
+def _database(database: DatabaseContents) -> str:
     held = database.held
     return f"database {database.name}: {'it can not be read' if held is None else _held(held)}"
 

@@ -65,9 +65,9 @@ def _run(invocation: Invocation) -> None:
 
 def _program(invocation: Invocation) -> tuple[str, ...]:
     # -P: what lies in the folder where it starts hides no module of ours.
-    words = (sys.executable, "-P", "-m", "ops_cli", "--stack", invocation.stack)
+    arguments = (sys.executable, "-P", "-m", "ops_cli", "--stack", invocation.stack)
     profile = invocation.profile
-    return words if profile is None else (*words, "--profile", str(profile.absolute()))
+    return arguments if profile is None else (*arguments, "--profile", str(profile.absolute()))
 
 
 def _printed(invocation: Invocation, form: Form) -> str:

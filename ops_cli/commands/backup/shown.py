@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from backups.catalog import Backup, Catalog, Damaged, Drill
-from backups.words import size_in_words, time_in_words
+from backups.humanize import size_in_words, time_in_words
 from ops_cli.output import Part, Table, facts
 
 

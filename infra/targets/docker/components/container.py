@@ -27,8 +27,8 @@ SHAPE_DIGEST = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 def own_tmpfs(user: int, megabytes: int, *flags: str) -> str:
     """Options of a tmpfs that belongs to `user`. Its mode is that of the image's folder, if any."""
-    words = ("rw", "nosuid", "nodev", *flags, f"size={megabytes}m", f"uid={user}", f"gid={user}")
-    return ",".join(words)
+    options = ("rw", "nosuid", "nodev", *flags, f"size={megabytes}m", f"uid={user}", f"gid={user}")
+    return ",".join(options)
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,11 @@ def _networks(shape: Shape) -> Iterator[docker.ContainerNetworksAdvancedArgs]:
         aliases = None
 
 
-def _health(words: Sequence[str]) -> docker.ContainerHealthcheckArgs | None:
-    if not words:
+def _health(test: Sequence[str]) -> docker.ContainerHealthcheckArgs | None:
+    if not test:
         return None
     return docker.ContainerHealthcheckArgs(
-        tests=["CMD", *words], interval="5s", timeout="10s", retries=3, start_period="30s"
+        tests=["CMD", *test], interval="5s", timeout="10s", retries=3, start_period="30s"
     )
 
 

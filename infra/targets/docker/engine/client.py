@@ -112,8 +112,8 @@ def host() -> str:
 
 
 def unreachable(error: BaseException) -> LettaOpsError:
-    words = str(error)
-    if "Permission denied" in words or "PermissionError" in words:
+    message = str(error)
+    if "Permission denied" in message or "PermissionError" in message:
         return LettaOpsError(
             "engine-permission",
             f"this user may not use the Docker engine at {host()}",
@@ -128,10 +128,10 @@ def unreachable(error: BaseException) -> LettaOpsError:
     )
 
 
-def missing_image(words: str) -> LettaOpsError:
+def missing_image(message: str) -> LettaOpsError:
     return LettaOpsError(
         "image-missing",
-        f"an image is not on the engine and can't be pulled: {words}",
+        f"an image is not on the engine and can't be pulled: {message}",
         "run `letta-ops up` again: it builds our images; where nothing can be pulled, name a base"
         " image that is there with `--config image.base=NAME`",
     )
@@ -158,14 +158,14 @@ KNOWN = (
 )  # fmt: skip
 
 
-def explain(words: str) -> LettaOpsError:
+def explain(message: str) -> LettaOpsError:
     """Turn the engine's own words into our error."""
     for mark, code, hint in KNOWN:
-        if mark.lower() in words.lower():
-            return LettaOpsError(code, f"the Docker engine says: {words.strip()}", hint)
+        if mark.lower() in message.lower():
+            return LettaOpsError(code, f"the Docker engine says: {message.strip()}", hint)
     return LettaOpsError(
         "engine",
-        f"the Docker engine says: {words.strip()}",
+        f"the Docker engine says: {message.strip()}",
         "mend the cause, then run the same command again: nothing is lost",
     )
 

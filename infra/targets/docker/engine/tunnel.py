@@ -154,8 +154,10 @@ class _Relay:
         except OSError:
             pass  # one of the two has gone; below, the other one learns it
         if not answered:
-            words = complaint.decode(errors="replace").strip()
-            self._refuse(f"nothing answers inside {self._container}: {words or 'no reason given'}")
+            message = complaint.decode(errors="replace").strip()
+            self._refuse(
+                f"nothing answers inside {self._container}: {message or 'no reason given'}"
+            )
         for each in (self._near, far):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -173,9 +175,9 @@ class _Relay:
             if not isinstance(far, ssl.SSLSocket):
                 far.shutdown(socket.SHUT_WR)
 
-    def _refuse(self, words: str) -> None:
+    def _refuse(self, message: str) -> None:
         with suppress(OSError):  # a client that has gone needs no answer
-            self._near.sendall(error_response(words))
+            self._near.sendall(error_response(message))
 
 
 def _ensure_running(client: DockerClient, container: str) -> None:

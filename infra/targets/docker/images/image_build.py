@@ -78,8 +78,8 @@ def run_build(
             for line in _lines(event):
                 clean = redact(line, secrets)
                 tail = [*tail[-TAIL_LINES:], clean]
-                if told := _progress(clean):
-                    report(f"{name}: {told}")
+                if progress := _progress(clean):
+                    report(f"{name}: {progress}")
             if "error" in event:
                 raise failed(name, tail)
     except (DockerException, OSError) as error:

@@ -170,8 +170,8 @@ def _packages_in(client: DockerClient, image: str) -> dict[str, str]:
 
 def _labelled(image: str, labels: Mapping[str, str]) -> dict[str, bytes]:
     """The build of the same image with labels that are known only now."""
-    words = " ".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
-    return {"Dockerfile": f"FROM {image}\nLABEL {words}\n".encode()}
+    pairs = " ".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
+    return {"Dockerfile": f"FROM {image}\nLABEL {pairs}\n".encode()}
 
 
 def _version(name: str, release_version: str) -> str:

@@ -73,9 +73,9 @@ class Stage(Exception):  # noqa: N818  # not an error of ours: where the way end
 
     def as_json(self) -> Document:
         state = getattr(self.error, "sqlstate", None)
-        words = getattr(self.error, "verify_message", None) or str(self.error)
+        message = getattr(self.error, "verify_message", None) or str(self.error)
         kind = type(self.error).__name__
-        return {"stage": self.stage, "words": words.strip() or kind, "sqlstate": state}
+        return {"stage": self.stage, "message": message.strip() or kind, "sqlstate": state}
 
 
 def offered(target: Document) -> bool:
@@ -125,10 +125,10 @@ async def connect(target: Document) -> Any:
     """Connect as Letta's server does; raises Stage `authentication` or `driver`."""
     asyncpg: Any = importlib.import_module("asyncpg")
     prepare(target)
-    words = {name: target[name] for name in ("host", "port", "user", "database")}
+    address = {name: target[name] for name in ("host", "port", "user", "database")}
     try:
         return await asyncpg.connect(
-            **words, ssl=target["tls"], timeout=SECONDS, command_timeout=SECONDS,
+            **address, ssl=target["tls"], timeout=SECONDS, command_timeout=SECONDS,
             statement_cache_size=0,
         )  # fmt: skip
     except asyncpg.PostgresError as error:
@@ -234,8 +234,8 @@ def attempt(link: Any, statement: str) -> Document | None:
     try:
         link.run(statement)
     except database_error as error:
-        told = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-        return {"words": told.get("M", str(error)), "sqlstate": told.get("C")}
+        fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+        return {"message": fields.get("M", str(error)), "sqlstate": fields.get("C")}
     return None
 
 

@@ -58,8 +58,8 @@ def prove(base: str, password: str, model: str | None, embedding: str | None) ->
             converse(base, password, model, embedding)
             steps.append(step)
     except urllib.error.HTTPError as error:
-        words = error.read(400).decode(errors="replace")
-        return {"failed": step, "reason": f"the server answered {error.code}: {words}"}
+        body = error.read(400).decode(errors="replace")
+        return {"failed": step, "reason": f"the server answered {error.code}: {body}"}
     except (OSError, ValueError, Failed) as error:
         return {"failed": step, "reason": str(error)}
     return {"agents": agents, "steps": steps}

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from infra.stack.deployment import Role
 from infra.stack.locations import StackFolder
 from infra.targets.docker.postgres import administrator, logged_in
-from infra.targets.providers.database import Database
+from infra.targets.providers.database import DatabaseProvider
 from infra.targets.providers.provider import Properties
 
 if TYPE_CHECKING:
     import psycopg
 
 
-class LettaDatabase(Database):
+class LettaDatabase(DatabaseProvider):
     """Further input: `container`."""
 
-    compared: ClassVar[tuple[str, ...]] = ("container", *Database.compared)
+    compared: ClassVar[tuple[str, ...]] = ("container", *DatabaseProvider.compared)
 
     def administrator(
         self, folder: StackFolder, inputs: Properties, name: str

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from infra.database.claim import CLAIMED, claim, claimed_by
+from infra.database.facts import find_pgvector
 from infra.errors import LettaOpsError
 from infra.stack.locations import StackFolder
 from infra.stack.profile import remember
 from infra.targets.docker.postgres import administrator
 from infra.targets.providers.provider import Properties, Provider
-
-EXTENSION = "SELECT 1 FROM pg_extension WHERE extname = 'vector'"
 
 
 class ExternalDatabase(Provider):
@@ -28,7 +27,7 @@ class ExternalDatabase(Provider):
 
         with administrator(inputs) as link:
             try:
-                if link.execute(EXTENSION).fetchone() is None:
+                if find_pgvector(link) is None:
                     link.execute("CREATE EXTENSION IF NOT EXISTS vector")
                 claim(link, inputs["deployment_id"])
             except psycopg.errors.InsufficientPrivilege as error:
@@ -43,7 +42,7 @@ class ExternalDatabase(Provider):
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         try:
             with administrator(outputs) as link:
-                if link.execute(EXTENSION).fetchone() is None:
+                if find_pgvector(link) is None:
                     return "the extension vector is missing"
                 found = claimed_by(link)
         except LettaOpsError:

@@ -32,15 +32,15 @@ class ContainerMigration(Migration):
         return administrator(inputs)
 
     def knows(self, folder: StackFolder, inputs: Properties, revision: str) -> bool:
-        words = ["grep", "-rqF", f'"{revision}"', f"{SOURCE}/alembic/versions"]
-        return run_once(_job(inputs, words, None)).code == 0
+        arguments = ["grep", "-rqF", f'"{revision}"', f"{SOURCE}/alembic/versions"]
+        return run_once(_job(inputs, arguments, None)).code == 0
 
     def alembic(
         self, folder: StackFolder, inputs: Properties, keep: Callable[[str], None], log: Path
     ) -> None:
         # The URI comes by stdin; it is not in `docker inspect`, and `launch.py` redacts it.
-        words = [PYTHON, LAUNCH, "/dev/stdin", "alembic.config:main", "upgrade", "head"]
-        done = run_once(_job(inputs, words, environment(inputs["server_uri"])), keep)
+        arguments = [PYTHON, LAUNCH, "/dev/stdin", "alembic.config:main", "upgrade", "head"]
+        done = run_once(_job(inputs, arguments, environment(inputs["server_uri"])), keep)
         if done.code != 0:
             tail = "\n".join(f"    {line}" for line in done.lines[-TAIL_LINES:])
             raise LettaOpsError(
@@ -60,14 +60,14 @@ def environment(uri: str) -> dict[str, str]:
     }
 
 
-def _job(inputs: Properties, words: list[str], settings: dict[str, str] | None) -> Job:
+def _job(inputs: Properties, arguments: list[str], settings: dict[str, str] | None) -> Job:
     names = Names(inputs["prefix"])
     document = None if settings is None else launch_document(settings, (), None)
     secret = [] if settings is None else [*secret_values(settings, ["LETTA_PG_URI"])]
     return Job(
         names.container("migration"),
         inputs["image"],
-        words,
+        arguments,
         names.labels("migration"),
         networks=inputs["networks"],
         stdin=document,

@@ -39,8 +39,8 @@ class SecretFile(Provider):
         names = Names(outputs["prefix"])
         if not _has_volume(names):
             return
-        words = ["rm", "-f", f"{SECRETS_FOLDER}/{outputs['name']}"]
-        job = _job(names, outputs["image"], outputs["name"], words, None)
+        arguments = ["rm", "-f", f"{SECRETS_FOLDER}/{outputs['name']}"]
+        job = _job(names, outputs["image"], outputs["name"], arguments, None)
         try:
             ensure_done(job, "secret-file", HINT, "removing a secret's file")
         except LettaOpsError as error:
@@ -56,9 +56,9 @@ def is_written(names: Names, image: str, name: str) -> bool:
     """Look for the file itself: a volume's `CreatedAt` changes with every file in it."""
     if not _has_volume(names):
         return False
-    words = ["test", "-s", f"{SECRETS_FOLDER}/{name}"]
+    arguments = ["test", "-s", f"{SECRETS_FOLDER}/{name}"]
     try:
-        return run_once(_job(names, image, name, words, None)).code == 0
+        return run_once(_job(names, image, name, arguments, None)).code == 0
     except LettaOpsError as error:
         if error.code != "image-missing":
             raise
@@ -67,16 +67,18 @@ def is_written(names: Names, image: str, name: str) -> bool:
 
 def write_secret(names: Names, image: str, name: str, owner: int, content: Sensitive) -> None:
     """Write `content` into the stack's secrets volume as the file `name` of the account `owner`."""
-    words = ["sh", "-c", WRITE, "sh", name, str(owner)]
-    job = _job(names, image, name, words, content)
+    arguments = ["sh", "-c", WRITE, "sh", name, str(owner)]
+    job = _job(names, image, name, arguments, content)
     ensure_done(job, "secret-file", HINT, "writing a secret's file")
 
 
-def _job(names: Names, image: str, name: str, words: list[str], content: Sensitive | None) -> Job:
+def _job(
+    names: Names, image: str, name: str, arguments: list[str], content: Sensitive | None
+) -> Job:
     return Job(
         f"{names.prefix}-secret-{name}",
         image,
-        words,
+        arguments,
         names.labels("secret"),
         volumes={names.volume("secrets"): SECRETS_FOLDER},
         stdin=None if content is None else content.reveal(),

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from infra.stack.deployment import Role
 from infra.stack.locations import StackFolder
 from infra.targets.local.postgres import administrator, logged_in
-from infra.targets.providers.database import Database
+from infra.targets.providers.database import DatabaseProvider
 from infra.targets.providers.provider import Properties
 
 if TYPE_CHECKING:
     import psycopg
 
 
-class LocalDatabase(Database):
+class LocalDatabase(DatabaseProvider):
     """Further input: `port`."""
 
-    compared: ClassVar[tuple[str, ...]] = ("port", *Database.compared)
+    compared: ClassVar[tuple[str, ...]] = ("port", *DatabaseProvider.compared)
 
     def administrator(
         self, folder: StackFolder, inputs: Properties, name: str
