@@ -6,13 +6,14 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 from backups import lock_in_store
 from backups.catalog import deployment_id
 from backups.lock_in_database import DatabaseLock, database_lock
 from backups.lock_in_store import DEAD_AFTER, StoreLock
 from backups.stores.store import Store
+from infra.background import every
 from infra.errors import LettaOpsError
 from infra.files import held
 from infra.identity import Process, this_process
@@ -143,25 +144,15 @@ def _in_database(
         return None
 
 
-@contextmanager
-def _renewed(lock: Lock) -> Iterator[None]:
-    """Renew the lock from a thread for as long as the block."""
-    ended = threading.Event()
+def _renewed(lock: Lock) -> AbstractContextManager[None]:
+    """Renew the lock for as long as the block."""
 
-    def work() -> None:
-        while not ended.wait(RENEW_SECONDS):
-            try:
-                lock.renew()
-            except LettaOpsError:
-                continue  # `ensure_held` raises it, where the work must not go on without
+    def renew() -> None:
+        # `ensure_held` raises it, where the work must not go on without.
+        with suppress(LettaOpsError):
+            lock.renew()
 
-    thread = threading.Thread(target=work, name="lock-renewal", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(GRACE_SECONDS)
+    return every(RENEW_SECONDS, renew, GRACE_SECONDS)
 
 
 def _let_go(lock: StoreLock, report: Report) -> None:

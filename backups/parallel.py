@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from infra.background import Background
+
 THREADS = 8  # of small requests: what one waits for is the way there and back
 ENDING_SECONDS = 10.0  # what is done beside something that failed gets to come to its end
 
@@ -36,11 +38,8 @@ def in_parallel(do: Callable[[Given], Made], items: Sequence[Given]) -> list[Mad
             except BaseException as error:  # noqa: BLE001  # raised below, where somebody sees it
                 failures.append(error)
 
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(THREADS, len(items)))]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    for worker in [Background(work) for _ in range(min(THREADS, len(items)))]:
+        worker.wait()
     if failures:
         raise failures[0]
     return [made[number] for number in range(len(items))]
@@ -70,25 +69,22 @@ class Stop:
 @contextmanager
 def beside(work: Callable[[Stop], None]) -> Iterator[Stop]:
     """Do `work` in a thread while the block runs; what either raises is raised at the block's end."""
-    stop, failures = Stop(), []
+    stop = Stop()
 
     def run() -> None:
         try:
             work(stop)
-        except BaseException as error:  # noqa: BLE001  # raised below
-            failures.append(error)
+        except BaseException:
             stop.set()
+            raise
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    running = Background(run)
     try:
         yield stop
-        thread.join()
     except BaseException as error:
         stop.set()
-        thread.join(ENDING_SECONDS)
-        if isinstance(error, Stopped) and failures:
-            raise failures[0] from None
+        running.wait(ENDING_SECONDS)
+        if isinstance(error, Stopped) and running.error is not None:
+            raise running.error from None
         raise
-    if failures:
-        raise failures[0]
+    running.result()

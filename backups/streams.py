@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from backups.stores.store import Sink, Source
+from infra.background import Background
 
 CHUNK = 1 << 18
 LEVEL = 1  # of zstd: embeddings, most of a dump, become no smaller with more of it, only slower
@@ -164,25 +165,22 @@ class _Queue:
 def pulled(push: Callable[[Sink], None]) -> Iterator[Iterator[bytes]]:
     """Yield what `push` writes into the sink it is given, from a thread; its error is raised here."""
     sink = _Queue()
-    failed: list[BaseException] = []
 
     def work() -> None:
         try:
             push(sink)
-        except BaseException as error:  # noqa: BLE001  # raised where it is read
-            failed.append(error)
-        sink.end()
+        finally:
+            sink.end()
+
+    pushing = Background(work, "decrypt")
 
     def pieces() -> Iterator[bytes]:
         while (piece := sink.pieces.get()) is not None:
             yield piece
-        if failed:
-            raise failed[0]
+        pushing.result()
 
-    thread = threading.Thread(target=work, name="decrypt", daemon=True)
-    thread.start()
     try:
         yield pieces()
     finally:
         sink.closed.set()
-        thread.join()
+        pushing.wait()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from healthchecks.checks import CHECKS
 from healthchecks.model import Check, Finding, Need, Report, State, Thresholds
+from infra.background import Background
 from infra.errors import LettaOpsError
 from infra.sensitive import redact
 from infra.stack.deployment import Deployment
@@ -71,13 +72,8 @@ def _examine_all(
             findings[finding.name] = finding
 
     _import_shared(deployment)
-    threads = [
-        threading.Thread(target=examine, args=(group,), daemon=True) for group in sharing.values()
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    for examining in [Background(partial(examine, group)) for group in sharing.values()]:
+        examining.wait(max(0.0, deadline - time.monotonic()))
     seen = dict(findings)
     return [seen.get(check.name) or _overdue(check, limit) for check in checks]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from backups.manifest import DatabaseRecord, Table
 from backups.programs import Program, Version
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
 from backups.streams import chunks_of
+from infra.background import Background
 from infra.database.administration import DatabaseAccess
 from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
@@ -127,7 +127,6 @@ def snapshot(access: DatabaseAccess, name: str) -> Iterator[Snapshot]:
             newest = _newest_message(link, str(facts.schema))
             apart = tables_with_vectors(link)
             counting = _Counting(link)
-            counting.start()
         except psycopg.Error as error:
             raise refused(error, name) from None
         try:
@@ -155,37 +154,27 @@ def begin_locked(link: psycopg.Connection[Any]) -> None:
     link.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables))
 
 
-class _Counting(threading.Thread):
+class _Counting:
     """Counts and digests all tables over the connection that holds the snapshot."""
 
     def __init__(self, link: psycopg.Connection[Any]) -> None:
-        super().__init__(name="counting", daemon=True)
         self._link = link
-        self._found: dict[str, Table] = {}
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._found = read_tables(self._link)
-        except BaseException as error:  # noqa: BLE001  # raised by `result`
-            self._error = error
+        self._reading = Background(lambda: read_tables(link), "counting")
 
     def result(self) -> dict[str, Table]:
         import psycopg
 
-        self.join()
-        if isinstance(self._error, psycopg.Error):
-            raise refused(self._error, self._link.info.dbname)
-        if self._error is not None:
-            raise self._error
-        return self._found
+        try:
+            return self._reading.result()
+        except psycopg.Error as error:
+            raise refused(error, self._link.info.dbname) from None
 
     def end(self) -> None:
         """Stop it, also in the middle: its connection is given up."""
-        if self.is_alive():
+        if not self._reading.wait(0):
             with suppress(Exception):  # it may have ended by now
                 self._link.cancel_safe(timeout=5)
-            self.join(10)
+            self._reading.wait(10)
 
 
 def refused(error: Exception, name: str) -> LettaOpsError:

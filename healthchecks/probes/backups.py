@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import queue
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from backups.catalog import Catalog, deployment_id, read_catalog
 from backups.scheduler import service_state
 from backups.stores.store import open_store
+from infra.background import Background
 from infra.errors import LettaOpsError
 from infra.stack.backup_settings import Retention, StoreSettings
 from infra.stack.deployment import Deployment, store_settings
@@ -105,26 +104,14 @@ def within(limit: float, look: Callable[[], Seen], place: str) -> Seen:
 
     Its thread is a daemon, and is left behind: a dead network file system can't be interrupted.
     """
-    answers: queue.Queue[tuple[Seen | None, BaseException | None]] = queue.Queue(1)
-
-    def work() -> None:
-        try:
-            answers.put((look(), None))
-        except BaseException as error:  # noqa: BLE001  # raised below
-            answers.put((None, error))
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        seen, error = answers.get(timeout=limit)
-    except queue.Empty:
+    looking = Background(look)
+    if not looking.wait(limit):
         raise LettaOpsError(
             "store-unreachable",
             f"{place} has not told its backups within {limit:.0f} s",
             "see what keeps it: the network, a dead mount, a store that is overloaded",
-        ) from None
-    if error is not None:
-        raise error
-    return seen  # type: ignore[return-value]  # there is one where there is no error
+        )
+    return looking.result()
 
 
 def _room(settings: StoreSettings, deployment: Deployment) -> Room | None:

@@ -6,17 +6,16 @@ import errno
 import hashlib
 import http.client
 import platform
-import queue
 import shutil
 import sys
 import tarfile
-import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from infra.background import Background
 from infra.process import Report
 
 ARCHIVES = "https://get.pulumi.com/releases/sdk"
@@ -95,25 +94,17 @@ def _open(url: str) -> http.client.HTTPResponse:
     The time-out of urllib covers connecting and each read, but not the name look-up, which takes up
     to half a minute where packets are dropped: hence the thread, which is left behind in that case.
     """
-    answers: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
-
-    def request() -> None:
-        try:
-            # S310: every URL is built from the two constants above.
-            answers.put(urllib.request.urlopen(url, timeout=CONNECT_SECONDS))  # noqa: S310
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            answers.put(error)
-
-    threading.Thread(target=request, name="download", daemon=True).start()
+    # S310: every URL is built from the two constants above.
+    asked = Background(lambda: urllib.request.urlopen(url, timeout=CONNECT_SECONDS), "download")  # noqa: S310
     host = urlsplit(url).hostname
+    if not asked.wait(2 * CONNECT_SECONDS):
+        raise DownloadError(f"{host} did not answer in {2 * CONNECT_SECONDS:.0f} s")
     try:
-        answer = answers.get(timeout=2 * CONNECT_SECONDS)
-    except queue.Empty:
-        raise DownloadError(f"{host} did not answer in {2 * CONNECT_SECONDS:.0f} s") from None
-    if isinstance(answer, Exception):
-        if isinstance(answer, urllib.error.URLError) and not isinstance(answer, HTTPError):
-            raise DownloadError(f"{host}: {answer.reason}")
-        raise DownloadError(f"{host}: {answer}")
+        answer: http.client.HTTPResponse = asked.result()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.URLError) and not isinstance(error, HTTPError):
+            raise DownloadError(f"{host}: {error.reason}") from None
+        raise DownloadError(f"{host}: {error}") from None
     return answer
 
 

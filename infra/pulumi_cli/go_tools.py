@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.background import every
 from infra.errors import LettaOpsError
 from infra.files import made_once
 from infra.process import Report, attempt, command, follow, run
@@ -48,7 +48,8 @@ def build_tool(
     settings = _go_environment(environment)
     folder = tools_folder()
     progress = _Progress(tool.name)
-    with _Heartbeat(lambda: report(progress.sentence())):
+    # Linking alone says nothing for half a minute.
+    with every(HEARTBEAT_SECONDS, lambda: report(progress.sentence())):
         # Listing fetches every module that is needed, and says how much there is to compile.
         listing = command(
             go,
@@ -173,23 +174,3 @@ class _Progress:
         # "Up to": what Go's own cache still holds is not compiled again.
         done = f"{self.compiled} of up to {self.listed} packages compiled"
         return f"  building {self.name}: {seconds}, {done}"
-
-
-class _Heartbeat:
-    """Call `beat` every 15 seconds for the block; linking alone says nothing for half a minute."""
-
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self._beat = beat
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.wait(HEARTBEAT_SECONDS):
-            self._beat()
