@@ -16,8 +16,8 @@ from benchmarks.cost import Cost, processor_of
 from benchmarks.seed import change_in
 from infra.database.connection import connection
 from infra.targets.docker.engine.client import engine, find_image
-from infra.targets.docker.images.image_build import run_build
-from infra.targets.docker.images.images import DEFAULT_BASE, FOLDER, BuildSettings
+from infra.targets.docker.images.engine_build import run_build
+from infra.targets.docker.images.recipes import DEFAULT_BASE, FOLDER, BuildSettings
 from tests.live.docker_stack import BASE_VARIABLE
 from tests.live.machine import free_ports, wait_until
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 BASE = "letta-ops-base:trixie"
-# The same as DEFAULT_BASE in infra/targets/docker/images/images.py, which needs an installed project.
+# The same as DEFAULT_BASE in infra/targets/docker/images/recipes.py, which needs an installed project.
 PINNED = (
     "debian:trixie-slim@sha256:d7e12182ce18b85b93007c1dedf31f2d29e01ccf3182cc4017c709b6259bc132"
 )

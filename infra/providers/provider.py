@@ -12,7 +12,7 @@ from typing import Any
 # Where each provider is now. A name here is in the state of people's stacks: it never goes, and
 # `LettaDatabase` was once that of every target.
 MODULES = {
-    "BuiltImage": "infra.targets.docker.providers.image",
+    "BuiltImage": "infra.targets.docker.providers.built_image",
     "ContainerMigration": "infra.targets.docker.providers.migration",
     "DatabaseCheck": "infra.targets.docker.providers.database_preflight",
     "DatabaseCluster": "infra.targets.docker.providers.cluster",

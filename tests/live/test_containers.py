@@ -32,7 +32,7 @@ from infra.targets import host
 from infra.targets.docker import logs
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.engine.tunnel import VIA_SOCKET, tunnel
-from infra.targets.docker.images.images import BuildSettings, build
+from infra.targets.docker.images.recipes import BuildSettings, build
 from infra.targets.docker.names import Names
 from infra.targets.docker.postgres import administrator, inside
 

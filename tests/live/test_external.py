@@ -18,7 +18,7 @@ from infra.sensitive import Sensitive
 from infra.stack.releases import RELEASES
 from infra.targets.docker.database_rules import Wanted, problems
 from infra.targets.docker.engine.client import engine, own_containers
-from infra.targets.docker.images.images import BuildSettings, build
+from infra.targets.docker.images.recipes import BuildSettings, build
 from infra.targets.docker.names import Names
 from infra.targets.docker.providers.database_preflight import probe
 from tests.live.docker_stack import BASE_VARIABLE, DockerStack, everything_of

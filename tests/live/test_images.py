@@ -29,9 +29,9 @@ from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.releases import RELEASES
 from infra.targets.docker.engine.execution import execute
-from infra.targets.docker.images import images
-from infra.targets.docker.images.image_build import run_build
-from infra.targets.docker.images.images import NAMES, PACKAGES, BuildSettings
+from infra.targets.docker.images import recipes
+from infra.targets.docker.images.engine_build import run_build
+from infra.targets.docker.images.recipes import NAMES, PACKAGES, BuildSettings
 from infra.targets.docker.names import POSTGRES_USER, PROXY_USER, REDIS_USER, SERVER_USER
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def engine() -> Iterator[DockerClient]:
 def tags(engine: DockerClient) -> dict[str, str]:
     """Every image, built from the base of this machine."""
     settings = BuildSettings(base=BASE)
-    return {name: images.build(name, RELEASE, settings, print) for name in NAMES}
+    return {name: recipes.build(name, RELEASE, settings, print) for name in NAMES}
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ def test_a_build_behind_a_proxy_leaves_no_trace_of_it(
     )
     made = None
     try:
-        made = images.build("redis", RELEASE, settings, print)
+        made = recipes.build("redis", RELEASE, settings, print)
         assert any(marks["mirror"] in path for path in Proxy.asked)
         image = engine.images.get(made)
         told = json.dumps([image.attrs, image.history()])
@@ -374,14 +374,14 @@ def test_two_stacks_of_one_release_share_its_image(tags: dict[str, str]) -> None
     told: list[str] = []
     for name in NAMES:
         settings = BuildSettings(base=BASE, proxy=Sensitive("http://nobody.invalid:1"))
-        assert images.build(name, RELEASE, settings, told.append) == tags[name]
+        assert recipes.build(name, RELEASE, settings, told.append) == tags[name]
     assert told == []
 
 
 def test_a_base_that_is_nowhere_is_named_with_the_setting(engine: DockerClient) -> None:
     settings = BuildSettings(base="letta-ops-absent:nowhere")
     with pytest.raises(LettaOpsError, match="letta-ops-absent:nowhere") as caught:
-        images.build("redis", RELEASE, settings, print)
+        recipes.build("redis", RELEASE, settings, print)
     assert caught.value.code == "image-missing"
     assert "image.base" in caught.value.hint
 

@@ -22,9 +22,9 @@ import pytest
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.releases import RELEASES
-from infra.targets.docker.images import images
-from infra.targets.docker.images.image_build import context, failed
-from infra.targets.docker.images.images import DEFAULT_BASE, NAMES, BuildSettings, tag
+from infra.targets.docker.images import recipes
+from infra.targets.docker.images.engine_build import context, failed
+from infra.targets.docker.images.recipes import DEFAULT_BASE, NAMES, BuildSettings, tag
 from infra.targets.docker.names import POSTGRES_USER, PROXY_USER, REDIS_USER, SERVER_USER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,8 +70,8 @@ def test_the_packages_of_another_day_are_another_tag_and_come_past_the_engines_c
 ) -> None:
     now, later = BuildSettings(), BuildSettings(packages="2027-03-01")
     assert tag(name, RELEASE, later) != tag(name, RELEASE, now)
-    files = images._files(name, later)
-    assert [path for path in files if files[path] != images._files(name, now)[path]] == [
+    files = recipes._files(name, later)
+    assert [path for path in files if files[path] != recipes._files(name, now)[path]] == [
         "build/packages"
     ]
     dockerfile = files["Dockerfile"].decode()
@@ -82,8 +82,8 @@ def test_the_packages_of_another_day_are_another_tag_and_come_past_the_engines_c
 def test_every_file_of_the_build_is_in_the_tag(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(images.FOLDER, tmp_path / "images")
-    monkeypatch.setattr(images, "FOLDER", tmp_path / "images")
+    shutil.copytree(recipes.FOLDER, tmp_path / "images")
+    monkeypatch.setattr(recipes, "FOLDER", tmp_path / "images")
     before = tag(name, RELEASE, BuildSettings())
     changed = [*(tmp_path / "images" / name).rglob("*"), *(tmp_path / "images" / "build").iterdir()]
     files = [path for path in changed if path.is_file() and path.suffix != ".py"]
@@ -103,7 +103,7 @@ def test_our_scripts_and_the_source_distribution_are_in_the_servers_tag(
     script = tmp_path / "launch.py"
     script.write_text("pass\n")
     with monkeypatch.context() as patched:
-        patched.setattr(images, "SCRIPTS", (script,))
+        patched.setattr(recipes, "SCRIPTS", (script,))
         assert tag("letta", RELEASE, BuildSettings()) != before
     with monkeypatch.context() as patched:
         release = RELEASES[RELEASE]
@@ -118,7 +118,7 @@ def test_certificates_that_cannot_be_used_are_named(content: str | None, tmp_pat
     if content is not None:
         bundle.write_text(content)
     with pytest.raises(LettaOpsError, match=r"company\.pem") as caught:
-        images._reach(BuildSettings(ca_bundle=bundle))
+        recipes._reach(BuildSettings(ca_bundle=bundle))
     assert caught.value.code == "ca-bundle"
 
 
@@ -136,7 +136,7 @@ def test_a_build_gets_its_settings_where_nothing_keeps_them(
         index_url=Sensitive("https://index.example/simple"),
         apt_mirror="http://mirror.example/debian",
     )
-    assert images._arguments("redis", RELEASE, settings) == {
+    assert recipes._arguments("redis", RELEASE, settings) == {
         "BASE": "own:1",
         "VERSION": "8",
         "http_proxy": "http://proxy.example",
@@ -145,7 +145,7 @@ def test_a_build_gets_its_settings_where_nothing_keeps_them(
         "HTTPS_PROXY": "http://proxy.example",
         "FTP_PROXY": "https://index.example/simple",
     }
-    assert images._reach(settings) == {
+    assert recipes._reach(settings) == {
         "build/ca.pem": bundle.read_bytes(),
         "build/apt-mirror": b"http://mirror.example/debian",
     }
@@ -159,14 +159,14 @@ def test_without_settings_a_build_uses_what_the_environment_says(
             monkeypatch.delenv(name)
     monkeypatch.setenv("https_proxy", "http://proxy.example")
     monkeypatch.setenv("PIP_INDEX_URL", "https://index.example/simple")
-    assert images._arguments("letta", RELEASE, BuildSettings()) == {
+    assert recipes._arguments("letta", RELEASE, BuildSettings()) == {
         "BASE": DEFAULT_BASE,
         "VERSION": RELEASE,
         "https_proxy": "http://proxy.example",
         "HTTPS_PROXY": "http://proxy.example",
         "FTP_PROXY": "https://index.example/simple",
     }
-    assert images._reach(BuildSettings())["build/ca.pem"] == b""
+    assert recipes._reach(BuildSettings())["build/ca.pem"] == b""
 
 
 def test_a_builds_context_depends_on_its_files_alone() -> None:
@@ -198,7 +198,7 @@ def test_a_failed_build_says_what_was_missing(words: str, code: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_dockerfile_ends_in_a_clean_unprivileged_stage(name: str) -> None:
-    text = (images.FOLDER / name / "Dockerfile").read_text()
+    text = (recipes.FOLDER / name / "Dockerfile").read_text()
     _, _, final = text.partition("\nFROM scratch\n")
     assert re.search(rf"^USER {USERS[name]}:{USERS[name]}$", final, re.MULTILINE)
     assert f'letta-ops.image="{name}"' in final
@@ -210,7 +210,7 @@ def test_every_dockerfile_ends_in_a_clean_unprivileged_stage(name: str) -> None:
 def test_the_image_installs_the_uv_of_our_lock() -> None:
     packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     (locked,) = [package for package in packages if package["name"] == "uv"]
-    text = (images.FOLDER / "letta" / "uv.txt").read_text()
+    text = (recipes.FOLDER / "letta" / "uv.txt").read_text()
     assert text.startswith(f"uv=={locked['version']} ")
     hashes = re.findall(r"--hash=(sha256:[0-9a-f]{64})", text)
     assert hashes
@@ -261,7 +261,7 @@ def test_the_servers_health_is_its_answer_and_its_databases(
     Answers.statuses = {"/v1/health/": health, "/v1/agents/?limit=1": agents}
     document = {"environment": {"LETTA_SERVER_PASSWORD": password}}
     (tmp_path / "environment.json").write_text(json.dumps(document))
-    script = (images.FOLDER / "letta" / "healthcheck.py").read_text()
+    script = (recipes.FOLDER / "letta" / "healthcheck.py").read_text()
     url = f"http://127.0.0.1:{server.server_port}"
     done = subprocess.run(
         [sys.executable, "-c", script.replace("http://127.0.0.1:8283", url)],

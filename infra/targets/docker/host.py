@@ -27,7 +27,7 @@ from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.engine.execution import execute_with
 from infra.targets.docker.health import disk_space, inspect, look, running_server
 from infra.targets.docker.home_volume import VolumeHome
-from infra.targets.docker.images.images import installed_packages
+from infra.targets.docker.images.recipes import installed_packages
 from infra.targets.docker.names import PYTHON, Names
 from infra.targets.docker.postgres import administrator_access, inside
 from infra.targets.docker.programs import ContainerPrograms

@@ -23,7 +23,7 @@ from infra.stack.keys import (
     setting,
 )
 from infra.stack.settings import ServerKeys, Settings
-from infra.targets.docker.images.images import BuildSettings
+from infra.targets.docker.images.recipes import BuildSettings
 from infra.targets.docker.names import MODEL_PORT, PREFIX, Names
 
 MOST_MEMORY = 1024**2  # MiB

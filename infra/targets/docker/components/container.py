@@ -12,7 +12,7 @@ import pulumi_docker as docker
 
 from infra.targets.docker.components.context import StackContext
 from infra.targets.docker.components.inputs import build_inputs
-from infra.targets.docker.providers.image import BuiltImage
+from infra.targets.docker.providers.built_image import BuiltImage
 from infra.targets.docker.providers.running import RunningContainer
 from infra.targets.resources import resource
 

@@ -8,7 +8,7 @@ import pulumi
 
 from infra.sensitive import Sensitive
 from infra.targets.docker.components.context import StackContext
-from infra.targets.docker.images.images import BuildSettings, tag
+from infra.targets.docker.images.recipes import BuildSettings, tag
 from infra.targets.docker.providers.secret_file import SecretFile
 from infra.targets.resources import Resource, resource, secret_input
 

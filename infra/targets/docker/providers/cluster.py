@@ -16,7 +16,7 @@ from infra.stack.locations import StackFolder
 from infra.stack.profile import remember, remembered
 from infra.targets.docker.engine.client import engine, find_container, find_volume
 from infra.targets.docker.engine.oneshot import Job, ensure_done
-from infra.targets.docker.images.images import VERSIONS
+from infra.targets.docker.images.recipes import VERSIONS
 from infra.targets.docker.names import LABEL_DEPLOYMENT, Names
 from infra.targets.providers.provider import Properties, Provider
 

@@ -16,11 +16,11 @@ from infra.stack.secrets import StackSecrets
 from infra.targets.docker.database_rules import Problem, Wanted, as_error, problems
 from infra.targets.docker.engine.client import engine, find_image
 from infra.targets.docker.engine.oneshot import Job, run_once
-from infra.targets.docker.images.images import tag
+from infra.targets.docker.images.recipes import tag
 from infra.targets.docker.inside import database_probe
 from infra.targets.docker.names import PYTHON, SOURCE, Names
 from infra.targets.docker.postgres import administrator
-from infra.targets.docker.providers.image import BuiltImage
+from infra.targets.docker.providers.built_image import BuiltImage
 from infra.targets.docker.settings import DockerSettings
 from infra.targets.providers.provider import Properties, Provider
 

@@ -32,7 +32,7 @@ from infra.stack.keys import By, File, Keys, Secret, setting
 from infra.stack.locations import cache_folder
 from infra.stack.releases import RELEASES, Release
 from infra.targets.docker.engine.client import engine, find_image, own_containers
-from infra.targets.docker.images.image_build import SILENCE_SECONDS, ensure_base, run_build
+from infra.targets.docker.images.engine_build import SILENCE_SECONDS, ensure_base, run_build
 from infra.targets.docker.names import LABEL_BASE, LABEL_INSTALLED, LABEL_PACKAGES
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from infra.sensitive import Sensitive
 from infra.stack.locations import StackFolder
 from infra.stack.releases import RELEASES
 from infra.targets.docker.engine.client import engine, find_image
-from infra.targets.docker.images.images import BuildSettings, build
+from infra.targets.docker.images.recipes import BuildSettings, build
 from infra.targets.providers.provider import Properties, Provider
 
 
