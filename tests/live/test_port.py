@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from infra.api import answers
+from infra.api import answers, authorized_http
 from infra.errors import LettaOpsError
 from infra.log_lines import Wanted
 from infra.pulumi_cli.project import configured
@@ -143,3 +143,12 @@ def test_what_it_needs_to_be_found_again_is_in_its_profile(stack: Stack) -> None
     kept = stack.deployment
     assert json.loads(stack.run("--json", "profile", "show").out)["target"] == kept.target
     assert host(kept).is_ours
+
+
+def test_its_server_describes_its_api_when_it_is_asked(stack: Stack) -> None:
+    """`launch.py` spares the start what this takes."""
+    with authorized_http(stack.deployment) as client:
+        document = client.get("/openapi.json", timeout=60).json()
+    assert len(document["paths"]) > 150
+    assert not [path for path in document["paths"] if path.startswith("/openai")]
+    assert "LettaMessageUnion" in document["components"]["schemas"]

@@ -54,3 +54,69 @@ def test_imports_are_spared_what_serves_nobody(tmp_path: Path, has_typeguard: bo
     assert done.returncode == 0, done.stderr
     assert done.stdout == "served ['--port', '1'] [redacted]\n"
     assert json.loads(document.read_text())["import_first"] == "slow"
+
+
+WEB = {
+    "fastapi/__init__.py": """\
+__version__ = '%s'
+class FastAPI:
+    openapi_schema = None
+    def openapi(self):
+        return self.openapi_schema or {'paths': {'/': 1}, 'info': {}, 'components': {'schemas': {}}}
+""",
+    "fastapi/_compat.py": """\
+made = []
+class TypeAdapter:
+    def __init__(self, of):
+        made.append(of)
+class ModelField:
+    def __init__(self, field_info):
+        self.field_info = field_info
+        self.__post_init__()
+    def __post_init__(self):
+        self._type_adapter = TypeAdapter(self.field_info)
+""",
+    "app.py": """\
+from types import SimpleNamespace
+from fastapi import FastAPI, _compat
+field = _compat.ModelField(SimpleNamespace(annotation=int))
+app = FastAPI()
+generated = []
+def generate_openapi_schema(app):
+    app.openapi_schema = app.openapi()
+    app.openapi_schema['info']['title'] = 'Letta API'
+    generated.append(len(app.openapi_schema['paths']))
+generate_openapi_schema(app)
+early = (list(_compat.made), list(generated))
+def main():
+    first = field._type_adapter
+    assert field._type_adapter is first and len(_compat.made) == 1
+    print(early, app.openapi(), app.openapi() is app.openapi(), generated)
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "early", "generated"),
+    [
+        ("0.116.1", "([], [0])", "[0, 1]"),
+        ("0.999", "([namespace(annotation=<class 'int'>)], [1])", "[1]"),
+    ],
+    ids=["known", "unknown"],
+)
+def test_what_describes_the_api_is_made_when_it_is_asked_for(
+    tmp_path: Path, version: str, early: str, generated: str
+) -> None:
+    (tmp_path / "fastapi").mkdir()
+    for name, text in WEB.items():
+        (tmp_path / name).write_text(text.replace("%s", version))
+    document = tmp_path / "document.json"
+    document.write_text(launch_document({}, [], "app"))
+    done = subprocess.run(
+        [sys.executable, launch.__file__, document, "app:main"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    whole = {"paths": {"/": 1}, "info": {"title": "Letta API"}, "components": {"schemas": {}}}
+    assert done.stdout == f"{early} {whole} True {generated}\n"
