@@ -17,7 +17,7 @@ MODULES = {
     "DatabaseCheck": "infra.targets.docker.providers.database_preflight",
     "DatabaseCluster": "infra.targets.docker.providers.cluster",
     "EmbeddedMigration": "infra.targets.local.providers.migration",
-    "ExternalDatabase": "infra.targets.docker.providers.external_database",
+    "ExternalDatabase": "infra.targets.external_database.mark",
     "ExternalMigration": "infra.targets.docker.providers.external_migration",
     "GeneratedValue": "infra.targets.providers.generated",
     "LettaDatabase": "infra.targets.docker.providers.database",

@@ -1,7 +1,7 @@
 """The URL of a Postgres that is there already, in the words of its three drivers. Pure but for a file.
 
 libpq (the command line) reads `sslmode` and `sslrootcert`; asyncpg (the server) takes `ssl=` and
-PGSSLROOTCERT; pg8000 (the migrations) takes neither, and is given its TLS by `external_alembic.py`.
+PGSSLROOTCERT; pg8000 (the migrations) takes neither, and is given its TLS by us.
 """
 
 from __future__ import annotations

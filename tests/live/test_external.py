@@ -15,12 +15,13 @@ from backups.verify import verify
 from infra.api import api
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+from infra.stack.database_url import as_document, secrets_of
 from infra.stack.releases import RELEASES
-from infra.targets.docker.database_rules import Wanted, problems
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.images.recipes import BuildSettings, build
 from infra.targets.docker.names import Names
-from infra.targets.docker.providers.database_preflight import probe
+from infra.targets.docker.providers.database_preflight import look
+from infra.targets.external_database.rules import Wanted, problems
 from tests.live.docker_stack import BASE_VARIABLE, DockerStack, everything_of
 from tests.live.external_postgres import PASSWORD, External, external
 from tests.live.kept import kept, make_agent
@@ -246,9 +247,9 @@ WANTED = Wanted("mine", RELEASE.version, 1, 5, own_direct=False, has_key=False)
 
 
 def codes(image: str, postgres: External, url: str, direct: str | None = None) -> list[str]:
-    seen = probe(
-        Names("external-probe"), image, Sensitive(url), Sensitive(direct or url), postgres.network
-    )
+    urls = Sensitive(url), Sensitive(direct or url)
+    asked = {"servers": as_document(urls[0]), "direct": as_document(urls[1])}
+    seen = look(Names("external-probe"), image, postgres.network, asked, secrets_of(*urls))
     wanted = WANTED if direct is None else Wanted("mine", RELEASE.version, 1, 5, True, False)
     return [each.code for each in problems(seen, wanted)]
 

@@ -22,8 +22,8 @@ from infra.stack.deployment import database_from_url
 from infra.stack.locations import StackFolder
 from infra.stack.profile import parse as parse_profile
 from infra.targets import settings as parse
-from infra.targets.docker.database_rules import Wanted, as_error, problems
 from infra.targets.docker.settings import docker_settings
+from infra.targets.external_database.rules import Wanted, as_error, problems
 
 URL = "postgresql://app:p%40ss%25%3A%5Cx@db.example.com:6543/prod"
 PASSWORD = "p@ss%:\\x"
@@ -150,7 +150,7 @@ def test_the_profile_keeps_the_reference_of_the_direct_url() -> None:
     environment = {"DB": URL, "DIRECT": URL.replace("6543", "5432")}
     chosen = docker_settings(parse("demo", values, environment=environment))
     assert chosen.external is not None
-    assert (chosen.external.reference, chosen.external.network) == ("env:DIRECT", "net")
+    assert (chosen.external.reference, chosen.database.network) == ("env:DIRECT", "net")
     assert database_from_url(chosen.external.direct).port == 5432
 
 

@@ -15,9 +15,9 @@ from infra.stack.deployment import (
     DATABASE_NAME,
     POSTGRES_PORT,
     Role,
-    database_from_url,
 )
 from infra.targets.docker.engine.tunnel import VIA_SOCKET, VIA_TCP, tunnel
+from infra.targets.external_database.preflight import owner_session
 
 if TYPE_CHECKING:
     import psycopg
@@ -47,8 +47,7 @@ def administrator(
     not looked at. Raises LettaOpsError (`database-unreachable`).
     """
     if place.get("uri"):
-        database = database_from_url(Sensitive(place["uri"]))
-        with connection(database.connection(database.owner)) as link:
+        with owner_session(Sensitive(place["uri"])) as link:
             yield link
         return
     if not place.get("container"):  # the state of a local stack of before, refreshed by hand

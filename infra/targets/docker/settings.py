@@ -5,18 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from infra.sensitive import Sensitive
-from infra.stack.database_url import url_problems
 from infra.stack.deployment import LOOPBACK, SERVICE_MODEL
 from infra.stack.keys import (
     By,
     File,
     Keys,
     OneOf,
-    Secret,
     between,
     matching,
     port_from,
@@ -25,6 +21,7 @@ from infra.stack.keys import (
 from infra.stack.settings import ServerKeys, Settings
 from infra.targets.docker.images.recipes import BuildSettings
 from infra.targets.docker.names import MODEL_PORT, PREFIX, Names
+from infra.targets.external_database.settings import ExternalDatabase, ExternalDatabaseKeys
 
 MOST_MEMORY = 1024**2  # MiB
 HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?"
@@ -65,31 +62,12 @@ class DockerServerKeys(ServerKeys):
     )
 
 
-class DockerDatabaseKeys(Keys):
-    table: ClassVar[str] = "database."
+class DockerDatabaseKeys(ExternalDatabaseKeys):
+    of_external: ClassVar[tuple[str, ...]] = (*ExternalDatabaseKeys.of_external, "network")
 
-    mode: Annotated[Literal["container", "external"], OneOf()] = setting(
-        "container", "a Postgres of the stack's own, or one that is there already"
-    )
     memory: Annotated[int, between(128, MOST_MEMORY)] = setting(1024, "MiB of the container")
     pool_size: Annotated[int, between(1, 1000)] = setting(25, "connections of each server")
-    url: Annotated[Sensitive | None, Secret()] = setting(None, "of the external database")
-    direct_url: Annotated[Sensitive | None, Secret()] = setting(
-        None, "the same, past a transaction pooler: for migrations and backups"
-    )
     network: str = setting("", "Docker's, which everything that speaks to the database joins")
-
-    def contradictions(self) -> Iterator[str]:
-        if self.mode != "external":
-            for name in ("url", "direct_url", "network"):
-                if getattr(self, name):
-                    yield f"database.{name}: is set, but database.mode is not external"
-            return
-        if self.url is None:
-            yield "database.url: is missing; database.mode is external"
-        for name, url in (("url", self.url), ("direct_url", self.direct_url)):
-            if url is not None:
-                yield from (f"database.{name}: {problem}" for problem in url_problems(url))
 
 
 class TlsKeys(Keys):
@@ -134,19 +112,6 @@ class ProxyKeys(Keys):
     max_request: Annotated[int, between(1, 10_000)] = setting(100, "MiB of one request")
 
 
-@dataclass(frozen=True)
-class ExternalDatabase:
-    """A Postgres that is there already. `direct` goes past a transaction pooler (for migrations).
-
-    `network` is one of Docker's, which everything that speaks to the database joins.
-    """
-
-    url: Sensitive
-    direct: Sensitive
-    reference: str | None = None  # of `direct`, as it was configured: what the profile keeps
-    network: str = ""
-
-
 class DockerSettings(Settings):
     """Those of a stack of containers."""
 
@@ -181,11 +146,7 @@ class DockerSettings(Settings):
     @property
     def external(self) -> ExternalDatabase | None:
         """The database, where it is not the stack's own."""
-        url, direct = self.database.url, self.database.direct_url
-        if self.database.mode != "external" or url is None:
-            return None
-        reference = self.references.get("database.direct_url" if direct else "database.url")
-        return ExternalDatabase(url, direct or url, reference, self.database.network)
+        return self.database.external(self.references)
 
     @property
     def server_url(self) -> str:

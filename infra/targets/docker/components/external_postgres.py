@@ -20,11 +20,10 @@ from infra.targets.docker.components.context import StackContext
 from infra.targets.docker.components.inputs import build_inputs, secret_file
 from infra.targets.docker.names import SECRETS_FOLDER, SERVER_USER
 from infra.targets.docker.providers.database_preflight import DatabaseCheck
-from infra.targets.docker.providers.external_database import (
-    ExternalDatabase as ExternalDatabaseProvider,
-)
 from infra.targets.docker.providers.external_migration import ExternalMigration
-from infra.targets.docker.settings import ExternalDatabase
+from infra.targets.docker.settings import DockerSettings
+from infra.targets.external_database.mark import ExternalDatabase as ExternalDatabaseProvider
+from infra.targets.external_database.settings import ExternalDatabase
 from infra.targets.resources import resource, secret_input
 
 FILES = {"PGPASSFILE": "database-password", "PGSSLROOTCERT": "database-authority"}
@@ -39,7 +38,7 @@ def preflight(context: StackContext, *, looked: bool) -> pulumi.Resource:
         "servers": secret_input(database.url),
         "direct": secret_input(database.direct),
         "own_direct": database.direct is not database.url,
-        "network": database.network,
+        "network": chosen.database.network,
         "replicas": chosen.server.replicas,
         "pool_size": chosen.database.pool_size,
         "deployment_id": context.secrets.id,
@@ -60,7 +59,8 @@ class ExternalPostgres(pulumi.ComponentResource):
         self.address: dict[str, Any] = {"uri": hidden}
         self.uri = asyncpg_uri(self._database.url)
         self.environment, self.files = _files(context, base, self._database.url, opts)
-        joined = [self._database.network] if self._database.network else []
+        network = context.settings.database.network
+        joined = [network] if network else []
         marked = resource(
             ExternalDatabaseProvider(),
             "external-database",
@@ -110,7 +110,7 @@ def _files(
     return environment, files
 
 
-def _chosen(context: StackContext) -> tuple[Any, ExternalDatabase]:
+def _chosen(context: StackContext) -> tuple[DockerSettings, ExternalDatabase]:
     chosen = context.settings
     assert chosen.external is not None  # noqa: S101  # made for an external database only
     return chosen, chosen.external

@@ -90,7 +90,7 @@ def _environment(
 def _networks(context: StackContext) -> list[str]:
     names, chosen = context.names, context.settings
     cache = [names.cache_network] if chosen.has_redis else []
-    database = [chosen.external.network] if chosen.external and chosen.external.network else []
+    database = [chosen.database.network] if chosen.database.network else []
     return [names.inner_network, names.outer_network, *cache, *database]
 
 

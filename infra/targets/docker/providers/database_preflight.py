@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
-from infra.database.claim import CLAIMED, claimed_by
+from infra.database.claim import CLAIMED
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
-from infra.stack.database_url import as_document, secrets_of
 from infra.stack.locations import StackFolder
 from infra.stack.profile import remembered
 from infra.stack.secrets import StackSecrets
-from infra.targets.docker.database_rules import Problem, Wanted, as_error, problems
 from infra.targets.docker.engine.client import engine, find_image
 from infra.targets.docker.engine.oneshot import Job, run_once
 from infra.targets.docker.images.recipes import tag
-from infra.targets.docker.inside import database_probe
 from infra.targets.docker.names import PYTHON, SOURCE, Names
-from infra.targets.docker.postgres import administrator
 from infra.targets.docker.providers.built_image import BuiltImage
 from infra.targets.docker.settings import DockerSettings
+from infra.targets.external_database.preflight import PROBE, ensure_fit, from_here
+from infra.targets.external_database.rules import Wanted, as_error
 from infra.targets.providers.provider import Properties, Provider
 
 BRIDGE = "bridge"  # Docker's own network: the stack's aren't there yet
@@ -53,10 +52,10 @@ class DatabaseCheck(Provider):
                 claimed=bool(remembered(folder.profile, CLAIMED)),
             )
             servers, direct = Sensitive(inputs["servers"]), Sensitive(inputs["direct"])
-            _ensure_fit(
-                Names(inputs["prefix"]), inputs["tag"], servers, direct,
-                inputs["network"], wanted,
-            )  # fmt: skip
+            names = Names(inputs["prefix"])
+            ensure_fit(
+                servers, direct, wanted, partial(look, names, inputs["tag"], inputs["network"])
+            )
         return folder.stack, {}
 
 
@@ -73,43 +72,44 @@ def ensure_usable(folder: StackFolder, settings: DockerSettings, secrets: StackS
     Looks from inside a container when the image is there; else only whether this machine reaches
     it: `DatabaseCheck` does the rest when it has built the image.
     """
-    chosen = settings
-    assert chosen.external is not None  # noqa: S101  # called for an external database only
-    url, direct, network = chosen.external.url, chosen.external.direct, chosen.external.network
-    _ensure_network(network)
+    database = settings.external
+    assert database is not None  # noqa: S101  # called for an external database only
+    url, direct = database.url, database.direct
+    _ensure_network(settings.database.network)
     if not image_is_there(settings):
-        if found := _from_here(direct):
+        if found := from_here(direct):
             raise as_error([found])
         return
     wanted = Wanted(
         secrets.id,
         settings.release,
-        chosen.server.replicas,
-        chosen.database.pool_size,
+        settings.server.replicas,
+        settings.database.pool_size,
         own_direct=direct is not url,
         has_key=not secrets.fresh,
         claimed=bool(remembered(folder.profile, CLAIMED)),
     )
-    image = tag("letta", settings.release, chosen.image)
-    _ensure_fit(chosen.names, image, url, direct, network, wanted)
+    image = tag("letta", settings.release, settings.image)
+    ensure_fit(url, direct, wanted, partial(look, settings.names, image, settings.database.network))
 
 
-def probe(names: Names, image: str, url: Sensitive, direct: Sensitive, network: str) -> Any:
+def look(
+    names: Names,
+    image: str,
+    network: str,
+    asked: Mapping[str, Any],
+    secrets: tuple[Sensitive, ...],
+) -> Any:
     """Run the probe in a container of `image`, and return its document."""
-    asked = {
-        "servers": as_document(url),
-        "direct": as_document(direct),
-        "versions": f"{SOURCE}/alembic/versions",
-    }
     job = Job(
         names.container("preflight"),
         image,
-        [PYTHON, "-c", Path(database_probe.__file__).read_text()],
+        [PYTHON, "-c", PROBE.read_text()],
         names.labels("preflight"),
         networks=[BRIDGE, *([network] if network else [])],
-        stdin=json.dumps(asked),
+        stdin=json.dumps({**asked, "versions": f"{SOURCE}/alembic/versions"}),
         timeout=SECONDS,
-        secrets=secrets_of(url, direct),
+        secrets=secrets,
     )
     done = run_once(job)
     try:
@@ -121,46 +121,6 @@ def probe(names: Names, image: str, url: Sensitive, direct: Sensitive, network: 
             f"the external database could not be looked at (exit code {done.code}):\n{tail}",
             "see whether Postgres is well, and its log; then run the same command again",
         ) from None
-
-
-def _ensure_fit(
-    names: Names,
-    image: str,
-    url: Sensitive,
-    direct: Sensitive,
-    network: str,
-    wanted: Wanted,
-) -> None:
-    seen = probe(names, image, url, direct, network)
-    found = problems(seen, wanted)
-    # What no container reaches either has been told already, and so has whose it is.
-    if not found and (here := _from_here(direct)):
-        found.append(here)
-    if found:
-        raise as_error(found)
-
-
-def _from_here(direct: Sensitive) -> Problem | None:
-    """The migrations' lock, claims and checks go from this machine, not from a container."""
-    import psycopg
-
-    try:
-        with administrator({"uri": direct.reveal()}) as link:
-            claimed_by(link)
-    except psycopg.errors.InsufficientPrivilege as error:
-        return Problem(
-            "foreign-database",
-            f"the database belongs to another deployment: {error.diag.message_primary}",
-            "name this deployment's own database",
-        )
-    except LettaOpsError as error:
-        return Problem(
-            "database-unreachable",
-            f"from this machine: {error.message}",
-            "letta-ops itself speaks to the database too: correct the URL, or let this machine in"
-            " (firewall, security group); database.direct_url must work here and in a container",
-        )
-    return None
 
 
 def _ensure_network(network: str) -> None:

@@ -12,9 +12,9 @@ from infra.sensitive import Sensitive
 from infra.stack.database_url import as_document, secrets_of
 from infra.stack.locations import StackFolder
 from infra.targets.docker.engine.oneshot import Job, run_once
-from infra.targets.docker.inside import external_alembic
 from infra.targets.docker.names import PYTHON, SOURCE, Names
 from infra.targets.docker.providers.migration import ContainerMigration, environment
+from infra.targets.external_database.preflight import MIGRATE
 from infra.targets.providers.migration import failed_hint
 from infra.targets.providers.provider import Properties
 
@@ -35,7 +35,7 @@ class ExternalMigration(ContainerMigration):
         job = Job(
             names.container("migration"),
             inputs["image"],
-            [PYTHON, "-c", Path(external_alembic.__file__).read_text()],
+            [PYTHON, "-c", MIGRATE.read_text()],
             names.labels("migration"),
             networks=inputs["networks"],
             stdin=json.dumps(document),

@@ -1,4 +1,4 @@
-"""Judging what `database_probe.py` found: every reason why Letta can't use a Postgres. Pure.
+"""Judging what `probe.py` found: every reason why Letta can't use a Postgres. Pure.
 
 Each problem has a code of its own, what was found, and the next step. Nothing here knows a password.
 """

@@ -2,7 +2,7 @@
 
 Run by Letta's interpreter with this text as its argument; it has none of our packages, but both
 drivers. Reads `{"servers": URL IN PARTS, "direct": URL IN PARTS, "versions": FOLDER}` from stdin (see
-`database_url.as_document`) and prints one JSON document; `database_rules.py` judges. Nothing is left
+`database_url.as_document`) and prints one JSON document; `rules.py` judges. Nothing is left
 in the database: what is tried is rolled back.
 """
 
@@ -184,7 +184,7 @@ async def identity(link: Any) -> list[Any]:
 
 
 def ask(target: Document, versions: Path) -> tuple[Document, Document | None]:
-    """Connect as the migrations do, and ask for everything that `database_rules.py` judges."""
+    """Connect as the migrations do, and ask for everything that `rules.py` judges."""
     native: Any = importlib.import_module("pg8000.native")
     seen: Document = {"failed": None}
     try:

@@ -7,9 +7,10 @@ from typing import ClassVar
 from infra.database.claim import CLAIMED, claim, claimed_by
 from infra.database.facts import find_pgvector
 from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
 from infra.stack.locations import StackFolder
 from infra.stack.profile import remember
-from infra.targets.docker.postgres import administrator
+from infra.targets.external_database.preflight import owner_session
 from infra.targets.providers.provider import Properties, Provider
 
 
@@ -25,7 +26,7 @@ class ExternalDatabase(Provider):
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         import psycopg
 
-        with administrator(inputs) as link:
+        with owner_session(Sensitive(inputs["uri"])) as link:
             try:
                 if find_pgvector(link) is None:
                     link.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -41,7 +42,7 @@ class ExternalDatabase(Provider):
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         try:
-            with administrator(outputs) as link:
+            with owner_session(Sensitive(outputs["uri"])) as link:
                 if find_pgvector(link) is None:
                     return "the extension vector is missing"
                 found = claimed_by(link)
