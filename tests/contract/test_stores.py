@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from backups.stores.folder import FolderStore
-from backups.stores.memory import MemoryStore
 from backups.stores.s3 import S3Store
 from backups.stores.s3_upload import SMALLEST_PART
 from backups.stores.store import Store
 from infra.errors import LettaOpsError
 from tests.contract.s3_server import S3Server
 from tests.contract.stored import FAR, content, get, put
+from tests.memory_store import MemoryStore
 
 SIZES = (0, 1, 70_000, SMALLEST_PART - 1, SMALLEST_PART, SMALLEST_PART + 1, 3 * SMALLEST_PART + 5)
 WRITERS = 6

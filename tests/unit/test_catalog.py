@@ -18,10 +18,10 @@ from backups.keep import keep, release
 from backups.manifest import KEEP, MANIFEST
 from backups.parallel import THREADS, in_parallel
 from backups.stores.folder import FolderStore
-from backups.stores.memory import MemoryStore
 from backups.stores.store import Source, Store
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment, Server
+from tests.memory_store import MemoryStore
 from tests.unit.backups import DEPLOYMENT, NOON, manifest, put, put_drill
 
 DAY = dt.timedelta(days=1)

@@ -23,12 +23,12 @@ from backups.lock import locked
 from backups.lock_in_database import holder_of, session_name
 from backups.lock_in_store import DEAD_AFTER, NAME, Claim, new_claim, take
 from backups.stores.folder import FolderStore
-from backups.stores.memory import MemoryStore
 from backups.stores.store import Entry, Store
 from infra.errors import LettaOpsError
 from infra.identity import Process, this_process
 from infra.stack.deployment import Deployment, Server
 from infra.stack.locations import StackFolder
+from tests.memory_store import MemoryStore
 
 ID = "0b9f6a52-7f0c-4a57-b1d1-2c6a0f1f3f11"
 OBJECT = f"{ID}/{NAME}"

@@ -14,11 +14,11 @@ from backups.crypto import new_identity
 from backups.encryption import Encryption, encryption_of
 from backups.manifest import DATABASE, KEY_ESCROW, MANIFEST, PASSPHRASE_KEY
 from backups.opening import Key, escrowed_key, opened_part, stored_chunks
-from backups.stores.memory import MemoryStore
 from backups.streams import chunks_of
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.backup_settings import BackupKeys, BackupSettings
+from tests.memory_store import MemoryStore
 from tests.unit.backups import manifest
 
 IDENTITY, RECIPIENT = new_identity()

@@ -15,10 +15,10 @@ from backups.keep import keep
 from backups.manifest import KEEP, MANIFEST
 from backups.prune import Outcome, Plan, execute, plan
 from backups.stores.folder import FolderStore
-from backups.stores.memory import MemoryStore
 from backups.stores.store import Entry, Store
 from infra.errors import LettaOpsError
 from infra.stack.backup_settings import Retention
+from tests.memory_store import MemoryStore
 from tests.unit.backups import CONTENT, DEPLOYMENT, NOON, manifest, put, put_drill
 
 DAY = dt.timedelta(days=1)

@@ -58,6 +58,6 @@ class MemoryStore:
         with self._lock:
             self._objects.pop(checked(name), None)
 
-    def unfinished(self, older_than: dt.datetime, *, remove: bool) -> Iterator[Entry]:  # noqa: ARG002
+    def unfinished(self, older_than: dt.datetime, *, remove: bool) -> Iterator[Entry]:
         """Yield nothing: an aborted write has left nothing."""
         return iter(())
