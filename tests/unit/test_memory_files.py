@@ -13,6 +13,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,14 +93,44 @@ def commit(work: Path, number: int) -> None:
 
 def make_repository(home: Home, commits: int = 3, name: str = AGENT) -> Path:
     """A repository as Letta stores it: the `.git` of a working folder."""
-    store = home.live / name
     work = home.folder / "work" / name
-    work.mkdir(parents=True)
+    shutil.copytree(worked(commits), work)
+    return Path(shutil.copytree(work / ".git", home.live / name))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def worked_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    WORKED.append(tmp_path_factory.mktemp("worked"))
+    yield
+    worked.cache_clear()
+    worked_large.cache_clear()
+    WORKED.clear()
+
+
+WORKED: list[Path] = []  # where working folders are made once, to be copied
+
+
+@cache
+def worked(commits: int) -> Path:
+    work = WORKED[0] / f"{commits}"
+    work.mkdir()
     git(work, "init", "-q", "-b", "main")
     for number in range(commits):
         commit(work, number)
-    shutil.copytree(work / ".git", store)
-    return store
+    return work
+
+
+@cache
+def worked_large(packs: int) -> Path:
+    """One of 3.5 MB that can't be compressed, loose or in packs."""
+    work = Path(shutil.copytree(worked(3), WORKED[0] / f"large {packs}"))
+    for number in range(8):
+        for part in range(2):
+            (work / f"large {number} {part}").write_bytes(os.urandom(220_000))
+        commit(work, number + 50)
+        if number < packs:
+            git(work, "repack", "-q", "-d")
+    return work
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -287,7 +318,7 @@ def keep_writing(home: Home, stop: threading.Event, counted: list[int]) -> None:
 
 
 @needs_git
-@pytest.mark.parametrize("rounds", [6, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(40, marks=pytest.mark.long)])
 def test_memory_that_is_read_while_it_is_written_is_whole_every_time(
     home: Home, rounds: int
 ) -> None:
@@ -398,24 +429,26 @@ class PausedRead:
 
 
 def make_large_repository(home: Home, packs: int = 0) -> Path:
-    """One of 3.5 MB that can't be compressed, loose or in packs."""
-    store = make_repository(home)
+    """As `worked_large`."""
     work = home.folder / "work" / AGENT
-    shutil.rmtree(store)
-    for number in range(8):
-        for part in range(2):
-            (work / f"large {number} {part}").write_bytes(os.urandom(220_000))
-        commit(work, number + 50)
-        if number < packs:
-            git(work, "repack", "-q", "-d")
-    shutil.copytree(work / ".git", store)
+    shutil.copytree(worked_large(packs), work)
+    store = Path(shutil.copytree(work / ".git", home.live / AGENT))
     assert len(list(store.glob("objects/pack/*.pack"))) == packs
     return store
 
 
+OTHER_CLEAN_UPS = ((0, "gc"), (8, "gc"), (0, "repack"), (3, "repack"))
+
+
 @needs_git
-@pytest.mark.parametrize("packs", [0, 3, 8])
-@pytest.mark.parametrize("clean_up", ["gc", "repack"])
+@pytest.mark.parametrize(
+    ("packs", "clean_up"),
+    [
+        (3, "gc"),
+        (8, "repack"),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in OTHER_CLEAN_UPS),
+    ],
+)
 def test_objects_that_are_packed_while_they_are_read_are_all_there(
     home: Home, packs: int, clean_up: str
 ) -> None:
