@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from infra.stack.profile import Profile
+from infra.stack.profile_keys import Profile
 from infra.stack.settings import Settings
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -10,7 +10,8 @@ from infra.errors import ConfigurationError, LettaOpsError
 from infra.stack.deployment import store_settings
 from infra.stack.keys import keys_of
 from infra.stack.locations import StackFolder, stack_folder
-from infra.stack.profile import Profile, load, parse, remember, remembered, variable
+from infra.stack.profile import load, parse, remember, remembered, variable
+from infra.stack.profile_keys import Profile
 from infra.targets import is_known
 
 FULL = {

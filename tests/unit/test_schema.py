@@ -13,7 +13,8 @@ import yaml
 from infra.errors import ConfigurationError
 from infra.stack.keys import keys_of
 from infra.stack.locations import StackFolder
-from infra.stack.profile import Profile, nested, parse
+from infra.stack.profile import nested, parse
+from infra.stack.profile_keys import Profile
 from infra.stack.schema import as_text, profile_schema, stack_schema
 from infra.targets import OURS, all_settings, named, settings
 

@@ -1,0 +1,107 @@
+"""Every key of a profile: its type, its default, what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+from infra.sensitive import Sensitive
+from infra.stack.backup_settings import BackupSettings
+from infra.stack.database_url import url_problems
+from infra.stack.deployment import DATABASE_NAME, EXTERNAL, OWNER_ROLE, READER_ROLE
+from infra.stack.keys import By, Keys, Secret, between, setting
+
+FORMAT = 1
+
+
+def _server_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError(f"must begin with http:// or https://, not {text!r}")
+    return text.rstrip("/")
+
+
+def _version(text: str) -> int:
+    if text != str(FORMAT):
+        raise ValueError(f"is {text}, this letta-ops knows {FORMAT}: update it")
+    return FORMAT
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"must be a whole number, not {text!r}")
+    return int(text)
+
+
+Hidden = Annotated[Sensitive | None, Secret()]
+Whole = Annotated[int, By(_whole, {"type": "integer"})]
+
+
+class ServerKeys(Keys):
+    table: ClassVar[str] = "server."
+
+    url: Annotated[str | None, By(_server_url)] = setting(None, "where the Letta server is")
+    authority: str | None = setting(None, "a file with the certificates to trust")
+    password: Hidden = setting(None, "the server's password")
+    encryption_key: Hidden = setting(None, "LETTA_ENCRYPTION_KEY of the server")
+    encryption_key_adopted: str | None = setting(None, "left by a restore: the key's fingerprint")
+    encryption_key_previous: Hidden = setting(None, "left by a restore: the key before it")
+    encryption_key_previous_of: Whole | None = setting(
+        None, "left by a restore: the number (oid) of the database that it belongs to"
+    )
+
+
+class DatabaseKeys(Keys):
+    table: ClassVar[str] = "database."
+
+    url: Hidden = setting(None, "postgresql://..., instead of the keys below")
+    host: str | None = setting(None, "the host of Postgres")
+    port: Annotated[int, between(1, 65535)] = setting(5432, "its port")
+    name: str = setting(DATABASE_NAME, "the database")
+    tls: str = setting("prefer", "libpq's sslmode")
+    container: str | None = setting(None, "the container of Postgres, for a target that has one")
+    identifier: str | None = setting(None, "the system identifier of the cluster we made")
+    claimed: str | None = setting(None, "the database that is marked as this deployment's")
+    owner: str = setting(OWNER_ROLE, "the role that owns Letta's tables")
+    owner_password: Hidden = setting(None, "its password")
+    reader: str = setting(READER_ROLE, "the role that may only read")
+    reader_password: Hidden = setting(None, "its password")
+
+    def contradictions(self) -> Iterator[str]:
+        given = self.model_fields_set
+        if {"url", "host"} <= given:
+            yield "database.url: is there, and database.host too; keep one of them"
+        elif self.url is not None:
+            yield from (f"database.url: {problem}" for problem in url_problems(self.url))
+        elif given and not given & {"url", "host"}:
+            yield "database.host: is missing, but other database keys are there"
+
+
+class ModelKeys(Keys):
+    table: ClassVar[str] = "model."
+
+    handle: str | None = setting(None, "the model of an agent for which none is named")
+    embedding: str | None = setting(None, "its model for embeddings")
+
+
+class ContainerKeys(Keys):
+    table: ClassVar[str] = "containers."
+
+    prefix: str | None = setting(None, "what names of containers begin with")
+
+
+class Profile(BackupSettings):
+    """Every key of a profile."""
+
+    version: Annotated[int, By(_version, {"const": FORMAT})] = setting(FORMAT, "the format")
+    id: str | None = setting(None, "the deployment's")
+    target: str = setting(EXTERNAL, "where the stack runs")
+    release: str | None = setting(None, "the release of Letta that was provisioned")
+    server: ServerKeys = setting(ServerKeys(), "the Letta server")
+    database: DatabaseKeys = setting(DatabaseKeys(), "its Postgres")
+    model: ModelKeys = setting(ModelKeys(), "the models of an agent for which none is named")
+    containers: ContainerKeys = setting(ContainerKeys(), "for a target that has containers")
+    placement: dict[str, Any] = setting({}, "a target's own")
+
+    def contradictions(self) -> Iterator[str]:
+        if self.server.url is None:
+            yield "server.url: is missing"
