@@ -67,17 +67,17 @@ HALF = 16  # hex digits of MD5 that make a bigint
 
 
 def read_tables(
-    link: psycopg.Connection[Any], beside: Sequence[psycopg.Connection[Any]] = ()
+    link: psycopg.Connection[Any], more_links: Sequence[psycopg.Connection[Any]] = ()
 ) -> dict[str, Table]:
     """Return rows and digest of every table, by `schema.name`. Raises psycopg.Error.
 
-    `beside` are more connections to the same database, which nobody changes now: they take their
+    `more_links` are connections to the same database, which nobody changes now: they take their
     share of the tables.
     """
     tables = deque(link.execute(OWN_TABLES).fetchall())
-    if not beside:
+    if not more_links:
         return _read(link, tables)
-    links = (link, *beside)
+    links = (link, *more_links)
     with ThreadPoolExecutor(len(links)) as pool:
         shares = list(pool.map(lambda each: _read(each, tables), links))
     return {name: table for share in shares for name, table in share.items()}
@@ -95,14 +95,14 @@ def compare(
     link: psycopg.Connection[Any],
     expected: DatabaseRecord,
     renamed: Mapping[str, str] | None = None,
-    beside: Sequence[psycopg.Connection[Any]] = (),
+    more_links: Sequence[psycopg.Connection[Any]] = (),
 ) -> list[str]:
     """Return in words how the database at `link` differs from `expected`; [] when it is equal.
 
     `renamed` maps schemas of `expected` to what they are called here. Sequences may have gone on.
-    `beside`: see `read_tables`.
+    `more_links`: see `read_tables`.
     """
-    found, sequences = read_tables(link, beside), read_sequences(link)
+    found, sequences = read_tables(link, more_links), read_sequences(link)
 
     def here(name: str) -> str:
         schema, _, rest = name.partition(".")

@@ -172,7 +172,7 @@ def _made(
     identifier: str,
     label: str | None,
 ) -> Manifest:
-    program = find_dump(taken.server, host(deployment).beside_postgres())
+    program = find_dump(taken.server, host(deployment).server_programs())
     writing.report(f"database: dumping {size_in_words(taken.size)} with pg_dump {program.version}")
     parts = [writing.part(DATABASE, taken.dump(program), of=taken.size, ending=".dump")]
     for number, table in enumerate(taken.apart, 1):

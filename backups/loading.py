@@ -23,7 +23,7 @@ from backups.contents import settle
 from backups.humanize import size_in_words
 from backups.manifest import DATABASE, Manifest
 from backups.opening import Key, opened_part
-from backups.parallel import Stop, beside
+from backups.parallel import Stop, concurrently
 from backups.programs import Program, Version
 from backups.sources.rows import VectorTable, write_rows
 from backups.stores.store import Store
@@ -80,7 +80,7 @@ def load(
         dump = _Dump.of(access, name, role, backup, Path(beginning.name), chosen)
         report(f"database: restoring {size_in_words(stored)}")
         dump.define(access, name, scratch, report)
-        with beside(lambda stop: _load_rows(access, name, store, backup, key, stop)) as stop:
+        with concurrently(lambda stop: _load_rows(access, name, store, backup, key, stop)) as stop:
             beginning.seek(0)
             dump.load(stop.ends(itertools.chain(chunks_of(beginning), chunks_of(source))))
         report(f"database: making indexes and constraints with {JOBS} jobs")

@@ -67,7 +67,7 @@ class Stop:
 
 
 @contextmanager
-def beside(work: Callable[[Stop], None]) -> Iterator[Stop]:
+def concurrently(work: Callable[[Stop], None]) -> Iterator[Stop]:
     """Do `work` in a thread while the block runs; what either raises is raised at the block's end."""
     stop = Stop()
 

@@ -63,30 +63,30 @@ class Version:
 
 @dataclass(frozen=True)
 class Program:
-    """One of PostgreSQL's client programs; `version` as it tells it. `beside`: it is where the
+    """One of PostgreSQL's client programs; `version` as it tells it. `of_server`: it is where the
     server is, and is run there."""
 
     path: Path
     number: Version
     version: str
-    beside: Programs | None = None
+    of_server: Programs | None = None
 
     @property
     def major(self) -> int:
         return self.number.major
 
 
-def find_dump(server: Version, beside: Programs | None = None) -> Program:
+def find_dump(server: Version, of_server: Programs | None = None) -> Program:
     """Return the server's own pg_dump where it can be run there; else the oldest that fits.
 
     An older program than the server, also one of a later major, may dump wrongly what it doesn't
     know: it is the answer only where nothing better is found, the newest then. Raises LettaOpsError
     (`no-pg-dump`) naming what was found and what is needed.
     """
-    if beside is not None:
-        said = beside.run("pg_dump", "--version")
+    if of_server is not None:
+        said = of_server.run("pg_dump", "--version")
         if program := _parsed(Path("pg_dump"), said.returncode, said.stdout):
-            return replace(program, beside=beside)
+            return replace(program, of_server=of_server)
     known = [program for program in _programs("pg_dump") if program.major >= server.major]
     fitting = [program for program in known if program.number.is_as_new_as(server)]
     if fitting:
@@ -112,8 +112,8 @@ def _programs(name: str) -> Iterator[Program]:
     """The stack's own, then those on PATH, then Debian's."""
     own = install_binaries(cache_folder()) / "bin" / name
     on_path = [Path(folder) / name for folder in os.get_exec_path() if folder]
-    beside = sorted(DEBIAN.glob(f"*/bin/{name}"))
-    for path in dict.fromkeys([own, *on_path, *beside]):
+    debian = sorted(DEBIAN.glob(f"*/bin/{name}"))
+    for path in dict.fromkeys([own, *on_path, *debian]):
         if shutil.which(path) is None:
             continue
         if program := _asked(path):

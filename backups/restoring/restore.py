@@ -172,8 +172,8 @@ def _make_beside(
     expected = plan.backup.manifest.database
     renamed = {expected.schema: side.schema} if side.schema and expected.schema else {}
     try:
-        with access.connect(journal.side) as link, access.connect(journal.side) as beside:
-            if differences := compare(link, expected, renamed, [beside]):
+        with access.connect(journal.side) as link, access.connect(journal.side) as more_links:
+            if differences := compare(link, expected, renamed, [more_links]):
                 raise _differs(differences)
             if journal.had_database:
                 with access.connect(journal.name) as old:

@@ -55,8 +55,8 @@ class Snapshot:
             *(f"--exclude-table-data={table.pattern}" for table in self.apart),
         )  # fmt: skip
         try:
-            if program.beside is not None:
-                yield from program.beside.stream(*arguments, self.name)
+            if program.of_server is not None:
+                yield from program.of_server.stream(*arguments, self.name)
             else:
                 yield from self._dumped_here(arguments)
         except LettaOpsError as error:

@@ -165,8 +165,8 @@ def _context(settings: Settings) -> ssl.SSLContext:
 
 def _own_authority() -> str | None:
     named = os.environ.get("PGSSLROOTCERT")
-    beside = Path(ROOT).expanduser()
-    return named or (str(beside) if beside.exists() else None)
+    default = Path(ROOT).expanduser()
+    return named or (str(default) if default.exists() else None)
 
 
 async def _answer(far: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:

@@ -128,10 +128,10 @@ def _on_path(environment: Mapping[str, str], home: Path, reasons: list[str]) -> 
                 f"{executable} is {shown}; at least {PULUMI_VERSION} and below 4 is needed"
             )
             continue
-        beside = [
+        neighbours = [
             folder / LANGUAGE_HOST for folder in {executable.parent, executable.resolve().parent}
         ]
-        hosts = [host for host in beside if host.is_file() and not _is_ours(host)]
+        hosts = [host for host in neighbours if host.is_file() and not _is_ours(host)]
         if hosts or _named(environment, LANGUAGE_HOST):
             return PulumiCli(executable, "path", "official", tuple(reasons))
         reasons.append(f"no {LANGUAGE_HOST} beside {executable} nor on PATH")

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from infra.sensitive import Sensitive
-from infra.stack.keys import By, Keys, Secret, YesNo, given, setting
+from infra.stack.keys import By, Secret, Section, YesNo, given, setting
 from infra.stack.references import is_reference, resolve
 
 RETENTION_UNITS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
@@ -132,7 +132,7 @@ Schedule = Annotated[str | None, By(parse_schedule)]
 Late = Annotated[Sensitive | None, Secret(late=True)]  # an identity may be offline until it is used
 
 
-class StoreKeys(Keys):
+class StoreSection(Section):
     table: ClassVar[str] = "store."
 
     url: Annotated[str | None, By(_url)] = setting(
@@ -156,7 +156,7 @@ class StoreKeys(Keys):
             yield "store.access_key_id: goes with store.secret_access_key; give both or none"
 
 
-class BackupKeys(Keys):
+class BackupSection(Section):
     table: ClassVar[str] = "backup."
 
     recipients: Annotated[tuple[str, ...], By(_recipients)] = setting(
@@ -178,21 +178,21 @@ class BackupKeys(Keys):
             yield "backup.passphrase: is there, and backup.recipients too; keep one of them"
 
 
-class DrillKeys(Keys):
+class DrillSection(Section):
     table: ClassVar[str] = "drill."
 
     schedule: Schedule = setting(None, "when the newest backup is proven, in cron syntax")
 
 
-class BackupSettings(Keys):
+class BackupSettings(Section):
     """The keys about backups, which a stack's configuration and its profile share.
 
     What resolves a secret raises ValueError with a reason that holds none.
     """
 
-    store: StoreKeys = setting(StoreKeys(), "where backups are kept")
-    backup: BackupKeys = setting(BackupKeys(), "how backups are made")
-    drill: DrillKeys = setting(DrillKeys(), "how they are proven")
+    store: StoreSection = setting(StoreSection(), "where backups are kept")
+    backup: BackupSection = setting(BackupSection(), "how backups are made")
+    drill: DrillSection = setting(DrillSection(), "how they are proven")
     retention: Annotated[Retention, By(parse_retention)] = setting(
         Retention(last=7, daily=14, weekly=8, monthly=12), "which backups `backup prune` keeps"
     )

@@ -50,7 +50,7 @@ class Reading:
     problems: list[str] = field(default_factory=list)
 
 
-class Keys(BaseModel):
+class Section(BaseModel):
     """A table of keys. `table` is what they begin with: its path and a dot."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -84,7 +84,7 @@ class Keys(BaseModel):
         return ()
 
 
-K = TypeVar("K", bound=Keys)
+K = TypeVar("K", bound=Section)
 
 
 def setting(default: Any, about: str, **more: Any) -> Any:
@@ -185,14 +185,14 @@ YesNo = Annotated[bool, By(_yes_or_no, {"enum": [True, False, "true", "false"]})
 File = Annotated[Path, By(_file)]
 
 
-def keys_of(model: type[Keys]) -> dict[str, FieldInfo]:
+def keys_of(model: type[Section]) -> dict[str, FieldInfo]:
     """Every key that a person may set, in the order of the model; one of any name ends with a dot."""
     found: dict[str, FieldInfo] = {}
     for name, about in model.model_fields.items():
         path = f"{model.table}{name}"
         if about.exclude:
             continue
-        if isinstance(about.annotation, type) and issubclass(about.annotation, Keys):
+        if isinstance(about.annotation, type) and issubclass(about.annotation, Section):
             found |= keys_of(about.annotation)
         else:
             found[path + "." * (about.annotation == dict[str, Any])] = about
@@ -241,12 +241,12 @@ def read(model: type[K], values: Mapping[str, Any], reading: Reading, **ours: An
     return model.model_validate(tree, context=reading)
 
 
-def given(keys: Keys) -> dict[str, Any]:
+def given(keys: Section) -> dict[str, Any]:
     """What was set, by key."""
     found: dict[str, Any] = {}
     for name in type(keys).model_fields:
         value = getattr(keys, name)
-        if isinstance(value, Keys):
+        if isinstance(value, Section):
             found |= given(value)
         elif name in keys.model_fields_set:
             found[f"{keys.table}{name}"] = value

@@ -23,7 +23,7 @@ from infra.stack.deployment import (
 )
 from infra.stack.keys import Reading, given, is_known, is_secret, keys_of, read, unknown_key
 from infra.stack.locations import StackFolder
-from infra.stack.profile_keys import FORMAT, DatabaseKeys, Profile
+from infra.stack.profile_keys import FORMAT, DatabaseSection, Profile
 from infra.stack.references import is_reference
 
 ENCRYPTION_KEY = "server.encryption_key"
@@ -194,7 +194,7 @@ def _deployment(profile: Profile, folder: StackFolder, path: Path | None) -> Dep
     )
 
 
-def _database(keys: DatabaseKeys) -> Database | None:
+def _database(keys: DatabaseSection) -> Database | None:
     if keys.url is not None:
         return database_from_url(keys.url)
     if keys.host is None:

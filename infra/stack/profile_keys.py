@@ -9,7 +9,7 @@ from infra.sensitive import Sensitive
 from infra.stack.backup_settings import BackupSettings
 from infra.stack.database_url import url_problems
 from infra.stack.deployment import DATABASE_NAME, EXTERNAL, OWNER_ROLE, READER_ROLE
-from infra.stack.keys import By, Keys, Secret, between, setting
+from infra.stack.keys import By, Secret, Section, between, setting
 
 FORMAT = 1
 
@@ -36,7 +36,7 @@ Hidden = Annotated[Sensitive | None, Secret()]
 Whole = Annotated[int, By(_whole, {"type": "integer"})]
 
 
-class ServerKeys(Keys):
+class ServerSection(Section):
     table: ClassVar[str] = "server."
 
     url: Annotated[str | None, By(_server_url)] = setting(None, "where the Letta server is")
@@ -50,7 +50,7 @@ class ServerKeys(Keys):
     )
 
 
-class DatabaseKeys(Keys):
+class DatabaseSection(Section):
     table: ClassVar[str] = "database."
 
     url: Hidden = setting(None, "postgresql://..., instead of the keys below")
@@ -76,14 +76,14 @@ class DatabaseKeys(Keys):
             yield "database.host: is missing, but other database keys are there"
 
 
-class ModelKeys(Keys):
+class ModelSection(Section):
     table: ClassVar[str] = "model."
 
     handle: str | None = setting(None, "the model of an agent for which none is named")
     embedding: str | None = setting(None, "its model for embeddings")
 
 
-class ContainerKeys(Keys):
+class ContainerSection(Section):
     table: ClassVar[str] = "containers."
 
     prefix: str | None = setting(None, "what names of containers begin with")
@@ -96,10 +96,10 @@ class Profile(BackupSettings):
     id: str | None = setting(None, "the deployment's")
     target: str = setting(EXTERNAL, "where the stack runs")
     release: str | None = setting(None, "the release of Letta that was provisioned")
-    server: ServerKeys = setting(ServerKeys(), "the Letta server")
-    database: DatabaseKeys = setting(DatabaseKeys(), "its Postgres")
-    model: ModelKeys = setting(ModelKeys(), "the models of an agent for which none is named")
-    containers: ContainerKeys = setting(ContainerKeys(), "for a target that has containers")
+    server: ServerSection = setting(ServerSection(), "the Letta server")
+    database: DatabaseSection = setting(DatabaseSection(), "its Postgres")
+    model: ModelSection = setting(ModelSection(), "the models of an agent for which none is named")
+    containers: ContainerSection = setting(ContainerSection(), "for a target that has containers")
     placement: dict[str, Any] = setting({}, "a target's own")
 
     def contradictions(self) -> Iterator[str]:

@@ -15,10 +15,10 @@ from infra.stack.deployment import Model
 from infra.stack.keys import (
     By,
     Followed,
-    Keys,
     OneOf,
     Reading,
     Secret,
+    Section,
     as_text,
     given,
     is_known,
@@ -53,41 +53,41 @@ ApiKey = Annotated[Sensitive | None, Secret()]
 BaseUrl = Annotated[str | None, Followed()]
 
 
-class OpenAiKeys(Keys):
+class OpenAiSection(Section):
     table: ClassVar[str] = "providers.openai."
 
     api_key: ApiKey = setting(None, "OPENAI_API_KEY of the server")
     base_url: BaseUrl = setting(None, "OPENAI_BASE_URL of the server")
 
 
-class AnthropicKeys(Keys):
+class AnthropicSection(Section):
     table: ClassVar[str] = "providers.anthropic."
 
     api_key: ApiKey = setting(None, "ANTHROPIC_API_KEY of the server")
 
 
-class OllamaKeys(Keys):
+class OllamaSection(Section):
     table: ClassVar[str] = "providers.ollama."
 
     base_url: BaseUrl = setting(None, "OLLAMA_BASE_URL of the server")
 
 
-class VllmKeys(Keys):
+class VllmSection(Section):
     table: ClassVar[str] = "providers.vllm."
 
     base_url: BaseUrl = setting(None, "VLLM_API_BASE of the server")
 
 
-class ProviderKeys(Keys):
+class ProviderSection(Section):
     table: ClassVar[str] = "providers."
 
-    openai: OpenAiKeys = setting(OpenAiKeys(), "OpenAI, or what speaks as it does")
-    anthropic: AnthropicKeys = setting(AnthropicKeys(), "Anthropic")
-    ollama: OllamaKeys = setting(OllamaKeys(), "Ollama")
-    vllm: VllmKeys = setting(VllmKeys(), "vLLM")
+    openai: OpenAiSection = setting(OpenAiSection(), "OpenAI, or what speaks as it does")
+    anthropic: AnthropicSection = setting(AnthropicSection(), "Anthropic")
+    ollama: OllamaSection = setting(OllamaSection(), "Ollama")
+    vllm: VllmSection = setting(VllmSection(), "vLLM")
 
 
-class ServerKeys(Keys):
+class ServerSection(Section):
     table: ClassVar[str] = "server."
 
     port: Annotated[int, port_from(1)] = setting(8283, "where clients find the server")
@@ -124,14 +124,14 @@ def _release(text: str) -> str:
 
 
 def _model(known: Mapping[str, Any]) -> ModelChoice:
-    return "none" if given(known.get("providers", ProviderKeys())) else "fake"
+    return "none" if given(known.get("providers", ProviderSection())) else "fake"
 
 
 class Settings(BackupSettings):
     """What a stack is to be. Each target has its own, with more keys."""
 
-    providers: ProviderKeys = setting(ProviderKeys(), "where models are")
-    server: ServerKeys = setting(ServerKeys(), "the Letta server")
+    providers: ProviderSection = setting(ProviderSection(), "where models are")
+    server: ServerSection = setting(ServerSection(), "the Letta server")
     target: str = setting("", "where the stack runs")
     release: Annotated[str, By(_release, {"enum": list(RELEASES)})] = setting(
         "0.16.8", "the release of Letta"

@@ -59,7 +59,7 @@ class ExternalHost:
         with connection(database.connection(role or database.reader)) as link:
             yield link
 
-    def beside_postgres(self) -> None:
+    def server_programs(self) -> None:
         return None
 
     def home(self, name: str, program: str, code: str) -> None:

@@ -138,7 +138,7 @@ class Host(Protocol):
         Raises LettaOpsError: `no-database`, `database-unreachable`.
         """
 
-    def beside_postgres(self) -> Programs | None:
+    def server_programs(self) -> Programs | None:
         """PostgreSQL's own programs, where the server is; None where they can't be run there."""
 
     def home(self, name: str, program: str, code: str) -> Home | None:

@@ -90,7 +90,7 @@ def test_a_script_runs_in_the_servers_home(place: Host) -> None:
 
 
 def test_the_programs_of_postgres_are_its_own_where_they_can_be_run(place: Host) -> None:
-    beside = place.beside_postgres()
+    beside = place.server_programs()
     if beside is None:  # then ours are the server's
         with place.session() as link:
             assert link.info.server_version // 10_000 == 18

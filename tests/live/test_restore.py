@@ -21,7 +21,7 @@ from infra.api import api
 from infra.files import write_private
 from infra.sensitive import Sensitive
 from infra.servers import start_server, stop_server
-from infra.stack.backup_settings import BackupKeys, BackupSettings
+from infra.stack.backup_settings import BackupSection, BackupSettings
 from infra.stack.deployment import Deployment, Role
 from infra.stack.fingerprint import key_fingerprint
 from tests.live.kept import (
@@ -369,7 +369,7 @@ def test_a_database_that_is_gone_comes_back_from_one_with_another_name_owner_and
         deployment,
         server=replace(deployment.server, encryption_key=Sensitive("another key")),
         database=replace(deployment.database, name="source", owner=Role("somebody")),
-        backups=BackupSettings(backup=BackupKeys(escrow=False)),
+        backups=BackupSettings(backup=BackupSection(escrow=False)),
     )
     made = create(other, place.store, None, print)
     assert made.database.schema == made.database.pgvector_schema == ODD

@@ -8,7 +8,7 @@ import pytest
 
 from infra.errors import ConfigurationError
 from infra.sensitive import Sensitive
-from infra.stack.backup_settings import BackupKeys, BackupSettings, Retention, parse_retention
+from infra.stack.backup_settings import BackupSection, BackupSettings, Retention, parse_retention
 from infra.stack.keys import Reading, as_text, is_secret, keys_of, read
 from infra.targets import settings
 
@@ -61,7 +61,7 @@ def test_recipients_may_stand_with_commas_and_spaces() -> None:
 
 
 def test_only_a_secret_that_is_given_as_it_is_can_be_redacted() -> None:
-    given = BackupKeys(passphrase=Sensitive("correct horse"), identity=Sensitive("file:/key"))
+    given = BackupSection(passphrase=Sensitive("correct horse"), identity=Sensitive("file:/key"))
     assert BackupSettings(backup=given).plain_secrets == (Sensitive("correct horse"),)
 
 

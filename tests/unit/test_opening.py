@@ -17,7 +17,7 @@ from backups.opening import Key, escrowed_key, opened_part, stored_chunks
 from backups.streams import chunks_of
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
-from infra.stack.backup_settings import BackupKeys, BackupSettings
+from infra.stack.backup_settings import BackupSection, BackupSettings
 from tests.memory_store import MemoryStore
 from tests.unit.backups import manifest
 
@@ -158,7 +158,7 @@ def test_without_a_key_and_with_another_one_it_stays_closed() -> None:
 
 
 def test_a_passphrase_opens_what_was_made_with_it_and_an_identity_does_not() -> None:
-    settings = BackupSettings(backup=BackupKeys(passphrase=Sensitive("correct horse")))
+    settings = BackupSettings(backup=BackupSection(passphrase=Sensitive("correct horse")))
     store, backup = made(encryption_of(settings, "s3://bucket"))
     assert read(store, backup, Key(passphrase=Sensitive("correct horse"))) == CONTENT
     for key, code in {
@@ -172,7 +172,7 @@ def test_a_passphrase_opens_what_was_made_with_it_and_an_identity_does_not() -> 
 
 
 def test_a_sealed_identity_that_was_altered_is_damage_and_not_a_wrong_passphrase() -> None:
-    settings = BackupSettings(backup=BackupKeys(passphrase=Sensitive("correct horse")))
+    settings = BackupSettings(backup=BackupSection(passphrase=Sensitive("correct horse")))
     store, backup = made(encryption_of(settings, "s3://bucket"))
     part = backup.manifest.part(PASSPHRASE_KEY)
     assert part is not None

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from backups.parallel import Stop, beside
+from backups.parallel import Stop, concurrently
 
 
 def test_both_come_to_their_end() -> None:
     done: list[str] = []
-    with beside(lambda _: done.append("beside")) as stop:
+    with concurrently(lambda _: done.append("beside")) as stop:
         assert list(stop.ends([b"one", b"two"])) == [b"one", b"two"]
     assert done == ["beside"]
 
@@ -28,7 +28,7 @@ def test_a_block_that_fails_ends_what_is_beside_and_is_told() -> None:
 
     def run() -> None:
         seen = threading.Event()
-        with beside(lambda stop: endless(stop, seen)):
+        with concurrently(lambda stop: endless(stop, seen)):
             assert seen.wait(10)
             raise OSError("full")
 
@@ -44,7 +44,7 @@ def test_what_fails_beside_ends_the_block_at_its_next_chunk() -> None:
     def forever(stop: Stop) -> Iterator[int]:
         yield from stop.ends(itertools.count())
 
-    with pytest.raises(OSError, match="gone"), beside(fail) as stop:
+    with pytest.raises(OSError, match="gone"), concurrently(fail) as stop:
         for _ in forever(stop):
             pass
 
@@ -56,5 +56,5 @@ def test_what_fails_beside_after_the_block_is_told_at_its_end() -> None:
         ended.wait(10)
         raise OSError("late")
 
-    with pytest.raises(OSError, match="late"), beside(fail_late):
+    with pytest.raises(OSError, match="late"), concurrently(fail_late):
         ended.set()

@@ -68,7 +68,7 @@ class Beside:
 def test_a_server_is_dumped_by_its_own_program_where_that_can_be_run() -> None:
     beside = Beside(Finished(0, "pg_dump (PostgreSQL) 17.12 (Debian 17.12-0+deb13u1)\n", ""))
     taken = find_dump(Version(17, 12), beside)
-    assert (taken.beside, taken.version) == (beside, "17.12")
+    assert (taken.of_server, taken.version) == (beside, "17.12")
 
 
 @pytest.mark.usefixtures("found")

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from infra.embedded import reach
-from infra.targets.beside import LOADER
+from infra.targets.remote_script import LOADER
 
 KEY = "sk-a-secret-key"
 MODELS = json.dumps({"data": [{"id": "one"}, {"id": "two"}]})

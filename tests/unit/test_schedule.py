@@ -37,7 +37,7 @@ from backups.scheduler import MARK, Scheduler, end_leftovers, read_runs, schedul
 from infra.errors import LettaOpsError
 from infra.files import held, is_held
 from infra.sensitive import Sensitive
-from infra.stack.backup_settings import BackupSettings, DrillKeys
+from infra.stack.backup_settings import BackupSettings, DrillSection
 from infra.stack.deployment import Deployment, Server
 from infra.stack.locations import StackFolder
 
@@ -157,7 +157,7 @@ def test_a_run_is_written_and_read_alike() -> None:
 
 
 def test_only_what_has_a_schedule_is_run() -> None:
-    settings = BackupSettings(drill=DrillKeys(schedule="0 4 * * 0"))
+    settings = BackupSettings(drill=DrillSection(schedule="0 4 * * 0"))
     deployment = Deployment("s", "external", Server("http://a"), backups=settings)
     assert scheduled(deployment) == ((DRILL, "0 4 * * 0"),)
 

@@ -8,7 +8,7 @@ from typing import Any
 from infra.targets.providers.service import PACKAGE_FOLDER
 
 
-def beside(*names: str) -> dict[str, Any]:
+def copied_scripts(*names: str) -> dict[str, Any]:
     """Return the inputs `files` and `digest` of a service that needs `names` (below `infra/`)."""
     contents = b"".join((PACKAGE_FOLDER / name).read_bytes() for name in names)
     return {"files": list(names), "digest": hashlib.sha256(contents).hexdigest()[:16]}

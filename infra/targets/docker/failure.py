@@ -38,8 +38,8 @@ def _unhealthy(prefix: str, secrets: tuple[Sensitive, ...]) -> LettaOpsError | N
             return None
         explained = not_healthy(failed[-1], secrets)
         well = [one for one in everyone if _is_server(one) and is_well(one)]
-        beside = [one for one in well if _digest(one) != _digest(failed[-1])]
-        if _is_server(failed[-1]) and beside:
+        earlier = [one for one in well if _digest(one) != _digest(failed[-1])]
+        if _is_server(failed[-1]) and earlier:
             failed[-1].stop(timeout=5)  # or it would try again for ever, beside the one that serves
     return explained
 

@@ -22,7 +22,7 @@ from infra.stack.deployment import (
     Deployment,
     Role,
 )
-from infra.targets import beside
+from infra.targets import remote_script
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.engine.execution import execute_with
 from infra.targets.docker.health import disk_space, inspect, look, running_server
@@ -81,7 +81,7 @@ class DockerHost:
         with opened as link:
             yield link
 
-    def beside_postgres(self) -> ContainerPrograms | None:
+    def server_programs(self) -> ContainerPrograms | None:
         return ContainerPrograms(self.postgres) if self.postgres else None
 
     def home(self, name: str, program: str, code: str) -> VolumeHome:
@@ -93,8 +93,8 @@ class DockerHost:
             done = execute_with(
                 client,
                 str(server.id),
-                beside.arguments(PYTHON),
-                beside.stdin(script, question),
+                remote_script.arguments(PYTHON),
+                remote_script.stdin(script, question),
                 seconds,
             )
         return Finished(done.code, done.stdout, done.stderr)

@@ -11,17 +11,17 @@ from infra.stack.deployment import LOOPBACK, SERVICE_MODEL
 from infra.stack.keys import (
     By,
     File,
-    Keys,
     OneOf,
+    Section,
     between,
     matching,
     port_from,
     setting,
 )
-from infra.stack.settings import ServerKeys, Settings
+from infra.stack.settings import ServerSection, Settings
 from infra.targets.docker.images.recipes import BuildSettings
 from infra.targets.docker.names import MODEL_PORT, PREFIX, Names
-from infra.targets.external_database.settings import ExternalDatabase, ExternalDatabaseKeys
+from infra.targets.external_database.settings import ExternalDatabase, ExternalDatabaseSection
 
 MOST_MEMORY = 1024**2  # MiB
 HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?"
@@ -43,7 +43,7 @@ def _prefix(text: str) -> str:
     return text
 
 
-class ContainerKeys(Keys):
+class ContainerSection(Section):
     table: ClassVar[str] = "containers."
 
     prefix: Annotated[str | None, By(_prefix)] = setting(
@@ -51,7 +51,7 @@ class ContainerKeys(Keys):
     )
 
 
-class DockerServerKeys(ServerKeys):
+class DockerServerSection(ServerSection):
     bind: Annotated[str, By(_address)] = setting(
         LOOPBACK, "the address of this machine that clients reach; beyond loopback only with TLS"
     )
@@ -62,15 +62,15 @@ class DockerServerKeys(ServerKeys):
     )
 
 
-class DockerDatabaseKeys(ExternalDatabaseKeys):
-    of_external: ClassVar[tuple[str, ...]] = (*ExternalDatabaseKeys.of_external, "network")
+class DockerDatabaseSection(ExternalDatabaseSection):
+    of_external: ClassVar[tuple[str, ...]] = (*ExternalDatabaseSection.of_external, "network")
 
     memory: Annotated[int, between(128, MOST_MEMORY)] = setting(1024, "MiB of the container")
     pool_size: Annotated[int, between(1, 1000)] = setting(25, "connections of each server")
     network: str = setting("", "Docker's, which everything that speaks to the database joins")
 
 
-class TlsKeys(Keys):
+class TlsSection(Section):
     """How the proxy gets its certificate; `mode` off means plain HTTP, on loopback only."""
 
     table: ClassVar[str] = "tls."
@@ -106,7 +106,7 @@ class TlsKeys(Keys):
         return self.mode != "off"
 
 
-class ProxyKeys(Keys):
+class ProxySection(Section):
     table: ClassVar[str] = "proxy."
 
     max_request: Annotated[int, between(1, 10_000)] = setting(100, "MiB of one request")
@@ -115,14 +115,14 @@ class ProxyKeys(Keys):
 class DockerSettings(Settings):
     """Those of a stack of containers."""
 
-    containers: ContainerKeys = setting(ContainerKeys(), "its containers")
-    server: DockerServerKeys = setting(DockerServerKeys(), "the Letta server")
+    containers: ContainerSection = setting(ContainerSection(), "its containers")
+    server: DockerServerSection = setting(DockerServerSection(), "the Letta server")
     redis: Annotated[Literal["auto", "true", "false"], OneOf()] = setting(
         "auto", "whether there is one; auto: with several servers"
     )
-    database: DockerDatabaseKeys = setting(DockerDatabaseKeys(), "its Postgres")
-    tls: TlsKeys = setting(TlsKeys(), "the proxy's certificate")
-    proxy: ProxyKeys = setting(ProxyKeys(), "what stands before the servers")
+    database: DockerDatabaseSection = setting(DockerDatabaseSection(), "its Postgres")
+    tls: TlsSection = setting(TlsSection(), "the proxy's certificate")
+    proxy: ProxySection = setting(ProxySection(), "what stands before the servers")
     image: BuildSettings = setting(BuildSettings(), "how images are built")
 
     def contradictions(self) -> Iterator[str]:

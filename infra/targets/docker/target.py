@@ -124,7 +124,7 @@ def _published(stack: str, configuration: Mapping[str, Any]) -> Requirement:
 
     reading = Reading()
     ours = {name: configuration.get(name, "") for name in ("server.port", "server.bind")}
-    server = read(own.DockerServerKeys, ours, reading)
+    server = read(own.DockerServerSection, ours, reading)
     if reading.problems:
         hint = f"correct it: `letta-ops --stack {stack} up --config KEY=VALUE`"
         return Requirement("ports", False, "; ".join(reading.problems), hint)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from infra.sensitive import Sensitive
 from infra.stack.database_url import url_problems
-from infra.stack.keys import Keys, OneOf, Secret, setting
+from infra.stack.keys import OneOf, Secret, Section, setting
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ExternalDatabase:
     reference: str | None = None  # of `direct`, as it was configured: what the profile keeps
 
 
-class ExternalDatabaseKeys(Keys):
+class ExternalDatabaseSection(Section):
     """The keys of a target whose stacks may have their own Postgres, or one that is there already."""
 
     table: ClassVar[str] = "database."

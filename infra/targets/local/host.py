@@ -23,7 +23,7 @@ from infra.log_lines import LogLine, Wanted
 from infra.process import Finished, attempt, command
 from infra.stack.deployment import SERVICE_SERVER, Deployment, Role
 from infra.stack.locations import StackFolder
-from infra.targets import beside
+from infra.targets import remote_script
 from infra.targets.facts import (
     Containers,
     DiskSpace,
@@ -79,7 +79,7 @@ class LocalHost:
         with connection(database.connection(role or database.reader)) as link:
             yield link
 
-    def beside_postgres(self) -> None:
+    def server_programs(self) -> None:
         """Its programs are those that we bring along: they are found here."""
         return
 
@@ -91,9 +91,9 @@ class LocalHost:
         if state is None or not state.running:
             raise not_running()
         job = command(
-            *beside.arguments(_interpreter(state.pid)),
+            *remote_script.arguments(_interpreter(state.pid)),
             environment={"LETTA_OPS_ENVIRONMENT_FILE": str(self.folder.server_environment)},
-            directory=Path("/"), stdin=beside.stdin(script, question), timeout=seconds,
+            directory=Path("/"), stdin=remote_script.stdin(script, question), timeout=seconds,
             secrets=self.deployment.secrets,
         )  # fmt: skip
         return attempt(

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 from infra.stack.deployment import LOOPBACK
-from infra.stack.keys import Keys, port_from, setting
-from infra.stack.settings import ServerKeys, Settings
+from infra.stack.keys import Section, port_from, setting
+from infra.stack.settings import ServerSection, Settings
 
 Port = Annotated[int, port_from(1024)]  # the services' accounts may not open lower ones
 
 
-class LocalServerKeys(ServerKeys):
+class LocalServerSection(ServerSection):
     port: Port = setting(8283, "where clients find the server")
 
 
-class LocalDatabaseKeys(Keys):
+class LocalDatabaseSection(Section):
     table: ClassVar[str] = "database."
 
     port: Port = setting(8285, "that of Postgres, on loopback")
@@ -25,9 +25,9 @@ class LocalDatabaseKeys(Keys):
 class LocalSettings(Settings):
     """Those of a stack that runs as processes of this machine, on loopback."""
 
-    server: LocalServerKeys = setting(LocalServerKeys(), "the Letta server")
+    server: LocalServerSection = setting(LocalServerSection(), "the Letta server")
     model_port: Port = setting(8284, "that of the fake model, on loopback")
-    database: LocalDatabaseKeys = setting(LocalDatabaseKeys(), "its Postgres")
+    database: LocalDatabaseSection = setting(LocalDatabaseSection(), "its Postgres")
     smollm2_port: Port = setting(8286, "that of SmolLM2, on loopback")
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from infra.stack.deployment import Deployment
-from infra.stack.keys import Keys, OneOf, setting
+from infra.stack.keys import OneOf, Section, setting
 from infra.stack.locations import StackFolder
 from infra.targets.facts import Fact, Listeners, Services
 from infra.targets.local.host import LocalHost
@@ -20,14 +20,14 @@ from infra.targets.local.target import Local
 from infra.targets.target import Host, Requirement
 
 
-class ToyKeys(Keys):
+class ToySection(Section):
     table: ClassVar[str] = "toy."
 
     colour: Annotated[Literal["red", "blue"], OneOf()] = setting("red", "of nothing")
 
 
 class ToySettings(LocalSettings):
-    toy: ToyKeys = setting(ToyKeys(), "the toy's own")
+    toy: ToySection = setting(ToySection(), "the toy's own")
 
 
 class Toy(Local):

@@ -28,7 +28,7 @@ from infra.errors import LettaOpsError
 from infra.files import held, made_once
 from infra.process import Report
 from infra.sensitive import Sensitive
-from infra.stack.keys import By, File, Keys, Secret, setting
+from infra.stack.keys import By, File, Secret, Section, setting
 from infra.stack.locations import cache_folder
 from infra.stack.releases import RELEASES, Release
 from infra.targets.docker.engine.client import engine, find_image, own_containers
@@ -64,7 +64,7 @@ def _packages(text: str) -> str:
     raise ValueError(f"must be a day like 2026-11-27, not {text!r}")
 
 
-class BuildSettings(Keys):
+class BuildSettings(Section):
     """How images are built on this machine. Only `base` and `packages` show in the result.
 
     What is not set is taken from the environment: SSL_CERT_FILE, UV_DEFAULT_INDEX, HTTPS_PROXY...

@@ -20,7 +20,7 @@ from infra.stack.deployment import (
 )
 from infra.stack.locations import StackFolder
 from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
-from infra.targets.components.scripts import beside
+from infra.targets.components.scripts import copied_scripts
 from infra.targets.components.secrets import Secrets
 from infra.targets.local.settings import LocalSettings
 from infra.targets.resources import Resource, service
@@ -59,7 +59,7 @@ def server(
             "secret_names": [*SECRETS, *(name for name, value in added.items() if _hidden(value))],
             "health": {"kind": "http", "path": HEALTH_PATH, "seconds": START_SECONDS},
             "port": settings.server.port,
-            **beside("embedded/launch.py"),
+            **copied_scripts("embedded/launch.py"),
         },
         pulumi.ResourceOptions(depends_on=after),
     )

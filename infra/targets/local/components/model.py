@@ -8,7 +8,7 @@ import pulumi
 
 from infra.stack.deployment import LOOPBACK, SERVICE_MODEL, SERVICE_SMOLLM2
 from infra.stack.locations import StackFolder
-from infra.targets.components.scripts import beside
+from infra.targets.components.scripts import copied_scripts
 from infra.targets.local.providers.runtime import SmolLM2
 from infra.targets.local.settings import LocalSettings
 from infra.targets.resources import Resource, resource, service
@@ -42,7 +42,7 @@ class ModelService(pulumi.ComponentResource):
                 "directory": "/",
                 "health": {"kind": "http", "path": "/health", "seconds": 30},
                 "port": settings.model_port,
-                **beside("embedded/fake_model.py"),
+                **copied_scripts("embedded/fake_model.py"),
             },
             pulumi.ResourceOptions(parent=self, depends_on=behind),
         )  # fmt: skip
