@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from infra.embedded import fake_model
 from tests.live.docker_stack import DockerStack
-from tests.live.machine import PULUMI, ROOT, Stack, free_ports, wait_until
+from tests.live.machine import PULUMI, Stack, free_ports, wait_until
 
 # What follows from another server.port.
 OF_THE_PORT = {
@@ -138,7 +139,7 @@ def test_a_new_database_password_reaches_database_and_server(own_stack: Stack) -
 def a_provider(stack: Stack) -> Iterator[str]:
     """An OpenAI-compatible provider on this machine, at a URL by which the stack's server reaches it."""
     (port,) = free_ports(1)
-    model = ROOT / "infra" / "fake_model.py"
+    model = Path(fake_model.__file__)
     words = (sys.executable, model, "--host", "0.0.0.0", "--port", str(port))
     process = stack.machine.start(*words, log=stack.machine.root / "provider.log")
     try:
