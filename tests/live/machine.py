@@ -28,6 +28,7 @@ TARGET_VARIABLE = "LETTA_OPS_TEST_TARGET"
 TARGETS = ("local", "docker")
 ROOT = Path(__file__).resolve().parents[2]
 PULUMI = Path(sys.executable).with_name("pulumi")
+RESERVED: list[socket.socket] = []
 
 
 def chosen_target() -> str:
@@ -143,17 +144,30 @@ def wait_until(what: str, ready: Callable[[], object], seconds: float = 120) -> 
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on which nobody listens, none twice, below those that outgoing connections take.
+    """Return ports that are free, and that no other test run is given as long as this one lives.
 
-    The kernel's own choice would be among those: while a server restarts, one of them could be gone.
+    They are below those that outgoing connections take: the kernel's own choice would be among
+    those, and while a server restarts, its port could be gone.
     """
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(20000, 32000)  # noqa: S311  # no secret
         with socket.socket() as probe:
-            if port not in found and probe.connect_ex(("127.0.0.1", port)) != 0:
+            if probe.connect_ex(("127.0.0.1", port)) != 0 and _reserve(port):
                 found.append(port)
     return found
+
+
+def _reserve(port: int) -> bool:
+    """Whether the port is ours now. A stack that is down listens nowhere, yet it comes back."""
+    mark = socket.socket(socket.AF_UNIX)
+    try:
+        mark.bind(f"\0letta-ops-test-port-{port}")  # the kernel's: gone with this process
+    except OSError:
+        mark.close()
+        return False
+    RESERVED.append(mark)
+    return True
 
 
 def _ours(name: str) -> bool:

@@ -57,13 +57,22 @@ class LocalHost:
     facts: Collection[Fact] = (Fact.SERVICES,)
 
     def stop(self, service: str) -> None:
-        self._ask_supervisor("stopProcess", service, True)
+        # It is not the supervisor who waits: its own wait doesn't end for a service that somebody
+        # started again between two of its looks.
+        self._ask_supervisor("stopProcess", service)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            state = supervisor.states(self.folder).get(service)
+            if state is not None and state.state != "STOPPING":
+                return
+            time.sleep(supervisor.POLL_SECONDS)
+        raise self._refused(TimeoutError(f"{service} still runs after {STOP_SECONDS} s"))
 
     def start(self, service: str) -> None:
         # One that is being stopped, by a command that was killed, is "already started" until it is not.
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
-            self._ask_supervisor("startProcess", service, False)  # it tries again by itself
+            self._ask_supervisor("startProcess", service)  # it tries again by itself
             state = supervisor.states(self.folder).get(service)
             if state is None or state.state not in ("STOPPING", "STOPPED", "EXITED"):
                 return
@@ -181,13 +190,13 @@ class LocalHost:
             # Without this a stack that runs would look like one that doesn't.
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(services))
 
-    def _ask_supervisor(self, call: str, service: str, wait: bool) -> None:
+    def _ask_supervisor(self, call: str, service: str) -> None:
         from supervisor.xmlrpc import Faults
 
         expected = (Faults.NOT_RUNNING, Faults.ALREADY_STARTED)
         try:
             with supervisor.rpc(self.folder, STOP_SECONDS) as keeper:
-                getattr(keeper, call)(service, wait)
+                getattr(keeper, call)(service, False)  # whether it waits
         except xmlrpc.client.Fault as fault:
             if fault.faultCode not in expected:
                 raise self._refused(fault) from None
