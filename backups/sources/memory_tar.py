@@ -13,7 +13,6 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 ROOT = b"memfs"
@@ -29,8 +28,7 @@ class TarDamaged(ValueError):  # noqa: N818  # says what the tar is
     """It is no tar of ours, or it was cut or altered."""
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """What a tar holds. `digest` is SHA-256 over each file's path and SHA-256, in order; `notes` are
     words for people: what was left out, and what was damaged already where it was read."""
 
@@ -136,7 +134,7 @@ class TarWriter:
             first = next(iter(self._left_out)).decode(errors="replace")
             notes.append(f"{len(self._left_out)} links or special files not taken, as {first}")
         contents = self._tally.contents(notes)
-        text = json.dumps(asdict(contents), indent=1).encode()
+        text = json.dumps(contents._asdict(), indent=1).encode()
         self._write(_header(END, len(text)) + text + _padding(len(text)) + bytes(2 * BLOCK))
         return contents
 
@@ -185,7 +183,7 @@ class TarReader:
         try:
             claimed = json.loads(text)
             found = tally.contents(str(note) for note in claimed["notes"])
-            altered = asdict(found) != {**claimed, "notes": found.notes}
+            altered = found._asdict() != {**claimed, "notes": found.notes}
         except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
             raise TarDamaged("its last member is none of ours") from None
         if altered:

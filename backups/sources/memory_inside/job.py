@@ -13,7 +13,6 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 from backups.sources.memory_inside.files import is_folder, is_repository, names_in
@@ -73,13 +72,13 @@ def _chosen(place: Place, which: str) -> bytes:
 
 def _write(place: Place) -> Any:
     contents = place.write(lambda size: os.read(sys.stdin.fileno(), size)).contents
-    return None if contents is None else asdict(contents)
+    return None if contents is None else contents._asdict()
 
 
 def _digest(folder: bytes) -> Any:
     writer = TarWriter(lambda _: None)
     write_memory(writer, folder)
-    return asdict(writer.end())
+    return writer.end()._asdict()
 
 
 def _fsck(folder: bytes) -> list[str] | None:

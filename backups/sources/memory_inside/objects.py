@@ -8,8 +8,7 @@ import re
 import time
 import zlib
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from backups.sources.memory_inside.files import (
     is_folder,
@@ -28,8 +27,7 @@ LOOSE = re.compile(rb"[0-9a-f]{38}|[0-9a-f]{62}")
 PACK = re.compile(rb"(pack-[0-9a-f]{40,64})\.(pack|idx|rev|bitmap|keep|promisor|mtimes)")
 
 
-@dataclass(frozen=True)
-class Objects:
+class Objects(NamedTuple):
     """The objects of one repository. They carry their own digest: one that doesn't fit is being
     written; at the `deadline` it is taken as it is, and that is told."""
 
