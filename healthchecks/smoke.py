@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One step's outcome; `detail` says what was seen, or why it failed or wasn't run."""
+    """One step's outcome; `detail` says what was seen, or why it failed or wasn't run.
+
+    `for_model`: it failed at what the language or embedding model has to do, not the server.
+    """
 
     name: str
     passed: bool
     seconds: float
     detail: str
+    for_model: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -54,18 +58,20 @@ class Smoke:
 
 
 class Plan(NamedTuple):
-    """A step to take: its name, the seconds that each request may take, and what it builds on."""
+    """A step to take: its name, the seconds that each request may take, what it builds on, and whether
+    it succeeds only when the language model does its part."""
 
     name: str
     limit: float
     after: tuple[str, ...]
     act: Callable[[Letta, SmokeRun], str]
+    for_model: bool = False
 
 
 PLAN = (
     Plan("create", 60.0, (), smoke_steps.create),
-    Plan("message", 60.0, ("create",), smoke_steps.message),
-    Plan("memory", 60.0, ("create", "message"), smoke_steps.edit_memory),
+    Plan("message", 60.0, ("create",), smoke_steps.message, True),
+    Plan("memory", 60.0, ("create", "message"), smoke_steps.edit_memory, True),
     Plan("archival", 60.0, ("create",), smoke_steps.use_archival_memory),
     Plan("export", 30.0, ("create",), smoke_steps.export),
 )
@@ -103,7 +109,7 @@ def run(
 
     try:
         for plan in PLAN:
-            failed = {step.name for step in steps if not step.passed}
+            failed = {step.name: step for step in steps if not step.passed}
             end(_take(plan, smoke_run, failed))
     except BaseException as error:
         ending = _delete(smoke_run)
@@ -114,21 +120,26 @@ def run(
     return Smoke(all(step.passed for step in steps), time.monotonic() - started, tuple(steps))
 
 
-def _take(plan: Plan, smoke_run: SmokeRun, failed: set[str]) -> Step:
-    missing = [name for name in plan.after if name in failed]
+def _take(plan: Plan, smoke_run: SmokeRun, failed: Mapping[str, Step]) -> Step:
+    missing = [failed[name] for name in plan.after if name in failed]
     if missing:
-        return Step(plan.name, False, 0.0, f"not run: {missing[0]} failed")
-    return _timed(plan.name, plan.limit, smoke_run, plan.act)
+        why = f"not run: {missing[0].name} failed"
+        return Step(plan.name, False, 0.0, why, missing[0].for_model)
+    return _timed(plan.name, plan.limit, smoke_run, plan.act, plan.for_model)
 
 
 def _delete(smoke_run: SmokeRun) -> Step:
     if not smoke_run.asked:
-        return Step(DELETE, False, 0.0, "not run: no agent was made")
+        return Step(DELETE, False, 0.0, "not run: no agent was made", True)
     return _timed(DELETE, DELETE_LIMIT, smoke_run, smoke_cleanup.delete)
 
 
 def _timed(
-    name: str, limit: float, smoke_run: SmokeRun, act: Callable[[Letta, SmokeRun], str]
+    name: str,
+    limit: float,
+    smoke_run: SmokeRun,
+    act: Callable[[Letta, SmokeRun], str],
+    for_model: bool = False,
 ) -> Step:
     started = time.monotonic()
     try:
@@ -136,7 +147,8 @@ def _timed(
             detail, passed = act(client, smoke_run), True
     except LettaOpsError as error:
         detail, passed = error.message, False
+        for_model = for_model or error.code == smoke_steps.MODEL_FAILED
     except Exception as error:  # noqa: BLE001  # an answer of a shape that no release gave yet
         detail, passed = f"{type(error).__name__}: {error}", False
     detail = redact(detail, smoke_run.deployment.secrets)
-    return Step(name, passed, time.monotonic() - started, detail)
+    return Step(name, passed, time.monotonic() - started, detail, for_model and not passed)

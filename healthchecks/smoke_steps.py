@@ -14,6 +14,7 @@ from infra.stack.deployment import Deployment
 if TYPE_CHECKING:
     from letta_client import Letta
 
+MODEL_FAILED = "model-failed"  # the error of a step at which a model is to blame, not the server
 LABEL = smoke_cleanup.LABEL
 # Letta's own hosted models: listed by every server, whether or not anyone may use them.
 HOSTED = "letta/"
@@ -55,7 +56,7 @@ def create(client: Letta, run: SmokeRun) -> str:
     settings = run.deployment.model
     model = run.model or settings.handle or _first(_handles(client.models.list()))
     if model is None:
-        raise _failure(
+        raise _model_failure(
             "the server lists no language model; it asks its providers when it starts, so one that"
             " was down then is missing until the next start"
         )
@@ -82,7 +83,7 @@ def _make(client: Letta, run: SmokeRun, model: str, embedding: str | None) -> An
         run.asked = False  # refused: there is nothing to look for and to delete
         chats = ", ".join(_handles(client.models.list()))
         embeddings = ", ".join(_handles(client.models.embeddings.list()))
-        raise _failure(
+        raise _model_failure(
             f"no agent can be made with {model} and {embedding or 'no embedding'}"
             f" ({error.status_code}); the server lists {chats or 'no model'}"
             f" and the embeddings {embeddings or '(none)'}"
@@ -128,9 +129,18 @@ def use_archival_memory(client: Letta, run: SmokeRun) -> str:
 
     Also with an embedding that knows no meaning: the same text has the same vector.
     """
+    import letta_client
+
     passages = client.agents.passages
-    for sentence in SENTENCES:
-        passages.create(run.agent.id, text=sentence)
+    try:
+        for sentence in SENTENCES:
+            passages.create(run.agent.id, text=sentence)
+    except letta_client.APIError as error:
+        if not run.agent.embedding_config:
+            raise
+        raise _model_failure(
+            f"no passage can be inserted; is the embedding there? {error}"
+        ) from None
     wanted = SENTENCES[0]
     found = passages.search(run.agent.id, query=wanted, top_k=len(SENTENCES)).results
     if not found or found[0].content != wanted:
@@ -188,3 +198,8 @@ def _short(text: str, limit: int = 80) -> str:
 
 def _failure(detail: str) -> LettaOpsError:
     return LettaOpsError("smoke-failed", detail, "run `letta-ops check`, look at the server's log")
+
+
+def _model_failure(detail: str) -> LettaOpsError:
+    hint = "see that the models' endpoints answer: `letta-ops check`"
+    return LettaOpsError(MODEL_FAILED, detail, hint)

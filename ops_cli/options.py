@@ -124,6 +124,7 @@ Config = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
 ]
+NoSmoke = Annotated[bool, typer.Option("--no-smoke", help="Skip the smoke test.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 ModelHandle = Annotated[
     str | None, typer.Option("--model", metavar="HANDLE", help="The model to use.")

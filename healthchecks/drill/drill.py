@@ -14,18 +14,16 @@ from backups.manifest import DRILLS
 from backups.opening import Key
 from backups.stores.store import Store
 from backups.verdicts import FAILED, UNVERIFIED, CheckResult
-from healthchecks.drill import in_api, in_database
+from healthchecks import through_api
+from healthchecks.drill import in_database
 from healthchecks.drill.drill_run import DrillRun, encryption_key, ensure_room, restore, served
 from healthchecks.drill.memory import judge_memory
 from healthchecks.drill.verdict import (
-    AGENTS,
-    ARCHIVAL,
     CHECKS,
     COUNTS,
     DATABASE,
     FRESHNESS,
     MEMORY,
-    MESSAGES,
     NOT_REACHED,
     RECORD,
     REVISION,
@@ -35,6 +33,7 @@ from healthchecks.drill.verdict import (
     Outcome,
     of_error,
 )
+from healthchecks.through_api import AGENTS, ARCHIVAL, MESSAGES
 from infra.embedded.binaries import MAJOR
 from infra.embedded.release import InstalledRelease
 from infra.embedded.throwaway import throwaway_folder, throwaway_parent
@@ -166,10 +165,10 @@ def _judge_through_api(
 
     judge = drill.judge
     try:
-        with served(drill, postgres, release, key) as copy:
-            judge.examine(AGENTS, lambda: in_api.judge_agents(copy))
-            judge.examine(MESSAGES, lambda: in_api.judge_messages(copy))
-            judge.examine(ARCHIVAL, lambda: in_api.judge_archival(copy))
+        with served(drill, postgres, release, key) as server:
+            judge.examine(AGENTS, lambda: through_api.judge_agents(server))
+            judge.examine(MESSAGES, lambda: through_api.judge_messages(server))
+            judge.examine(ARCHIVAL, lambda: through_api.judge_archival(server))
     except (LettaOpsError, psycopg.Error) as error:
         hint = error.hint if isinstance(error, LettaOpsError) else ""
         text = error.message if isinstance(error, LettaOpsError) else str(error)

@@ -15,9 +15,9 @@ from backups.manifest import Manifest
 from backups.opening import Key, escrowed_key
 from backups.side_database import SideDatabase, restore_database
 from backups.stores.store import Store
-from healthchecks.drill.in_api import Copy
 from healthchecks.drill.isolation import cut_off
 from healthchecks.drill.verdict import Judge
+from healthchecks.through_api import Served
 from infra.embedded.release import InstalledRelease
 from infra.embedded.throwaway_postgres import ThrowawayPostgres
 from infra.embedded.throwaway_server import black_hole, start_server
@@ -105,7 +105,7 @@ def served(
     postgres: ThrowawayPostgres,
     release: InstalledRelease,
     key: Sensitive | None,
-) -> Iterator[Copy]:
+) -> Iterator[Served]:
     """Cut the copy off from everything, and yield it with a server on it.
 
     Raises psycopg.Error, and LettaOpsError (`throwaway-failed`) when the server does not start.
@@ -115,4 +115,4 @@ def served(
         cut_off(link, schema, nowhere)
         drill.report(f"starting Letta {release.release.version} on the copy")
         server = start_server(drill.folder, release, postgres.database, key, nowhere)
-        yield Copy(server, link, schema)
+        yield Served(server, link, schema)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from backups.verdicts import FAILED, UNVERIFIED, CheckResult, overall
+from healthchecks.through_api import AGENTS, ARCHIVAL, MESSAGES
 from infra.errors import LettaOpsError
 from infra.process import Report
 
@@ -15,7 +16,7 @@ from infra.process import Report
 DATABASE, COUNTS, REVISION, SECRET, MEMORY, FRESHNESS = CONTENT = (
     "database", "counts", "revision", "secret", "memory", "freshness",
 )  # fmt: skip
-AGENTS, MESSAGES, ARCHIVAL = THROUGH_API = ("agents", "messages", "archival")
+THROUGH_API = (AGENTS, MESSAGES, ARCHIVAL)
 CHECKS = (*CONTENT, *THROUGH_API)
 RECORD = "record"
 NOT_REACHED = "not reached"

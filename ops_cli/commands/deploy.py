@@ -13,7 +13,7 @@ from infra.process import Report
 from infra.stack.profile import load
 from ops_cli.auditing import audited, known_deployment
 from ops_cli.invocation import Invocation, current
-from ops_cli.options import Config, DryRun, Yes, new_app, settings
+from ops_cli.options import Config, DryRun, NoSmoke, Yes, new_app, settings
 from ops_cli.output import Part, Table, UnsuccessfulError, facts, present
 from ops_cli.progress import progress
 
@@ -53,7 +53,7 @@ app = new_app("Make a stack, say what would change, end it.")
 def up(
     context: typer.Context,
     config: Config = None,
-    no_smoke: Annotated[bool, typer.Option("--no-smoke", help="Skip the smoke test.")] = False,
+    no_smoke: NoSmoke = False,
     dry_run: DryRun = False,
 ) -> None:
     """Bring the stack up, or up to date, and let the smoke test prove it."""

@@ -22,8 +22,9 @@ from infra.files import write_private
 from infra.sensitive import Sensitive
 from infra.servers import start_server, stop_server
 from infra.stack.backup_settings import BackupSection, BackupSettings
-from infra.stack.deployment import Deployment, Role
+from infra.stack.deployment import SERVICE_MODEL, Deployment, Role
 from infra.stack.fingerprint import key_fingerprint
+from infra.targets import host
 from tests.live.kept import (
     OF_A_MOVE,
     OF_A_START,
@@ -133,7 +134,12 @@ def test_a_restore_that_was_a_mistake_is_undone(
     write_memory(place.deployment, tmp_path / "newest", COMMITS + 1)
     before = place.tables()
     assert place.json(*again, "--dry-run")["drops"] == []
-    assert place.json(*again, "--yes")["proven"]
+    place.stack.stop(SERVICE_MODEL)  # that says nothing of the data: what was restored stays
+    answer = place.run("--json", *again, "--yes")
+    assert answer.code == 0, answer.err
+    assert answer.json["proven"]
+    assert "not decisive, the models' part: create" in answer.err
+    host(place.deployment).start(SERVICE_MODEL)
     rows = {"agents": 2, "messages": before["public.messages"].rows}
     drops = place.json(*again, "--dry-run")["drops"]
     assert drops == [{"database": "letta_previous", **rows}]
@@ -156,7 +162,10 @@ def test_a_restore_that_was_a_mistake_is_undone(
     assert trail == ["backup restore --undo", "backup restore"]
     assert {findings(place)[name] for name in OF_THE_DATABASE} == {"OK"}
 
-    done = place.json(*again, "--yes", "--drop-previous")
+    answer = place.run("--json", *again, "--yes", "--drop-previous", "--no-smoke")
+    assert "smoke:" not in answer.err
+    assert "proof: archival: passed" in answer.err
+    done = answer.json
     assert (done["previous"], done["dropped"]) == (None, "letta_previous, memory")
     assert agents(place) == {"first"}
     assert place.databases() == {"letta"}

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from backups.verdicts import CheckResult
-from healthchecks.drill.in_api import compare_history
 from healthchecks.drill.verdict import CHECKS, Judge, Outcome, of_error
+from healthchecks.through_api import compare_history
 from infra.embedded.cut_off import refusal
 from infra.errors import LettaOpsError
 

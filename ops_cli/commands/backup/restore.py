@@ -1,4 +1,4 @@
-"""`letta-ops backup restore`: the plan first, then the restore, proven by the smoke test."""
+"""`letta-ops backup restore`: the plan first, then the restore, proven on the server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ops_cli.invocation import Invocation, current
-from ops_cli.options import DryRun, Yes
+from ops_cli.options import DryRun, NoSmoke, Yes
 from ops_cli.output import Part, facts, note, present
 from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from backups.catalog import Backup
     from backups.restoring.plan import DatabaseContents, Options, Plan, Present
+    from backups.restoring.restore import ConfirmServer
     from backups.restoring.undo import Undoing
     from backups.stores.store import Store
     from infra.process import Report
@@ -51,6 +52,7 @@ def restore_backup(
     undo: Annotated[
         bool, typer.Option("--undo", help="Go back to what the last restore has replaced.")
     ] = False,
+    no_smoke: NoSmoke = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
@@ -61,7 +63,7 @@ def restore_backup(
     if undo:
         if backup is not None or drop_previous:
             raise typer.BadParameter("goes alone: it needs no backup", param_hint="--undo")
-        _undo(invocation, yes=yes, dry_run=dry_run)
+        _undo(invocation, with_models=not no_smoke, yes=yes, dry_run=dry_run)
         return
     if drop_previous and backup is None:
         _drop_previous(invocation, yes=yes, dry_run=dry_run)
@@ -69,7 +71,16 @@ def restore_backup(
     if backup is None:
         raise typer.BadParameter("name a backup, or `latest`", param_hint="ID")
     options = Options(into_other, accept_lost_secrets)
-    _restore(invocation, backup, identity, options, drop_previous, yes=yes, dry_run=dry_run)
+    _restore(
+        invocation,
+        backup,
+        identity,
+        options,
+        drop_previous,
+        with_models=not no_smoke,
+        yes=yes,
+        dry_run=dry_run,
+    )
 
 
 def _restore(
@@ -79,6 +90,7 @@ def _restore(
     options: Options,
     drop_previous: bool,
     *,
+    with_models: bool,
     yes: bool,
     dry_run: bool,
 ) -> None:
@@ -109,7 +121,12 @@ def _restore(
         # when an interrupted restore was put right.
         deployment = invocation.deployment()
         plan = make_plan(deployment, access, store, found, key, options)
-        confirm_server = _prove(report, "everything is as it was before")
+        confirm_server = _prove(
+            report,
+            "everything is as it was before",
+            with_models=with_models,
+            secrets_lost=options.accept_lost_secrets,
+        )
         done = restore(deployment, access, store, plan, key, lock, confirm_server, report)
         event.detail = {"backup": found.id, "previous": done.previous}
     dropped = _drop(invocation, deployment, store) if drop_previous else None
@@ -142,7 +159,7 @@ def _found(deployment: Deployment, store: Store, word: str, *, into_other: bool)
             raise missing from None
 
 
-def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
+def _undo(invocation: Invocation, *, with_models: bool, yes: bool, dry_run: bool) -> None:
     from backups.restoring.undo import plan_undoing, undo
     from infra.servers import is_ours
     from infra.targets import host
@@ -174,26 +191,32 @@ def _undo(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
         host(deployment).administrator() as access,
     ):
         plan = plan_undoing(deployment, access, plan.oids)
-        confirm_server = _prove(report, f"what the restore brought is kept as {plan.kept}")
+        confirm_server = _prove(
+            report, f"what the restore brought is kept as {plan.kept}", with_models=with_models
+        )
         seconds = undo(deployment, access, plan, lock, confirm_server, report)
     answer = {**plan.as_json(), "proven": is_ours(deployment), "seconds": seconds}
     present(invocation, answer, _render_undone)
 
 
-def _prove(report: Report, state: str) -> Any:
-    from healthchecks.smoke import run
+def _prove(
+    report: Report, state: str, *, with_models: bool, secrets_lost: bool = False
+) -> ConfirmServer:
+    from healthchecks.proof import prove
     from infra.errors import LettaOpsError
     from ops_cli.commands.smoke import step_reporter
 
     def confirm_server(deployment: Deployment) -> None:
-        done = run(deployment, on_step=step_reporter(report))
-        if not done.passed:
-            bad = "; ".join(f"{step.name}: {step.detail}" for step in done.steps if not step.passed)
-            raise LettaOpsError(
-                "smoke-failed",
-                f"the server does not do its work with what was restored: {bad}",
-                f"{state}; see the server's log (`letta-ops logs letta`)",
+        try:
+            prove(
+                deployment,
+                report,
+                with_models=with_models,
+                secrets_lost=secrets_lost,
+                on_step=step_reporter(report),
             )
+        except LettaOpsError as error:
+            raise LettaOpsError(error.code, error.message, f"{state}; {error.hint}") from None
 
     return confirm_server
 

@@ -1,7 +1,8 @@
 """Does a new server work, before anyone is sent to it? Run inside its container.
 
 Standard library only: it is handed to the container's Python as text. It prints one JSON line:
-`{"agents": N, "steps": [...]}` or `{"failed": STEP, "reason": ...}`, and leaves nothing behind.
+`{"agents": N, "steps": [...]}`, with `failed` (a step) and `reason` when one failed, and leaves nothing
+behind. The last step, `message`, is the only one that needs a model.
 
     python -c TEXT [--model HANDLE --embedding HANDLE] [--through URL]
 """
@@ -16,6 +17,7 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +44,37 @@ def request(base: str, method: str, path: str, password: str | None, body: Any =
 
 
 def prove(base: str, password: str, model: str | None, embedding: str | None) -> dict[str, Any]:
-    step = "health"
-    steps = []
-    try:
-        request(base, "GET", "/v1/health/", None)
-        steps.append(step)
-        step = "password"
-        expect_refusal(base)
-        steps.append(step)
-        step = "database"
-        agents = int(request(base, "GET", "/v1/agents/count", password))
-        steps.append(step)
-        if model:
-            step = "message"
-            converse(base, password, model, embedding)
-            steps.append(step)
-    except urllib.error.HTTPError as error:
-        body = error.read(400).decode(errors="replace")
-        return {"failed": step, "reason": f"the server answered {error.code}: {body}"}
-    except (OSError, ValueError, Failed) as error:
-        return {"failed": step, "reason": str(error)}
-    return {"agents": agents, "steps": steps}
+    seen: dict[str, Any] = {"steps": []}
+    steps: dict[str, Callable[[], object]] = {
+        "health": lambda: request(base, "GET", "/v1/health/", None),
+        "password": lambda: expect_refusal(base),
+        "database": lambda: seen.update(agents=count(base, password)),
+        "data": lambda: read(base, password),
+        "message": lambda: converse(base, password, model, embedding),
+    }
+    for step, act in steps.items():
+        if step == "message" and not model:
+            continue
+        try:
+            act()
+        except urllib.error.HTTPError as error:
+            body = error.read(400).decode(errors="replace")
+            return {**seen, "failed": step, "reason": f"the server answered {error.code}: {body}"}
+        except (OSError, ValueError, Failed) as error:
+            return {**seen, "failed": step, "reason": str(error)}
+        seen["steps"].append(step)
+    return seen
+
+
+def count(base: str, password: str) -> int:
+    return int(request(base, "GET", "/v1/agents/count", password))
+
+
+def read(base: str, password: str) -> None:
+    """Of one agent: itself, its secrets, which the server decrypts, its messages and its passages."""
+    for agent in request(base, "GET", "/v1/agents/?limit=1&include=agent.secrets", password):
+        for part in ("messages", "archival-memory"):
+            request(base, "GET", f"/v1/agents/{agent['id']}/{part}?limit=20", password)
 
 
 def expect_refusal(base: str) -> None:
@@ -75,7 +87,7 @@ def expect_refusal(base: str) -> None:
     raise Failed("a request without the password was answered")
 
 
-def converse(base: str, password: str, model: str, embedding: str | None) -> None:
+def converse(base: str, password: str, model: str | None, embedding: str | None) -> None:
     wanted = {
         "name": f"letta-ops-proof-{secrets.token_hex(4)}",
         "model": model,

@@ -51,8 +51,8 @@ class Route(Provider):
     for redaction).
 
     A server that clients weren't sent to before is proven first: healthy, password asked for, models
-    within reach, agents counted in the database, a message answered. What fails leaves the old one
-    serving, and the providers' URLs in the database as they were.
+    within reach, agents counted in the database and one of them read, a message answered. What fails
+    leaves the old one serving, and the providers' URLs in the database as they were.
     """
 
     compared: ClassVar[tuple[str, ...]] = (
@@ -80,7 +80,7 @@ class Route(Provider):
         before = _move(inputs, inputs["urls"])
         try:
             for server in new:
-                _ensure_no_agent_lost(folder, server, _prove(server, inputs), serving)
+                _ensure_no_agent_lost(folder, server, _prove(server, inputs, serving), serving)
             _apply(inputs)
         except BaseException:
             _move(inputs, before)
@@ -121,11 +121,16 @@ def _current(proxy: str) -> str:
     return answer.output if answer.code == 0 else ""
 
 
-def _prove(server: str, inputs: Mapping[str, Any]) -> int:
-    """Return how many agents the server sees; raises LettaOpsError (`server-not-proven`)."""
+def _prove(server: str, inputs: Mapping[str, Any], serving: Sequence[str]) -> int:
+    """Return how many agents the server sees; raises LettaOpsError (`server-not-proven`).
+
+    Where none serves, one whose model doesn't answer is better than none: it is told.
+    """
     handles = [f"--{name}={inputs[name]}" for name in ("model", "embedding") if inputs.get(name)]
     outcome = _ask(server, handles)
-    if "failed" in outcome:
+    if outcome.get("failed") == "message" and not serving:
+        print(f"the model gave no answer: {outcome['reason']}", file=sys.stderr, flush=True)
+    elif "failed" in outcome:
         raise _refused(server, inputs, f"the step '{outcome['failed']}': {outcome['reason']}")
     return int(outcome["agents"])
 

@@ -1,4 +1,4 @@
-"""What a server of the backup's own release says of the restored copy, against what is in it."""
+"""What a server says through its API of the data that it was given, against what is in the database."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from urllib.parse import urlencode
 
 from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
-from healthchecks.drill.verdict import AGENTS, ARCHIVAL, MESSAGES
-from healthchecks.facts import request
+from healthchecks.facts import agents_by_api, request
 from infra.database.facts import PGVECTOR, Pgvector
 from infra.stack.deployment import Deployment
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
 
+AGENTS, MESSAGES, ARCHIVAL = "agents", "messages", "archival"
 PAGE = 200  # the server refuses more
 HISTORY = 50  # messages of the page that is compared
 SECONDS = 120.0
@@ -31,12 +31,13 @@ TEXTS = {
     "assistant_message": "content",
     "reasoning_message": "reasoning",
 }
+OWN_AGENTS: LiteralString = "FROM {agents} WHERE NOT is_deleted AND organization_id = %s"
 LIKE = "%_\\"  # what a search by words would take for a pattern
 
 
 @dataclass(frozen=True)
-class Copy:
-    """The server that was started, and the administrator's connection to its database."""
+class Served:
+    """A server, and a connection to its database that may read all of it."""
 
     server: Deployment
     link: psycopg.Connection[Any]
@@ -54,44 +55,51 @@ class Copy:
         return request(self.server, f"{path}?{urlencode(query)}", timeout=SECONDS)
 
 
-def judge_agents(copy: Copy) -> CheckResult:
+def judge_agents(served: Served) -> CheckResult:
     """Page by page, the API lists every agent that is in the database, and no other."""
-    wanted = {
-        row[0]
-        for row in copy.rows(
-            "SELECT id FROM {agents} WHERE NOT is_deleted AND organization_id = %s", ORGANIZATION
-        )
-    }
-    found = {str(agent["id"]) for agent in _every_agent(copy)}
+    wanted = {row[0] for row in served.rows(f"SELECT id {OWN_AGENTS}", ORGANIZATION)}
+    found = {str(agent["id"]) for agent in _every_agent(served)}
     if found != wanted:
         missing, more = len(wanted - found), len(found - wanted)
         summary = f"the API lacks {missing} agents of the database, and has {more} that it lacks"
         return CheckResult(AGENTS, FAILED, summary)
-    others = copy.rows(
+    others = served.rows(
         "SELECT count(*) FROM {agents} WHERE NOT is_deleted AND organization_id <> %s", ORGANIZATION
     )[0][0]
     elsewhere = f"; {others} of other organizations, which it lists to them" if others else ""
     return CheckResult(AGENTS, PASSED, f"the API lists all {len(found)}{elsewhere}")
 
 
-def judge_messages(copy: Copy) -> CheckResult:
+def judge_count(served: Served) -> CheckResult:
+    """The API counts as many agents as are in the database, also while others make and delete some."""
+
+    def rows() -> int:
+        return int(served.rows(f"SELECT count(*) {OWN_AGENTS}", ORGANIZATION)[0][0])
+
+    before, found, after = rows(), agents_by_api(served.server), rows()
+    if not min(before, after) <= found <= max(before, after):
+        return CheckResult(AGENTS, FAILED, f"the API counts {found} agents, the database {after}")
+    return CheckResult(AGENTS, PASSED, f"the API counts all {found}")
+
+
+def judge_messages(served: Served) -> CheckResult:
     """A page of the history of whoever wrote last, texts included."""
-    newest = copy.rows(
+    newest = served.rows(
         "SELECT m.agent_id FROM {messages} m JOIN {agents} a ON a.id = m.agent_id"
         " WHERE NOT m.is_deleted AND NOT a.is_deleted AND a.organization_id = %s"
         " ORDER BY m.created_at DESC LIMIT 1",
         ORGANIZATION,
     )
     if not newest:
-        return _nothing(copy, MESSAGES, "messages", "no message of an agent that the API lists")
+        return _nothing(served, MESSAGES, "messages", "no message of an agent that the API lists")
     (agent,) = newest[0]
-    rows = copy.rows(
+    rows = served.rows(
         "SELECT id, role, content, tool_calls, tool_returns FROM {messages}"
         " WHERE agent_id = %s AND NOT is_deleted ORDER BY sequence_id DESC LIMIT %s",
         agent,
         HISTORY,
     )
-    page = copy.get(f"/v1/agents/{agent}/messages", limit=HISTORY, order="desc")
+    page = served.get(f"/v1/agents/{agent}/messages", limit=HISTORY, order="desc")
     problem = compare_history(rows, page)
     if problem:
         return CheckResult(MESSAGES, FAILED, f"the history of {agent}: {problem}")
@@ -122,9 +130,9 @@ def compare_history(rows: list[Any], page: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def judge_archival(copy: Copy) -> CheckResult:
+def judge_archival(served: Served) -> CheckResult:
     """A passage is found by its words through the API, and by its vector in the database."""
-    some = copy.rows(
+    some = served.rows(
         "SELECT x.agent_id, p.id, p.archive_id, p.text, p.embedding IS NOT NULL"
         " FROM {archival_passages} p JOIN {archives_agents} x ON x.archive_id = p.archive_id"
         " JOIN {agents} a ON a.id = x.agent_id"
@@ -133,25 +141,25 @@ def judge_archival(copy: Copy) -> CheckResult:
         ORGANIZATION,
     )
     if not some:
-        return _nothing(copy, ARCHIVAL, "archival_passages", "no passage of an agent")
+        return _nothing(served, ARCHIVAL, "archival_passages", "no passage of an agent")
     agent, passage, archive, text, has_vector = some[0]
     words = _words(text)
     path = f"/v1/agents/{agent}/archival-memory"
-    found = copy.get(path, search=words, limit=PAGE, ascending="false")
+    found = served.get(path, search=words, limit=PAGE, ascending="false")
     if not any(each["id"] == passage and each["text"] == text for each in found):
         return CheckResult(
             ARCHIVAL, FAILED, f"a search for {passage} by its words does not find it"
         )
     if not has_vector:
         return CheckResult(ARCHIVAL, PASSED, f"{passage} was found by its words; it has no vector")
-    nearest = copy.rows(
+    nearest = served.rows(
         "SELECT n.id, n.embedding OPERATOR({home}.=) p.embedding"
         " FROM {archival_passages} n, {archival_passages} p"
         " WHERE p.id = %s AND n.archive_id = %s AND n.embedding IS NOT NULL"
         " ORDER BY n.embedding OPERATOR({home}.<->) p.embedding, n.id = p.id DESC LIMIT 1",
         passage,
         archive,
-        home=_extension(copy),
+        home=_extension(served),
     )
     if not nearest or not nearest[0][1]:
         return CheckResult(
@@ -160,29 +168,33 @@ def judge_archival(copy: Copy) -> CheckResult:
     return CheckResult(ARCHIVAL, PASSED, "a passage was found by its words and by its vector")
 
 
-def _extension(copy: Copy) -> sql.Identifier:
+def _extension(served: Served) -> sql.Identifier:
     """The schema of pgvector, and so of its operators, wherever it was put."""
     from psycopg import sql
 
-    return sql.Identifier(Pgvector(*copy.rows(PGVECTOR)[0]).schema)
+    return sql.Identifier(Pgvector(*served.rows(PGVECTOR)[0]).schema)
 
 
-def _every_agent(copy: Copy) -> Iterator[dict[str, Any]]:
+def _every_agent(served: Served) -> Iterator[dict[str, Any]]:
     after: dict[str, str] = {}
     while True:
-        page = copy.get("/v1/agents/", limit=PAGE, order="asc", show_hidden_agents="true", **after)
+        page = served.get(
+            "/v1/agents/", limit=PAGE, order="asc", show_hidden_agents="true", **after
+        )
         yield from page
         if len(page) < PAGE:
             return
         after = {"after": str(page[-1]["id"])}
 
 
-def _nothing(copy: Copy, name: str, table: str, what: str) -> CheckResult:
+def _nothing(served: Served, name: str, table: str, what: str) -> CheckResult:
     """There is nothing to look at: fine where the backup holds nothing, else unknown."""
     from psycopg import sql
 
     if (
-        copy.rows("SELECT count(*) FROM {table}", table=sql.Identifier(copy.schema, table))[0][0]
+        served.rows("SELECT count(*) FROM {table}", table=sql.Identifier(served.schema, table))[0][
+            0
+        ]
         == 0
     ):
         return CheckResult(name, PASSED, "there are none in the backup")
