@@ -12,11 +12,17 @@ from infra.errors import LettaOpsError
 if TYPE_CHECKING:
     from ops_cli.invocation import Invocation
 
-DONE, FAILED, USAGE, UNKNOWN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+DONE, FAILED, USAGE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 130
+ENDED_BY_SIGNAL = 128  # and its number, as shells say
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised like Ctrl-C: so that children are ended and drafts removed."""
+    """SIGTERM, or SIGHUP of a terminal that went away, raised like Ctrl-C: so that children are ended
+    and drafts removed. `number` is the signal's."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.number = signal.Signals(number)
 
 
 def main() -> NoReturn:
@@ -25,6 +31,8 @@ def main() -> NoReturn:
     # quarter of the time of a short command.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # Python's own way
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # what `nohup` asks for stays
+        signal.signal(signal.SIGHUP, _terminated)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -32,7 +40,7 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage.
 
     `check` returns 0 to 3, and 3 (UNKNOWN) for what says nothing of the stack: wrong usage, or an error
-    of ours. An interruption returns 130 (SIGINT) or 143 (SIGTERM).
+    of ours. An interruption returns 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP).
     """
     # Answered before Typer is imported, which would take most of the time.
     if arguments == ["--version"]:
@@ -99,7 +107,7 @@ def _explained(
         return usage
     if isinstance(error, KeyboardInterrupt | typer.Abort | EOFError):
         print_error(_interruption(error), as_json)
-        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        return ENDED_BY_SIGNAL + error.number if isinstance(error, Terminated) else INTERRUPTED
     if isinstance(error, SystemExit):
         raise error
     print_error(_internal(error, invocation), as_json)
@@ -113,7 +121,7 @@ def _usage(error: Any) -> LettaOpsError:
 
 
 def _interruption(error: BaseException) -> LettaOpsError:
-    word = "ended by SIGTERM" if isinstance(error, Terminated) else "interrupted"
+    word = f"ended by {error.number.name}" if isinstance(error, Terminated) else "interrupted"
     return LettaOpsError("interrupted", word, "nothing is lost: run the same command again")
 
 
@@ -150,8 +158,21 @@ def _known_secrets(invocation: Invocation | None) -> tuple[Any, ...]:
         return ()
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
+    if number == signal.SIGHUP:
+        _forget_terminal()
+    raise Terminated(number)
+
+
+def _forget_terminal() -> None:
+    """It may have gone: what we still say while we clean up must not fail for that."""
+    import os
+    import stat
+
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(nowhere, stream)
 
 
 def _forget_stdout() -> None:

@@ -103,8 +103,7 @@ class Machine:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # A background job of a shell has SIGINT ignored, and would hand that on.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+                preexec_fn=_heed_signals,  # noqa: PLW1509
             )
 
     def clean(self) -> None:
@@ -120,6 +119,12 @@ class Machine:
             if self.target == "docker":
                 remove_everything(f"{self.mark}-")
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _heed_signals() -> None:
+    """A background job of a shell has some ignored, and would hand that on."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:

@@ -325,9 +325,9 @@ def test_create_that_is_interrupted_takes_back_what_it_stored(
     ("number", "code", "line"),
     [
         (signal.SIGINT, 130, "database: restoring"),
-        (signal.SIGTERM, 143, SERVED),
+        (signal.SIGHUP, 129, SERVED),
     ],
-    ids=["ctrl-c", "sigterm"],
+    ids=["ctrl-c", "sighup"],
 )
 def test_restore_that_is_interrupted_goes_back_before_it_ends(
     number: signal.Signals, code: int, line: str, place: Kept, before: State, tmp_path: Path

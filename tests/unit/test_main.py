@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -208,19 +209,61 @@ def test_an_interruption_says_that_nothing_is_lost(
     assert "one thing may be left" in shown
 
 
-def test_sigterm_ends_a_real_process_with_143_and_a_clear_line() -> None:
-    code = (
-        "import sys, time\nfrom ops_cli import main\nfrom ops_cli.invocation import Invocation\n"
-        "def wait(self):\n    print('waiting', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
-        "Invocation.deployment = wait\nsys.argv = ['letta-ops', 'profile', 'show']\nmain.main()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+WAITING = """
+import signal, sys, time
+from ops_cli import main
+from ops_cli.invocation import Invocation
+def wait(self):
+    try:
+        print('waiting', file=sys.stderr, flush=True)
+        time.sleep(60)
+    finally:
+        for _ in range(3):
+            print('cleaning up', file=sys.stderr, flush=True)
+        open(sys.argv[-1], 'w').close()
+Invocation.deployment = wait
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever runs the tests may ignore it
+main.run = lambda _, run=main.run: run(['profile', 'show'])
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_real_process_with_its_code_and_a_clear_line(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-c", WAITING, str(tmp_path / "cleaned")]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 143
-    assert "ended by SIGTERM" in process.stderr.read()
+    process.send_signal(number)
+    assert process.wait(timeout=20) == code
+    assert f"ended by {number.name}" in process.stderr.read()
+    assert (tmp_path / "cleaned").exists()
     process.stderr.close()
+
+
+def test_a_terminal_that_goes_away_ends_a_command_which_still_cleans_up(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-c", WAITING, str(tmp_path / "cleaned")]
+    process = subprocess.Popen(words, preexec_fn=lambda: os.login_tty(theirs))  # noqa: PLW1509
+    os.close(theirs)
+    assert b"waiting" in os.read(ours, 100)
+    os.close(ours)
+    assert process.wait(timeout=20) == 129
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_nohup_lets_a_command_outlive_its_terminal() -> None:
+    code = (
+        "import signal\nfrom ops_cli import main\n"
+        "main.run = lambda _: print(repr(signal.getsignal(signal.SIGHUP)))\nmain.main()"
+    )
+    done = subprocess.run(
+        ["nohup", sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert "SIG_IGN" in done.stdout
 
 
 def test_a_reader_that_goes_away_is_no_error(profile: Path) -> None:
