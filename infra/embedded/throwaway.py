@@ -1,11 +1,18 @@
-"""Throw-away folders of this machine: what runs in one is found by its mark, and ends with it."""
+"""Throw-away folders of this machine: what runs in one is found by its mark, and ends with it.
+
+Run as `python -P -m infra.embedded.throwaway PID FOLDER` it watches over one, in a session of its own:
+when the process that made it is killed, it removes what that one left.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,12 +23,14 @@ from infra.accounts import remove_accounts
 from infra.embedded import supervisor
 from infra.errors import LettaOpsError
 from infra.files import held, make_folder
-from infra.process import Report
+from infra.process import Report, command, start_detached
 from infra.stack.locations import StackFolder, state_folder
 
 FOLDER = "drill-{}"
 NAME = re.compile(FOLDER.format("[0-9a-f]{8}"))
+GUARD = "infra.embedded.throwaway"  # this module
 END_SECONDS = 10.0
+POLL_SECONDS = 0.5
 
 
 def throwaway_parent(folder: StackFolder | None) -> Path:
@@ -41,6 +50,7 @@ def throwaway_folder(parent: Path, report: Report) -> Iterator[StackFolder]:
             remove_leftovers(parent, report)
             make_folder(folder.root)
             stack.enter_context(held(folder.lock, "a drill"))
+            _start_guard(folder)
         try:
             yield folder
         except BaseException as error:
@@ -110,3 +120,40 @@ def _end(folder: StackFolder) -> None:
         for survivor in psutil.wait_procs(found, timeout=END_SECONDS)[1]:
             with suppress(psutil.Error):
                 survivor.kill()
+
+
+def _start_guard(folder: StackFolder) -> None:
+    start_detached(
+        command(
+            sys.executable,
+            "-P",
+            "-m",
+            "infra.embedded.throwaway",
+            str(os.getpid()),
+            folder.root.absolute(),
+        ),
+        output=folder.state / "drills.log",
+        code="throwaway-failed",
+        hint="look at the lines above",
+        what="starting the guard of a throw-away folder",
+    )
+
+
+def main() -> None:
+    pid, root = int(sys.argv[1]), Path(sys.argv[2])
+    while os.getppid() == pid:  # whoever dies is nobody's parent any more
+        if not root.exists():
+            return
+        time.sleep(POLL_SECONDS)
+    parent = root.parent
+    if root.exists():
+        with _alone(parent, _tell):
+            remove_leftovers(parent, _tell)
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)  # its output is a log
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,7 @@ CREATE TABLE ballast AS SELECT n, (SELECT string_agg(md5(random()::text || n || 
   FROM generate_series(1, 256) AS m) AS text FROM generate_series(1, 4000) AS n
 """
 OF_A_RESTORE = {"letta", "letta_previous", "letta_undone"}
-LOGS_AND_LOCKS = {"restore-guard.log", "drills.lock"}
+LOGS_AND_LOCKS = {"restore-guard.log", "drills.lock", "drills.log"}
 GUARD = "backups.restoring.guard"
 GUARD_SECONDS = 300
 STARTED: list[Command] = []

@@ -234,8 +234,12 @@ def test_an_undo_that_is_killed_is_finished_or_never_was(
     assert "undone already" in refused(place, ["backup", *words], "nothing-to-undo")["message"]
 
 
+def drills(place: Kept) -> list[Path]:
+    return list(place.stack.folder.root.glob("drill-*"))
+
+
 @pytest.mark.parametrize("many", HOW_MANY)
-def test_a_drill_killed_at_any_moment_is_cleared_away_by_the_next(
+def test_a_drill_killed_at_any_moment_is_cleared_away_by_its_guard(
     many: str, place: Kept, before: State, chance: random.Random, tmp_path: Path
 ) -> None:
     names, killed, known = in_folder(place.stack), [], ids(place)
@@ -245,6 +249,7 @@ def test_a_drill_killed_at_any_moment_is_cleared_away_by_the_next(
         phase = times[number * len(times) // KILLS[many]["drill"]]
         killed.append(interrupted(place, phase, "drill", chance=chance, log=log))
         assert_unharmed(place, before, known)
+        wait_until("its guard has cleared up", lambda: not drills(place), GUARD_SECONDS)
         again(place, "drill")
         assert_nothing_left(place, names, killed)
 

@@ -23,6 +23,7 @@ from backups.stores.folder import FolderStore
 from healthchecks.drill.verdict import CHECKS
 from infra.accounts import account_name
 from infra.api import api, authorized_http
+from infra.embedded.throwaway import GUARD, throwaway_folder
 from infra.stack.locations import StackFolder
 from infra.stack.profile import load
 from tests.live.machine import LETTA_OPS, Answer, Stack, wait_until
@@ -160,7 +161,6 @@ def test_a_server_of_a_drill_reaches_its_own_database_and_nothing_else(
 def _served(proven: Proven) -> Iterator[Any]:
     from healthchecks.drill.drill_run import DrillRun, restore, served
     from healthchecks.drill.verdict import Judge
-    from infra.embedded.throwaway import throwaway_folder
     from infra.embedded.throwaway_postgres import start_postgres
     from infra.embedded.throwaway_server import install_release
     from infra.stack.releases import RELEASES
@@ -218,12 +218,14 @@ def test_a_damaged_backup_fails_and_what_a_killed_drill_left_is_gone_then(
 
 
 def _killed(proven: Proven, tmp_path: Path) -> list[Path]:
-    """`kill -9` a drill whose Postgres and server run; return the folders that it leaves."""
+    """`kill -9` a drill whose Postgres and server run, and its guard; return the folders it leaves."""
     machine = replace(proven.stack.machine, extra=dict(proven.environment))
     log = tmp_path / "killed.log"
     drill = machine.start(LETTA_OPS, "--stack", proven.stack.name, "backup", "drill", log=log)
     wait_until("the drill starts its server", lambda: "starting Letta" in log.read_text(), 120)
     wait_until("it runs", lambda: len(_names(proven)) > 1)
+    for guard in _guards(proven):
+        guard.kill()
     drill.kill()
     drill.wait()
     assert len(_names(proven)) > 1  # nobody has told them
@@ -232,6 +234,14 @@ def _killed(proven: Proven, tmp_path: Path) -> list[Path]:
 
 def _names(proven: Proven) -> set[str]:
     return {process.name() for folder in proven.drills() for process in _marked(folder)}
+
+
+def _guards(proven: Proven) -> list[psutil.Process]:
+    (folder,) = map(str, proven.drills())
+    known = psutil.process_iter(["cmdline"])
+    found = [each for each in known if {GUARD, folder} <= set(each.info["cmdline"] or [])]
+    assert found
+    return found
 
 
 def _marked(folder: Path) -> list[psutil.Process]:

@@ -113,6 +113,8 @@ def test_a_stack_has_one_scheduler(scheduled: Stack) -> None:
 
 def test_the_line_for_cron_makes_a_backup(scheduled: Stack) -> None:
     printed = scheduled.run("backup", "schedule", "--print", "cron").out
+    answer = scheduled.json("backup", "schedule", "--print", "cron")
+    assert answer == {"form": "cron", "text": printed}
     (line,) = (line for line in printed.splitlines() if not line.startswith("#"))
     assert line.startswith(ONCE_A_YEAR)
     before = made_by_schedule(scheduled)

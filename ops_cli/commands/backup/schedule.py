@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ops_cli.invocation import Invocation, current
-from ops_cli.output import Part, Table, note, present
+from ops_cli.output import Part, Table, note, present, print_json
 
 if TYPE_CHECKING:
     from backups.schedule import Job, Run
@@ -44,7 +44,11 @@ def schedule(
     """Show what is scheduled, what came of it the last time, and whether its service runs."""
     invocation = current(context)
     if form is not None:
-        print(_printed(invocation, form), end="")
+        text = _printed(invocation, form)
+        if invocation.json:
+            print_json({"form": form.value, "text": text})
+        else:
+            print(text, end="")
     elif run:
         _run(invocation)
     else:
