@@ -15,7 +15,7 @@ from importlib.metadata import version
 from backups.catalog import deployment_id, folder_of, write_object
 from backups.configuration import plain_configuration
 from backups.crypto import encrypt_stream
-from backups.encryption import Encryption, encryption_of
+from backups.encryption import Encryption, encryption_of, ensure_as_encrypted
 from backups.humanize import size_in_words
 from backups.manifest import (
     CONFIGURATION,
@@ -127,14 +127,24 @@ class _Progress:
             )
 
 
-def create(deployment: Deployment, store: Store, label: str | None, report: Report) -> Manifest:
+def create(
+    deployment: Deployment,
+    store: Store,
+    label: str | None,
+    report: Report,
+    *,
+    allow_plain: bool = False,
+) -> Manifest:
     """Make a complete backup of `deployment` in `store`, and return its manifest.
 
     Consistent: everything of the database comes from one snapshot. Whatever fails, nothing is left
-    that is listed as a backup. Raises LettaOpsError.
+    that is listed as a backup. `allow_plain`: in the clear also beside encrypted ones. Raises
+    LettaOpsError.
     """
     started = time.monotonic()
     encryption = encryption_of(deployment.backups, store.url)
+    if not allow_plain:
+        ensure_as_encrypted(encryption, store)
     now = dt.datetime.now(dt.UTC)
     identifier = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     folder = folder_of(deployment_id(deployment), identifier)

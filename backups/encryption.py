@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from backups.catalog import newest_of_all
 from backups.crypto import new_identity, parse_recipients, seal_with_passphrase
+from backups.stores.store import Store
 from infra.errors import LettaOpsError
 from infra.stack.backup_settings import BackupSettings
 
@@ -53,3 +55,20 @@ def encryption_of(settings: BackupSettings, url: str) -> Encryption:
             " it shows; or say backup.encryption=none",
         )
     return Encryption()
+
+
+def ensure_as_encrypted(encryption: Encryption, store: Store) -> None:
+    """Raise LettaOpsError (`backup-unencrypted`) for a backup in the clear beside encrypted ones.
+
+    As after a machine was lost, when the new one knows the identity, and nobody told it a recipient.
+    """
+    newest = None if encryption.on else newest_of_all(store)
+    if newest is None or not newest.manifest.encrypted:
+        return
+    recipients = ",".join(newest.manifest.recipients)
+    setting = f"backup.recipients={recipients}" if recipients else "backup.passphrase"
+    raise LettaOpsError(
+        "backup-unencrypted",
+        f"this backup would lie in the clear, but {newest.id}, the newest in {store.url}, is encrypted",
+        f"set {setting}, as it was there; or say --allow-plain, once, when you mean it",
+    )

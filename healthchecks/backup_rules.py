@@ -81,6 +81,26 @@ def backup_is_recent(seen: Stored, thresholds: Thresholds) -> Verdict:
     )
 
 
+def backups_stay_encrypted(seen: Stored, _: Thresholds) -> Verdict:
+    """After encrypted backups none lies in the clear, nor is about to."""
+    if seen.catalog is None:
+        return _not_asked(seen)
+    hint = "set backup.recipients to those that `letta-ops backup show` names of an encrypted one"
+    if seen.newest is not None and seen.newest.manifest.encrypted:
+        return Verdict(
+            State.WARNING,
+            f"the next backup would lie in the clear, unlike {seen.newest.id}: it is refused",
+            hint=hint,
+        )
+    backups = seen.catalog.backups
+    encrypted = [each for each in backups if each.manifest.encrypted]
+    if encrypted and not backups[-1].manifest.encrypted:
+        summary = f"{backups[-1].id} lies in the clear, {encrypted[-1].id} before it is encrypted"
+        again = "" if seen.encrypts else hint
+        return Verdict(State.WARNING, summary, hint=again or "make one: `letta-ops backup create`")
+    return Verdict(State.OK, "new backups are encrypted" if seen.encrypts else "none is encrypted")
+
+
 def drill_passed(seen: Stored, thresholds: Thresholds) -> Verdict:
     """What was not restored is only hoped to be a backup."""
     if seen.catalog is None:

@@ -51,6 +51,7 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("store", look_into_store, backup_rules.store_answers, STORE),
     Check("store-space", look_into_store, backup_rules.store_has_room, STORE),
     Check("backup", look_into_store, backup_rules.backup_is_recent, STORE),
+    Check("backup-encryption", look_into_store, backup_rules.backups_stay_encrypted, STORE),
     Check("drill", look_into_store, backup_rules.drill_passed, STORE),
     Check("retention", look_into_store, backup_rules.retention_is_kept, STORE),
     Check("release", read_release, rules.release_is_maintained),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from backups.catalog import Catalog, deployment_id, read_catalog
+from backups.catalog import Backup, Catalog, deployment_id, newest_of_all, read_catalog
 from backups.scheduler import service_state
 from backups.stores.store import open_store
 from infra.background import Background
@@ -44,6 +44,7 @@ class Stored(Measurement):
 
     `interval` is the longest time in seconds between two runs of the schedule, None without one;
     `idle`: the stack has a scheduler, which doesn't run; `room` is None where the store tells none.
+    `encrypts`: new backups would be encrypted; where not, `newest` is the store's, whoever's it is.
     """
 
     url: str
@@ -54,6 +55,8 @@ class Stored(Measurement):
     interval: float | None = None
     idle: bool = False
     room: Room | None = None
+    encrypts: bool = True
+    newest: Backup | None = None
 
 
 def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Stored:
@@ -69,11 +72,14 @@ def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Sto
         catalog=None,
         interval=longest_gap(schedule, now) if schedule else None,
         idle=_scheduler_is_idle(deployment),
+        encrypts=deployment.backups.encrypted,
     )
 
     def look() -> Stored:
-        catalog = read_catalog(open_store(settings), deployment_id(deployment))
-        return replace(unknown, catalog=catalog, room=_room(settings, deployment))
+        store = open_store(settings)
+        catalog = read_catalog(store, deployment_id(deployment))
+        newest = None if unknown.encrypts else newest_of_all(store)
+        return replace(unknown, catalog=catalog, room=_room(settings, deployment), newest=newest)
 
     try:
         return within(limit, look, settings.url)

@@ -305,6 +305,8 @@ def test_only_the_store_and_the_identity_recover_a_lost_machine(
 ) -> None:
     answer = elsewhere.json("backup", "restore", backup.id, "--into-other", "--yes")
     assert answer["of_other_deployment"] is answer["takes_over_key"] is True
+    nobody = {"LETTA_OPS_BACKUP_RECIPIENTS": ""}  # whom nobody has told to the new machine yet
+    assert elsewhere.refused("backup", "create", environment=nobody) == "backup-unencrypted"
     assert agents(elsewhere) == {"first"}
     assert_same(elsewhere, backup.manifest.database.tables, OF_A_MOVE)
     assert elsewhere.sql(VECTORS) == place.sql(VECTORS)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from backups.catalog import Backup, Catalog, Damaged, Drill, read_catalog
+from backups.crypto import new_identity
 from backups.stores.folder import FolderStore
 from healthchecks import backup_rules as rules
 from healthchecks.checks import CHECKS
@@ -38,6 +39,11 @@ def backup(age: dt.timedelta, *drills: tuple[str, dt.timedelta]) -> Backup:
     """Made `age` before noon, with the verdicts of its drills and their ages."""
     found = [Drill(NOON - ago, verdict, 41.0, {}) for verdict, ago in drills]
     return Backup(manifest(created_at=NOON - age), None, tuple(found))
+
+
+def sealed(age: dt.timedelta) -> Backup:
+    made = manifest(created_at=NOON - age, encryption="age-recipients", recipients=("age1abc",))
+    return Backup(made, None, ())
 
 
 def stored(*backups: Backup, **changes: object) -> Stored:
@@ -120,7 +126,7 @@ def test_a_store_that_cannot_be_asked_is_critical_once_and_unknown_to_the_other_
         DOWN.hint,
     )
     others = [check for check in OF_BACKUPS if check.name != "store"]
-    assert len(others) == 4
+    assert len(others) == len(OF_BACKUPS) - 1
     for check in others:
         found = check.rule(NOT_ASKED, LIMITS)
         assert (found.state, found.hint) == (State.UNKNOWN, "see `store`"), check.name
@@ -218,9 +224,21 @@ def test_the_probe_sees_what_the_store_holds(deployment: Deployment) -> None:
     assert found["drill"].summary == "no backup has ever been drilled"
     assert "on the same disk as the data" in found["store"].summary
     assert "free" in found["store-space"].summary
+    assert found["backup-encryption"].state is State.OK
 
 
-def test_five_checks_read_the_store_once(
+def test_the_probe_sees_that_the_backups_of_a_lost_machine_were_encrypted(
+    deployment: Deployment,
+) -> None:
+    assert deployment.folder is not None
+    made = manifest(deployment="a-lost-one", encryption="age-recipients", recipients=("age1abc",))
+    put(FolderStore(deployment.folder.backups), made)
+    assert findings(deployment)["backup-encryption"].state is State.WARNING
+    encrypting = with_store(deployment, backup_recipients=new_identity()[1])
+    assert findings(encrypting)["backup-encryption"].state is State.OK
+
+
+def test_the_checks_read_the_store_once(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
@@ -230,7 +248,7 @@ def test_five_checks_read_the_store_once(
         return read_catalog(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr("healthchecks.probes.backups.read_catalog", counted)
-    assert len(findings(deployment)) == 5
+    assert len(findings(deployment)) == len(OF_BACKUPS)
     assert len(reads) == 1
 
 
@@ -311,3 +329,22 @@ def test_a_bucket_that_takes_connections_and_never_answers_keeps_nobody(
 def test_what_look_raises_comes_through() -> None:
     with pytest.raises(ZeroDivisionError):
         within(5.0, lambda: 1 // 0, "file:///x")
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (stored(encrypts=False), State.OK),
+        (stored(backup(HOUR), encrypts=False), State.OK),
+        (stored(sealed(2 * HOUR), sealed(HOUR)), State.OK),
+        (stored(backup(2 * HOUR), sealed(HOUR)), State.OK),
+        (stored(sealed(2 * HOUR), backup(HOUR)), State.WARNING),
+        (stored(sealed(HOUR), encrypts=False, newest=sealed(HOUR)), State.WARNING),
+        (stored(encrypts=False, newest=sealed(HOUR)), State.WARNING),  # another machine's, now lost
+        (stored(backup(HOUR), encrypts=False, newest=backup(HOUR)), State.OK),
+    ],
+)
+def test_after_encrypted_backups_none_lies_in_the_clear(seen: Stored, expected: State) -> None:
+    verdict = rules.backups_stay_encrypted(seen, LIMITS)
+    assert verdict.state is expected
+    assert expected is State.OK or verdict.hint

@@ -27,6 +27,10 @@ def create_backup(
     wait: Annotated[
         float, typer.Option("--wait", metavar="SECONDS", help="For another operation to end.")
     ] = 0.0,
+    allow_plain: Annotated[
+        bool,
+        typer.Option("--allow-plain", help="In the clear, though the store's newest is encrypted."),
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Back up the database, git memory and configuration, in one stream each, to the store."""
@@ -37,11 +41,13 @@ def create_backup(
     deployment, store = opened(invocation)
     warnings = [warning for warning in (key_warning(deployment),) if warning]
     if dry_run:
-        present(invocation, _would_create(deployment, store, warnings), _render_dry_run)
+        present(
+            invocation, _would_create(deployment, store, warnings, allow_plain), _render_dry_run
+        )
         return
     with progress(invocation) as report, audited(invocation, "backup create", store.url) as event:
         with changing(deployment, store, "backup create", report, wait):
-            made = create(deployment, store, label, report)
+            made = create(deployment, store, label, report, allow_plain=allow_plain)
         event.detail = {"backup": made.id, "bytes": made.size}
     warnings += [warning for warning in (dump_warning(made),) if warning]
     for warning in warnings:
@@ -62,10 +68,14 @@ def create_backup(
     present(invocation, answer, lambda shown: _render_created(invocation, shown))
 
 
-def _would_create(deployment: Deployment, store: Store, warnings: list[str]) -> dict[str, Any]:
-    from backups.encryption import encryption_of
+def _would_create(
+    deployment: Deployment, store: Store, warnings: list[str], allow_plain: bool
+) -> dict[str, Any]:
+    from backups.encryption import encryption_of, ensure_as_encrypted
 
     encryption = encryption_of(deployment.backups, store.url)
+    if not allow_plain:
+        ensure_as_encrypted(encryption, store)
     return {
         "dry_run": True,
         "store": store.url,
