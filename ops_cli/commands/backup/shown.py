@@ -84,6 +84,7 @@ def render_details(answer: dict[str, Any], now: dt.datetime) -> Iterator[Part]:
             ("newest message", answer["newest_message_at"]),
             ("memory repositories", memory["repositories"]),
             ("encryption", answer["encryption"] or "none"),
+            ("recipients", ", ".join(answer["recipients"]) or None),
             ("encryption key", _key(answer)),
             ("kept", answer["kept"] or "no"),
         ]
