@@ -105,10 +105,15 @@ def schemas_on_demand(name: str) -> Iterator[None]:
 
 
 def openapi(app: Any, generate: Callable[[Any], None]) -> Any:
-    """The document of `app`, made as Letta makes it at its start."""
+    """The document of `app`, made as Letta makes it at its start; when that fails, the next time."""
+    again = app.openapi
     del app.openapi
     app.openapi_schema = None
-    generate(app)
+    try:
+        generate(app)
+    except BaseException:
+        app.openapi_schema, app.openapi = None, again
+        raise
     return app.openapi_schema
 
 

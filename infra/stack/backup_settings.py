@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from infra.sensitive import Sensitive
-from infra.stack.keys import By, Secret, Section, YesNo, given, setting
+from infra.stack.keys import By, FolderUrl, Secret, Section, YesNo, given, setting
 from infra.stack.references import is_reference, resolve
 
 RETENTION_UNITS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
@@ -43,8 +43,11 @@ class Retention:
     within: int = 0
 
     def __str__(self) -> str:
-        units = [f"{unit}={getattr(self, unit)}" for unit in RETENTION_UNITS if getattr(self, unit)]
-        return " ".join([*units, f"within={self.within}h"] if self.within else units)
+        words = [f"{unit}={getattr(self, unit)}" for unit in RETENTION_UNITS if getattr(self, unit)]
+        if self.within:
+            days, hours = divmod(self.within, 24)
+            words.append(f"within={self.within}h" if hours else f"within={days}d")
+        return " ".join(words)
 
 
 def parse_retention(text: str) -> Retention:
@@ -103,6 +106,9 @@ def _endpoint(text: str) -> str:
     return text
 
 
+_SECONDS = {"type": ["number", "string"], "exclusiveMinimum": 0, "maximum": 3600}
+
+
 def _seconds(text: str) -> float:
     try:
         if 0 < float(text) <= 3600:
@@ -113,7 +119,7 @@ def _seconds(text: str) -> float:
 
 
 def _recipients(text: str) -> tuple[str, ...]:
-    found = tuple(re.split(r"[\s,]+", text.strip(" ,")))
+    found = tuple(filter(None, re.split(r"[\s,]+", text)))
     for recipient in found:
         if recipient.upper().startswith("AGE-SECRET-KEY"):
             raise ValueError("is an identity, which is secret; give its recipient (age1...)")
@@ -135,7 +141,7 @@ Late = Annotated[Sensitive | None, Secret(late=True)]  # an identity may be offl
 class StoreSection(Section):
     table: ClassVar[str] = "store."
 
-    url: Annotated[str | None, By(_url)] = setting(
+    url: Annotated[str | None, By(_url), FolderUrl()] = setting(
         None, "file:///folder or s3://bucket/prefix; by default `backups` in the state folder"
     )
     endpoint: Annotated[str | None, By(_endpoint)] = setting(
@@ -145,9 +151,7 @@ class StoreSection(Section):
     path_style: YesNo | None = setting(None, "the bucket in the path; by default with an endpoint")
     access_key_id: Late = setting(None, "without the two keys, boto3's usual chain")
     secret_access_key: Late = setting(None, "goes with access_key_id")
-    timeout: Annotated[float, By(_seconds, {"type": ["number", "string"]})] = setting(
-        60.0, "seconds without an answer"
-    )
+    timeout: Annotated[float, By(_seconds, _SECONDS)] = setting(60.0, "seconds without an answer")
 
     def contradictions(self) -> Iterator[str]:
         if {"access_key_id", "secret_access_key"} & self.model_fields_set and not (

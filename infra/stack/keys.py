@@ -72,16 +72,20 @@ class Section(BaseModel):
     @model_validator(mode="after")
     def _judge(self, info: ValidationInfo) -> Self:
         if isinstance(info.context, Reading):
+            # A key that is wrong has its default here: what that contradicts is nobody's mistake.
             wrong = {problem.partition(":")[0] for problem in info.context.problems}
             found = self.contradictions()
-            info.context.problems.extend(
-                each for each in found if each.partition(":")[0] not in wrong
-            )
+            info.context.problems.extend(each for each in found if not _names_one(each, wrong))
         return self
 
     def contradictions(self) -> Iterable[str]:
         """What is wrong with its keys together, each with the key that it is told of."""
         return ()
+
+
+def _names_one(problem: str, keys: Iterable[str]) -> bool:
+    words = re.findall(r"[\w.]+\w", problem)
+    return any(key in words for key in keys)
 
 
 K = TypeVar("K", bound=Section)
@@ -118,7 +122,9 @@ class OneOf:
         return core_schema.no_info_plain_validator_function(self._read)
 
     def __get_pydantic_json_schema__(self, *_: Any) -> dict[str, Any]:
-        return {"enum": list(self.words)}
+        # YAML writes some of them without quotes.
+        spoken = [word == "true" for word in self.words if word in ("true", "false")]
+        return {"enum": [*self.words, *spoken]}
 
     def _read(self, text: str) -> str:
         if text.lower() not in self.words:
@@ -142,6 +148,10 @@ class Secret:
 
 class Followed:
     """A reference may stand for the key's text in a stack's configuration, too."""
+
+
+class FolderUrl:
+    """file:///... is the URL of a folder here, and no reference to a file."""
 
 
 def between(least: int, most: int, what: str = "") -> By:
@@ -204,15 +214,17 @@ def is_secret(about: FieldInfo) -> bool:
 
 
 def is_known(name: str, known: Iterable[str]) -> bool:
-    return any(name == each or _is_of(name, each) for each in known)
+    return any((name == each and not each.endswith(".")) or _is_of(name, each) for each in known)
 
 
 def _is_of(name: str, path: str) -> bool:
     """Whether a key is one of a table whose keys have any name."""
-    return path.endswith(".") and name.startswith(path)
+    return path.endswith(".") and name.startswith(path) and name != path
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
+    if name.endswith("."):
+        return f"{name}: is not complete, a name is missing"
     near = difflib.get_close_matches(name, list(known), 1)
     return f"{name}: unknown key" + (f", did you mean {near[0]}?" if near else "")
 
@@ -225,10 +237,12 @@ def read(model: type[K], values: Mapping[str, Any], reading: Reading, **ours: An
     known = keys_of(model)
     tree: dict[str, Any] = {**ours}
     for name, value in values.items():
-        path = name if name in known else next((each for each in known if _is_of(name, each)), None)
+        path = next((each for each in known if is_known(name, [each])), None)
         if path is None:
             continue
-        if value == "" and not (reading.is_profile and is_secret(known[path])):
+        # Of a variable of any name, an empty text is a value.
+        secret = reading.is_profile and is_secret(known[path])
+        if value == "" and path == name and not secret:
             continue
         *tables, leaf = path.rstrip(".").removeprefix(model.table).split(".")
         table = tree
@@ -266,12 +280,18 @@ def _text(key: str, about: FieldInfo, value: Any, reading: Reading) -> Any:
     """What stands for a key, its reference followed: a text, a secret, or a table."""
     if isinstance(value, Mapping):
         return value
-    text = as_text(value)
     secret = next((each for each in about.metadata if isinstance(each, Secret)), None)
+    is_text = secret is not None or about.annotation in (str, str | None)
+    if reading.is_profile and is_text and not isinstance(value, str):
+        # TOML knows numbers: what was written, 0x10 say, is lost by then.
+        raise ValueError(f"must be a text, not a {type(value).__name__}")
+    text = as_text(value)
     if secret is None:
-        followed = reading.is_profile or any(isinstance(each, Followed) for each in about.metadata)
-        # The URL of a folder is no reference to a file.
-        return resolve(text, reading.environment) if followed and text[:7] != "file://" else text
+        marks = {type(each) for each in about.metadata}
+        followed = reading.is_profile or Followed in marks
+        if FolderUrl in marks and text.startswith("file://"):
+            followed = False
+        return resolve(text, reading.environment) if followed else text
     if not text:
         raise ValueError("must be a text that is not empty, or a reference")
     may_be_plain = secret.plain or reading.is_profile or key in reading.encrypted

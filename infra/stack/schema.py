@@ -33,7 +33,11 @@ def stack_schema(kinds: Iterable[type[Settings]]) -> dict[str, Any]:
             found["anyOf"] += [about] if about not in found["anyOf"] else []
     for about in keys.values():
         about["anyOf"].append({"type": "object", "required": ["secure"]})  # what Pulumi encrypts
-    keys |= {name.split(".")[0]: {"type": "object"} for name in keys if "." in name}
+    paths = [name.split(".") for name in keys]
+    tables = {".".join(path[:depth]) for path in paths for depth in range(1, len(path))}
+    keys |= {
+        table: {"type": "object"} for table in (*sorted(tables), f"{PROJECT}server.environment")
+    }
     config = {
         "type": "object",
         "properties": keys,

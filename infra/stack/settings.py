@@ -154,6 +154,10 @@ class Settings(BackupSettings):
                     f"{name}: is in a variable of your shell, which the service that runs the"
                     " schedule doesn't have; use file:PATH or cmd:COMMAND"
                 )
+        for name in given(self.providers):
+            if PROVIDERS[name] in self.server.environment:
+                variable = f"server.environment.{PROVIDERS[name]}"
+                yield f"{variable}: is what {name} sets; keep one of them"
         if self.model != "none" and given(self.providers.openai):
             yield (
                 f"model: {self.model} is served as the OpenAI provider, which providers.openai"
@@ -240,7 +244,7 @@ def _unknown(
     for name in values:
         if is_known(name, own):
             continue
-        if name in owners:
+        if is_known(name, owners):
             yield f"{name}: is for the target {owners[name]} only"
         else:
             yield unknown_key(name, owners)

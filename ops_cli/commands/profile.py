@@ -74,6 +74,11 @@ def described(deployment: Deployment) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
+    """As a person would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -45,6 +45,32 @@ def test_what_is_remembered_is_loaded_again(folder: StackFolder) -> None:
     assert len(deployment.secrets) == 4
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("server.password", 1e3), ("server.encryption_key", 0x10), ("id", True)]
+)
+def test_a_text_without_quotes_is_refused_since_toml_has_altered_it(
+    key: str, value: object, folder: StackFolder
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key}: must be a text, not a"):
+        parse({**FULL, key: value}, "test", folder)
+
+
+def test_a_file_url_is_followed_but_where_it_names_a_store(
+    folder: StackFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "host").write_text("db.example\n")
+    url = (tmp_path / "host").as_uri()
+    made = parse({**FULL, "database.host": url, "store.url": url}, "test", folder)
+    assert made.database is not None
+    assert made.database.host == "db.example"
+    assert made.backups.store.url == url
+
+
+def test_a_key_without_its_last_name_is_told(folder: StackFolder) -> None:
+    with pytest.raises(ConfigurationError, match=r"placement\.: is not complete"):
+        parse({**FULL, "placement.": "x", "placement.a": "y"}, "test", folder)
+
+
 def test_no_secret_is_shown_by_repr(folder: StackFolder) -> None:
     shown = repr(parse(FULL, "test", folder))
     for name, value in FULL.items():

@@ -63,6 +63,8 @@ GOOD: list[dict[str, Any]] = [
     {"server.environment.ANY": "x"},
     {"backup.escrow": False, "store.timeout": 5},
     {"providers.openai.api_key": {"secure": "v1:abc"}},
+    {"redis": True},
+    {"server.environment": {"ANY": "x"}, "providers.openai": {"base_url": "http://h"}},
 ]
 BAD: list[dict[str, Any]] = [
     {"server.prot": 1},
@@ -70,6 +72,7 @@ BAD: list[dict[str, Any]] = [
     {"tls.mode": "some"},
     {"backup.escrow": "perhaps"},
     {"release": "0.1"},
+    {"store.timeout": 0},
 ]
 
 

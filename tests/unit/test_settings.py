@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from infra.errors import ConfigurationError
@@ -61,6 +63,12 @@ PROBLEMS = [
     ({"backup.schedule": "often"}, "backup.schedule: 'often' is no schedule"),
     ({"store.ulr": "x"}, "store.ulr: unknown key, did you mean store.url?"),
     ({"server.environment.LETTA_PG_URI": "x"}, "LETTA_PG_URI: is set by letta-ops itself"),
+    ({"server.environment.HOME": ""}, "server.environment.HOME: is set by letta-ops itself"),
+    ({"server.environment.": "x"}, "server.environment.: is not complete, a name is missing"),
+    (
+        {"server.environment.OLLAMA_BASE_URL": "http://a", "providers.ollama.base_url": "http://b"},
+        "server.environment.OLLAMA_BASE_URL: is what providers.ollama.base_url sets",
+    ),
 ]
 
 
@@ -77,6 +85,29 @@ def test_every_problem_is_named_at_once() -> None:
         parse("local", {"target": "moon", "release": "0", "server.port": "x"}, environment={})
     assert len(failure.value.problems) == 3
     assert "3 problems" in failure.value.message
+
+
+def test_a_default_in_the_place_of_a_wrong_key_contradicts_nobody() -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        parse("local", {"server.port": "abc", "database.port": "8283"})
+    assert [problem.partition(":")[0] for problem in failure.value.problems] == ["server.port"]
+
+
+def test_a_variable_may_be_empty_on_purpose() -> None:
+    assert parse("local", {"server.environment.NO_PROXY": ""}).environment == {"NO_PROXY": ""}
+
+
+def test_what_is_for_an_external_database_is_not_even_read_without_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        parse("docker", {"database.url": f"cmd:touch {tmp_path / 'ran'}"})
+    (problem,) = failure.value.problems
+    assert problem == "database.url: is set, but database.mode is not external"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_recipients_are_split_at_blanks_and_commas_alike() -> None:
+    settings = parse("local", {"backup.recipients": "age1x, age1y,\n"})
+    assert settings.backup.recipients == ("age1x", "age1y")
 
 
 @pytest.mark.parametrize("target", ["local", "docker"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ValidationInfo, model_validator
 
 from infra.sensitive import Sensitive
 from infra.stack.database_url import url_problems
-from infra.stack.keys import OneOf, Secret, Section, setting
+from infra.stack.keys import OneOf, Reading, Secret, Section, setting
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,21 @@ class ExternalDatabaseSection(Section):
         None, "the same, past a transaction pooler: for migrations and backups"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, values: Any, info: ValidationInfo) -> Any:
+        """What is for an external database is not even read without one: it may run a command."""
+        mode = str(values.get("mode") or "container").lower()
+        if not isinstance(info.context, Reading) or mode != "container":
+            return values
+        unused = [name for name in cls.of_external if name in values]
+        info.context.problems.extend(
+            f"database.{name}: is set, but database.mode is not external" for name in unused
+        )
+        return {name: value for name, value in values.items() if name not in unused}
+
     def contradictions(self) -> Iterator[str]:
         if self.mode != "external":
-            for name in self.of_external:
-                if getattr(self, name):
-                    yield f"database.{name}: is set, but database.mode is not external"
             return
         if self.url is None:
             yield "database.url: is missing; database.mode is external"
