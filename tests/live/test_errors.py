@@ -90,6 +90,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(machine: Machine, tmp_path: Pa
         subprocess.run(["umount", small], check=True)
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_become_healthy_shows_its_log(stack: Stack) -> None:
     """A setting that Letta refuses: the error has the log's last lines; put right, it goes on."""
     words = ["--config", "server.environment.LETTA_PG_POOL_SIZE=many"]

@@ -37,6 +37,7 @@ def test_killed_services_come_back_with_all_data(stack: Stack, killed: tuple[str
         client.blocks.delete(block.id)
 
 
+@pytest.mark.long
 @pytest.mark.target("local", reason="containers are kept by the engine")
 def test_a_killed_supervisor_is_replaced_by_the_next_up(stack: Stack) -> None:
     """Its services live on without it; `up` ends those leftovers and starts all anew."""

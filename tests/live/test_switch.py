@@ -89,6 +89,7 @@ def test_agents_keep_their_provider_when_the_new_address_is_wrong(served: Docker
     served.json("up", "--no-smoke", *(word for key in keys for word in ("--config", f"{key}=")))
 
 
+@pytest.mark.long
 def test_what_was_changed_by_hand_is_shown_and_put_right(served: DockerStack) -> None:
     name = served.names.container("postgres")
     with engine() as client:
