@@ -218,7 +218,7 @@ def test_sigterm_ends_a_real_process_with_143_and_a_clear_line() -> None:
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 143
+    assert process.wait(timeout=60) == 143
     assert "ended by SIGTERM" in process.stderr.read()
     process.stderr.close()
 
@@ -232,7 +232,7 @@ def test_a_reader_that_goes_away_is_no_error(profile: Path) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    assert process.wait(timeout=20) == 1
+    assert process.wait(timeout=60) == 1
     assert process.stderr.read() == ""
     process.stderr.close()
 
