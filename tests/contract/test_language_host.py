@@ -139,7 +139,7 @@ def test_an_interrupted_up_ends_its_plugins_and_can_be_repeated(project: Project
     time.sleep(1)
     up.send_signal(signal.SIGINT)
     assert up.wait(30) != 0
-    _, alive = psutil.wait_procs(below, timeout=10)
+    _, alive = psutil.wait_procs(below, timeout=60)
     assert not alive
     log = (project.root / "up.log").read_text()
     assert "Traceback" not in log
@@ -156,7 +156,7 @@ def test_nothing_outlives_a_killed_cli(project: Project) -> None:
     assert all(part in names for part in ("language_host.py", "dynamic_provider.py", "sleep 600"))
     up.kill()
     up.wait()
-    _, alive = psutil.wait_procs(below, timeout=10)
+    _, alive = psutil.wait_procs(below, timeout=60)
     assert not alive
     project.set("slow", "")
     project.ok("cancel", "--yes")

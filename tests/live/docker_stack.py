@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Where nothing can be pulled: the name of a Debian image that the engine has.
 BASE_VARIABLE = "LETTA_OPS_TEST_BASE"
+START_SECONDS = "900"  # one that is slow is waited for; tests of one that can't start set less
 KILL_FIRST = "read -r first others < /proc/1/task/1/children; kill -9 $first"
 
 
@@ -44,6 +45,7 @@ class DockerStack(Stack):
             "target": "docker",
             "containers.prefix": self.names.prefix,
             **({"image.base": base} if base else {}),
+            "server.start_seconds": START_SECONDS,
             **{key: str(port) for key, port in self.ports.items()},
         }
 

@@ -30,6 +30,7 @@ def ids(stack: Stack) -> set[str]:
     return {agent["id"] for agent in stack.json("agent", "list")}
 
 
+@pytest.mark.long
 def test_more_agents_than_a_page_holds_are_all_listed(clean: Stack) -> None:
     """Letta refuses a limit above 200."""
     from infra.api import api

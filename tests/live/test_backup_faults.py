@@ -56,10 +56,9 @@ from tests.live.machine import Answer, Machine, wait_until
 # In the usual run the tenth is the restore that dies together with its guard.
 KILLS = {"usual": {"create": 3, "restore": 3, "prune": 2, "drill": 1},
          "long": {"create": 40, "restore": 35, "prune": 20, "drill": 8}}  # fmt: skip
-HOW_MANY = [
-    pytest.param("usual", id="a-few"),
-    pytest.param("long", id="many", marks=[pytest.mark.long, pytest.mark.timeout(4 * 3600)]),
-]
+MANY = pytest.param("long", id="many", marks=[pytest.mark.long, pytest.mark.timeout(4 * 3600)])
+HOW_MANY = [pytest.param("usual", id="a-few"), MANY]
+RARER = [pytest.param("usual", id="a-few", marks=pytest.mark.long), MANY]
 SERVED = "switching: the server is started"
 
 
@@ -238,7 +237,7 @@ def drills(place: Kept) -> list[Path]:
     return list(place.stack.folder.root.glob("drill-*"))
 
 
-@pytest.mark.parametrize("many", HOW_MANY)
+@pytest.mark.parametrize("many", RARER)
 def test_a_drill_killed_at_any_moment_is_cleared_away_by_its_guard(
     many: str, place: Kept, before: State, chance: random.Random, tmp_path: Path
 ) -> None:
@@ -254,7 +253,7 @@ def test_a_drill_killed_at_any_moment_is_cleared_away_by_its_guard(
         assert_nothing_left(place, names, killed)
 
 
-@pytest.mark.parametrize("many", HOW_MANY)
+@pytest.mark.parametrize("many", RARER)
 def test_prune_killed_at_any_moment_leaves_complete_backups(
     many: str, place: Kept, before: State, chance: random.Random, tmp_path: Path
 ) -> None:

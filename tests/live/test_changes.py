@@ -43,6 +43,7 @@ def test_a_preview_after_up_shows_no_difference(stack: Stack) -> None:
     assert set(changes) == {"same"}
 
 
+@pytest.mark.long
 def test_a_preview_keeps_no_setting(stack: Stack) -> None:
     (port,) = free_ports(1)
     shown = stack.json("preview", "--config", f"server.port={port}")
@@ -73,6 +74,7 @@ def test_a_stopped_service_is_a_difference_and_up_starts_it(own_stack: Stack) ->
     assert set(own_stack.json("preview")["changes"]) == {"same"}
 
 
+@pytest.mark.long
 def test_another_server_port_restarts_what_listens_there_and_nothing_else(own_stack: Stack) -> None:
     (port,) = free_ports(1)
     before = own_stack.pids()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra.targets.docker.engine.client import engine
-from tests.live.docker_stack import DockerStack
+from tests.live.docker_stack import START_SECONDS, DockerStack
 from tests.live.machine import Machine, Stack
 
 pytestmark = pytest.mark.target("docker", reason="they are errors of a Docker engine")
@@ -132,5 +132,6 @@ def test_a_server_that_needs_more_memory_than_it_has(own_stack: Stack) -> None:
     assert "server.memory" in error["hint"]
     assert own_stack.json("status")["server"]["healthy"] is True
     own_stack.json(
-        "up", "--no-smoke", "--config", "server.memory=", "--config", "server.start_seconds="
-    )
+        "up", "--no-smoke", "--config", "server.memory=",
+        "--config", f"server.start_seconds={START_SECONDS}",
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.docker_stack import START_SECONDS
 from tests.live.machine import LETTA_OPS, Answer, Machine, Stack
 
 
@@ -90,18 +91,23 @@ def test_a_full_disk_is_named_and_nothing_is_lost(machine: Machine, tmp_path: Pa
         subprocess.run(["umount", small], check=True)
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_become_healthy_shows_its_log(stack: Stack) -> None:
     """A setting that Letta refuses: the error has the log's last lines; put right, it goes on."""
     words = ["--config", "server.environment.LETTA_PG_POOL_SIZE=many"]
     refused = error(stack.run("--json", "up", *words))
     assert "LETTA_PG_POOL_SIZE" in refused["message"]  # reserved: said before anything is touched
     words = ["--config", "server.environment.LETTA_LLM_REQUEST_TIMEOUT_SECONDS=many"]
+    if stack.target == "docker":
+        words += ["--config", "server.start_seconds=60"]
     document = error(stack.run("--json", "up", "--no-smoke", *words))
     assert document["code"] == "service-not-healthy"
     assert "llm_request_timeout_seconds" in document["message"]
     if stack.target == "docker":
         assert stack.run("smoke").code == 0  # the old one goes on serving
     back = ["--config", "server.environment.LETTA_LLM_REQUEST_TIMEOUT_SECONDS="]
+    if stack.target == "docker":
+        back += ["--config", f"server.start_seconds={START_SECONDS}"]
     assert stack.json("up", *back)["smoke"]["passed"] is True
 
 

@@ -192,6 +192,7 @@ def test_another_deployment_does_not_get_the_database(
     assert made_of(made) == []
 
 
+@pytest.mark.long
 def test_a_stack_works_behind_a_transaction_pooler(
     docker_machine: Machine, postgres: External
 ) -> None:

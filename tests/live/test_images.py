@@ -326,6 +326,7 @@ def proxy() -> Iterator[http.server.ThreadingHTTPServer]:
     made.server_close()
 
 
+@pytest.mark.long
 def test_a_build_behind_a_proxy_leaves_no_trace_of_it(
     engine: DockerClient, tags: dict[str, str], tmp_path: Path,
     proxy: http.server.ThreadingHTTPServer,
@@ -550,6 +551,7 @@ def test_redis_demands_its_password(run: Run, with_secret: WithSecret) -> None:
 # The server
 
 
+@pytest.mark.long
 def test_the_server_is_healthy_with_its_database_only(
     engine: DockerClient, run: Run, new_volume: Callable[[], str], with_secret: WithSecret
 ) -> None:

@@ -23,6 +23,7 @@ from tests.live.machine import Machine, Stack, wait_until
 # letta/services/memory_repo). An agent gets it by a tag.
 SWITCH = "server.environment.LETTA_MEMFS_SERVICE_URL=http://127.0.0.1:9"
 TAG = "git-memory-enabled"
+pytestmark = pytest.mark.long  # a restore of memory is in test_restore, too
 REPOSITORY = "$(echo .letta/memfs/repository/*/*/repo.git)"
 
 

@@ -279,6 +279,7 @@ def test_a_backup_of_another_deployment_is_refused_unless_it_is_wanted(
     assert agents(elsewhere) == {"of-the-other-machine"}
 
 
+@pytest.mark.long
 def test_a_restore_that_fails_after_the_switch_leaves_everything_as_it_was(
     elsewhere: Kept, backup: Backup, tmp_path: Path
 ) -> None:

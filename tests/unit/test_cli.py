@@ -200,7 +200,7 @@ def test_two_at_once_make_one_and_the_second_says_whom_it_waits_for(
 
     def build(tool: object, target: Path, *_: object) -> None:
         building.set()
-        assert second_waits.wait(10)
+        assert second_waits.wait(60)
         built.append(script(target, "echo v3.250.0"))
 
     def second_report(line: str) -> None:
@@ -210,7 +210,7 @@ def test_two_at_once_make_one_and_the_second_says_whom_it_waits_for(
     monkeypatch.setattr(cli_cache, "build_tool", build)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(find_pulumi, lambda line: None, environment_of(), tmp_path)
-        assert building.wait(10)
+        assert building.wait(60)
         second = pool.submit(find_pulumi, second_report, environment_of(), tmp_path)
         assert first.result(10) == second.result(10)
     assert len(built) == 1

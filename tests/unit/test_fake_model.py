@@ -59,7 +59,7 @@ class Client:
     """One kept-open connection to the fake model."""
 
     def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         self.connection.request(method, path, body)
@@ -407,7 +407,7 @@ def test_it_runs_as_a_program_without_our_packages_and_ends_at_once(tmp_path: Pa
 
 def test_a_taken_port_is_told_in_one_line(port: int) -> None:
     argv = [sys.executable, "-I", fake_model.__file__, "--port", str(port)]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
 

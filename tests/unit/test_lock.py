@@ -259,7 +259,7 @@ def test_it_is_renewed_while_the_work_goes_on(
     monkeypatch.setattr(lock_module, "RENEW_SECONDS", 0.01)
     with locked(deployment, store, "backup create", said.append):
         age(store, OBJECT, DEAD_AFTER)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.time() - (store.root / OBJECT).stat().st_mtime > 60:
             assert time.monotonic() < deadline, "it was never renewed"
             time.sleep(0.01)
@@ -340,7 +340,7 @@ def test_waiting_has_an_end(deployment: Deployment, store: FolderStore, said: li
         locked(deployment, store, "prune", said.append, wait=1.2),
     ):
         pytest.fail("two at once")
-    assert 1.0 < time.monotonic() - began < 10
+    assert 1.0 < time.monotonic() - began < 60
 
 
 def test_a_lock_that_nobody_understands_is_left_to_a_person(

@@ -237,7 +237,7 @@ def test_a_signal_ends_a_real_process_with_its_code_and_a_clear_line(
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
     process.send_signal(number)
-    assert process.wait(timeout=20) == code
+    assert process.wait(timeout=60) == code
     assert f"ended by {number.name}" in process.stderr.read()
     assert (tmp_path / "cleaned").exists()
     process.stderr.close()
@@ -250,7 +250,7 @@ def test_a_terminal_that_goes_away_ends_a_command_which_still_cleans_up(tmp_path
     os.close(theirs)
     assert b"waiting" in os.read(ours, 100)
     os.close(ours)
-    assert process.wait(timeout=20) == 129
+    assert process.wait(timeout=60) == 129
     assert (tmp_path / "cleaned").exists()
 
 
@@ -275,7 +275,7 @@ def test_a_reader_that_goes_away_is_no_error(profile: Path) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    assert process.wait(timeout=20) == 1
+    assert process.wait(timeout=60) == 1
     assert process.stderr.read() == ""
     process.stderr.close()
 

@@ -29,7 +29,7 @@ def test_a_block_that_fails_ends_what_is_beside_and_is_told() -> None:
     def run() -> None:
         seen = threading.Event()
         with concurrently(lambda stop: endless(stop, seen)):
-            assert seen.wait(10)
+            assert seen.wait(60)
             raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
@@ -53,7 +53,7 @@ def test_what_fails_beside_after_the_block_is_told_at_its_end() -> None:
     ended = threading.Event()
 
     def fail_late(_: Stop) -> None:
-        ended.wait(10)
+        ended.wait(60)
         raise OSError("late")
 
     with pytest.raises(OSError, match="late"), concurrently(fail_late):
