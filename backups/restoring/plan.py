@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from backups.catalog import Backup, deployment_id
+from backups.catalog import Backup, Drill, deployment_id
 from backups.opening import Key, escrowed_key
 from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
 from backups.stores.store import Store
+from backups.verdicts import FAILED, PASSED
 from infra.database.administration import DatabaseAccess
 from infra.database.facts import DatabaseFacts, database_facts
 from infra.errors import LettaOpsError
@@ -76,7 +77,7 @@ class Plan:
     new_key: Sensitive | None
     secrets_lost: bool
     provisions: bool  # ends with `up`: key, schema or providers have to be put right
-    drill_seconds: float | None
+    drill: Drill | None  # the last one that passed or failed
 
     def as_json(self) -> dict[str, Any]:
         present = self.present
@@ -95,7 +96,8 @@ class Plan:
             "drops": [each.as_json() for each in self.drops],
             "takes_over_key": self.new_key is not None,
             "secrets_lost": self.secrets_lost,
-            "last_drill_seconds": self.drill_seconds,
+            "last_drill": self.drill and self.drill.verdict,
+            "last_drill_seconds": self.drill and self.drill.seconds,
         }
 
 
@@ -123,7 +125,7 @@ def make_plan(
     names, since = names_of(deployment), backup.manifest.created_at
     present = read_present(access, names.name, since)
     differs = present is None or present.revision != backup.manifest.database.revision
-    drill = backup.last_drill
+    drills = [drill for drill in backup.drills if drill.verdict in (PASSED, FAILED)]
     return Plan(
         backup,
         present,
@@ -132,7 +134,7 @@ def make_plan(
         new_key,
         lost,
         provisions=deployment.folder is not None and (foreign or new_key is not None or differs),
-        drill_seconds=None if drill is None else drill.seconds,
+        drill=drills[-1] if drills else None,
     )
 
 

@@ -186,14 +186,14 @@ def test_a_plan_says_what_would_be_lost_in_numbers_and_no_key() -> None:
         Sensitive("the key"),
         False,
         True,
-        41.0,
+        Drill(NOON, "failed", 2.0, {}),
     )
     told = plan.as_json()
     assert told["replaces"] == {"agents": 5, "messages": 90}
     assert told["newer_than_backup"] == {"agents": 2, "messages": 49}
     assert told["brings"]["messages"] == 41
     assert told["takes_over_key"] is told["of_other_deployment"] is True
-    assert told["last_drill_seconds"] == 41.0
+    assert (told["last_drill"], told["last_drill_seconds"]) == ("failed", 2.0)
     assert "the key" not in str(told) + repr(plan)
     nothing = replace(plan, present=None).as_json()
     assert nothing["replaces"] is nothing["newer_than_backup"] is None

@@ -282,7 +282,8 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
     rows = manifest.database.rows
     brings = f"{rows('agents')} agents, {rows('messages')} messages"
     replaced = "nothing: there is no data" if now is None else _replaced(now)
-    drill = "never drilled" if plan.drill_seconds is None else f"{plan.drill_seconds:.0f} s"
+    last = plan.drill
+    drill = "never drilled" if last is None else f"{last.verdict}, after {last.seconds:.0f} s"
     yield f"restoring backup {plan.backup.id} into stack '{deployment.stack}'"
     yield from facts(
         [
