@@ -383,7 +383,7 @@ def test_a_database_that_is_gone_comes_back_from_one_with_another_name_owner_and
         database=replace(deployment.database, name="source", owner=Role("somebody")),
         backups=BackupSettings(backup=BackupSection(escrow=False)),
     )
-    made = create(other, place.store, None, print)
+    made = create(other, place.store, None, print, allow_plain=True)
     assert made.database.schema == made.database.pgvector_schema == ODD
     place.sql("DROP DATABASE source WITH (FORCE)", name="postgres")
     place.sql("DROP DATABASE letta WITH (FORCE)", name="postgres")
