@@ -216,7 +216,8 @@ from ops_cli.invocation import Invocation
 def wait(self):
     try:
         print('waiting', file=sys.stderr, flush=True)
-        time.sleep(60)
+        while True:  # a signal that comes just before one long sleep would wait for its end
+            time.sleep(0.1)
     finally:
         for _ in range(3):
             print('cleaning up', file=sys.stderr, flush=True)
