@@ -51,12 +51,12 @@ def test_more_agents_than_a_page_holds_are_all_listed(clean: Stack) -> None:
 
 
 def test_two_agents_of_one_name_are_told_apart_by_their_ids(clean: Stack, tmp_path: Path) -> None:
-    for _ in range(2):
-        clean.json("agent", "import", str(EXAMPLE), "--name", "twin", *HANDLES)
+    words = ("agent", "import", str(EXAMPLE), "--name", "twin", *HANDLES)
+    twins = [clean.json(*words)["agents"][0]["id"] for _ in range(2)]
     answer = clean.run("--json", "agent", "export", "twin", "-o", str(tmp_path / "twin.af"))
     assert answer.code == 1
     error = answer.json["error"]
-    for agent in ids(clean):
+    for agent in twins:
         assert agent in error["message"] + error["hint"]
         clean.json("agent", "export", agent, "-o", str(tmp_path / f"{agent}.af"))
 
