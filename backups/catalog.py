@@ -57,10 +57,15 @@ class Backup:
         return next((drill for drill in reversed(self.drills) if drill.verdict == PASSED), None)
 
     @property
+    def last_judged(self) -> Drill | None:
+        """The last drill that found anything: `unverified` takes nothing back."""
+        judging = (drill for drill in reversed(self.drills) if drill.verdict in (PASSED, FAILED))
+        return next(judging, None)
+
+    @property
     def judged(self) -> str | None:
-        """What the last drill found that found anything: `unverified` takes nothing back."""
-        verdicts = [drill.verdict for drill in self.drills if drill.verdict in (PASSED, FAILED)]
-        return verdicts[-1] if verdicts else None
+        """What that drill found."""
+        return None if self.last_judged is None else self.last_judged.verdict
 
     def object(self, name: str) -> str:
         """The name in the store of what lies beside the manifest."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
 from healthchecks import through_api
+from healthchecks.drill.verdict import SECRET, examined
 from healthchecks.probes.authentication import try_as_stranger
 from healthchecks.probes.encryption import look_at_secrets
 from healthchecks.smoke import Step, run
@@ -21,7 +22,7 @@ from infra.process import Report
 from infra.stack.deployment import Deployment
 from infra.targets import host
 
-AUTHENTICATION, SECRET = "authentication", "secret"
+AUTHENTICATION = "authentication"
 ATTEMPTS = 3  # others use the server: what changed between two looks is no failure
 PAUSE_SECONDS = 1.0
 
@@ -74,21 +75,13 @@ def _judge_data(deployment: Deployment, report: Report, secrets_lost: bool) -> I
 
 
 def _judged(name: str, judge: Callable[[], CheckResult]) -> CheckResult:
-    import psycopg
-
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            found = judge()
-        except LettaOpsError as error:
-            found = CheckResult(name, FAILED, error.message)
-        except psycopg.Error as error:
-            found = CheckResult(name, FAILED, (str(error) or type(error).__name__).splitlines()[0])
-        except Exception as error:  # noqa: BLE001  # an answer of a shape that no release gave yet
-            found = CheckResult(name, UNVERIFIED, f"{type(error).__name__}: {error}")
-        if found.verdict != FAILED or attempt == ATTEMPTS:
-            return found
+    found = examined(name, judge)
+    for _ in range(ATTEMPTS - 1):
+        if found.verdict != FAILED:
+            break
         time.sleep(PAUSE_SECONDS)
-    raise AssertionError
+        found = examined(name, judge)
+    return found
 
 
 def _judge_authentication(deployment: Deployment) -> CheckResult:

@@ -169,14 +169,17 @@ def _forget_terminal() -> None:
     import os
     import stat
 
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        if stat.S_ISCHR(os.fstat(stream).st_mode):
-            os.dup2(nowhere, stream)
+    _forget(*(stream for stream in (1, 2) if stat.S_ISCHR(os.fstat(stream).st_mode)))
 
 
 def _forget_stdout() -> None:
     """Whoever read our output has gone; without this Python complains about it at its end."""
+    _forget(sys.stdout.fileno())
+
+
+def _forget(*streams: int) -> None:
     import os
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream)

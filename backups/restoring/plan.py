@@ -13,7 +13,6 @@ from backups.opening import Key, escrowed_key
 from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
 from backups.stores.store import Store
-from backups.verdicts import FAILED, PASSED
 from infra.database.administration import DatabaseAccess
 from infra.database.facts import DatabaseFacts, database_facts
 from infra.errors import LettaOpsError
@@ -125,7 +124,6 @@ def make_plan(
     names, since = names_of(deployment), backup.manifest.created_at
     present = read_present(access, names.name, since)
     differs = present is None or present.revision != backup.manifest.database.revision
-    drills = [drill for drill in backup.drills if drill.verdict in (PASSED, FAILED)]
     return Plan(
         backup,
         present,
@@ -134,7 +132,7 @@ def make_plan(
         new_key,
         lost,
         provisions=deployment.folder is not None and (foreign or new_key is not None or differs),
-        drill=drills[-1] if drills else None,
+        drill=backup.last_judged,
     )
 
 

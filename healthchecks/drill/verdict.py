@@ -75,25 +75,30 @@ class Judge:
         self._report(f"{check.name}: {check.verdict}: {check.summary}")
 
     def examine(self, name: str, step: Callable[[], CheckResult]) -> None:
-        """Add what `step` finds. Where it fails, that is the verdict: of the backup when Postgres or
-        the server refuse, unknown when it is we who did not understand the answer."""
-        import psycopg
-
-        try:
-            self.add(step())
-        except LettaOpsError as error:
-            self.add(of_error(name, error))
-        except psycopg.Error as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.add(CheckResult(name, FAILED, f"the restored database refuses: {reason}"))
-        except Exception as error:  # noqa: BLE001  # an answer of a shape that no release gave yet
-            self.add(CheckResult(name, UNVERIFIED, f"{type(error).__name__}: {error}"))
+        """Add what `step` finds."""
+        self.add(examined(name, step))
 
     def close(self, names: Iterable[str], why: str, hint: str = "") -> None:
         """Those of `names` that were not examined are unverified, since `why`."""
         for name in names:
             if name not in self._checks:
                 self.add(CheckResult(name, UNVERIFIED, why, hint))
+
+
+def examined(name: str, step: Callable[[], CheckResult]) -> CheckResult:
+    """Return what `step` finds. Where it fails, that is the verdict: of the data when Postgres or
+    the server refuse, unknown when it is we who did not understand the answer."""
+    import psycopg
+
+    try:
+        return step()
+    except LettaOpsError as error:
+        return of_error(name, error)
+    except psycopg.Error as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return CheckResult(name, FAILED, f"the restored database refuses: {reason}")
+    except Exception as error:  # noqa: BLE001  # an answer of a shape that no release gave yet
+        return CheckResult(name, UNVERIFIED, f"{type(error).__name__}: {error}")
 
 
 def of_error(name: str, error: LettaOpsError) -> CheckResult:

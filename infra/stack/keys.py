@@ -214,7 +214,14 @@ def is_secret(about: FieldInfo) -> bool:
 
 
 def is_known(name: str, known: Iterable[str]) -> bool:
-    return any((name == each and not each.endswith(".")) or _is_of(name, each) for each in known)
+    return _path_of(name, known) is not None
+
+
+def _path_of(name: str, known: Iterable[str]) -> str | None:
+    """Which of the known keys `name` is: itself, or the table whose keys have any name."""
+    if name in known and not name.endswith("."):
+        return name
+    return next((path for path in known if _is_of(name, path)), None)
 
 
 def _is_of(name: str, path: str) -> bool:
@@ -237,7 +244,7 @@ def read(model: type[K], values: Mapping[str, Any], reading: Reading, **ours: An
     known = keys_of(model)
     tree: dict[str, Any] = {**ours}
     for name, value in values.items():
-        path = next((each for each in known if is_known(name, [each])), None)
+        path = _path_of(name, known)
         if path is None:
             continue
         # Of a variable of any name, an empty text is a value.

@@ -330,8 +330,9 @@ def test_create_that_is_interrupted_takes_back_what_it_stored(
     [
         (signal.SIGINT, 130, "database: restoring"),
         (signal.SIGHUP, 129, SERVED),
+        pytest.param(signal.SIGTERM, 143, SERVED, marks=pytest.mark.long),
     ],
-    ids=["ctrl-c", "sighup"],
+    ids=["ctrl-c", "sighup", "sigterm"],
 )
 def test_restore_that_is_interrupted_goes_back_before_it_ends(
     number: signal.Signals, code: int, line: str, place: Kept, before: State, tmp_path: Path
