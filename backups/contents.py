@@ -55,14 +55,24 @@ BINARY = (
     "text", "varchar", "bpchar", "json", "jsonb", "bool", "int2", "int4", "int8", "uuid", "bytea",
     "timestamp", "timestamptz", "date",
 )  # fmt: skip
+# Of type `t`: whether it is one of pgvector's, and not somebody's own of that name.
+OF_PGVECTOR = """
+(t.typname IN ('vector', 'halfvec', 'sparsevec') AND EXISTS (SELECT FROM pg_depend e
+  JOIN pg_extension x ON x.oid = e.refobjid AND e.refclassid = 'pg_extension'::regclass
+  WHERE e.classid = 'pg_type'::regclass AND e.objid = t.oid AND x.extname = 'vector'))
+"""
 # By name: a column's place depends on how its table came to be.
-COLUMNS = """
-SELECT a.attname, t.typname, tn.nspname FROM pg_attribute a
+COLUMNS = f"""
+SELECT a.attname, t.typname, tn.nspname, {OF_PGVECTOR},
+  (WITH RECURSIVE base AS (
+    SELECT t.oid, t.typtype, t.typbasetype
+    UNION ALL SELECT b.oid, b.typtype, b.typbasetype FROM base JOIN pg_type b ON b.oid = base.typbasetype
+  ) SELECT oid < 16384 FROM base WHERE typtype <> 'd')
+FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attname
-"""
-VECTORS = ("vector", "halfvec", "sparsevec")
+"""  # noqa: S608  # a constant
 HALF = 16  # hex digits of MD5 that make a bigint
 
 
@@ -173,11 +183,17 @@ def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: in
     )
 
 
-def _column(name: str, kind: str, home: str) -> sql.Composable:
+def _column(
+    name: str, kind: str, home: str, of_pgvector: bool, of_postgres: bool
+) -> sql.Composable:
     from psycopg import sql
 
     column = sql.Identifier(name)
-    if kind in VECTORS:
+    if of_pgvector:
         return sql.SQL("{}({})").format(sql.Identifier(home, f"{kind}_send"), column)
-    known = home == "pg_catalog" and kind in BINARY
-    return column if known else sql.SQL("{}::text").format(column)
+    if home == "pg_catalog" and kind in BINARY:
+        return column
+    if of_postgres:
+        return sql.SQL("{}::text").format(column)
+    # A cast of somebody's own type may be his own code, and it is an administrator who reads here.
+    return sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%s', {0}) END").format(column)

@@ -29,6 +29,7 @@ from backups.manifest import (
     Part,
 )
 from backups.programs import Version, find_dump
+from backups.signing import key_to_sign, signed
 from backups.sources.memory_files import read_memory
 from backups.sources.postgres import Snapshot, snapshot
 from backups.stores.store import Store
@@ -142,6 +143,7 @@ def create(
     LettaOpsError.
     """
     started = time.monotonic()
+    key = key_to_sign(deployment)
     encryption = encryption_of(deployment.backups, store.url)
     if not allow_plain:
         ensure_as_encrypted(encryption, store)
@@ -163,6 +165,7 @@ def create(
         writing.forget()
         raise
     manifest = replace(manifest, seconds=round(time.monotonic() - started, 1))
+    manifest = replace(manifest, signature=signed(manifest, key))
     try:
         write_object(store, folder + MANIFEST, manifest.as_text(), exclusive=True)
     except LettaOpsError as error:
@@ -249,6 +252,16 @@ def dump_warning(manifest: Manifest) -> str | None:
         f"pg_dump {program} is older than the server, PostgreSQL {server}, and may not know all that it"
         f" dumped: put a newer one on PATH (Debian: postgresql-client-{server.major}), and prove this"
         " backup with a drill"
+    )
+
+
+def signer_warning(deployment: Deployment, manifest: Manifest) -> str | None:
+    """What to tell whoever makes the deployment's first signed backup."""
+    if deployment.signing_key is not None or manifest.signature is None:
+        return None
+    return (
+        "backups are signed from now on: keep this line beside the identity that opens them, so that a"
+        f" new machine knows whose they are: # signer: {manifest.signature.signer}"
     )
 
 

@@ -3,6 +3,9 @@
 Nothing is laid down but the beginning of the dump, for its table of contents: definitions are made
 from that, then the dump and the rows of vectors are loaded side by side as they come, and at last
 indexes and constraints are made by several jobs.
+
+All of it is done by the database's owner, logged in as such: an administrator's session that only takes
+on the owner's role can be led back by what a backup runs (defaults, constraints, indexes).
 """
 
 from __future__ import annotations
@@ -11,34 +14,40 @@ import errno
 import itertools
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from backups.catalog import Backup
 from backups.column_options import unknown_options, without_options
 from backups.contents import settle
 from backups.humanize import size_in_words
-from backups.manifest import DATABASE, Manifest
+from backups.manifest import DATABASE, DatabaseRecord, Manifest
 from backups.opening import Key, opened_part
 from backups.parallel import Stop, concurrently
 from backups.programs import Program, Version
+from backups.rights import give, missing_roles
 from backups.sources.rows import VectorTable, write_rows
 from backups.stores.store import Store
 from backups.streams import chunks_of
-from backups.table_of_contents import entries, read_beginning, reader_of
+from backups.table_of_contents import (
+    Entry,
+    chosen_entries,
+    entries,
+    read_beginning,
+    reader_of,
+)
 from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
-from infra.process import Report, command, fed, run
+from infra.process import Command, Report, command, fed, run
 from infra.sensitive import Sensitive
 
 JOBS = 2
 ROOM = 1.5  # times what went into the backup
 # What of pg_restore's script is for psql alone.
 PSQL_COMMAND = re.compile(rb"^\\(?:un)?restrict .*\n", re.MULTILINE)
-MADE_BEFORE = ("EXTENSION", "COMMENT - EXTENSION")
 HINT = (
     "look at Postgres' log (`letta-ops logs postgres`), the free disk space, and whether the backup is"
     " whole (`letta-ops backup verify`); then run this again"
@@ -57,15 +66,21 @@ def room_for(manifest: Manifest) -> int:
 
 def load(
     access: DatabaseAccess,
+    owner: DatabaseAccess,
     name: str,
-    role: str | None,
     store: Store,
     backup: Backup,
     key: Key,
     scratch: Path,
     report: Report,
+    *,
+    trusted: bool,
 ) -> None:
-    """Load all of `backup` into database `name`, as `role`, but for what was `MADE_BEFORE`.
+    """Load all of `backup` into database `name`, but for what is made before and after it (extensions,
+    `backups.rights`).
+
+    `owner` leads to the database as its owner. Of a backup that is `trusted`, an administrator makes
+    what the owner may not: functions of Postgres' own code, for instance.
 
     Raises LettaOpsError, and psycopg.Error; what is in the database then is not to be trusted.
     """
@@ -73,18 +88,19 @@ def load(
     with (
         opened_part(store, backup, DATABASE, key) as source,
         tempfile.NamedTemporaryFile(dir=scratch, prefix="restoring-") as beginning,
-        tempfile.NamedTemporaryFile("w", dir=scratch, prefix="restoring-") as chosen,
     ):
         with _on(scratch):
             read_beginning(source, beginning)
-        dump = _Dump.of(access, name, role, backup, Path(beginning.name), chosen)
+        dump = _Dump.of(
+            access, owner, name, backup, Path(beginning.name), scratch, report, trusted=trusted
+        )
         report(f"database: restoring {size_in_words(stored)}")
-        dump.define(access, name, scratch, report)
-        with concurrently(lambda stop: _load_rows(access, name, store, backup, key, stop)) as stop:
+        dump.define()
+        with concurrently(lambda stop: _load_rows(owner, name, store, backup, key, stop)) as stop:
             beginning.seek(0)
             dump.load(stop.ends(itertools.chain(chunks_of(beginning), chunks_of(source))))
         report(f"database: making indexes and constraints with {JOBS} jobs")
-        dump.make("post-data", f"--jobs={JOBS}")
+        dump.finish()
 
 
 @dataclass(frozen=True)
@@ -92,102 +108,140 @@ class _Dump:
     """A dump on its way into a database, and the pg_restore that reads it."""
 
     program: Program
-    target: str
-    options: tuple[str, ...]
-    settings: dict[str, Any]
+    access: DatabaseAccess
+    owner: DatabaseAccess
+    name: str
+    record: DatabaseRecord
+    entries: tuple[Entry, ...]  # what is restored
     beginning: Path
-    encoding: str
+    scratch: Path
+    report: Report
 
     @classmethod
     def of(
         cls,
         access: DatabaseAccess,
+        owner: DatabaseAccess,
         name: str,
-        role: str | None,
         backup: Backup,
         beginning: Path,
-        chosen: IO[str],
+        scratch: Path,
+        report: Report,
+        *,
+        trusted: bool,
     ) -> _Dump:
-        """`chosen` gets the list of what is restored."""
+        record = backup.manifest.database
         with access.connect(name) as link:
             program = reader_of(backup.manifest, Version.of(link).major)
-        home = backup.manifest.database.pgvector_schema or "public"
-        chosen.writelines(
-            f"{line}\n" for line in _wanted(entries(program, beginning, **TELLING), home)
+            missing = missing_roles(link, record.rights) if record.rights else ()
+        chosen, left_out = chosen_entries(
+            entries(program, beginning, **TELLING),
+            record,
+            missing,
+            trusted=trusted and access.is_superuser,
         )
-        chosen.flush()
-        environment = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", **access.environment(name)}
-        password = environment.get("PGPASSWORD")
-        options = (
-            "--no-owner", "--no-privileges", "--no-password", "--exit-on-error",
-            # Of the source's replication: it is not ours to begin, and may need all rights.
-            "--no-publications", "--no-subscriptions",
-            *([f"--role={role}"] if role else []), f"--use-list={chosen.name}",
-        )  # fmt: skip
-        secrets = (Sensitive(password),) if password else ()
-        settings = {"environment": environment, "secrets": secrets}
-        encoding = backup.manifest.database.encoding
-        return cls(program, f"--dbname={name}", options, settings, beginning, encoding)
+        for line in left_out:
+            report(f"database: leaving out {line}")
+        return cls(program, access, owner, name, record, chosen, beginning, scratch, report)
 
-    def define(self, access: DatabaseAccess, name: str, scratch: Path, report: Report) -> None:
+    def define(self) -> None:
         """Make what stands ahead of the data, but for what this server can't know: that is told.
 
         Raises LettaOpsError, and psycopg.Error.
         """
+        for by_administrator, group in itertools.groupby(
+            (entry for entry in self.entries if not entry.after_data),
+            lambda entry: entry.by_administrator,
+        ):
+            if by_administrator:
+                self._make_as_administrator("pre-data", tuple(group))
+            else:
+                self._define(tuple(group))
+
+    def _define(self, group: tuple[Entry, ...]) -> None:
         from psycopg import sql
 
         with (
-            tempfile.NamedTemporaryFile(dir=scratch, prefix="restoring-") as file,
-            access.connect(name) as link,
+            tempfile.NamedTemporaryFile(dir=self.scratch, prefix="restoring-") as file,
+            self.owner.connect(self.name) as link,
         ):
-            arguments = (*self.options, "--section=pre-data", f"--file={file.name}")
-            run(command(self.program.path, *arguments, self.beginning, **self.settings), **TELLING)
+            self._restore("--section=pre-data", f"--file={file.name}", only=group, into=None)
             script = PSQL_COMMAND.sub(b"", Path(file.name).read_bytes())
             unknown = unknown_options(link, script)
             if unknown:
                 shown = ", ".join(f"{each} ({count}x)" for each, count in unknown.items())
-                report(
+                self.report(
                     f"database: leaving out options of columns that PostgreSQL {Version.of(link)}"
                     f" does not know: {shown}"
                 )
                 link.execute(
-                    sql.SQL("SET client_encoding TO {}").format(sql.Literal(self.encoding))
+                    sql.SQL("SET client_encoding TO {}").format(sql.Literal(self.record.encoding))
                 )
                 link.execute(without_options(script, unknown))
                 return
-        self.make("pre-data")
+        self._restore("--section=pre-data", only=group, into=self.owner)
 
-    def make(self, section: str, *more: str) -> None:
-        """Make what the table of contents defines: all but data."""
-        arguments = (self.target, *self.options, *more, f"--section={section}")
-        run(command(self.program.path, *arguments, self.beginning, **self.settings), **TELLING)
+    def _make_as_administrator(self, section: str, group: tuple[Entry, ...]) -> None:
+        """Make what the owner may not make, and give it to the owner."""
+        self._restore(f"--section={section}", only=group, into=self.access)
+        assert self.record.rights is not None  # noqa: S101  # it says what is privileged
+        privileged = self.record.rights.privileged
+        addresses = [privileged[entry.number] for entry in group if entry.number in privileged]
+        with self.access.connect(self.name) as link:
+            give(link, addresses, str(self.owner.settings["user"]))
 
     def load(self, chunks: Iterator[bytes]) -> None:
         """Load the data of a dump that comes in chunks, and read these to their end."""
-        arguments = (self.target, *self.options, "--section=data")
-        fed(command(self.program.path, *arguments, **self.settings), chunks, **TELLING)
+        with self._command("--section=data", only=self.entries, into=self.owner) as job:
+            fed(job, chunks, **TELLING)
         for _ in chunks:
             pass  # pg_restore does not want it, but at its end it is compared with the manifest
 
+    def finish(self) -> None:
+        """Make indexes, constraints and triggers."""
+        after = [entry for entry in self.entries if entry.after_data]
+        theirs = tuple(entry for entry in after if entry.by_administrator)
+        ours = tuple(entry for entry in self.entries if not entry.by_administrator)
+        self._restore(f"--jobs={JOBS}", "--section=post-data", only=ours, into=self.owner)
+        if theirs:
+            self._make_as_administrator("post-data", theirs)
+
+    def _restore(self, *options: str, only: tuple[Entry, ...], into: DatabaseAccess | None) -> None:
+        with self._command(*options, self.beginning, only=only, into=into) as job:
+            run(job, **TELLING)
+
+    @contextmanager
+    def _command(
+        self, *arguments: str | Path, only: tuple[Entry, ...], into: DatabaseAccess | None
+    ) -> Iterator[Command]:
+        """pg_restore of these entries; with None as text, else into the database by that way."""
+        given = into.environment(self.name) if into else {}
+        password = given.get("PGPASSWORD")
+        publications = () if self.record.rights else ("--no-publications",)
+        with tempfile.NamedTemporaryFile("w", dir=self.scratch, prefix="restoring-") as chosen:
+            chosen.writelines(f"{entry.line}\n" for entry in only)
+            chosen.flush()
+            yield command(
+                self.program.path,
+                *([f"--dbname={self.name}"] if into else []),
+                "--no-owner", "--no-privileges", "--no-password", "--exit-on-error",
+                # Of the source's replication: it is not ours to begin, and needs all rights.
+                *publications, "--no-subscriptions", f"--use-list={chosen.name}",
+                *arguments,
+                environment={"LC_ALL": "C", "PATH": "/usr/bin:/bin", **given},
+                secrets=(Sensitive(password),) if password else (),
+            )  # fmt: skip
+
 
 def _load_rows(
-    access: DatabaseAccess, name: str, store: Store, backup: Backup, key: Key, stop: Stop
+    owner: DatabaseAccess, name: str, store: Store, backup: Backup, key: Key, stop: Stop
 ) -> None:
     tables = [part for part in backup.manifest.parts if part.table is not None]
-    with access.connect(name) as link:
+    with owner.connect(name) as link:
         settle(link)
         for part in tables:
             with opened_part(store, backup, part.name, key) as source:
                 write_rows(link, VectorTable.parse(str(part.table)), stop.ends(chunks_of(source)))
-
-
-def _wanted(listing: Iterable[str], home: str) -> Iterator[str]:
-    """Of pg_restore's list, all but what was made already."""
-    for line in listing:
-        entry = line.partition("; ")[2].split(" ", 2)[-1] if not line.startswith(";") else ""
-        made = (*MADE_BEFORE, f"SCHEMA - {home} ", "COMMENT - SCHEMA public")
-        if not entry.startswith(made):
-            yield line
 
 
 @contextmanager

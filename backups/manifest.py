@@ -11,7 +11,7 @@ from typing import Any
 
 from infra.errors import LettaOpsError
 
-FORMAT = 1
+FORMAT = 2  # 1 knew nothing of extensions and rights
 MANIFEST = "manifest.json"
 KEEP = "keep.json"  # beside it: a mark that prune respects
 DRILLS = "drills/"
@@ -57,8 +57,92 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Extension:
+    version: str
+    schema: str
+
+
+@dataclass(frozen=True)
+class Address:
+    """An object of a database, as `pg_identify_object_as_address` names it."""
+
+    type: str
+    names: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = f"({', '.join(self.arguments)})" if self.arguments else ""
+        return f"{self.type} {'.'.join(self.names)}{shown}"
+
+    @classmethod
+    def parse(cls, values: Any) -> Address:
+        return cls(values["type"], tuple(values["names"]), tuple(values["arguments"]))
+
+
+# Grantee ("" is everybody), privilege, and whether it may be handed on.
+Acl = tuple[tuple[str, str, bool], ...]
+
+
+@dataclass(frozen=True)
+class EventTrigger:
+    """`enabled` as `pg_event_trigger.evtenabled` has it."""
+
+    name: str
+    event: str
+    tags: tuple[str, ...]
+    function: Address
+    enabled: str
+    comment: str | None
+    of_administrator: bool  # who made its function
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Whose the objects of a database are and who may do what, as far as it isn't as it is made.
+
+    `owner` is the role whose Letta's tables are; what is the owner's is not listed. `policies` (with
+    their roles) and `privileged`, which its owner could not make, are by what a dump's table of
+    contents calls them: the numbers of their catalog and of their row.
+    """
+
+    owner: str
+    owners: tuple[tuple[Address, str], ...] = ()
+    grants: tuple[tuple[Address, Acl], ...] = ()
+    # Of what a role makes later (`pg_default_acl`): role, schema, kind.
+    default_grants: tuple[tuple[str, str | None, str, Acl], ...] = ()
+    policies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    privileged: Mapping[str, Address] = field(default_factory=dict)
+    event_triggers: tuple[EventTrigger, ...] = ()
+
+    @classmethod
+    def parse(cls, values: Any) -> Rights:
+        def acl(rows: Any) -> Acl:
+            return tuple((str(row[0]), str(row[1]), bool(row[2])) for row in rows)
+
+        return cls(
+            values["owner"],
+            tuple((Address.parse(each), role) for each, role in values["owners"]),
+            tuple((Address.parse(each), acl(rows)) for each, rows in values["grants"]),
+            tuple((*key, acl(rows)) for *key, rows in values["default_grants"]),
+            {key: tuple(roles) for key, roles in values["policies"].items()},
+            {key: Address.parse(each) for key, each in values["privileged"].items()},
+            tuple(
+                EventTrigger(
+                    **{
+                        **each,
+                        "tags": tuple(each["tags"]),
+                        "function": Address.parse(each["function"]),
+                    }
+                )
+                for each in values["event_triggers"]
+            ),
+        )
+
+
+@dataclass(frozen=True)
 class DatabaseRecord:
-    """The database as it was dumped. `tables` and `sequences` are by `schema.name`."""
+    """The database as it was dumped. `tables` and `sequences` are by `schema.name`; `extensions`, in
+    the order in which they were made, and `rights` are not known of backups of format 1."""
 
     name: str
     schema: str | None  # where Letta's tables are
@@ -69,6 +153,8 @@ class DatabaseRecord:
     encoding: str
     tables: Mapping[str, Table]
     sequences: Mapping[str, int]  # last values, read before the snapshot
+    extensions: Mapping[str, Extension] = field(default_factory=dict)
+    rights: Rights | None = None
 
     def rows(self, table: str) -> int | None:
         """How many rows a table of Letta has, by its plain name."""
@@ -83,6 +169,14 @@ class Memory:
     repositories: int
     files: int
     digest: str
+
+
+@dataclass(frozen=True)
+class Signature:
+    """See `backups.signing`: who signed the manifest's digest, and what came of it."""
+
+    signer: str
+    value: str
 
 
 @dataclass(frozen=True)
@@ -107,6 +201,7 @@ class Manifest:
     key_escrowed: bool
     tools: Mapping[str, str] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)  # by image: `name=version ...`
+    signature: Signature | None = None  # not of backups of format 1
 
     def part(self, name: str) -> Part | None:
         return next((part for part in self.parts if part.name == name), None)
@@ -127,8 +222,18 @@ class Manifest:
 
     def as_text(self) -> str:
         """JSON with a digest over itself, so that an altered manifest is known for one."""
-        body: dict[str, Any] = {"format": FORMAT, **asdict(self)}
-        return json.dumps({**body, "sha256": _digest(body)}, default=_plain, indent=1)
+        signature = {"signature": asdict(self.signature)} if self.signature else {}
+        whole = {**self._body(), "sha256": self.digest(), **signature}
+        return json.dumps(whole, default=_plain, indent=1)
+
+    def digest(self) -> str:
+        """SHA-256 in hex of all but the signature: what that signs."""
+        return _digest(self._body())
+
+    def _body(self) -> dict[str, Any]:
+        body = {"format": FORMAT, **asdict(self)}
+        del body["signature"]
+        return body
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
@@ -139,12 +244,12 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
     """
     try:
         document = json.loads(text)
-        claimed = document.pop("sha256")
+        claimed, signature = document.pop("sha256"), document.pop("signature", None)
         newer = int(document["format"]) > FORMAT
         if not newer and claimed != _digest(document):
             raise ValueError("its own digest does not fit")  # noqa: TRY301
         if not newer:
-            return _manifest(document)
+            return _manifest(document, signature)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LettaOpsError(
             "manifest-damaged",
@@ -158,10 +263,12 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
     )
 
 
-def _manifest(document: dict[str, Any]) -> Manifest:
+def _manifest(document: dict[str, Any], signature: dict[str, str] | None) -> Manifest:
     values = {key: value for key, value in document.items() if key != "format"}
     database = values["database"]
     tables = {name: Table(**table) for name, table in database["tables"].items()}
+    extensions = {name: Extension(**each) for name, each in database.get("extensions", {}).items()}
+    rights = Rights.parse(database["rights"]) if database.get("rights") else None
     newest = values["newest_message_at"]
     return Manifest(
         **{
@@ -169,9 +276,12 @@ def _manifest(document: dict[str, Any]) -> Manifest:
             "created_at": dt.datetime.fromisoformat(values["created_at"]),
             "newest_message_at": dt.datetime.fromisoformat(newest) if newest else None,
             "parts": tuple(Part(**part) for part in values["parts"]),
-            "database": DatabaseRecord(**{**database, "tables": tables}),
+            "database": DatabaseRecord(
+                **{**database, "tables": tables, "extensions": extensions, "rights": rights}
+            ),
             "memory": Memory(**values["memory"]),
             "recipients": tuple(values["recipients"]),
+            "signature": Signature(**signature) if signature else None,
         }
     )
 

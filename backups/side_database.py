@@ -2,7 +2,8 @@
 
 What pg_restore alone gets wrong (and why it looks like total loss then): it knows nothing of the
 owner that the server here has, of the schema in which it looks, of settings like the search path
-that belong to a database, and it can't make the extension without rights.
+that belong to a database, and it can't make extensions without rights. An administrator makes the
+database and what only he may make; everything else is done by its owner.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup
-from backups.layout import LETTA_OPS, move_extension, move_schema
+from backups.extensions import ensure_offered, extensions_of, make_extensions
+from backups.layout import move_extension, move_schema
 from backups.loading import HINT, load
 from backups.opening import Key
+from backups.rights import apply_rights
 from backups.stores.store import Store
 from infra.database.administration import DatabaseAccess
 from infra.database.facts import find_pgvector
 from infra.errors import LettaOpsError
 from infra.process import Report
-from infra.stack.deployment import ADMIN_ROLE
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,26 +45,29 @@ class SideDatabase:
 
 def restore_database(
     access: DatabaseAccess,
+    owner: DatabaseAccess,
     side: SideDatabase,
     store: Store,
     backup: Backup,
     key: Key,
     scratch: Path,
     report: Report,
+    *,
+    trusted: bool,
 ) -> None:
     """Make `side`, with what the backup holds of the database; one of this name is dropped first.
 
-    `scratch` is a folder that nobody else can look into. Raises LettaOpsError; what was made is
-    dropped again.
+    `owner` leads to the same Postgres as the database's owner; `scratch` is a folder that nobody
+    else can look into; `trusted`: see `backups.loading.load`. Raises LettaOpsError; what was made
+    is dropped again.
     """
     import psycopg
 
     try:
         create_database(access, side)
-        _prepare(access, side, backup)
-        role = side.owner if access.is_superuser else None
-        load(access, side.name, role, store, backup, key, scratch, report)
-        _put_right(access, side, backup)
+        _prepare(access, side, backup, report)
+        load(access, owner, side.name, store, backup, key, scratch, report, trusted=trusted)
+        _put_right(access, side, backup, report)
     except psycopg.Error as error:
         failure = failed(error)
         drop_after(failure, access, side.name)
@@ -133,22 +138,15 @@ def failed(error: Exception) -> LettaOpsError:
     return LettaOpsError("restore-failed", f"restoring the database failed: {reason}", HINT)
 
 
-def _prepare(access: DatabaseAccess, side: SideDatabase, backup: Backup) -> None:
-    """Make the extension where the dump will look for it: its types are named with their schema."""
-    from psycopg import sql
-
-    home = backup.manifest.database.pgvector_schema or "public"
+def _prepare(access: DatabaseAccess, side: SideDatabase, backup: Backup, report: Report) -> None:
+    """Make the extensions where the dump will look for them: their types are named with their schema."""
+    database = backup.manifest.database
     with access.connect(side.name) as link:
-        if home != "public":
-            link.execute(
-                sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(
-                    sql.Identifier(home), sql.Identifier(side.owner)
-                )
-            )
-        if backup.manifest.database.pgvector is not None:
-            query = sql.SQL("CREATE EXTENSION IF NOT EXISTS vector SCHEMA {}")
-            link.execute(query.format(sql.Identifier(home)))
-            move_extension(link, home)
+        ensure_offered(link, database)
+        for other in make_extensions(link, extensions_of(database), side.owner):
+            report(f"database: {other}")
+        if database.pgvector_schema is not None:
+            move_extension(link, database.pgvector_schema)
     _set_jobs_aside(access, side)
 
 
@@ -159,33 +157,21 @@ def _set_jobs_aside(access: DatabaseAccess, side: SideDatabase) -> None:
     _each(access, side, "ALTER DATABASE {} SET synchronous_commit = off")
 
 
-def _put_right(access: DatabaseAccess, side: SideDatabase, backup: Backup) -> None:
-    """What belongs to us is ours again, and everything is where the server here will look."""
+def _put_right(access: DatabaseAccess, side: SideDatabase, backup: Backup, report: Report) -> None:
+    """Everything is whose it was, and where the server here will look."""
     database = backup.manifest.database
     with access.connect(side.name) as link:
-        if access.is_superuser:
-            _to_administrator(link)
+        if database.rights is not None:
+            for line in apply_rights(
+                link, database.rights, side.owner, is_superuser=access.is_superuser
+            ):
+                report(f"database: leaving out {line}")
         if side.schema and database.schema and side.schema != database.schema:
             move_schema(link, database.schema, side.schema, side.owner)
         if side.extension_schema and database.pgvector is not None:
             move_extension(link, side.extension_schema)
     _each(access, side, "ALTER DATABASE {} RESET maintenance_work_mem")
     _each(access, side, "ALTER DATABASE {} RESET synchronous_commit")
-
-
-def _to_administrator(link: psycopg.Connection[Any]) -> None:
-    """Letta's own role must not be able to change our records."""
-    from psycopg import sql
-
-    found = link.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [LETTA_OPS]).fetchone()
-    if found is None:
-        return
-    admin = sql.Identifier(ADMIN_ROLE)
-    link.execute(sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(sql.Identifier(LETTA_OPS), admin))
-    tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = %s::regnamespace"
-    for (name,) in link.execute(tables, [LETTA_OPS]).fetchall():
-        table = sql.Identifier(LETTA_OPS, name)
-        link.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(table, admin))
 
 
 def _each(access: DatabaseAccess, side: SideDatabase, statement: str) -> None:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from backups.manifest import Manifest
+from backups.manifest import DatabaseRecord, Manifest
 from backups.programs import Program, Version, find_restore
 from backups.stores.store import Source
 from backups.streams import CHUNK
 from infra.process import command, run
 
+# What is made by itself, ahead of a dump or after it.
+MADE_OTHERWISE = (
+    "EXTENSION", "COMMENT - EXTENSION", "COMMENT - SCHEMA public",
+    "EVENT TRIGGER", "COMMENT - EVENT TRIGGER",
+)  # fmt: skip
+# Kind, schema and the rest of an entry that may be left out.
+KIND = re.compile(
+    r"((?:FOREIGN DATA|OPERATOR|ACCESS|TEXT SEARCH|PROCEDURAL|SHELL|PUBLICATION TABLES IN) \S+|\S+)"
+    r" (\S+) (.*)",
+    re.DOTALL,
+)
 BEGINNING = 32 << 20  # bytes: many times what Letta's takes
 
 
@@ -33,3 +47,74 @@ def reader_of(manifest: Manifest, server: int | None = None) -> Program:
     """Return the pg_restore that reads a backup's dump, for a server of this major version."""
     dumped_with = Version.parse(manifest.tools["pg_dump"]).major
     return find_restore(server or dumped_with, dumped_with)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of pg_restore's list: `number` is that of its catalog and of its row in it."""
+
+    line: str
+    number: str
+    text: str  # kind, schema, name, owner: nothing is quoted
+    by_administrator: bool = False
+
+    @property
+    def after_data(self) -> bool:
+        """Whether it is made after the data, as far as it may be an administrator who makes it."""
+        return self.text.startswith(("PUBLICATION", "COMMENT - PUBLICATION"))
+
+
+def chosen_entries(
+    listing: Iterable[str], record: DatabaseRecord, missing: Collection[str], *, trusted: bool
+) -> tuple[tuple[Entry, ...], list[str]]:
+    """Return what is restored of a dump, and in words what can't be.
+
+    `missing`: the roles that are not here. `trusted`: an administrator makes what its owner may not.
+    """
+    rights = record.rights
+    policies = rights.policies if rights else {}
+    privileged = rights.privileged if rights else {}
+    homes = {
+        record.pgvector_schema or "public",
+        *(each.schema for each in record.extensions.values()),
+    }
+    before = (*MADE_OTHERWISE, *(f"SCHEMA - {home} " for home in homes))
+    chosen: list[Entry] = []
+    left_out: list[str] = []
+    gone: set[str | None] = set()
+    theirs: set[str | None] = set()
+    for line in listing:
+        if line.startswith(";"):
+            continue
+        catalog, row, text = line.partition("; ")[2].split(" ", 2)
+        number, comment_of = f"{catalog} {row}", _comment_of(text)
+        if text.startswith(before) or comment_of in gone:
+            continue
+        # A comment is restored together with what it is on, or not at all.
+        entry = Entry(line, number, text, number in privileged or comment_of in theirs)
+        if lacking := sorted(set(policies.get(entry.number, ())) & set(missing)):
+            left_out.append(f"{text}: role {', '.join(lacking)} is not here")
+        elif entry.by_administrator and not trusted:
+            left_out.append(f"{text}: only an administrator may make it, of a signed backup")
+        else:
+            chosen.append(entry)
+            if number in privileged:
+                theirs.add(_commented(text))
+            continue
+        gone.add(_commented(text))
+    return tuple(chosen), left_out
+
+
+def _commented(text: str) -> str:
+    """What `_comment_of` returns for the comment of this entry."""
+    kind, schema, name = KIND.match(text).groups()  # type: ignore[union-attr]  # all are such
+    return f"{schema} {kind}" if kind == "POLICY" else f"{schema} {kind} {name}"
+
+
+def _comment_of(text: str) -> str | None:
+    """Of a comment, on what it is; of a policy's only where: its words are in another order."""
+    kind, _, rest = text.partition(" ")
+    if kind != "COMMENT":
+        return None
+    schema, of, _ = rest.split(" ", 2)
+    return f"{schema} {of}" if of == "POLICY" else rest

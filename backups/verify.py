@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from backups.crypto import damaged
 from backups.humanize import size_in_words
 from backups.manifest import CONFIGURATION, DATABASE, KEY_ESCROW, MEMORY, Part
 from backups.opening import Key, opened_part, stored_chunks
+from backups.signing import Signers
 from backups.sources.memory_files import summarise
 from backups.sources.rows import count_rows
 from backups.stores.store import Source, Store
@@ -23,6 +25,7 @@ from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.fingerprint import key_fingerprint
 
+SIGNATURE = "signature"
 OF_THE_BACKUP = ("part-damaged", "part-missing", "manifest-damaged")
 WITHOUT_KEY = ("identity-missing", "wrong-identity")
 
@@ -34,6 +37,17 @@ def verify(store: Store, backup: Backup, key: Key, report: Report) -> list[Check
         report(f"{part.name}: reading {size_in_words(part.size)}")
         found.append(_checked(store, backup, part, key))
     return found
+
+
+def judge_signature(backup: Backup, signers: Signers) -> CheckResult:
+    """Whether it is known who made the backup."""
+    try:
+        signers.ensure(backup.manifest)
+    except LettaOpsError as error:
+        verdict = FAILED if error.code == "backup-forged" else UNVERIFIED
+        return CheckResult(SIGNATURE, verdict, error.message, error.hint)
+    assert backup.manifest.signature is not None  # noqa: S101  # that was ensured
+    return CheckResult(SIGNATURE, PASSED, f"of {backup.manifest.signature.signer}")
 
 
 def _checked(store: Store, backup: Backup, part: Part, key: Key) -> CheckResult:
@@ -108,7 +122,7 @@ def tables_in(listing: Iterable[str], names: Iterable[str]) -> set[str]:
 
 
 def _plain(name: str) -> str:
-    return name.replace(".", " ")
+    return re.sub(r"[.\r\n]", " ", name)  # of a line's end pg_restore makes a space, too
 
 
 def _rows(source: Source, backup: Backup, table: str) -> str:

@@ -9,9 +9,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup, Drill, deployment_id
+from backups.extensions import ensure_offered
 from backups.opening import Key, escrowed_key
 from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
+from backups.rights import missing_roles
+from backups.signing import Signers
 from backups.stores.store import Store
 from infra.database.administration import DatabaseAccess
 from infra.database.facts import DatabaseFacts, database_facts
@@ -30,6 +33,7 @@ class Options:
 
     into_other: bool = False
     accept_lost_secrets: bool = False
+    accept_unsigned: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Plan:
     secrets_lost: bool
     provisions: bool  # ends with `up`: key, schema or providers have to be put right
     drill: Drill | None  # the last one that passed or failed
+    signed: bool  # by somebody who is known here
+    missing_roles: tuple[str, ...]  # what they own or may do is left out
 
     def as_json(self) -> dict[str, Any]:
         present = self.present
@@ -95,6 +101,8 @@ class Plan:
             "drops": [each.as_json() for each in self.drops],
             "takes_over_key": self.new_key is not None,
             "secrets_lost": self.secrets_lost,
+            "signed": self.signed,
+            "missing_roles": list(self.missing_roles),
             "last_drill": self.drill and self.drill.verdict,
             "last_drill_seconds": self.drill and self.drill.seconds,
         }
@@ -109,7 +117,11 @@ def make_plan(
     options: Options,
 ) -> Plan:
     """Return the plan, or raise LettaOpsError: `foreign-backup`, `backup-newer-schema`,
-    `backup-newer-postgres`, `wrong-encryption-key`, and those of the store and of the database."""
+    `backup-newer-postgres`, `extension-missing`, `wrong-encryption-key`, those of `Signers.ensure`, of
+    the store and of the database."""
+    signers = Signers.of(deployment, key.identities)
+    if not options.accept_unsigned:
+        signers.ensure(backup.manifest)
     foreign = backup.manifest.deployment != deployment_id(deployment)
     if foreign and not options.into_other:
         raise LettaOpsError(
@@ -119,7 +131,7 @@ def make_plan(
             "add --into-other to replace what this deployment holds by it",
         )
     ensure_known(deployment, backup)
-    _ensure_not_older(access, backup)
+    missing = _ensure_fits(access, backup)
     new_key, lost = _key_after(deployment, store, backup, key, options)
     names, since = names_of(deployment), backup.manifest.created_at
     present = read_present(access, names.name, since)
@@ -133,20 +145,29 @@ def make_plan(
         lost,
         provisions=deployment.folder is not None and (foreign or new_key is not None or differs),
         drill=backup.last_judged,
+        signed=signers.know(backup.manifest),
+        missing_roles=missing,
     )
 
 
-def _ensure_not_older(access: DatabaseAccess, backup: Backup) -> None:
-    """A dump of a newer Postgres may hold what an older one doesn't know, or takes for something else."""
-    made_with = backup.manifest.database.postgres
+def _ensure_fits(access: DatabaseAccess, backup: Backup) -> tuple[str, ...]:
+    """Return the roles of the backup that this Postgres lacks. Raises LettaOpsError.
+
+    A dump of a newer Postgres may hold what an older one doesn't know, or takes for something else.
+    """
+    record = backup.manifest.database
+    made_with = record.postgres
     with access.connect(access.maintenance) as link:
         here = link.info.server_version // 10_000
+        ensure_offered(link, record)
+        missing = missing_roles(link, record.rights) if record.rights else ()
     if int(re.findall(r"\d+", made_with)[0]) > here:
         raise LettaOpsError(
             "backup-newer-postgres",
             f"backup {backup.id} is of PostgreSQL {made_with}, newer than the {here} of this deployment",
             "restore it into a stack whose Postgres is at least as new",
         )
+    return tuple(missing)
 
 
 def _key_after(

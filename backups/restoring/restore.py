@@ -31,6 +31,7 @@ from backups.stores.store import Store
 from backups.streams import chunks_of
 from infra.audit.trail import carry_over
 from infra.database.administration import DatabaseAccess
+from infra.database.claim import claim, claimed_by
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.servers import ensure_can_stop, is_ours, start_server, stop_server
@@ -167,7 +168,10 @@ def _make_beside(
     )
     if host(deployment).shares_disk:  # its Postgres must not run full
         ensure_room(scratch, room_for(plan.backup.manifest))
-    restore_database(access, side, store, plan.backup, key, scratch, report)
+    with host(deployment).owner() as owner:
+        restore_database(
+            access, owner, side, store, plan.backup, key, scratch, report, trusted=plan.signed
+        )
     report("database: comparing its content with the backup's")
     expected = plan.backup.manifest.database
     renamed = {expected.schema: side.schema} if side.schema and expected.schema else {}
@@ -252,16 +256,10 @@ def _claim(link: psycopg.Connection[Any], deployment: str) -> None:
     """Write whose database it is; the backup may be of another deployment, or of a time before this."""
     from psycopg import sql
 
-    table = sql.Identifier(LETTA_OPS, "deployment")
-    there = link.execute("SELECT to_regclass(%s)", [f"{LETTA_OPS}.deployment"]).fetchone()
-    if there is None or there[0] is None:
-        return
-    with link.transaction():
+    if claimed_by(link) is not None:
+        table = sql.Identifier(LETTA_OPS, "deployment")
         link.execute(sql.SQL("DELETE FROM {} WHERE id <> %s").format(table), [deployment])
-        link.execute(
-            sql.SQL("INSERT INTO {} (id) VALUES (%s) ON CONFLICT DO NOTHING").format(table),
-            [deployment],
-        )
+    claim(link, deployment)
 
 
 def _freshen(access: DatabaseAccess, name: str, report: Report) -> None:

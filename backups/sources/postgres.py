@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backups.contents import OWN_TABLES, read_sequences, read_tables, settle
+from backups.extensions import read_extensions
 from backups.manifest import DatabaseRecord, Table
 from backups.programs import Program, Version
+from backups.rights import read_rights
 from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
 from backups.streams import chunks_of
 from infra.background import Background
@@ -199,6 +201,8 @@ def _known(link: psycopg.Connection[Any], name: str, facts: Any) -> dict[str, An
         "encoding": encoding,
         # They may run on before the snapshot: what is restored stands at least here.
         "sequences": read_sequences(link),
+        "extensions": read_extensions(link),
+        "rights": read_rights(link, facts.schema),
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backups.contents import OWN, VECTORS
+from backups.contents import OF_PGVECTOR, OWN
 from backups.stores.store import Source
 from backups.streams import chunks_of, joined
 
@@ -33,10 +33,10 @@ SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
 WHERE {OWN} AND n.nspname !~ '[.]'
 AND EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated = ''
-  AND t.typname = ANY(%(vectors)s))
+  AND {OF_PGVECTOR})
 AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-  AND NOT ({PORTABLE} OR t.typtype = 'e' OR t.typname = ANY(%(vectors)s)))
+  AND NOT ({PORTABLE} OR t.typtype = 'e' OR {OF_PGVECTOR}))
 ORDER BY 1, 2
 """  # noqa: S608  # a constant
 # By name, as binary rows bring none: a column's place depends on how its table came to be.
@@ -68,9 +68,7 @@ class VectorTable:
 
 
 def tables_with_vectors(link: psycopg.Connection[Any]) -> tuple[VectorTable, ...]:
-    return tuple(
-        VectorTable(*row) for row in link.execute(WITH_VECTORS, {"vectors": list(VECTORS)})
-    )
+    return tuple(VectorTable(*row) for row in link.execute(WITH_VECTORS))
 
 
 def read_rows(link: psycopg.Connection[Any], table: VectorTable) -> Iterator[bytes]:

@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING
 from backups.catalog import Backup, write_object
 from backups.manifest import DRILLS
 from backups.opening import Key
+from backups.signing import Signers
 from backups.stores.store import Store
-from backups.verdicts import FAILED, UNVERIFIED, CheckResult
+from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
+from backups.verify import judge_signature
 from healthchecks import through_api
 from healthchecks.drill import in_database
-from healthchecks.drill.drill_run import DrillRun, encryption_key, ensure_room, restore, served
+from healthchecks.drill.drill_run import (
+    DrillRun,
+    encryption_key,
+    ensure_room,
+    owner_session,
+    restore,
+    served,
+)
 from healthchecks.drill.memory import judge_memory
 from healthchecks.drill.verdict import (
     CHECKS,
@@ -65,10 +74,25 @@ def run(
     """
     started, at = time.monotonic(), now()
     judge = Judge(report)
+    signature = judge_signature(backup, Signers.of(deployment, key.identities))
+    judge.add(signature)
+    signed = signature.verdict == PASSED
     unfit = _unfit(store, backup, key)
     if unfit is None:
         with throwaway_folder(throwaway_parent(deployment.folder), report) as folder:
-            _take(DrillRun(deployment, store, backup, key, folder, judge, report, at))
+            _take(
+                DrillRun(
+                    deployment,
+                    store,
+                    backup,
+                    key,
+                    folder,
+                    judge,
+                    report,
+                    at,
+                    signed,
+                )
+            )
             seconds = time.monotonic() - started
             report("removing what the drill made")
     else:
@@ -108,7 +132,12 @@ def _take(drill: DrillRun) -> None:
         drill.judge.close(CHECKS, f"{NOT_REACHED}: the database was not restored")
         return
     release = _release(drill)
-    with postgres.access.connect(DATABASE_NAME) as link:
+    with postgres.access.connect(DATABASE_NAME) as administrator:
+        drill.report("comparing the content with the manifest")
+        drill.judge.examine(
+            DATABASE, lambda: in_database.judge_content(administrator, drill.manifest)
+        )
+    with owner_session(postgres) as link:
         key = _judge_content(drill, link, release)
     if release is not None:
         _judge_through_api(drill, postgres, release, key)
@@ -139,8 +168,6 @@ def _judge_content(
 ) -> Sensitive | None:
     """Judge what needs no server; return the encryption key, which the server needs."""
     judge, manifest = drill.judge, drill.manifest
-    drill.report("comparing the content with the manifest")
-    judge.examine(DATABASE, lambda: in_database.judge_content(link, manifest))
     judge.examine(COUNTS, lambda: in_database.judge_counts(link, manifest))
     judge.examine(REVISION, lambda: in_database.judge_revision(link, manifest, release))
     key: Sensitive | None = None

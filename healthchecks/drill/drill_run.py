@@ -7,17 +7,21 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup
+from backups.extensions import ensure_offered
 from backups.humanize import size_in_words
 from backups.loading import room_for
 from backups.manifest import Manifest
 from backups.opening import Key, escrowed_key
+from backups.rights import make_roles, missing_roles
 from backups.side_database import SideDatabase, restore_database
 from backups.stores.store import Store
 from healthchecks.drill.isolation import cut_off
 from healthchecks.drill.verdict import Judge
 from healthchecks.through_api import Served
+from infra.database.administration import owner_access
 from infra.embedded.release import InstalledRelease
 from infra.embedded.throwaway_postgres import ThrowawayPostgres
 from infra.embedded.throwaway_server import black_hole, start_server
@@ -27,6 +31,9 @@ from infra.sensitive import Sensitive
 from infra.stack.deployment import DATABASE_NAME, Deployment
 from infra.stack.fingerprint import key_fingerprint
 from infra.stack.locations import StackFolder
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class DrillRun:
     judge: Judge
     report: Report
     at: dt.datetime
+    signed: bool  # by a key that is known here
 
     @property
     def manifest(self) -> Manifest:
@@ -65,12 +73,17 @@ def restore(drill: DrillRun, postgres: ThrowawayPostgres) -> None:
     from psycopg import sql
 
     side = SideDatabase(DATABASE_NAME, postgres.database.owner.name)
-    restore_database(
-        postgres.access, side, drill.store, drill.backup, drill.key, drill.folder.data,
-        drill.report,
-    )  # fmt: skip
-    # A dump does not hold the search path: it belongs to the database, not to what is in it.
     database = drill.manifest.database
+    with postgres.access.connect(postgres.access.maintenance) as link:
+        ensure_offered(link, database)
+        if database.rights is not None:
+            make_roles(link, missing_roles(link, database.rights))
+    with owner_access(postgres.database) as owner:
+        restore_database(
+            postgres.access, owner, side, drill.store, drill.backup, drill.key, drill.folder.data,
+            drill.report, trusted=drill.signed,
+        )  # fmt: skip
+    # A dump does not hold the search path: it belongs to the database, not to what is in it.
     homes = dict.fromkeys([database.schema, database.pgvector_schema, "public"])
     path = sql.SQL(", ").join(sql.Identifier(home) for home in homes if home)
     name = sql.Identifier(DATABASE_NAME)
@@ -100,6 +113,15 @@ def encryption_key(drill: DrillRun) -> tuple[Sensitive | None, str]:
 
 
 @contextmanager
+def owner_session(postgres: ThrowawayPostgres) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the copy as its owner: what it holds may run code, as a view does. All rows are
+    seen, or it is an error."""
+    with owner_access(postgres.database) as owner, owner.connect(DATABASE_NAME) as link:
+        link.execute("SET row_security = off")
+        yield link
+
+
+@contextmanager
 def served(
     drill: DrillRun,
     postgres: ThrowawayPostgres,
@@ -111,7 +133,7 @@ def served(
     Raises psycopg.Error, and LettaOpsError (`throwaway-failed`) when the server does not start.
     """
     schema = str(drill.manifest.database.schema)
-    with black_hole() as nowhere, postgres.access.connect(DATABASE_NAME) as link:
+    with black_hole() as nowhere, owner_session(postgres) as link:
         cut_off(link, schema, nowhere)
         drill.report(f"starting Letta {release.release.version} on the copy")
         server = start_server(drill.folder, release, postgres.database, key, nowhere)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from backups.verdicts import FAILED, UNVERIFIED, CheckResult, overall
+from backups.verify import SIGNATURE
 from healthchecks.through_api import AGENTS, ARCHIVAL, MESSAGES
 from infra.errors import LettaOpsError
 from infra.process import Report
@@ -17,12 +18,14 @@ DATABASE, COUNTS, REVISION, SECRET, MEMORY, FRESHNESS = CONTENT = (
     "database", "counts", "revision", "secret", "memory", "freshness",
 )  # fmt: skip
 THROUGH_API = (AGENTS, MESSAGES, ARCHIVAL)
-CHECKS = (*CONTENT, *THROUGH_API)
+CHECKS = (SIGNATURE, *CONTENT, *THROUGH_API)
 RECORD = "record"
 NOT_REACHED = "not reached"
 
 # What says nothing about the backup itself, only that it could not be looked at.
-OF_CIRCUMSTANCES = ("disk-full", "identity", "identity-missing", "no-pg-dump", "wrong-identity")
+OF_CIRCUMSTANCES = (
+    "disk-full", "extension-missing", "identity", "identity-missing", "no-pg-dump", "wrong-identity",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

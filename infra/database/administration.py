@@ -74,8 +74,12 @@ LIBPQ = {
     "dbname": "PGDATABASE",
     "sslmode": "PGSSLMODE",
     "sslrootcert": "PGSSLROOTCERT",
+    "options": "PGOPTIONS",
 }
 PATIENCE_SECONDS = 15.0
+# Of an administrator's session: what others wrote into a database's event triggers would run with
+# all rights. From PostgreSQL 17 on, which ours are.
+NO_EVENT_TRIGGERS = "-c event_triggers=off"
 
 
 @contextmanager

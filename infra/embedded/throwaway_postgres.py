@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from infra.accounts import as_account, service_account
-from infra.database.administration import DatabaseAccess
+from infra.database.administration import NO_EVENT_TRIGGERS, DatabaseAccess
 from infra.embedded.binaries import install_binaries
 from infra.embedded.cluster import configure, initialise
 from infra.embedded.folders import plain_environment, prepare_folders
@@ -84,7 +84,9 @@ def start_postgres(folder: StackFolder) -> ThrowawayPostgres:
         hint="see whether the cache folder is whole",
         what="starting a throw-away Postgres",
     )
-    here: dict[str, str | int] = {"host": str(folder.sockets), "port": port, "user": ADMIN_ROLE}
+    here: dict[str, str | int] = {
+        "host": str(folder.sockets), "port": port, "user": ADMIN_ROLE, "options": NO_EVENT_TRIGGERS,
+    }  # fmt: skip
     access = DatabaseAccess(here, True, "in the drill", ADMIN_ROLE)
     wait_until(lambda: _answers(access), pid, START_SECONDS, folder.log(SERVICE_POSTGRES), ())
     owner = Role(OWNER_ROLE, Sensitive(secrets.token_urlsafe(24)))

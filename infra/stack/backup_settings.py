@@ -128,6 +128,14 @@ def _recipients(text: str) -> tuple[str, ...]:
     return found
 
 
+def _signers(text: str) -> tuple[str, ...]:
+    found = tuple(filter(None, re.split(r"[\s,]+", text)))
+    for signer in found:
+        if not re.fullmatch(r"ed25519:[A-Za-z0-9_-]{43}", signer):
+            raise ValueError(f"{signer!r} is no signer (ed25519: and 43 more characters)")
+    return found
+
+
 def _encryption(text: str) -> str:
     if text != "none":
         raise ValueError(f"can only be none, not {text!r}")
@@ -168,6 +176,9 @@ class BackupSection(Section):
     )
     passphrase: Late = setting(None, "instead of recipients")
     identity: Late = setting(None, "of the recipients; only to read backups")
+    signers: Annotated[tuple[str, ...], By(_signers)] = setting(
+        (), "ed25519:..., several with commas: whose backups are restored besides one's own"
+    )
     encryption: Annotated[str | None, By(_encryption, {"enum": ["none"]})] = setting(
         None, "none: they are stored in the clear, on purpose"
     )

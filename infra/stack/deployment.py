@@ -113,12 +113,13 @@ class Deployment:
     profile: Path | None = None
     placement: Mapping[str, str] = field(default_factory=dict)  # what only its target reads
     backups: BackupSettings = field(default_factory=BackupSettings)
+    signing_key: Sensitive | None = None  # of backups
 
     @property
     def secrets(self) -> tuple[Sensitive, ...]:
         """Every secret we know, for redaction."""
-        named = tuple(value for value in self.named_secrets.values() if value is not None)
-        return named + self.backups.plain_secrets
+        named = (*self.named_secrets.values(), self.signing_key)
+        return tuple(value for value in named if value is not None) + self.backups.plain_secrets
 
     @property
     def named_secrets(self) -> dict[str, Sensitive | None]:

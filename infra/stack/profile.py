@@ -32,6 +32,7 @@ ENCRYPTION_KEY = "server.encryption_key"
 ADOPTED_KEY = "server.encryption_key_adopted"
 PREVIOUS_KEY = "server.encryption_key_previous"
 PREVIOUS_OF = "server.encryption_key_previous_of"  # the number (oid) of the database it belongs to
+SIGNING_KEY = "signing.key"
 OF_TARGET = ("database.container", "containers.prefix")  # as are those of the table `placement`
 OF_BACKUPS = tuple(keys_of(BackupSettings))
 BACKUP_TABLES = tuple(BackupSettings.model_fields)
@@ -185,6 +186,7 @@ def _deployment(profile: Profile, folder: StackFolder, path: Path | None) -> Dep
         ),
         database=_database(profile.database),
         model=Model(profile.model.handle, profile.model.embedding),
+        signing_key=profile.signing.key,
         folder=None if profile.target == EXTERNAL else folder,
         profile=path,
         placement={**own, **placement},

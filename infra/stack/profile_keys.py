@@ -89,6 +89,12 @@ class ContainerSection(Section):
     prefix: str | None = setting(None, "what names of containers begin with")
 
 
+class SigningSection(Section):
+    table: ClassVar[str] = "signing."
+
+    key: Hidden = setting(None, "what signs backups; the first one makes it")
+
+
 class Profile(BackupSettings):
     """Every key of a profile."""
 
@@ -100,6 +106,7 @@ class Profile(BackupSettings):
     database: DatabaseSection = setting(DatabaseSection(), "its Postgres")
     model: ModelSection = setting(ModelSection(), "the models of an agent for which none is named")
     containers: ContainerSection = setting(ContainerSection(), "for a target that has containers")
+    signing: SigningSection = setting(SigningSection(), "who made a backup")
     placement: dict[str, Any] = setting({}, "a target's own")
 
     def contradictions(self) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,11 @@ class ExternalHost:
     def start(self, service: str) -> None:
         raise self._elsewhere(f"{service} can't be started from here")
 
-    @contextmanager
-    def administrator(self) -> Iterator[DatabaseAccess]:
-        with owner_access(database_of(self.deployment)) as access:
-            yield access
+    def administrator(self) -> AbstractContextManager[DatabaseAccess]:
+        return self.owner()
+
+    def owner(self) -> AbstractContextManager[DatabaseAccess]:
+        return owner_access(database_of(self.deployment))
 
     @contextmanager
     def session(self, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:

@@ -132,6 +132,10 @@ class Host(Protocol):
         Raises LettaOpsError (`no-database`); nothing is connected yet.
         """
 
+    def owner(self) -> AbstractContextManager[DatabaseAccess]:
+        """The way of the database's owner to Postgres, for as long as the block: what a backup holds
+        is loaded by him, and runs with no more rights. Raises like `administrator`."""
+
     def session(self, role: Role | None = None) -> AbstractContextManager[psycopg.Connection[Any]]:
         """A connection to the deployment's database, as its reader unless told otherwise.
 

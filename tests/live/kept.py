@@ -19,6 +19,7 @@ from backups.contents import read_tables
 from backups.crypto import new_identity
 from backups.manifest import Table
 from backups.opening import Key
+from backups.signing import key_to_sign, signer_of
 from backups.sources.memory_files import MemoryPlace, read_memory
 from backups.sources.memory_tar import TarWriter
 from backups.stores.folder import FolderStore
@@ -124,9 +125,10 @@ def assert_same(
 
 
 def kept(stack: Stack, folder: Path) -> Kept:
-    """The stack with a store in `folder`, encrypted to an identity beside it."""
+    """The stack with a store in `folder`, encrypted to an identity beside it, as `keygen` writes one."""
     identity, recipient = new_identity()
-    (folder / "identity").write_text(identity.reveal())
+    signer = signer_of(key_to_sign(stack.deployment))
+    (folder / "identity").write_text(f"# signer: {signer}\n{identity.reveal()}")
     return Kept(
         stack,
         folder / "store",

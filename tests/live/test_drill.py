@@ -177,6 +177,7 @@ def _served(proven: Proven) -> Iterator[Any]:
             Judge(print),
             print,
             dt.datetime.now(dt.UTC),
+            signed=True,
         )
         postgres = start_postgres(folder)
         restore(drill, postgres)

@@ -450,8 +450,10 @@ def test_options_of_columns_that_no_server_here_knows_are_left_out_and_told(
         place.sql(tables.format("NULL"))
     told: list[str] = []
     side = SideDatabase("left_out", "letta")
-    with place.access() as access:
-        restore_database(access, side, place.store, backup, place.key, tmp_path, told.append)
+    with place.access() as access, host(place.deployment).owner() as owner:
+        restore_database(
+            access, owner, side, place.store, backup, place.key, tmp_path, told.append, trusted=True
+        )
         try:
             with access.connect("left_out") as link:
                 assert compare(link, backup.manifest.database) == []

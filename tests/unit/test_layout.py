@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backups.loading import _wanted
+from backups.manifest import DatabaseRecord
+from backups.table_of_contents import chosen_entries
 
 HEAD = [";", "; Archive created at 2026-11-21 20:59:21 UTC", ";     dbname: letta"]
 
@@ -29,5 +30,7 @@ HEAD = [";", "; Archive created at 2026-11-21 20:59:21 UTC", ";     dbname: lett
     ],
 )
 def test_only_what_was_made_already_is_left_out(line: str, home: str, restored: bool) -> None:
-    expected = [*HEAD, line] if restored else HEAD
-    assert list(_wanted([*HEAD, line], home)) == expected
+    record = DatabaseRecord("letta", "public", None, "18", "0.8", home, "UTF8", {}, {})
+    chosen, left_out = chosen_entries([*HEAD, line], record, (), trusted=False)
+    assert [entry.line for entry in chosen] == ([line] if restored else [])
+    assert left_out == []

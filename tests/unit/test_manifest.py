@@ -46,7 +46,9 @@ def test_no_byte_of_it_can_be_altered_unseen() -> None:
         altered[position] ^= 1
         with pytest.raises(LettaOpsError) as caught:
             parse_manifest(bytes(altered), "here")
-        assert caught.value.code == "manifest-damaged", position
+        # Of the number of the format, one that we don't know.
+        codes = ("manifest-damaged", "manifest-newer" if position == 13 else "")
+        assert caught.value.code in codes, position
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from backups.restoring.plan import (
     Options,
     Plan,
     Present,
-    _ensure_not_older,
+    _ensure_fits,
     _key_after,
 )
 from backups.restoring.releases import ensure_known
@@ -150,6 +150,10 @@ class Answering:
         self.info = self
         self.server_version = version
 
+    def execute(self, query: str) -> list[tuple[str]]:
+        assert "pg_available_extensions" in query
+        return [("vector",)]
+
 
 @pytest.mark.parametrize(
     ("made_with", "here", "refused"),
@@ -167,10 +171,10 @@ def test_a_dump_of_a_newer_postgres_is_refused(made_with: str, here: int, refuse
     changed = replace(whole, database=replace(whole.database, postgres=made_with))
     access = There(settings, True, "here", "postgres")
     if not refused:
-        _ensure_not_older(access, Backup(changed, None, ()))
+        _ensure_fits(access, Backup(changed, None, ()))
         return
     with pytest.raises(LettaOpsError) as caught:
-        _ensure_not_older(access, Backup(changed, None, ()))
+        _ensure_fits(access, Backup(changed, None, ()))
     assert caught.value.code == "backup-newer-postgres"
 
 
@@ -187,6 +191,8 @@ def test_a_plan_says_what_would_be_lost_in_numbers_and_no_key() -> None:
         False,
         True,
         Drill(NOON, "failed", 2.0, {}),
+        signed=True,
+        missing_roles=("dashboard",),
     )
     told = plan.as_json()
     assert told["replaces"] == {"agents": 5, "messages": 90}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from infra.targets.docker.health import disk_space, inspect, look, running_serve
 from infra.targets.docker.home_volume import VolumeHome
 from infra.targets.docker.images.recipes import installed_packages
 from infra.targets.docker.names import PYTHON, Names
-from infra.targets.docker.postgres import administrator_access, inside
+from infra.targets.docker.postgres import administrator_access, inside, owner_inside
 from infra.targets.docker.programs import ContainerPrograms
 from infra.targets.facts import Containers, DiskSpace, Fact, Listeners, Running, Services
 
@@ -72,6 +72,10 @@ class DockerHost:
         opened = administrator_access(self.postgres) if self.postgres else owner_access(database)
         with opened as access:
             yield access
+
+    def owner(self) -> AbstractContextManager[DatabaseAccess]:
+        database = database_of(self.deployment)
+        return owner_inside(self.postgres, database) if self.postgres else owner_access(database)
 
     @contextmanager
     def session(self, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:

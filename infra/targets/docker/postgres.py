@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.database.administration import DatabaseAccess
+from infra.database.administration import NO_EVENT_TRIGGERS, DatabaseAccess
 from infra.database.connection import connection
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
@@ -14,6 +14,7 @@ from infra.stack.deployment import (
     ADMIN_ROLE,
     DATABASE_NAME,
     POSTGRES_PORT,
+    Database,
     Role,
 )
 from infra.targets.docker.engine.tunnel import VIA_SOCKET, VIA_TCP, tunnel
@@ -33,8 +34,19 @@ def administrator_access(container: str) -> Iterator[DatabaseAccess]:
             "host": str(sockets),
             "port": POSTGRES_PORT,
             "user": ADMIN_ROLE,
+            "options": NO_EVENT_TRIGGERS,
         }
         yield DatabaseAccess(settings, True, f"in container {container}", ADMIN_ROLE)
+
+
+@contextmanager
+def owner_inside(container: str, database: Database) -> Iterator[DatabaseAccess]:
+    """Yield the way of the database's owner into `container`, with its password."""
+    with tunnel(container, VIA_TCP) as sockets:
+        settings = {**database.connection(database.owner), "host": str(sockets)}
+        settings |= {"port": POSTGRES_PORT, "sslmode": "disable"}
+        name = str(settings.pop("dbname"))
+        yield DatabaseAccess(settings, False, f"in container {container}", name)
 
 
 @contextmanager

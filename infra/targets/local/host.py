@@ -8,13 +8,13 @@ import shutil
 import time
 import xmlrpc.client
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.accounts import as_account, service_account
-from infra.database.administration import DatabaseAccess
+from infra.database.administration import DatabaseAccess, owner_access
 from infra.database.connection import connection, database_of
 from infra.embedded import supervisor
 from infra.embedded.home import ServerHome
@@ -81,6 +81,9 @@ class LocalHost:
     @contextmanager
     def administrator(self) -> Iterator[DatabaseAccess]:
         yield administrator_access(self.folder, database_of(self.deployment).port)
+
+    def owner(self) -> AbstractContextManager[DatabaseAccess]:
+        return owner_access(database_of(self.deployment))
 
     @contextmanager
     def session(self, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:

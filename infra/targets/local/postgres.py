@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.database.administration import DatabaseAccess
+from infra.database.administration import NO_EVENT_TRIGGERS, DatabaseAccess
 from infra.database.connection import connection
 from infra.stack.deployment import ADMIN_ROLE, DATABASE_NAME, LOOPBACK, Role
 from infra.stack.locations import StackFolder
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def administrator_access(folder: StackFolder, port: int) -> DatabaseAccess:
-    settings: dict[str, str | int] = {"host": str(folder.sockets), "port": port, "user": ADMIN_ROLE}
+    settings: dict[str, str | int] = {
+        "host": str(folder.sockets), "port": port, "user": ADMIN_ROLE, "options": NO_EVENT_TRIGGERS,
+    }  # fmt: skip
     return DatabaseAccess(settings, True, f"at {LOOPBACK}:{port}", ADMIN_ROLE)
 
 

@@ -34,7 +34,7 @@ def create_backup(
     dry_run: DryRun = False,
 ) -> None:
     """Back up the database, git memory and configuration, in one stream each, to the store."""
-    from backups.create import create, dump_warning, key_warning
+    from backups.create import create, dump_warning, key_warning, signer_warning
     from ops_cli.auditing import audited
 
     invocation = current(context)
@@ -49,7 +49,8 @@ def create_backup(
         with changing(deployment, store, "backup create", report, wait):
             made = create(deployment, store, label, report, allow_plain=allow_plain)
         event.detail = {"backup": made.id, "bytes": made.size}
-    warnings += [warning for warning in (dump_warning(made),) if warning]
+    last = (dump_warning(made), signer_warning(deployment, made))
+    warnings += [warning for warning in last if warning]
     for warning in warnings:
         note(f"warning: {warning}")
     answer = {
@@ -61,6 +62,7 @@ def create_backup(
         "messages": made.database.rows("messages"),
         "memory_repositories": made.memory.repositories,
         "encrypted": made.encrypted,
+        "signer": made.signature and made.signature.signer,
         "key_escrowed": made.key_escrowed,
         "label": made.label,
         "warnings": warnings,

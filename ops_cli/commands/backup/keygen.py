@@ -23,6 +23,7 @@ def keygen(
 
     invocation = current(context)
     identity, recipient = new_identity()
+    signer = _signer(invocation)
     target = file.expanduser()
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -33,14 +34,32 @@ def keygen(
             "name a file that isn't there yet, in a folder that you may write to",
         ) from None
     with os.fdopen(descriptor, "w") as sink:
-        sink.write(f"# public key: {recipient}\n{identity.reveal()}\n")
-    answer = {"file": str(target), "recipient": recipient}
+        sink.write(f"# public key: {recipient}\n")
+        if signer is not None:  # a new machine is given this file, and knows whose backups to take
+            sink.write(f"# signer: {signer}\n")
+        sink.write(f"{identity.reveal()}\n")
+    answer = {"file": str(target), "recipient": recipient, "signer": signer}
     present(invocation, answer, lambda shown: _render_keygen(invocation, shown))
+
+
+def _signer(invocation: Invocation) -> str | None:
+    """Who signs the stack's backups; None where there is no stack yet: the first backup tells it."""
+    from backups.signing import key_to_sign, signer_of
+    from infra.errors import LettaOpsError
+
+    try:
+        return signer_of(key_to_sign(invocation.deployment()))
+    except LettaOpsError as error:
+        if error.code != "profile-missing":
+            raise
+        return None
 
 
 def _render_keygen(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     recipient = answer["recipient"]
     yield f"identity   {answer['file']}"
     yield f"recipient  {recipient}"
+    if answer["signer"]:
+        yield f"signer     {answer['signer']}"
     yield "Keep the file where the backups and this machine are not: without it nobody opens them."
     yield f"next: `{invocation.command(f'up --config backup.recipients={recipient}')}`"

@@ -46,6 +46,10 @@ def restore_backup(
             "--accept-lost-secrets", help="Go on with another encryption key: secrets are lost."
         ),
     ] = False,
+    accept_unsigned: Annotated[
+        bool,
+        typer.Option("--accept-unsigned", help="Go on though nobody known here has signed it."),
+    ] = False,
     drop_previous: Annotated[
         bool, typer.Option("--drop-previous", help="Drop what the last restore has replaced.")
     ] = False,
@@ -70,7 +74,7 @@ def restore_backup(
         return
     if backup is None:
         raise typer.BadParameter("name a backup, or `latest`", param_hint="ID")
-    options = Options(into_other, accept_lost_secrets)
+    options = Options(into_other, accept_lost_secrets, accept_unsigned)
     _restore(
         invocation,
         backup,
@@ -292,10 +296,19 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
             ("  replaces", replaced),
             *(("  drops", _database(each)) for each in plan.drops),
             ("  last drill", drill),
+            ("  signed", None if plan.signed else "NO, or by nobody who is known here"),
+            ("  lacks roles", _roles(plan)),
             ("  of", f"another deployment, {manifest.deployment}" if plan.foreign else None),
             ("  key", "the server takes over the backup's" if plan.new_key else None),
             ("  secrets", "LOST: they can't be decrypted after it" if plan.secrets_lost else None),
         ]
+    )
+
+
+def _roles(plan: Plan) -> str | None:
+    names = ", ".join(plan.missing_roles)
+    return (
+        f"{names}: what they own goes to Letta's, what they may do is left out" if names else None
     )
 
 

@@ -44,7 +44,7 @@ def details(backup: Backup, now: dt.datetime) -> dict[str, Any]:
     """Everything that the manifest says, and what lies beside it."""
     manifest = json.loads(backup.manifest.as_text())
     drills = [{**_drill(drill), "document": dict(drill.document)} for drill in backup.drills]
-    return {**manifest, **summary(backup, now), "drills": drills}
+    return {"signature": None, **manifest, **summary(backup, now), "drills": drills}
 
 
 def render_list(answer: list[dict[str, Any]], *, every_deployment: bool) -> Iterator[Part]:
@@ -86,6 +86,7 @@ def render_details(answer: dict[str, Any], now: dt.datetime) -> Iterator[Part]:
             ("encryption", answer["encryption"] or "none"),
             ("recipients", ", ".join(answer["recipients"]) or None),
             ("encryption key", _key(answer)),
+            ("signed by", (answer["signature"] or {}).get("signer") or "nobody"),
             ("kept", answer["kept"] or "no"),
         ]
     )

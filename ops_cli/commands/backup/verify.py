@@ -13,6 +13,7 @@ from ops_cli.output import Part, Table, UnsuccessfulError, present
 from ops_cli.progress import progress
 
 VERDICT_CODES = {"passed": 0, "failed": 1, "unverified": 3}
+IDENTITY_HINT = "give the identity: --identity file:PATH"
 IDENTITY_HELP = "Where the age identity is: file:PATH, env:NAME or cmd:COMMAND."
 
 
@@ -28,15 +29,17 @@ def verify_backup(
     """Read every part of a backup back and compare it. Exits 0 passed, 1 failed, 3 unverified."""
     from backups.catalog import deployment_id, read_catalog
     from backups.opening import Key
+    from backups.signing import Signers
     from backups.verdicts import overall
-    from backups.verify import verify
+    from backups.verify import judge_signature, verify
 
     invocation = current(context)
     deployment, store = opened(invocation)
     found = read_catalog(store, deployment_id(deployment)).find(backup)
     key = Key.of(deployment.backups, identity)
     with progress(invocation) as report:
-        checks = verify(store, found, key, report)
+        signature = judge_signature(found, Signers.of(deployment, key.identities))
+        checks = [signature, *verify(store, found, key, report)]
     verdict = overall([check.verdict for check in checks])
     answer = {
         "backup": found.id,
@@ -56,7 +59,7 @@ def verify_backup(
         f"backup {found.id} is {verdict}",
         "use another backup, and find out what happened to this one"
         if verdict == "failed"
-        else "give the identity: --identity file:PATH",
+        else next((check.hint for check in checks if check.hint), IDENTITY_HINT),
         answer,
         VERDICT_CODES[verdict],
     )

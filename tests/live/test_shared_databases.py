@@ -1,0 +1,180 @@
+"""A database in which others live, too: what is theirs comes back, and nothing of it runs with more
+rights than the database's owner has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from infra.targets import host
+from tests.live.kept import OF_A_START, Kept, assert_same, kept
+from tests.live.machine import Stack
+
+ROLES = ("app_owner", "dashboard", "authenticated")
+THEIRS = """
+CREATE ROLE app_owner NOLOGIN; CREATE ROLE dashboard LOGIN; CREATE ROLE authenticated NOLOGIN;
+CREATE SCHEMA auth AUTHORIZATION app_owner;
+COMMENT ON SCHEMA auth IS 'who may log in';
+CREATE TABLE auth.users (id bigint PRIMARY KEY, mail text);
+ALTER TABLE auth.users OWNER TO app_owner;
+INSERT INTO auth.users VALUES (1, 'a@example.org');
+GRANT USAGE ON SCHEMA public TO dashboard;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO dashboard;
+GRANT UPDATE (mail) ON auth.users TO dashboard WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES FOR ROLE letta IN SCHEMA public GRANT SELECT ON TABLES TO dashboard;
+ALTER DEFAULT PRIVILEGES FOR ROLE app_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+CREATE TABLE app_profiles (id bigint PRIMARY KEY, agent_id varchar);
+ALTER TABLE app_profiles OWNER TO letta;
+ALTER TABLE app_profiles ENABLE ROW LEVEL SECURITY; ALTER TABLE app_profiles FORCE ROW LEVEL SECURITY;
+CREATE POLICY app_own ON app_profiles TO authenticated USING (true);
+COMMENT ON POLICY app_own ON app_profiles IS 'each his own';
+INSERT INTO app_profiles VALUES (1, 'agent-0');
+CREATE TYPE public.vector AS (x int, y text);
+CREATE TABLE app_odd ("a name, with ""quotes"" in it" public.vector, "line
+end" inet);
+ALTER TABLE app_odd OWNER TO letta;
+INSERT INTO app_odd VALUES (ROW(1, 'it''s'), '10.0.0.1'), (ROW(NULL, NULL), NULL), (NULL, '::1/64');
+ALTER TYPE public.vector OWNER TO letta;
+CREATE FUNCTION app_plus(int, int) RETURNS int LANGUAGE internal IMMUTABLE STRICT AS 'int4pl';
+COMMENT ON FUNCTION app_plus(int, int) IS 'of the server''s own code';
+ALTER FUNCTION app_plus(int, int) OWNER TO letta;
+REVOKE EXECUTE ON FUNCTION app_plus(int, int) FROM PUBLIC;
+CREATE TABLE app_sums (a int, b int GENERATED ALWAYS AS (app_plus(a, 1)) STORED);
+ALTER TABLE app_sums OWNER TO letta;
+INSERT INTO app_sums (a) VALUES (1), (2);
+CREATE MATERIALIZED VIEW app_counted AS SELECT count(*) AS n FROM app_sums;
+ALTER MATERIALIZED VIEW app_counted OWNER TO letta;
+CREATE SEQUENCE app_numbers; ALTER SEQUENCE app_numbers OWNER TO app_owner;
+CREATE PUBLICATION app_changes FOR TABLE app_sums;
+CREATE PUBLICATION app_all FOR ALL TABLES WITH (publish = 'insert');
+CREATE FUNCTION app_on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN NULL; END $$;
+CREATE EVENT TRIGGER app_ddl ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+  EXECUTE FUNCTION app_on_ddl();
+COMMENT ON EVENT TRIGGER app_ddl IS 'as hosted services have';
+ALTER EVENT TRIGGER app_ddl DISABLE;
+"""
+# Written by the role letta: whatever reads or loads this must not be led to an administrator's rights.
+TRAPS = """
+CREATE TABLE app_seen (place text, who text, super boolean);
+CREATE FUNCTION app_look(place text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE super boolean;
+BEGIN
+  BEGIN
+    RESET ROLE; RESET SESSION AUTHORIZATION;
+    SELECT rolsuper INTO super FROM pg_catalog.pg_roles WHERE rolname = current_user;
+    IF super THEN EXECUTE 'CREATE ROLE app_has_been_superuser'; END IF;
+  EXCEPTION WHEN OTHERS THEN NULL;
+  END;
+  RETURN true;
+END $$;
+CREATE TABLE app_trap (n int CHECK (public.app_look('check')));
+INSERT INTO app_trap VALUES (1);
+CREATE FUNCTION app_stable(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+  $$ BEGIN PERFORM public.app_look('index'); RETURN n; END $$;
+CREATE INDEX app_trapped ON app_trap (public.app_stable(n));
+CREATE TYPE app_mood AS ENUM ('good', 'bad');
+CREATE FUNCTION app_in_words(app_mood) RETURNS text LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM public.app_look('cast'); RETURN 'x'; END $$;
+CREATE CAST (app_mood AS text) WITH FUNCTION app_in_words(app_mood);
+CREATE TABLE app_moods (mood app_mood);
+INSERT INTO app_moods VALUES ('good'), (NULL);
+CREATE FUNCTION app_on_change() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM public.app_look('trigger'); RETURN NEW; END $$;
+CREATE TRIGGER app_on_change BEFORE INSERT OR UPDATE ON agents
+  FOR EACH ROW EXECUTE FUNCTION app_on_change();
+CREATE TABLE app_vectors (v extensions.vector(2) CHECK (public.app_look('rows')));
+INSERT INTO app_vectors VALUES ('[1,2]');
+"""
+# Of everything that is not Postgres' own: whose it is, who may do what, and how it is defined.
+CENSUS = (
+    "SELECT 'database owner', pg_get_userbyid(datdba) FROM pg_database WHERE datname = %(name)s",
+    (
+        "SELECT nspname, pg_get_userbyid(nspowner), nspacl::text, obj_description(oid, 'pg_namespace')"
+        " FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema','letta_ops')"
+    ),
+    (
+        "SELECT n.nspname, relname, relkind, pg_get_userbyid(relowner), relacl::text, relrowsecurity,"
+        " relforcerowsecurity FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+        " WHERE {own} AND relkind <> 'i'"
+    ),
+    (
+        "SELECT c.oid::regclass::text, attname, attacl::text FROM pg_attribute a JOIN pg_class c"
+        " ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace WHERE {own}"
+        " AND attacl IS NOT NULL"
+    ),
+    (
+        "SELECT p.oid::regprocedure::text, pg_get_userbyid(proowner), proacl::text, prosrc, prosecdef,"
+        " obj_description(p.oid, 'pg_proc') FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace"
+        " WHERE {own} AND p.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid"
+        " AND d.deptype = 'e')"
+    ),
+    (
+        "SELECT polname, polrelid::regclass::text, polroles::regrole[]::text,"
+        " pg_get_expr(polqual, polrelid), obj_description(oid, 'pg_policy') FROM pg_policy"
+    ),
+    (
+        "SELECT defaclrole::regrole::text, defaclnamespace::regnamespace::text, defaclobjtype,"
+        " defaclacl::text FROM pg_default_acl"
+    ),
+    (
+        "SELECT evtname, evtevent, evttags::text, evtfoid::regprocedure::text, evtenabled,"
+        " pg_get_userbyid(evtowner), obj_description(oid, 'pg_event_trigger') FROM pg_event_trigger"
+    ),
+    (
+        "SELECT pubname, puballtables, pubinsert, pubupdate, (SELECT array_agg(prrelid::regclass::text)"
+        " FROM pg_publication_rel WHERE prpubid = p.oid) FROM pg_publication p"
+    ),
+    (
+        "SELECT conname, conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace"
+    ),
+    (
+        "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index i JOIN pg_class c"
+        " ON c.oid = indexrelid JOIN pg_namespace n ON n.oid = relnamespace WHERE {own}"
+    ),
+    "SELECT extname, extversion, extnamespace::regnamespace::text FROM pg_extension",
+    "SELECT * FROM auth.users",
+    "SELECT app_odd::text FROM app_odd",
+    "SELECT * FROM app_sums",
+    "SELECT * FROM app_counted",
+    "SELECT * FROM app_moods",
+)
+OWN = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'letta_ops')"
+
+
+@pytest.fixture(scope="module")
+def place(own_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    made = kept(own_stack, tmp_path_factory.mktemp("shared"))
+    made.sql(
+        "CREATE SCHEMA extensions AUTHORIZATION letta; ALTER EXTENSION vector SET SCHEMA extensions;"
+        ' ALTER DATABASE letta SET search_path = "$user", public, extensions'
+    )
+    made.sql(THEIRS)
+    with host(made.deployment).owner() as owner, owner.connect("letta") as link:
+        link.execute(TRAPS)
+    return made
+
+
+def census(here: Kept, name: str = "letta") -> list[Any]:
+    with here.access() as access, access.connect(name) as link:
+        return [
+            sorted(map(repr, link.execute(query.replace("{own}", OWN), {"name": name}).fetchall()))
+            for query in CENSUS
+        ]
+
+
+def test_what_others_have_in_the_database_is_proven_and_comes_back_whole(place: Kept) -> None:
+    before, tables = census(place), place.tables()
+    backup = place.create()
+    drill = place.json("backup", "drill", backup.id)
+    assert drill["verdict"] == "passed"
+    answer = place.run("--json", "backup", "restore", backup.id, "--yes", "--no-smoke")
+    assert answer.code == 0, answer.err
+    assert answer.json["missing_roles"] == []
+    assert "leaving out" not in answer.err
+    assert_same(place, tables, OF_A_START)
+    assert census(place) == before
+    assert place.sql("SELECT 1 FROM pg_roles WHERE rolname = 'app_has_been_superuser'") == []
+    place.json("backup", "restore", "--undo", "--yes", "--no-smoke")
+    assert census(place) == before
