@@ -34,6 +34,7 @@ from backups.sources.memory_files import read_memory
 from backups.sources.postgres import Snapshot, snapshot
 from backups.stores.store import Store
 from backups.streams import ChunkSource, TalliedSink, Tally, compressed
+from infra.embedded.binaries import offered_extensions
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
@@ -217,6 +218,7 @@ def _made(
         key_escrowed=any(part.name == KEY_ESCROW for part in parts),
         tools={"letta-ops": version("letta-ops"), "pg_dump": program.version},
         packages=dict(host(deployment).packages()),
+        warnings=taken.warnings,
     )
 
 
@@ -253,6 +255,17 @@ def dump_warning(manifest: Manifest) -> str | None:
         f" dumped: put a newer one on PATH (Debian: postgresql-client-{server.major}), and prove this"
         " backup with a drill"
     )
+
+
+def extension_warning(manifest: Manifest) -> str | None:
+    """What to tell of a database with extensions that a drill here could not make."""
+    offered = offered_extensions()
+    if missing := sorted(set(manifest.database.extensions) - offered):
+        return (
+            f"no drill on this machine can prove this backup: its PostgreSQL does not offer"
+            f" {', '.join(missing)}; nor can it be restored where the server doesn't"
+        )
+    return None
 
 
 def signer_warning(deployment: Deployment, manifest: Manifest) -> str | None:

@@ -4,12 +4,15 @@ settings that belong to a database from one to another."""
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from backups.manifest import Properties
 from infra.database.facts import find_pgvector
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg import sql
 
 LETTA_OPS = "letta_ops"
 
@@ -41,6 +44,14 @@ SELECT r.rolname, unnest(s.setconfig) FROM pg_db_role_setting s
 JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
 WHERE d.datname = %s
 """
+PROPERTIES = """
+SELECT to_jsonb(d), t.spcname, d.datname FROM pg_database d
+JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = current_database()
+"""
+LIMIT = "SELECT datconnlimit FROM pg_database WHERE datname = %s"
+# What `CREATE DATABASE` calls what the catalog has in one letter.
+PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
+LOCALE_OPTIONS = {"i": "ICU_LOCALE", "b": "BUILTIN_LOCALE"}
 GRANTS = """
 SELECT coalesce(g.rolname, ''), a.privilege_type FROM pg_database d,
 LATERAL aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
@@ -76,11 +87,70 @@ def move_extension(link: psycopg.Connection[Any], target: str) -> None:
         link.execute(query)
 
 
-def copy_settings(link: psycopg.Connection[Any], source: str, target: str) -> None:
-    """Give database `target` the settings (search path!) and grants that `source` has."""
+def read_properties(link: psycopg.Connection[Any]) -> Properties:
+    """Read what belongs to the database at `link` itself."""
+    ((found, tablespace, name),) = link.execute(PROPERTIES).fetchall()
+    return Properties(
+        found["datlocprovider"],
+        found["datcollate"],
+        found["datctype"],
+        found.get("datlocale", found.get("daticulocale")),  # its name before PostgreSQL 17
+        found.get("daticurules"),
+        tablespace,
+        found["datconnlimit"],
+        tuple((role, assignment) for role, assignment in link.execute(SETTINGS, [name])),
+    )
+
+
+def creation(properties: Properties | None, tablespaces: Collection[str]) -> list[sql.Composable]:
+    """What `CREATE DATABASE` is told so that a database is as it was: its locale and tablespace, and
+    less and less of it, for a server that doesn't have that."""
     from psycopg import sql
 
-    for role, assignment in link.execute(SETTINGS, [source]).fetchall():
+    nothing: sql.Composable = sql.SQL("")
+    if properties is None:
+        return [nothing]
+    place = nothing
+    if properties.tablespace in tablespaces:
+        place = sql.SQL(" TABLESPACE {}").format(sql.Identifier(properties.tablespace))
+    words = {
+        "LC_COLLATE": properties.collate,
+        "LC_CTYPE": properties.ctype,
+        LOCALE_OPTIONS.get(properties.provider, ""): properties.locale,
+        "ICU_RULES": properties.rules,
+    }
+    locale = sql.SQL(" LOCALE_PROVIDER {}").format(sql.Identifier(PROVIDERS[properties.provider]))
+    for word, value in words.items():
+        if word and value:
+            locale += sql.SQL(" {} {}").format(sql.SQL(word), sql.Literal(value))
+    return [locale + place, place]
+
+
+def copy_settings(link: psycopg.Connection[Any], source: str, target: str) -> None:
+    """Give database `target` the settings (search path!), the grants and the limit of connections that
+    `source` has. Raises psycopg.Error for what we may not set."""
+    from psycopg import sql
+
+    apply_settings(link, link.execute(SETTINGS, [source]).fetchall(), target)
+    database = sql.Identifier(target)
+    link.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    for role, privilege in link.execute(GRANTS, [source]).fetchall():
+        grantee = sql.Identifier(role) if role else sql.SQL("PUBLIC")
+        query = sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
+            sql.SQL(privilege), database, grantee
+        )
+        link.execute(query)
+    (limit,) = link.execute(LIMIT, [source]).fetchone() or (-1,)
+    link.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, limit))
+
+
+def apply_settings(
+    link: psycopg.Connection[Any], settings: Iterable[tuple[str | None, str]], target: str
+) -> None:
+    """Set what belongs to database `target`. Raises psycopg.Error for what we may not set."""
+    from psycopg import sql
+
+    for role, assignment in settings:
         name, _, value = assignment.partition("=")
         whom = (
             sql.SQL("DATABASE {}").format(sql.Identifier(target))
@@ -94,14 +164,6 @@ def copy_settings(link: psycopg.Connection[Any], source: str, target: str) -> No
         shown = sql.SQL(", ").join(sql.Literal(each) for each in values)
         query = sql.SQL("ALTER {} SET {} TO {}").format(
             whom, sql.Identifier(*name.split(".")), shown
-        )
-        link.execute(query)
-    database = sql.Identifier(target)
-    link.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
-    for role, privilege in link.execute(GRANTS, [source]).fetchall():
-        grantee = sql.Identifier(role) if role else sql.SQL("PUBLIC")
-        query = sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
-            sql.SQL(privilege), database, grantee
         )
         link.execute(query)
 

@@ -140,9 +140,29 @@ class Rights:
 
 
 @dataclass(frozen=True)
+class Properties:
+    """What belongs to a database itself. `provider` as `pg_database.datlocprovider` has it; `settings`
+    are pairs of a role (None: everybody's) and `name=value`; a limit of -1 is none."""
+
+    provider: str
+    collate: str
+    ctype: str
+    locale: str | None
+    rules: str | None
+    tablespace: str
+    connections: int
+    settings: tuple[tuple[str | None, str], ...] = ()
+
+    @classmethod
+    def parse(cls, values: Any) -> Properties:
+        pairs = tuple((role, assignment) for role, assignment in values["settings"])
+        return cls(**{**values, "settings": pairs})
+
+
+@dataclass(frozen=True)
 class DatabaseRecord:
     """The database as it was dumped. `tables` and `sequences` are by `schema.name`; `extensions`, in
-    the order in which they were made, and `rights` are not known of backups of format 1."""
+    the order in which they were made, `rights` and `properties` are not known of backups of format 1."""
 
     name: str
     schema: str | None  # where Letta's tables are
@@ -155,6 +175,7 @@ class DatabaseRecord:
     sequences: Mapping[str, int]  # last values, read before the snapshot
     extensions: Mapping[str, Extension] = field(default_factory=dict)
     rights: Rights | None = None
+    properties: Properties | None = None
 
     def rows(self, table: str) -> int | None:
         """How many rows a table of Letta has, by its plain name."""
@@ -201,6 +222,7 @@ class Manifest:
     key_escrowed: bool
     tools: Mapping[str, str] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)  # by image: `name=version ...`
+    warnings: tuple[str, ...] = ()  # by what its restore may fail
     signature: Signature | None = None  # not of backups of format 1
 
     def part(self, name: str) -> Part | None:
@@ -269,6 +291,13 @@ def _manifest(document: dict[str, Any], signature: dict[str, str] | None) -> Man
     tables = {name: Table(**table) for name, table in database["tables"].items()}
     extensions = {name: Extension(**each) for name, each in database.get("extensions", {}).items()}
     rights = Rights.parse(database["rights"]) if database.get("rights") else None
+    properties = Properties.parse(database["properties"]) if database.get("properties") else None
+    parsed = {
+        "tables": tables,
+        "extensions": extensions,
+        "rights": rights,
+        "properties": properties,
+    }
     newest = values["newest_message_at"]
     return Manifest(
         **{
@@ -276,11 +305,10 @@ def _manifest(document: dict[str, Any], signature: dict[str, str] | None) -> Man
             "created_at": dt.datetime.fromisoformat(values["created_at"]),
             "newest_message_at": dt.datetime.fromisoformat(newest) if newest else None,
             "parts": tuple(Part(**part) for part in values["parts"]),
-            "database": DatabaseRecord(
-                **{**database, "tables": tables, "extensions": extensions, "rights": rights}
-            ),
+            "database": DatabaseRecord(**{**database, **parsed}),
             "memory": Memory(**values["memory"]),
             "recipients": tuple(values["recipients"]),
+            "warnings": tuple(values.get("warnings", ())),
             "signature": Signature(**signature) if signature else None,
         }
     )

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup
 from backups.extensions import ensure_offered, extensions_of, make_extensions
-from backups.layout import move_extension, move_schema
+from backups.layout import copy_settings, creation, move_extension, move_schema
 from backups.loading import HINT, load
+from backups.manifest import Properties
 from backups.opening import Key
 from backups.rights import apply_rights
 from backups.stores.store import Store
@@ -29,18 +30,28 @@ if TYPE_CHECKING:
     import psycopg
 
 
+# At the end of the comment of a database that restores made or set aside: nothing else is ever dropped.
+MARK = "[kept by letta-ops]"
+COMMENT = """
+SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = %s
+"""
+ANYTHING = (
+    "SELECT 1 FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'p', 'm', 'v', 'S') LIMIT 1"
+)
 WITH_EXTENSION = "template1"  # where an administrator may have made it
 
 
 @dataclass(frozen=True)
 class SideDatabase:
     """The database to make: `owner` owns it and all in it; Letta's tables go to `schema` (None:
-    where they were), the extension to `extension_schema`."""
+    where they were), the extension to `extension_schema`. `like`: the database whose settings and
+    grants it is to have."""
 
     name: str
     owner: str
     schema: str | None = None
     extension_schema: str | None = None
+    like: str | None = None
 
 
 def restore_database(
@@ -64,7 +75,7 @@ def restore_database(
     import psycopg
 
     try:
-        create_database(access, side)
+        create_database(access, side, backup.manifest.database.properties, report)
         _prepare(access, side, backup, report)
         load(access, owner, side.name, store, backup, key, scratch, report, trusted=trusted)
         _put_right(access, side, backup, report)
@@ -77,17 +88,42 @@ def restore_database(
         raise
 
 
-def create_database(access: DatabaseAccess, side: SideDatabase) -> None:
+def create_database(
+    access: DatabaseAccess, side: SideDatabase, properties: Properties | None, report: Report
+) -> None:
+    """Make an empty database, as the backup's was, as far as this server has its locale: what differs is
+    told."""
+    import psycopg
     from psycopg import sql
 
     template = _template(access)
+    drop_database(access, side.name)
     with access.connect(access.maintenance) as link:
-        _drop(link, side.name)
-        link.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} ENCODING 'UTF8'").format(
-                sql.Identifier(side.name), sql.Identifier(side.owner), sql.Identifier(template)
-            )
+        query = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} ENCODING 'UTF8'").format(
+            sql.Identifier(side.name), sql.Identifier(side.owner), sql.Identifier(template)
         )
+        places = [name for (name,) in link.execute("SELECT spcname FROM pg_tablespace")]
+        *better, last = creation(properties, places)
+        for words in better:
+            try:
+                link.execute(query + words)
+                break
+            except psycopg.errors.InsufficientPrivilege:
+                raise
+            except psycopg.Error as error:
+                reason = str(error).strip().splitlines()[0]
+                report(
+                    f"database: it gets this server's locale, texts may sort otherwise: {reason}"
+                )
+        else:
+            link.execute(query + last)
+        set_mark(link, side.name, marked=True)
+        if properties is not None and properties.tablespace not in places:
+            report(f"database: the tablespace {properties.tablespace} is not here")
+        if side.like is not None:
+            # What we may not set is asked before anything is loaded.
+            with link.transaction(force_rollback=True):
+                copy_settings(link, side.like, side.name)
 
 
 def _template(access: DatabaseAccess) -> str:
@@ -100,9 +136,55 @@ def _template(access: DatabaseAccess) -> str:
 
 
 def drop_database(access: DatabaseAccess, name: str) -> None:
-    """Drop a database, also one that is in use; nothing happens when there is none."""
+    """Drop a database of a restore, also one that is in use; nothing happens when there is none.
+
+    Raises LettaOpsError (`database-foreign`) for one that somebody else made.
+    """
+    ensure_ours(access, name)
     with access.connect(access.maintenance) as link:
         _drop(link, name)
+
+
+def is_ours(access: DatabaseAccess, name: str) -> bool:
+    """Whether there is a database of this name, and a restore has made it or set it aside."""
+    with access.connect(access.maintenance) as link:
+        row = link.execute(COMMENT, [name]).fetchone()
+    return row is not None and (row[0].endswith(MARK) or _is_empty(access, name))
+
+
+def ensure_ours(access: DatabaseAccess, name: str) -> None:
+    """Raise LettaOpsError (`database-foreign`) for a database of this name that no restore has made."""
+    with access.connect(access.maintenance) as link:
+        there = link.execute(COMMENT, [name]).fetchone() is not None
+    if not there or is_ours(access, name):
+        return
+    raise LettaOpsError(
+        "database-foreign",
+        f"there is a database {name} that letta-ops did not make: it needs that name, and drops no"
+        " database of others",
+        "give yours another name (ALTER DATABASE ... RENAME TO ...), then run this again",
+    )
+
+
+def set_mark(
+    link: psycopg.Connection[Any], name: str, *, marked: bool, comment_of: str | None = None
+) -> None:
+    """Write into the comment of database `name` whether it is one that a restore may drop; the rest of
+    it stays, or is that of database `comment_of`."""
+    from psycopg import sql
+
+    (comment,) = link.execute(COMMENT, [comment_of or name]).fetchone() or ("",)
+    comment = comment.removesuffix(MARK).rstrip()
+    if marked:
+        comment = f"{comment} {MARK}".lstrip()
+    text = sql.Literal(comment) if comment else sql.SQL("NULL")
+    link.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), text))
+
+
+def _is_empty(access: DatabaseAccess, name: str) -> bool:
+    """Whether nothing is in it: a restore may have been killed before it could set its mark."""
+    with access.connect(name) as link:
+        return link.execute(ANYTHING).fetchone() is None
 
 
 def drop_after(error: BaseException, access: DatabaseAccess, name: str) -> bool:

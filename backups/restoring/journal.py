@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from infra.errors import LettaOpsError
 from infra.files import write_private
 from infra.stack.deployment import Deployment
 from infra.stack.locations import stack_folder
+
+NAME_BYTES = 63  # Postgres' NAMEDATALEN, without the byte behind it
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,36 @@ class Journal:
     @property
     def side(self) -> str:
         """The restored database before the switch."""
-        return self.name + "_restoring"
+        return beside(self.name, "_restoring")
 
     @property
     def previous(self) -> str:
         """The replaced one after it; it stays until the next restore is proven."""
-        return self.name + "_previous"
+        return beside(self.name, "_previous")
 
     @property
     def older(self) -> str:
         """What an earlier restore has replaced, until this one is proven."""
-        return self.name + "_older"
+        return beside(self.name, "_older")
 
     @property
     def undone(self) -> str:
         """The restored one after going back."""
-        return self.name + "_undone"
+        return beside(self.name, "_undone")
 
     def write(self, path: Path) -> None:
         write_private(path, json.dumps(asdict(self)) + "\n")
+
+
+def beside(name: str, ending: str) -> str:
+    """The name of a database that belongs to `name`. What doesn't fit, Postgres would cut off: of a long
+    name so much that `name` itself is what is left."""
+    whole = name + ending
+    if len(whole.encode()) <= NAME_BYTES:
+        return whole
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    kept = name.encode()[: NAME_BYTES - len(ending) - len(digest) - 1].decode(errors="ignore")
+    return f"{kept}_{digest}{ending}"
 
 
 def names_of(deployment: Deployment) -> Journal:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from backups.catalog import Backup, Drill, deployment_id
 from backups.extensions import ensure_offered
@@ -14,10 +15,11 @@ from backups.opening import Key, escrowed_key
 from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
 from backups.rights import missing_roles
+from backups.side_database import ensure_ours
 from backups.signing import Signers
 from backups.stores.store import Store
 from infra.database.administration import DatabaseAccess
-from infra.database.facts import DatabaseFacts, database_facts
+from infra.database.facts import DatabaseFacts, database_facts, read_slots
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment
@@ -25,6 +27,8 @@ from infra.stack.fingerprint import key_fingerprint
 
 if TYPE_CHECKING:
     import psycopg
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Plan:
     drill: Drill | None  # the last one that passed or failed
     signed: bool  # by somebody who is known here
     missing_roles: tuple[str, ...]  # what they own or may do is left out
+    slots: tuple[str, ...]  # of replication: they stay with the database that is replaced
 
     def as_json(self) -> dict[str, Any]:
         present = self.present
@@ -103,6 +108,7 @@ class Plan:
             "secrets_lost": self.secrets_lost,
             "signed": self.signed,
             "missing_roles": list(self.missing_roles),
+            "replication_slots": list(self.slots),
             "last_drill": self.drill and self.drill.verdict,
             "last_drill_seconds": self.drill and self.drill.seconds,
         }
@@ -120,20 +126,25 @@ def make_plan(
     `backup-newer-postgres`, `extension-missing`, `wrong-encryption-key`, those of `Signers.ensure`, of
     the store and of the database."""
     signers = Signers.of(deployment, key.identities)
-    if not options.accept_unsigned:
-        signers.ensure(backup.manifest)
     foreign = backup.manifest.deployment != deployment_id(deployment)
-    if foreign and not options.into_other:
-        raise LettaOpsError(
-            "foreign-backup",
-            f"backup {backup.id} is of deployment {backup.manifest.deployment}"
-            f" (stack '{backup.manifest.stack}'), not of this one",
-            "add --into-other to replace what this deployment holds by it",
-        )
-    ensure_known(deployment, backup)
-    missing = _ensure_fits(access, backup)
-    new_key, lost = _key_after(deployment, store, backup, key, options)
     names, since = names_of(deployment), backup.manifest.created_at
+    obstacles = _Obstacles()
+    if not options.accept_unsigned:
+        obstacles.ask(lambda: signers.ensure(backup.manifest))
+    if not options.into_other:
+        obstacles.ask(lambda: _ensure_own(deployment, backup))
+    obstacles.ask(lambda: ensure_known(deployment, backup))
+    with access.connect(access.maintenance) as link:
+        obstacles.ask(lambda: _ensure_not_older(link, backup))
+        obstacles.ask(lambda: ensure_offered(link, backup.manifest.database))
+        rights = backup.manifest.database.rights
+        missing = missing_roles(link, rights) if rights else []
+        slots = read_slots(link, names.name)
+    for name in (names.side, names.previous, names.older, names.undone):
+        obstacles.ask(partial(ensure_ours, access, name))
+    found = obstacles.ask(lambda: _key_after(deployment, store, backup, key, options))
+    obstacles.end(backup)
+    new_key, lost = found or (None, False)
     present = read_present(access, names.name, since)
     differs = present is None or present.revision != backup.manifest.database.revision
     return Plan(
@@ -146,28 +157,59 @@ def make_plan(
         provisions=deployment.folder is not None and (foreign or new_key is not None or differs),
         drill=backup.last_judged,
         signed=signers.know(backup.manifest),
-        missing_roles=missing,
+        missing_roles=tuple(missing),
+        slots=tuple(slots),
     )
 
 
-def _ensure_fits(access: DatabaseAccess, backup: Backup) -> tuple[str, ...]:
-    """Return the roles of the backup that this Postgres lacks. Raises LettaOpsError.
+class _Obstacles:
+    """Every reason not to restore, so that they are told at once and not one a try."""
 
-    A dump of a newer Postgres may hold what an older one doesn't know, or takes for something else.
-    """
-    record = backup.manifest.database
-    made_with = record.postgres
-    with access.connect(access.maintenance) as link:
-        here = link.info.server_version // 10_000
-        ensure_offered(link, record)
-        missing = missing_roles(link, record.rights) if record.rights else ()
+    def __init__(self) -> None:
+        self._found: list[LettaOpsError] = []
+
+    def ask(self, step: Callable[[], T]) -> T | None:
+        try:
+            return step()
+        except LettaOpsError as error:
+            self._found.append(error)
+            return None
+
+    def end(self, backup: Backup) -> None:
+        """Raise what was found; several have the code of the first."""
+        if not self._found:
+            return
+        first, *others = self._found
+        if not others:
+            raise first
+        listing = "".join(f"\n  - {each.message}" for each in self._found)
+        raise LettaOpsError(
+            first.code,
+            f"backup {backup.id} can't be restored here, for {len(self._found)} reasons:{listing}",
+            "; ".join(dict.fromkeys(each.hint for each in self._found)),
+        )
+
+
+def _ensure_own(deployment: Deployment, backup: Backup) -> None:
+    if backup.manifest.deployment != deployment_id(deployment):
+        raise LettaOpsError(
+            "foreign-backup",
+            f"backup {backup.id} is of deployment {backup.manifest.deployment}"
+            f" (stack '{backup.manifest.stack}'), not of this one",
+            "add --into-other to replace what this deployment holds by it",
+        )
+
+
+def _ensure_not_older(link: psycopg.Connection[Any], backup: Backup) -> None:
+    """A dump of a newer Postgres may hold what an older one doesn't know, or takes for something else."""
+    made_with = backup.manifest.database.postgres
+    here = link.info.server_version // 10_000
     if int(re.findall(r"\d+", made_with)[0]) > here:
         raise LettaOpsError(
             "backup-newer-postgres",
             f"backup {backup.id} is of PostgreSQL {made_with}, newer than the {here} of this deployment",
             "restore it into a stack whose Postgres is at least as new",
         )
-    return tuple(missing)
 
 
 def _key_after(

@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from backups.catalog import deployment_id
 from backups.contents import compare
-from backups.layout import LETTA_OPS, copy_settings, first_grants
+from backups.layout import LETTA_OPS, apply_settings, copy_settings, first_grants
 from backups.loading import room_for
 from backups.lock import Lock
-from backups.manifest import MEMORY
+from backups.manifest import MEMORY, DatabaseRecord
 from backups.opening import Key, opened_part, stored_chunks
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
 from backups.restoring.plan import Plan, exists
 from backups.restoring.scratch import ensure_room, scratch_folder
 from backups.restoring.switch import go_back, oid_of, switch_databases
-from backups.side_database import (
-    SideDatabase,
-    drop_database,
-    failed,
-    restore_database,
-)
+from backups.side_database import SideDatabase, drop_database, failed, restore_database, set_mark
+from backups.side_database import is_ours as is_kept
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from backups.streams import chunks_of
@@ -119,7 +115,7 @@ def kept_databases(deployment: Deployment, access: DatabaseAccess) -> list[str]:
     """The databases that restores have replaced, or that were set aside when those were undone."""
     names = names_of(deployment)
     kept = (names.previous, names.older, names.undone)
-    return [name for name in kept if exists(access, name)]
+    return [name for name in kept if is_kept(access, name)]
 
 
 def _ensure_whole(store: Store, plan: Plan) -> None:
@@ -165,6 +161,7 @@ def _make_beside(
         database.owner.name,
         present.schema if present else FIRST_SCHEMA,
         present.extension_schema if present else FIRST_SCHEMA,
+        journal.name if journal.had_database else None,
     )
     if host(deployment).shares_disk:  # its Postgres must not run full
         ensure_room(scratch, room_for(plan.backup.manifest))
@@ -188,8 +185,10 @@ def _make_beside(
         with access.connect(access.maintenance) as link:
             if journal.had_database:
                 copy_settings(link, journal.name, journal.side)
+                set_mark(link, journal.side, marked=True, comment_of=journal.name)
             else:
                 first_grants(link, journal.side, database.reader.name)
+                _set_as_it_was(link, expected, journal.side, report)
     except psycopg.Error as error:
         raise failed(error) from None
     if journal.had_memory:
@@ -250,6 +249,25 @@ def _start(
         up(Request(deployment.stack, held=True), report)
     report("switching: the server is started")
     start_server(deployment)
+
+
+def _set_as_it_was(
+    link: psycopg.Connection[Any], record: DatabaseRecord, name: str, report: Report
+) -> None:
+    """Where there is no live database to be like: what the backup's had, for roles that are here."""
+    import psycopg
+
+    if record.properties is None:
+        return
+    there = {role for (role,) in link.execute("SELECT rolname FROM pg_roles")} | {None}
+    for role, assignment in record.properties.settings:
+        try:
+            if role in there and not assignment.startswith(
+                "search_path="
+            ):  # that of the layout here
+                apply_settings(link, [(role, assignment)], name)
+        except psycopg.Error as error:
+            report(f"database: leaving out {assignment}: {str(error).strip().splitlines()[0]}")
 
 
 def _claim(link: psycopg.Connection[Any], deployment: str) -> None:

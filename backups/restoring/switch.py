@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backups.restoring.journal import Journal, journal_file, read_journal
 from backups.restoring.plan import exists
 from backups.restoring.scratch import remove_leftovers
-from backups.side_database import drop_database
+from backups.side_database import drop_database, set_mark
 from backups.sources.memory_files import MemoryPlace
 from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
@@ -153,6 +153,7 @@ def _rename(access: DatabaseAccess, journal: Journal, moves: list[tuple[str, str
                         for old, new in moves:
                             _close(link, old)
                             _rename_one(link, old, new)
+                            set_mark(link, new, marked=new != journal.name)
                 except psycopg.errors.ObjectInUse:
                     if time.monotonic() > deadline:
                         raise

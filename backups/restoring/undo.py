@@ -18,7 +18,7 @@ from backups.restoring.journal import Journal, ensure_no_other, journal_file, na
 from backups.restoring.plan import DatabaseContents, Present, exists, look, read_present
 from backups.restoring.restore import ConfirmServer
 from backups.restoring.switch import forget, go_back, has_begun, oid_of
-from backups.side_database import drop_database
+from backups.side_database import drop_database, ensure_ours
 from backups.sources.memory_files import MemoryPlace, reachable
 from infra.audit.trail import carry_over
 from infra.database.administration import DatabaseAccess
@@ -70,6 +70,8 @@ def plan_undoing(
     """Return what would change places. Raises LettaOpsError (`nothing-to-undo`), and `plan-changed`
     where that aren't the databases that somebody has agreed to."""
     names = names_of(deployment)
+    for name in (names.previous, names.older, names.undone):
+        ensure_ours(access, name)
     brings = read_present(access, names.previous, None)
     aside = look(access, [names.undone], None)
     if brings is None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from backups.contents import OWN_TABLES, read_sequences, read_tables, settle
 from backups.extensions import read_extensions
+from backups.foresight import foreseen
+from backups.layout import read_properties
 from backups.manifest import DatabaseRecord, Table
 from backups.programs import Program, Version
 from backups.rights import read_rights
@@ -43,6 +45,7 @@ class Snapshot:
     size: int  # bytes on disk, for the progress
     newest_message_at: dt.datetime | None
     apart: tuple[VectorTable, ...]
+    warnings: tuple[str, ...]  # see `backups.foresight`
     _counted: _Counting
     _facts: dict[str, Any]
 
@@ -121,7 +124,7 @@ def snapshot(access: DatabaseAccess, name: str) -> Iterator[Snapshot]:
                     "see with `letta-ops check` whether this is the server's database",
                 )
             settle(link)
-            known = _known(link, name, facts)
+            known, warnings = _known(link, name, facts), tuple(foreseen(link))
             begin_locked(link)
             exported, taken_at, size = _row(
                 link, "SELECT pg_export_snapshot(), now(), pg_database_size(current_database())"
@@ -134,7 +137,17 @@ def snapshot(access: DatabaseAccess, name: str) -> Iterator[Snapshot]:
         try:
             server = Version.of(link)
             yield Snapshot(
-                access, name, exported, taken_at, server, size, newest, apart, counting, known
+                access,
+                name,
+                exported,
+                taken_at,
+                server,
+                size,
+                newest,
+                apart,
+                warnings,
+                counting,
+                known,
             )
         finally:
             counting.end()
@@ -203,6 +216,7 @@ def _known(link: psycopg.Connection[Any], name: str, facts: Any) -> dict[str, An
         "sequences": read_sequences(link),
         "extensions": read_extensions(link),
         "rights": read_rights(link, facts.schema),
+        "properties": read_properties(link),
     }
 
 

@@ -60,6 +60,12 @@ def database_facts(link: psycopg.Connection[Any]) -> DatabaseFacts:
     return DatabaseFacts(name, version.split()[0], find_pgvector(link), _tables(link))
 
 
+def read_slots(link: psycopg.Connection[Any], *names: str) -> list[str]:
+    """The slots of logical replication of databases, by their names."""
+    query = "SELECT slot_name FROM pg_replication_slots WHERE database = ANY(%s) ORDER BY 1"
+    return [slot for (slot,) in link.execute(query, [list(names)])]
+
+
 def find_pgvector(link: psycopg.Connection[Any]) -> Pgvector | None:
     row = link.execute(PGVECTOR).fetchone()
     return None if row is None else Pgvector(*row)

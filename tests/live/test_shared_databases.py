@@ -3,10 +3,15 @@ rights than the database's owner has."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backups.catalog import write_object
+from backups.manifest import MANIFEST
 from infra.targets import host
 from tests.live.kept import OF_A_START, Kept, assert_same, kept
 from tests.live.machine import Stack
@@ -85,6 +90,14 @@ CREATE TRIGGER app_on_change BEFORE INSERT OR UPDATE ON agents
   FOR EACH ROW EXECUTE FUNCTION app_on_change();
 CREATE TABLE app_vectors (v extensions.vector(2) CHECK (public.app_look('rows')));
 INSERT INTO app_vectors VALUES ('[1,2]');
+"""
+RELIES_ON_A_SEARCH_PATH = """
+CREATE FUNCTION app_shelf(title text) RETURNS text LANGUAGE sql IMMUTABLE AS
+  $$ SELECT 'shelf ' || length(title) $$;
+CREATE FUNCTION app_label(title text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+  $$ BEGIN RETURN app_shelf(title); END $$;
+CREATE TABLE app_books (title text, label text GENERATED ALWAYS AS (app_label(title)) STORED);
+INSERT INTO app_books (title) VALUES ('atlas');
 """
 # Of everything that is not Postgres' own: whose it is, who may do what, and how it is defined.
 CENSUS = (
@@ -165,16 +178,87 @@ def census(here: Kept, name: str = "letta") -> list[Any]:
 
 
 def test_what_others_have_in_the_database_is_proven_and_comes_back_whole(place: Kept) -> None:
+    place.sql("COMMENT ON DATABASE letta IS 'of the app'; ALTER DATABASE letta CONNECTION LIMIT 77")
     before, tables = census(place), place.tables()
     backup = place.create()
     drill = place.json("backup", "drill", backup.id)
     assert drill["verdict"] == "passed"
     answer = place.run("--json", "backup", "restore", backup.id, "--yes", "--no-smoke")
     assert answer.code == 0, answer.err
-    assert answer.json["missing_roles"] == []
+    assert (answer.json["missing_roles"], answer.json["signed"]) == ([], True)
     assert "leaving out" not in answer.err
     assert_same(place, tables, OF_A_START)
     assert census(place) == before
     assert place.sql("SELECT 1 FROM pg_roles WHERE rolname = 'app_has_been_superuser'") == []
+    assert properties(place, "letta") == ("of the app", 77)
+    assert properties(place, "letta_previous")[0] == "of the app [kept by letta-ops]"
     place.json("backup", "restore", "--undo", "--yes", "--no-smoke")
     assert census(place) == before
+    assert properties(place, "letta") == ("of the app", 77)
+
+
+def test_what_can_not_come_back_is_told_before_and_databases_of_others_stay(
+    place: Kept, tmp_path: Path
+) -> None:
+    """A forged backup, a role that is gone, and a database that has a name which a restore needs."""
+    backup = place.create()
+    place.json("backup", "restore", "--drop-previous", "--yes")
+    place.sql("DROP OWNED BY dashboard; DROP ROLE dashboard")
+    place.sql("CREATE DATABASE letta_restoring", name="postgres")
+    place.sql("CREATE TABLE precious AS SELECT 1 AS n", name="letta_restoring")
+    copy = place.at(tmp_path / "store")
+    shutil.copytree(place.root, copy.root)
+    made = backup.manifest
+    text = replace(made, created_at=made.created_at.replace(year=2027)).as_text()
+    write_object(copy.store, backup.object(MANIFEST), text)
+
+    found = copy.json("backup", "verify", backup.id, code=1)["checks"][0]
+    assert (found["name"], found["verdict"]) == ("signature", "failed")
+    words = ("backup", "restore", backup.id, "--dry-run")
+    error = copy.json(*words, code=1)["error"]
+    assert error["code"] == "backup-forged"
+    assert "for 2 reasons" in error["message"]
+    assert "letta_restoring" in error["message"]
+    assert copy.refused(*words, "--accept-unsigned") == "database-foreign"
+    assert place.sql("SELECT n FROM precious", name="letta_restoring") == [(1,)]
+    place.sql("ALTER DATABASE letta_restoring RENAME TO letta_previous", name="postgres")
+    assert place.refused("backup", "restore", "--undo", "--yes") == "database-foreign"
+    assert place.json("backup", "restore", "--drop-previous", "--yes")["dropped"] is None
+    assert place.sql("SELECT n FROM precious", name="letta_previous") == [(1,)]
+    place.sql("DROP DATABASE letta_previous", name="postgres")
+
+    plan = place.json(*words)
+    assert (plan["missing_roles"], plan["signed"]) == (["dashboard"], True)
+    unsigned = copy.run(
+        "--json", "backup", "restore", backup.id, "--accept-unsigned", "--yes", "--no-smoke"
+    )
+    assert unsigned.code == 0, unsigned.err
+    assert unsigned.json["signed"] is False
+    told = [line for line in unsigned.err.splitlines() if "leaving out" in line]
+    assert len([line for line in told if "dashboard" in line]) == 1
+    assert len([line for line in told if "of a signed backup" in line]) == 2  # app_plus, app_all
+
+
+def test_what_a_restore_will_fail_by_is_told_while_it_is_backed_up(place: Kept) -> None:
+    with host(place.deployment).owner() as owner, owner.connect("letta") as link:
+        link.execute(RELIES_ON_A_SEARCH_PATH)
+    try:
+        answer = place.json("backup", "create")
+        (warning,) = [line for line in answer["warnings"] if "app_label" in line]
+        assert "app_books" in warning
+        assert "names app_shelf without a schema" in warning
+        drill = place.json("backup", "drill", code=1)["error"]["details"]
+        (failed,) = [check for check in drill["checks"] if check["name"] == "database"]
+        assert failed["verdict"] == "failed"
+        assert "app_books" in failed["summary"]
+        assert "app_label" in failed["summary"]
+    finally:
+        place.sql("DROP TABLE app_books")
+
+
+def properties(here: Kept, name: str) -> tuple[str, int]:
+    ((comment, limit),) = here.sql(
+        "SELECT shobj_description(oid, 'pg_database'), datconnlimit FROM pg_database WHERE datname = %s",
+        name,
+    )
+    return comment, limit

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,11 +14,11 @@ from backups.restoring.plan import (
     Options,
     Plan,
     Present,
-    _ensure_fits,
+    _ensure_not_older,
     _key_after,
+    _Obstacles,
 )
 from backups.restoring.releases import ensure_known
-from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment, Server
@@ -150,32 +148,42 @@ class Answering:
         self.info = self
         self.server_version = version
 
-    def execute(self, query: str) -> list[tuple[str]]:
-        assert "pg_available_extensions" in query
-        return [("vector",)]
-
 
 @pytest.mark.parametrize(
     ("made_with", "here", "refused"),
     [("17.5", 180004, False), ("18.4", 180004, False), ("18.4", 170005, True), ("9.6.3", 150001, False)],
 )  # fmt: skip
 def test_a_dump_of_a_newer_postgres_is_refused(made_with: str, here: int, refused: bool) -> None:
-    class There(DatabaseAccess):
-        @contextmanager
-        def connect(self, name: str) -> Iterator[Any]:
-            assert name == "postgres"
-            yield Answering(here)
-
-    settings: Mapping[str, str | int] = {}
     whole = manifest()
     changed = replace(whole, database=replace(whole.database, postgres=made_with))
-    access = There(settings, True, "here", "postgres")
+    backup, link = Backup(changed, None, ()), cast(Any, Answering(here))
     if not refused:
-        _ensure_fits(access, Backup(changed, None, ()))
+        _ensure_not_older(link, backup)
         return
     with pytest.raises(LettaOpsError) as caught:
-        _ensure_fits(access, Backup(changed, None, ()))
+        _ensure_not_older(link, backup)
     assert caught.value.code == "backup-newer-postgres"
+
+
+def test_every_reason_not_to_restore_is_told_at_once() -> None:
+    def refuse(code: str) -> None:
+        raise LettaOpsError(code, f"because of {code}", f"mend {code}")
+
+    obstacles, backup = _Obstacles(), Backup(manifest(), None, ())
+    assert obstacles.ask(lambda: 5) == 5
+    obstacles.end(backup)
+    assert obstacles.ask(lambda: refuse("the first")) is None
+    with pytest.raises(LettaOpsError, match="because of the first"):
+        obstacles.end(backup)
+    obstacles.ask(lambda: refuse("the second"))
+    with pytest.raises(LettaOpsError) as caught:
+        obstacles.end(backup)
+    assert caught.value.code == "the first"
+    assert (
+        "for 2 reasons:\n  - because of the first\n  - because of the second"
+        in caught.value.message
+    )
+    assert caught.value.hint == "mend the first; mend the second"
 
 
 def test_a_plan_says_what_would_be_lost_in_numbers_and_no_key() -> None:
@@ -193,6 +201,7 @@ def test_a_plan_says_what_would_be_lost_in_numbers_and_no_key() -> None:
         Drill(NOON, "failed", 2.0, {}),
         signed=True,
         missing_roles=("dashboard",),
+        slots=("of_the_app",),
     )
     told = plan.as_json()
     assert told["replaces"] == {"agents": 5, "messages": 90}

@@ -34,7 +34,13 @@ def create_backup(
     dry_run: DryRun = False,
 ) -> None:
     """Back up the database, git memory and configuration, in one stream each, to the store."""
-    from backups.create import create, dump_warning, key_warning, signer_warning
+    from backups.create import (
+        create,
+        dump_warning,
+        extension_warning,
+        key_warning,
+        signer_warning,
+    )
     from ops_cli.auditing import audited
 
     invocation = current(context)
@@ -49,7 +55,9 @@ def create_backup(
         with changing(deployment, store, "backup create", report, wait):
             made = create(deployment, store, label, report, allow_plain=allow_plain)
         event.detail = {"backup": made.id, "bytes": made.size}
-    last = (dump_warning(made), signer_warning(deployment, made))
+    last = (
+        *made.warnings, dump_warning(made), extension_warning(made), signer_warning(deployment, made),
+    )  # fmt: skip
     warnings += [warning for warning in last if warning]
     for warning in warnings:
         note(f"warning: {warning}")

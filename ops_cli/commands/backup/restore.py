@@ -298,6 +298,7 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
             ("  last drill", drill),
             ("  signed", None if plan.signed else "NO, or by nobody who is known here"),
             ("  lacks roles", _roles(plan)),
+            ("  slots", _slots(plan)),
             ("  of", f"another deployment, {manifest.deployment}" if plan.foreign else None),
             ("  key", "the server takes over the backup's" if plan.new_key else None),
             ("  secrets", "LOST: they can't be decrypted after it" if plan.secrets_lost else None),
@@ -309,6 +310,13 @@ def _roles(plan: Plan) -> str | None:
     names = ", ".join(plan.missing_roles)
     return (
         f"{names}: what they own goes to Letta's, what they may do is left out" if names else None
+    )
+
+
+def _slots(plan: Plan) -> str | None:
+    names = ", ".join(plan.slots)
+    return (
+        f"{names}: they stay with the database that is replaced; make them anew" if names else None
     )
 
 

@@ -88,6 +88,7 @@ def render_details(answer: dict[str, Any], now: dt.datetime) -> Iterator[Part]:
             ("encryption key", _key(answer)),
             ("signed by", (answer["signature"] or {}).get("signer") or "nobody"),
             ("kept", answer["kept"] or "no"),
+            *(("warning", warning) for warning in answer["warnings"]),
         ]
     )
     yield ""
