@@ -101,6 +101,20 @@ def backups_stay_encrypted(seen: Stored, _: Thresholds) -> Verdict:
     return Verdict(State.OK, "new backups are encrypted" if seen.encrypts else "none is encrypted")
 
 
+def backups_are_signed(seen: Stored, _: Thresholds) -> Verdict:
+    """The newest backup is what a restore takes: it must be known who made it."""
+    if seen.catalog is None:
+        return _not_asked(seen)
+    if seen.distrust is None:
+        return Verdict(
+            State.OK, "the newest is signed" if seen.catalog.backups else "there is none yet"
+        )
+    if seen.distrust.code == "backup-forged":
+        return Verdict(State.CRITICAL, seen.distrust.message, hint=seen.distrust.hint)
+    hint = "make one with `letta-ops backup create`: it is signed"
+    return Verdict(State.WARNING, seen.distrust.message, hint=hint)
+
+
 def drill_passed(seen: Stored, thresholds: Thresholds) -> Verdict:
     """What was not restored is only hoped to be a backup."""
     if seen.catalog is None:

@@ -10,7 +10,7 @@ from healthchecks.probes.api import ask_api
 from healthchecks.probes.authentication import try_as_stranger
 from healthchecks.probes.backups import look_into_store
 from healthchecks.probes.certificate import read_certificate
-from healthchecks.probes.database import look_for_extension, reach, read_revision
+from healthchecks.probes.database import look_at_slots, look_for_extension, reach, read_revision
 from healthchecks.probes.encryption import look_at_secrets
 from healthchecks.probes.here import (
     ask_supervisor,
@@ -41,6 +41,7 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("extension", look_for_extension, rules.extension_installed, DATABASE),
     Check("revision", read_revision, rules.revision_is_head, DATABASE),
     Check("encryption", look_at_secrets, rules.secrets_encrypted, DATABASE),
+    Check("replication", look_at_slots, rules.slots_hold_the_live_database, DATABASE),
     Check("listening", find_listeners, rules.listens_on_loopback_only, SERVICES),
     Check("published", inspect, container_rules.only_the_proxy_is_published, CONTAINERS),
     Check("hardening", inspect, container_rules.containers_are_confined, CONTAINERS),
@@ -52,6 +53,7 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("store-space", look_into_store, backup_rules.store_has_room, STORE),
     Check("backup", look_into_store, backup_rules.backup_is_recent, STORE),
     Check("backup-encryption", look_into_store, backup_rules.backups_stay_encrypted, STORE),
+    Check("backup-signature", look_into_store, backup_rules.backups_are_signed, STORE),
     Check("drill", look_into_store, backup_rules.drill_passed, STORE),
     Check("retention", look_into_store, backup_rules.retention_is_kept, STORE),
     Check("release", read_release, rules.release_is_maintained),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from healthchecks.model import State, Thresholds, Verdict
 from healthchecks.probes.api import ApiAnswer
 from healthchecks.probes.authentication import Strangers
-from healthchecks.probes.database import Reached, Revision
+from healthchecks.probes.database import Reached, Revision, Slots
 from healthchecks.probes.encryption import Encryption
 from healthchecks.probes.identity import Identity
 from healthchecks.probes.release import RunningRelease
@@ -241,4 +241,17 @@ def _nothing_stored(seen: Encryption) -> Verdict:
         "no secret is stored yet, and the profile has no encryption key",
         "without LETTA_ENCRYPTION_KEY the server will store them in the clear",
         "set LETTA_ENCRYPTION_KEY for the server, and server.encryption_key in the profile",
+    )
+
+
+def slots_hold_the_live_database(seen: Slots, _: Thresholds) -> Verdict:
+    """A slot that nobody reads from keeps all that is written since, and its database undropped."""
+    if not seen.aside:
+        return Verdict(State.OK, "no slot holds a database that was set aside")
+    names = ", ".join(seen.aside)
+    return Verdict(
+        State.WARNING,
+        f"{names}: of the database that a restore has replaced; Postgres keeps what is written for it",
+        hint="make the slot anew on the live database; drop the old one:"
+        f" SELECT pg_drop_replication_slot('{seen.aside[0]}')",
     )

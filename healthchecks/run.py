@@ -87,6 +87,7 @@ def _import_shared(deployment: Deployment) -> None:
         return  # each check that asks for it says so
     if deployment.database is not None:
         import psycopg  # noqa: F401
+        from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: F401
 
 
 def _examine(

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from backups.catalog import Backup, Catalog, deployment_id, newest_of_all, read_catalog
 from backups.scheduler import service_state
+from backups.signing import Signers
 from backups.stores.store import open_store
 from infra.background import Background
 from infra.errors import LettaOpsError
@@ -45,6 +46,7 @@ class Stored(Measurement):
     `interval` is the longest time in seconds between two runs of the schedule, None without one;
     `idle`: the stack has a scheduler, which doesn't run; `room` is None where the store tells none.
     `encrypts`: new backups would be encrypted; where not, `newest` is the store's, whoever's it is.
+    `distrust`: why it is not known who made the deployment's newest backup.
     """
 
     url: str
@@ -57,6 +59,7 @@ class Stored(Measurement):
     room: Room | None = None
     encrypts: bool = True
     newest: Backup | None = None
+    distrust: LettaOpsError | None = None
 
 
 def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Stored:
@@ -79,12 +82,27 @@ def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Sto
         store = open_store(settings)
         catalog = read_catalog(store, deployment_id(deployment))
         newest = None if unknown.encrypts else newest_of_all(store)
-        return replace(unknown, catalog=catalog, room=_room(settings, deployment), newest=newest)
+        return replace(
+            unknown,
+            catalog=catalog,
+            room=_room(settings, deployment),
+            newest=newest,
+            distrust=_distrust(deployment, catalog),
+        )
 
     try:
         return within(limit, look, settings.url)
     except LettaOpsError as error:
         return replace(unknown, error=error)
+
+
+def _distrust(deployment: Deployment, catalog: Catalog) -> LettaOpsError | None:
+    try:
+        if catalog.backups:
+            Signers.of(deployment).ensure(catalog.backups[-1].manifest)
+    except LettaOpsError as error:
+        return error
+    return None
 
 
 def _scheduler_is_idle(deployment: Deployment) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from backups.restoring.journal import names_of
 from healthchecks.facts import reading, running_version
-from infra.database.facts import DatabaseFacts, database_facts
+from infra.database.facts import DatabaseFacts, database_facts, read_slots
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.stack.releases import RELEASES
@@ -32,6 +33,13 @@ class Revision(Measurement):
     head: str | None
 
 
+@dataclass(frozen=True)
+class Slots(Measurement):
+    """Slots of logical replication that hold a database which was set aside."""
+
+    aside: tuple[str, ...]
+
+
 def reach(deployment: Deployment) -> Reached:
     """Connect as the reader; that this fails is an answer, not a failure of the probe."""
     try:
@@ -51,6 +59,14 @@ def read_revision(deployment: Deployment) -> Revision:
     version = running_version(deployment)
     release = RELEASES.get(version)
     return Revision(facts, version, release.alembic_head if release else None)
+
+
+def look_at_slots(deployment: Deployment) -> Slots:
+    """Look for slots of replication that a restore has left on what it replaced."""
+    names = names_of(deployment)
+    aside = (names.previous, names.older, names.undone)
+    with reading(deployment) as link:
+        return Slots(tuple(read_slots(link, *aside)))
 
 
 def _facts(deployment: Deployment) -> DatabaseFacts:
