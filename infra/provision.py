@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shutil
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.accounts import remove_accounts
 from infra.embedded.throwaway import remove_leftovers
 from infra.errors import LettaOpsError
-from infra.files import held, write_file
+from infra.files import held, make_folder, write_file
 from infra.process import Report, command, follow
 from infra.pulumi_cli import last_error
 from infra.pulumi_cli.backend import exists, locks, mend
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from infra.targets.target import Target
 
 WAIT_SECONDS = 600.0  # for an earlier run that is still working
+REMOVED = ".removed"  # in the state folder: profiles of stacks that were deleted
 HINT = "mend the cause and run the same command again: what was made is kept and used"
 
 
@@ -39,12 +42,14 @@ HINT = "mend the cause and run the same command again: what was made is kept and
 class Request:
     """Which stack, and settings (flat keys) to keep in its configuration before it runs.
 
-    `held`: the caller holds the stack's lock already.
+    `held`: the caller holds the stack's lock already. `data_lost`: begin with an empty database, where
+    the data is gone.
     """
 
     stack: str
     config: Mapping[str, str] = field(default_factory=dict)
     held: bool = False
+    data_lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Outcome:
     changes: Mapping[str, int]
     resources: tuple[ResourceChange, ...]
     seconds: float
+    kept: Path | None = None  # where the profile of a stack is, whose data is deleted
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,16 @@ def preview(request: Request, report: Report) -> Outcome:
     return _run(request, report, "preview", keep=False)
 
 
+def data_of(stack: str) -> tuple[str, ...]:
+    """Where the stack's data is, besides its folder."""
+    folder = stack_folder(stack)
+    configuration = configured(folder)
+    return tuple(_target(folder, configuration, "destroy").data(folder, configuration))
+
+
 def destroy(request: Request, report: Report, delete_data: bool = False) -> Outcome:
-    """Stop and remove the stack's services; its data, profile and logs stay unless `delete_data`."""
+    """Stop and remove the stack's services; its data, profile and logs stay unless `delete_data`, and
+    then its profile is moved aside: nothing deletes the last copy of a key that backups need."""
     folder = stack_folder(request.stack)
     if not folder.root.is_dir():
         raise LettaOpsError(
@@ -122,10 +136,21 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
             pulumi = _prepare(folder, request, report, keep=True)
             pulumi.call("stack", "rm", request.stack, "--yes", "--force")
             remove_leftovers(folder.root, report)  # of drills that were killed
+            outcome = replace(outcome, kept=_keep_profile(folder))
             shutil.rmtree(folder.root)
             remove_accounts(folder)
             report(f"deleted {folder.root}")
     return outcome
+
+
+def _keep_profile(folder: StackFolder) -> Path | None:
+    """Move the profile to where nothing of the stack is removed; None where there is none."""
+    if not folder.profile.is_file():
+        return None
+    kept = folder.state / REMOVED / f"{folder.stack}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.toml"
+    make_folder(kept.parent)
+    folder.profile.rename(kept)
+    return kept
 
 
 def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = True) -> Outcome:
@@ -140,6 +165,10 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
         if target.refreshes and verb != "destroy":
             flags = (*flags, "--refresh")
             _recover(pulumi, target, configuration, report, remove=verb == "up")
+        if request.data_lost:
+            target.forget_lost_data(folder, configuration)
+            # What ran on it goes, so that all is made from the beginning; the keys stay.
+            pulumi.call("destroy", "--yes", "--skip-preview", "--stack", request.stack)
         pulumi.call(verb, "--stack", request.stack, "--json", *flags, events=events)
     seconds = round(time.monotonic() - started, 1)
     return Outcome(request.stack, events.changes, tuple(events.resources), seconds)

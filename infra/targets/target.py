@@ -83,6 +83,15 @@ class Target(Protocol):
         The stack's folder, and the accounts of its services, are seen to by the caller.
         """
 
+    def data(self, folder: StackFolder, configuration: Mapping[str, Any]) -> Sequence[str]:
+        """Where the stack's data is, besides its folder, as an operator would look for it."""
+
+    def forget_lost_data(self, folder: StackFolder, configuration: Mapping[str, Any]) -> None:
+        """Let the next run begin with an empty database, since the data is gone.
+
+        Raises LettaOpsError (`data-there`) when it isn't, or isn't ours.
+        """
+
     def requirements(
         self, folder: StackFolder, configuration: Mapping[str, Any], *, chosen: bool
     ) -> Iterable[Requirement]:
@@ -211,4 +220,12 @@ def not_running() -> LettaOpsError:
         "server-not-running",
         "no server runs from which its models could be reached",
         "start it with `letta-ops up`",
+    )
+
+
+def data_is_there(where: str, away: str) -> LettaOpsError:
+    return LettaOpsError(
+        "data-there",
+        f"the data is not lost: there is {where}. Nothing was changed",
+        f"bring the stack back with `letta-ops up`; to begin anew beside it, move it away (`{away} ...`)",
     )

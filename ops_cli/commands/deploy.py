@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,6 +55,12 @@ def up(
     context: typer.Context,
     config: Config = None,
     no_smoke: NoSmoke = False,
+    data_lost: Annotated[
+        bool,
+        typer.Option(
+            "--data-lost", help="The data is gone: begin with an empty database, to restore into."
+        ),
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Bring the stack up, or up to date, and let the smoke test prove it."""
@@ -62,7 +69,7 @@ def up(
     from ops_cli.commands.smoke import failure
 
     invocation = current(context)
-    request = _request(invocation, config)
+    request = replace(_request(invocation, config), data_lost=data_lost)
     if dry_run:
         _preview(invocation, request)
         return
@@ -122,8 +129,9 @@ def destroy(
     invocation = current(context)
     request = _request(invocation, None)
     _must_exist(invocation)
+    fate = _fate(invocation, delete_data)
     if dry_run:
-        answer = {"stack": invocation.stack, "dry_run": True, **_fate(invocation, delete_data)}
+        answer = {"stack": invocation.stack, "dry_run": True, **fate}
         present(invocation, answer, _render_fate)
         return
     if not yes:
@@ -137,7 +145,8 @@ def destroy(
         "stack": outcome.stack,
         "changes": dict(outcome.changes),
         "seconds": round(outcome.seconds, 1),
-        **_fate(invocation, delete_data),
+        **fate,
+        "profile": str(outcome.kept) if outcome.kept else None,
     }
     present(invocation, answer, lambda shown: _render_destroy(invocation, shown))
 
@@ -204,23 +213,34 @@ def _must_exist(invocation: Invocation) -> None:
 def _ask(invocation: Invocation, delete_data: bool) -> None:
     from ops_cli.asking import confirm, confirm_name
 
-    name, root = invocation.stack, invocation.folder.root
+    name = invocation.stack
     if delete_data:
         confirm_name(
-            f"This deletes stack '{name}' with all its data and secrets in {root}. There is no way"
-            " back.",
+            f"This deletes stack '{name}' with all its data in {_places(invocation)}. There is no way"
+            " back but a backup; the profile with its keys is moved aside.",
             name,
             f"deleting the data of stack '{name}' needs its name typed on a terminal",
         )
     else:
         confirm(
-            f"Stop every process of stack '{name}'? Its data stays in {root}.",
+            f"Stop every process of stack '{name}'? Its data stays in {_places(invocation)}.",
             f"stopping stack '{name}' needs a yes on a terminal",
         )
 
 
+def _places(invocation: Invocation) -> str:
+    return _all_places(_fate(invocation, False)["data"])
+
+
+def _all_places(data: dict[str, Any]) -> str:
+    return ", ".join([*data["also"], data["folder"]])
+
+
 def _fate(invocation: Invocation, delete_data: bool) -> dict[str, Any]:
-    return {"data": {"folder": str(invocation.folder.root), "deleted": delete_data}}
+    from infra.provision import data_of
+
+    places = list(data_of(invocation.stack))
+    return {"data": {"folder": str(invocation.folder.root), "also": places, "deleted": delete_data}}
 
 
 def _counts(changes: Mapping[str, int]) -> str:
@@ -263,13 +283,15 @@ def _render_preview(answer: dict[str, Any]) -> Iterator[Part]:
 def _render_fate(answer: dict[str, Any]) -> Iterator[Part]:
     data = answer["data"]
     yield f"every process of stack '{answer['stack']}' would be stopped"
-    yield f"its data in {data['folder']} would {'be DELETED' if data['deleted'] else 'stay'}"
+    yield f"its data in {_all_places(data)} would {'be DELETED' if data['deleted'] else 'stay'}"
 
 
 def _render_destroy(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     data = answer["data"]
     if data["deleted"]:
         yield f"stack '{answer['stack']}' and its data are deleted"
+        if answer["profile"]:
+            yield f"its profile, with the keys that its backups need, is kept: {answer['profile']}"
         return
     yield f"stack '{answer['stack']}' is stopped ({answer['seconds']:.0f} s)"
-    yield f"its data stays in {data['folder']}; `{invocation.command('up')}` brings it back"
+    yield f"its data stays in {_all_places(data)}; `{invocation.command('up')}` brings it back"

@@ -208,7 +208,7 @@ def test_yes_deletes_without_asking_and_says_so(
 ) -> None:
     assert main.run(["destroy", "--delete-data", "--yes", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["data"] == {"folder": str(tmp_path / "local"), "deleted": True}
+    assert answer["data"] == {"folder": str(tmp_path / "local"), "also": [], "deleted": True}
     assert provisioning.calls[0][2] == {"delete_data": True}
 
 

@@ -14,6 +14,8 @@ LABEL_PACKAGES = "letta-ops.packages"
 LABEL_BASE = "org.opencontainers.image.base.name"
 LABEL_INSTALLED = "letta-ops.packages.installed"
 
+IDENTIFIER = "database.identifier"  # in the profile: which cluster has this deployment's data
+
 SERVER_PORT = 8283
 MODEL_PORT = 8284
 PROXY_PORT = 8080

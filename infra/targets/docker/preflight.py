@@ -14,9 +14,9 @@ from infra.stack.profile import remembered
 from infra.stack.secrets import StackSecrets
 from infra.targets.docker import agent_guard
 from infra.targets.docker.engine.client import engine, find_container, find_volume
-from infra.targets.docker.names import LABEL_PREFIX, Names
+from infra.targets.docker.names import IDENTIFIER, LABEL_PREFIX, Names
 from infra.targets.docker.port import ensure_port
-from infra.targets.docker.providers.cluster import IDENTIFIER, ensure_home, ensure_volume
+from infra.targets.docker.providers.cluster import ensure_home, ensure_volume
 from infra.targets.docker.providers.database_preflight import ensure_usable
 from infra.targets.docker.settings import DockerSettings
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from infra.database.claim import CLAIMED
 from infra.embedded import supervisor
 from infra.errors import LettaOpsError
 from infra.pulumi_cli.recovery import ids_of, unfinished
 from infra.stack.deployment import Deployment
 from infra.stack.keys import Reading, read
 from infra.stack.locations import StackFolder
-from infra.stack.profile import remembered
+from infra.stack.profile import remember, remembered
 from infra.stack.secrets import kept_value, stack_secrets
 from infra.stack.settings import Settings
 from infra.targets.docker import settings as own
-from infra.targets.docker.names import Names
-from infra.targets.target import Host, Requirement
+from infra.targets.docker.names import IDENTIFIER, Names
+from infra.targets.target import Host, Requirement, data_is_there
 
 ENGINE_SECONDS = 10.0
 # What the engine's `info` calls them.
@@ -63,6 +64,25 @@ class Docker:
         supervisor.stop(folder)  # the scheduler's keeper
         names = own.names_of(folder.stack, configuration)
         remove_all(names, kept_value(folder, "id"), delete_data)
+
+    def data(self, folder: StackFolder, configuration: Mapping[str, Any]) -> Sequence[str]:
+        names = own.names_of(folder.stack, configuration)
+        kinds = ("home",) if remembered(folder.profile, CLAIMED) else ("database", "home")
+        return [f"volume {names.volume(kind)}" for kind in kinds]
+
+    def forget_lost_data(self, folder: StackFolder, configuration: Mapping[str, Any]) -> None:
+        from infra.targets.docker.engine.client import engine, find_volume
+
+        if remembered(folder.profile, CLAIMED):
+            raise data_is_there("the external database", "see docs/external-database.md")
+        volume = own.names_of(folder.stack, configuration).volume("database")
+        with engine() as client:
+            if find_volume(client, volume) is not None:
+                raise data_is_there(
+                    f"the volume {volume}", f"docker volume rm {volume}, if it is empty,"
+                )
+        remember(folder.profile, {IDENTIFIER: None})
+        folder.agent_count.unlink(missing_ok=True)
 
     def requirements(
         self, folder: StackFolder, configuration: Mapping[str, Any], *, chosen: bool

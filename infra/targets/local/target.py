@@ -12,7 +12,7 @@ from infra.stack.keys import Reading, keys_of, read
 from infra.stack.locations import StackFolder
 from infra.stack.settings import Settings
 from infra.targets.local.settings import LocalSettings, local_settings
-from infra.targets.target import Host, Requirement
+from infra.targets.target import Host, Requirement, data_is_there
 
 
 class Local:
@@ -40,6 +40,13 @@ class Local:
         self, folder: StackFolder, configuration: Mapping[str, Any], *, delete_data: bool
     ) -> None:
         supervisor.stop(folder)  # also what Pulumi's state knew nothing of
+
+    def data(self, folder: StackFolder, configuration: Mapping[str, Any]) -> Sequence[str]:
+        return ()
+
+    def forget_lost_data(self, folder: StackFolder, configuration: Mapping[str, Any]) -> None:
+        if folder.has_data:
+            raise data_is_there(str(folder.postgres_data), f"mv {folder.postgres_data}")
 
     def requirements(
         self, folder: StackFolder, configuration: Mapping[str, Any], *, chosen: bool

@@ -17,11 +17,10 @@ from infra.stack.profile import remember, remembered
 from infra.targets.docker.engine.client import engine, find_container, find_volume
 from infra.targets.docker.engine.oneshot import Job, ensure_done
 from infra.targets.docker.images.recipes import VERSIONS
-from infra.targets.docker.names import LABEL_DEPLOYMENT, Names
+from infra.targets.docker.names import IDENTIFIER, LABEL_DEPLOYMENT, Names
 from infra.targets.providers.provider import Properties, Provider
 
 DATA_FOLDER = "/var/lib/postgresql/data"
-IDENTIFIER = "database.identifier"  # in the profile: which cluster has this deployment's data
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ def ensure_home(names: Names) -> None:
             "data-missing",
             f"the volume {volume} doesn't exist, but this deployment has data: the memory that"
             " agents keep in files was in it",
-            f"bring the volume back; to go on without, run `docker volume create {volume}`",
+            f"bring the volume back; to go on without, run `docker volume create {volume}`, and restore a"
+            " backup, which has that memory",
         )
 
 
@@ -125,8 +125,9 @@ def data_missing(folder: StackFolder, names: Names, what: str) -> LettaOpsError:
         "data-missing",
         f"the volume {names.volume('database')} {what}, but {folder.profile} says that this"
         " deployment has data: nothing was made, because a new database would look like total loss",
-        "bring the volume back (a copy, another engine: is DOCKER_HOST right?) or restore a backup;"
-        f" to begin anew, run `letta-ops --stack {folder.stack} destroy --delete-data`",
+        "bring the volume back (a copy, another engine: is DOCKER_HOST right?); or begin with an empty"
+        f" database and restore a backup: `letta-ops --stack {folder.stack} up --data-lost`, then"
+        f" `letta-ops --stack {folder.stack} backup restore latest`",
     )
 
 

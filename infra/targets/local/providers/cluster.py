@@ -49,8 +49,9 @@ class PostgresCluster(Provider):
             raise LettaOpsError(
                 "data-missing",
                 f"stack '{folder.stack}' had its data in {folder.postgres_data}, and it is gone",
-                "mount the disk or restore a backup; to begin anew without the data, run"
-                f" `letta-ops --stack {folder.stack} destroy --delete-data` first",
+                "mount the disk; or begin with an empty database and restore a backup:"
+                f" `letta-ops --stack {folder.stack} up --data-lost`, then"
+                f" `letta-ops --stack {folder.stack} backup restore latest`",
             )
         return self.make(folder, new)[1]
 
