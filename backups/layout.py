@@ -168,6 +168,20 @@ def apply_settings(
         link.execute(query)
 
 
+def reach_extension(link: psycopg.Connection[Any], owner: str) -> None:
+    """Let `owner`, who is connected to the database at `link`, find the extension by plain names."""
+    from psycopg import sql
+
+    found = find_pgvector(link)
+    (path,) = link.execute("SELECT current_schemas(true)").fetchone() or ([],)
+    if found is None or found.schema in path:
+        return
+    (setting,) = link.execute("SELECT current_setting('search_path')").fetchone() or ("",)
+    names = sql.SQL(", ").join(map(sql.Literal, [*_names_in(setting), found.schema]))
+    query = sql.SQL("ALTER ROLE {} IN DATABASE {} SET search_path TO {}")
+    link.execute(query.format(sql.Identifier(owner), sql.Identifier(link.info.dbname), names))
+
+
 def first_grants(link: psycopg.Connection[Any], name: str, reader: str) -> None:
     """Let nobody but the owner and `reader` connect to database `name`, which is new."""
     from psycopg import sql

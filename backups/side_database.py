@@ -251,9 +251,21 @@ def _put_right(access: DatabaseAccess, side: SideDatabase, backup: Backup, repor
         if side.schema and database.schema and side.schema != database.schema:
             move_schema(link, database.schema, side.schema, side.owner)
         if side.extension_schema and database.pgvector is not None:
-            move_extension(link, side.extension_schema)
+            _move_extension(link, side.extension_schema, report)
     _each(access, side, "ALTER DATABASE {} RESET maintenance_work_mem")
     _each(access, side, "ALTER DATABASE {} RESET synchronous_commit")
+
+
+def _move_extension(link: psycopg.Connection[Any], target: str, report: Report) -> None:
+    """Put the extension where the server here will look, unless something else has its types' names."""
+    import psycopg
+
+    try:
+        with link.transaction():
+            move_extension(link, target)
+    except (psycopg.errors.DuplicateObject, psycopg.errors.DuplicateFunction) as error:
+        reason = str(error).strip().splitlines()[0]
+        report(f"database: the extension vector stays where it was: {reason}")
 
 
 def _each(access: DatabaseAccess, side: SideDatabase, statement: str) -> None:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from backups.catalog import deployment_id
 from backups.contents import compare
-from backups.layout import LETTA_OPS, apply_settings, copy_settings, first_grants
+from backups.layout import (
+    LETTA_OPS,
+    apply_settings,
+    copy_settings,
+    first_grants,
+    reach_extension,
+)
 from backups.loading import room_for
 from backups.lock import Lock
 from backups.manifest import MEMORY, DatabaseRecord
@@ -189,6 +195,8 @@ def _make_beside(
             else:
                 first_grants(link, journal.side, database.reader.name)
                 _set_as_it_was(link, expected, journal.side, report)
+        with host(deployment).owner() as owner, owner.connect(journal.side) as link:
+            reach_extension(link, side.owner)
     except psycopg.Error as error:
         raise failed(error) from None
     if journal.had_memory:
