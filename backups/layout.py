@@ -98,7 +98,12 @@ def read_properties(link: psycopg.Connection[Any]) -> Properties:
         found.get("daticurules"),
         tablespace,
         found["datconnlimit"],
-        tuple((role, assignment) for role, assignment in link.execute(SETTINGS, [name])),
+        # A setting of an application's own may be a secret: a manifest lies in the clear.
+        tuple(
+            (role, assignment)
+            for role, assignment in link.execute(SETTINGS, [name])
+            if "." not in assignment.partition("=")[0]
+        ),
     )
 
 

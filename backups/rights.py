@@ -34,6 +34,7 @@ AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.classid AND e.objid 
 AND NOT EXISTS (SELECT FROM pg_class t WHERE o.classid = 'pg_class'::regclass AND t.oid = o.objid
   AND t.relpersistence = 't'))
 """
+# Its type is NULL for what is dropped at this moment.
 ADDRESS = "pg_identify_object_as_address(o.classid, o.objid, o.objsubid)"
 # A sequence of a column, and what is part of something else, follow what they belong to.
 OWNERS = f"""
@@ -43,7 +44,7 @@ FROM (SELECT classid, objid, objsubid, refobjid FROM pg_shdepend
   AND refclassid = 'pg_authid'::regclass AND deptype = 'o' AND objsubid = 0
   AND classid <> ALL (ARRAY['pg_event_trigger', 'pg_default_acl', 'pg_user_mapping']::regclass[])) o
 JOIN pg_roles r ON r.oid = o.refobjid, {ADDRESS} a
-WHERE r.rolname <> %(owner)s AND {OWN}
+WHERE a.type IS NOT NULL AND r.rolname <> %(owner)s AND {OWN}
 AND NOT (o.objid = to_regnamespace('public') AND r.rolname = 'pg_database_owner')
 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.objid
   AND d.deptype IN ('a', 'i'))
@@ -65,7 +66,7 @@ FROM (
   UNION ALL SELECT 'pg_foreign_server'::regclass, oid, 0, srvacl FROM pg_foreign_server
   UNION ALL SELECT 'pg_largeobject'::regclass, oid, 0, lomacl FROM pg_largeobject_metadata
 ) o (classid, objid, objsubid, acl), {ADDRESS} a
-WHERE o.acl IS NOT NULL AND {OWN} ORDER BY 1, 2, 3
+WHERE a.type IS NOT NULL AND o.acl IS NOT NULL AND {OWN} ORDER BY 1, 2, 3
 """  # noqa: S608  # of constants
 DEFAULT_GRANTS = """
 SELECT r.rolname, n.nspname, d.defaclobjtype::text, coalesce(
@@ -102,7 +103,7 @@ FROM (
   UNION ALL SELECT 'pg_publication_rel'::regclass, r.oid, 0 FROM pg_publication_rel r
     WHERE EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = r.prpubid)
 ) o (classid, objid, objsubid), {ADDRESS} a
-WHERE {OWN} ORDER BY o.classid::oid, o.objid
+WHERE a.type IS NOT NULL AND {OWN} ORDER BY o.classid::oid, o.objid
 """  # noqa: S608  # of constants
 EVENT_TRIGGERS = f"""
 SELECT e.evtname, e.evtevent, coalesce(e.evttags, '{{}}'),

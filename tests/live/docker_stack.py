@@ -118,6 +118,11 @@ class DockerStack(Stack):
             with engine() as client:
                 self._move(client, aside, name, labels)
 
+    def lose_data(self) -> None:
+        with engine() as client:
+            for kind in ("database", "home"):
+                client.volumes.get(self.names.volume(kind)).remove()
+
     def remains(self) -> list[str]:
         with engine() as client:
             return sorted(

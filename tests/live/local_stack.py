@@ -76,6 +76,10 @@ class LocalStack(Stack):
             shutil.rmtree(data, ignore_errors=True)
             aside.rename(data)
 
+    def lose_data(self) -> None:
+        shutil.rmtree(self.folder.postgres_data)
+        shutil.rmtree(self.folder.home)
+
     def remains(self) -> list[str]:
         found = [f"process {each.pid}" for each in self.processes()]
         accounts = {entry.pw_name for entry in pwd.getpwall()}

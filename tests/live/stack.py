@@ -128,5 +128,9 @@ class Stack(ABC):
         """Stop the database and put its data out of sight; in the end it is back, stopped."""
 
     @abstractmethod
+    def lose_data(self) -> None:
+        """Delete database and home of a stack that is destroyed, as a lost disk or a prune does."""
+
+    @abstractmethod
     def remains(self) -> list[str]:
         """What there is of the stack outside of its folder, in words."""

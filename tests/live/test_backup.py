@@ -19,7 +19,7 @@ from backups.catalog import Backup, read_catalog
 from backups.contents import compare
 from backups.crypto import new_identity
 from backups.lock import locked
-from backups.manifest import DATABASE, MANIFEST, parse_manifest
+from backups.manifest import DATABASE, FORMAT, MANIFEST, parse_manifest
 from backups.opening import Key, opened_part
 from backups.restoring.plan import Options, make_plan
 from backups.restoring.restore import restore
@@ -179,7 +179,9 @@ def test_a_manifest_of_a_newer_format_is_said_to_be_one(
 ) -> None:
     copy = damaged_copy(place, backup, MANIFEST, "middle", tmp_path / "store")
     text = (place.folder(backup) / MANIFEST).read_text()
-    (copy.folder(backup) / MANIFEST).write_text(text.replace('"format": 1', '"format": 2'))
+    (copy.folder(backup) / MANIFEST).write_text(
+        text.replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}')
+    )
     assert copy.refused("backup", "restore", backup.id, "--yes") == "manifest-newer"
 
 

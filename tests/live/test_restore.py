@@ -16,6 +16,7 @@ from backups.crypto import new_identity
 from backups.layout import move_extension, move_schema
 from backups.manifest import DATABASE, MANIFEST
 from backups.side_database import SideDatabase, drop_database, restore_database
+from backups.signing import own_key, signed
 from backups.sources.memory_files import MemoryPlace
 from infra.api import api
 from infra.files import write_private
@@ -261,8 +262,13 @@ def test_what_must_not_be_restored_is_refused_before_anything_is_touched(
         ),
         "wrong-encryption-key": replace(manifest, key_fingerprint="0" * 16),
     }
+    key = own_key(place.deployment)
+    assert key is not None
     for code, changed in cases.items():
         write_object(damaged.store, backup.object(MANIFEST), changed.as_text())
+        assert damaged.refused(*words) == "backup-forged"
+        ours = replace(changed, signature=signed(changed, key))
+        write_object(damaged.store, backup.object(MANIFEST), ours.as_text())
         assert damaged.refused(*words) == code
     assert place.tables() == before
     assert place.stack.pids() == pids
