@@ -20,6 +20,7 @@ from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment
 from infra.stack.locations import stack_folder
 from infra.stack.profile import SIGNING_KEY, remember
+from infra.stack.secrets import kept_value
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -82,6 +83,9 @@ def own_key(deployment: Deployment) -> Sensitive | None:
     """
     if deployment.signing_key is not None:
         return deployment.signing_key
+    if deployment.folder is not None:  # somebody may have made it since the profile was read
+        kept = kept_value(deployment.folder, SIGNING_KEY)
+        return None if kept is None else Sensitive(kept)
     try:
         return Sensitive(_file(deployment).read_text().strip())
     except FileNotFoundError:
@@ -95,10 +99,19 @@ def key_to_sign(deployment: Deployment) -> Sensitive:
     if found is not None:
         return found
     made = new_key()
-    if deployment.folder is not None and deployment.profile is not None:
-        remember(deployment.profile, {SIGNING_KEY: made.reveal()})
-    else:
-        write_private(_file(deployment), made.reveal() + "\n")
+    if deployment.folder is not None:
+        remember(deployment.folder.profile, {SIGNING_KEY: made.reveal()})
+        return made
+    file = _file(deployment)
+    try:
+        write_private(file, made.reveal() + "\n")
+    except OSError as error:
+        raise LettaOpsError(
+            "folder-not-writable",
+            f"the key that signs backups can't be kept in {file}: {error.strerror}",
+            f"give one by reference: {SIGNING_KEY} in the profile, or LETTA_OPS_SIGNING_KEY (32 bytes in"
+            " base64)",
+        ) from None
     return made
 
 
