@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,14 @@ class Operation:
     detail: dict[str, Any] = field(default_factory=dict)
     deployment: Deployment | None = None
     ends_database: bool = False
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    _took_effect: Callable[[], None] = lambda: None
+    _recorded: bool = False
+
+    def took_effect(self) -> None:
+        """Record now that it is done: whatever becomes of the rest, nothing takes it back."""
+        self._took_effect()
+        self._recorded = True
 
 
 @contextmanager
@@ -43,6 +52,15 @@ def audited(invocation: Invocation, command: str, target: str = "") -> Iterator[
     operation = Operation(target or invocation.stack)
     at, started = dt.datetime.now(dt.UTC), time.monotonic()
     result: Result = "done"
+
+    def record(**more: Any) -> None:
+        from infra.audit.log import Event
+
+        seconds = round(time.monotonic() - started, 1)
+        event = Event(command, operation.target, result, at, seconds, operation.detail, **more)
+        _record(invocation, operation, event)
+
+    operation._took_effect = lambda: record(id=operation.id)  # noqa: SLF001  # its own
     try:
         yield operation
     except BaseException as error:
@@ -50,11 +68,8 @@ def audited(invocation: Invocation, command: str, target: str = "") -> Iterator[
         operation.detail |= _told(error)
         raise
     finally:
-        from infra.audit.log import Event
-
-        seconds = round(time.monotonic() - started, 1)
-        event = Event(command, operation.target, result, at, seconds, operation.detail)
-        _record(invocation, operation, event)
+        if not operation._recorded or result != "done":  # noqa: SLF001
+            record()
 
 
 def known_deployment(invocation: Invocation) -> Deployment | None:

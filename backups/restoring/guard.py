@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from backups.lock import locked
@@ -55,7 +56,9 @@ def main() -> None:
     for _ in range(TRIES):
         try:
             with locked(deployment, None, "backup restore, going back", _tell, BUSY_SECONDS):
-                if mine is not None and read_journal(deployment) == mine:
+                found = read_journal(deployment)
+                # What is proven by now is not undone, but recorded.
+                if found is not None and replace(found, proven=False) == mine:
                     finish_interrupted(load(folder, deployment.profile), _tell)
         except (LettaOpsError, psycopg.Error, OSError) as error:
             _tell(f"not yet: {error}")

@@ -32,6 +32,8 @@ class Journal:
     # Of a restore that was proven: it goes on when it was interrupted, once it has begun.
     undoes: bool = False
     provisions: bool = False  # going back ends with `up`: the schema has to be put right
+    proven: bool = False  # nobody goes back any more
+    record: str | None = None  # the id of its record in the audit trail
 
     @property
     def side(self) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backups.catalog import Backup, Drill, deployment_id
+from backups.contents import compare
 from backups.extensions import ensure_offered
+from backups.layout import LETTA_OPS
 from backups.opening import Key, escrowed_key
 from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
@@ -18,17 +21,21 @@ from backups.rights import missing_roles
 from backups.side_database import ensure_ours
 from backups.signing import Signers
 from backups.stores.store import Store
+from infra.audit.trail import entries
 from infra.database.administration import DatabaseAccess
 from infra.database.facts import DatabaseFacts, database_facts, read_slots
 from infra.errors import LettaOpsError
+from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
+from infra.targets import host
 
 if TYPE_CHECKING:
     import psycopg
 
 T = TypeVar("T")
+RECORDS = 500  # of the audit trail, among which the last restore is looked for
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ class Plan:
     signed: bool  # by somebody who is known here
     missing_roles: tuple[str, ...]  # what they own or may do is left out
     slots: tuple[str, ...]  # of replication: they stay with the database that is replaced
+    losses: tuple[str, ...] = ()  # see `with_losses`
+    down_seconds: float | None = None  # of the last restore here
 
     def as_json(self) -> dict[str, Any]:
         present = self.present
@@ -109,6 +118,8 @@ class Plan:
             "signed": self.signed,
             "missing_roles": list(self.missing_roles),
             "replication_slots": list(self.slots),
+            "goes_back": list(self.losses),
+            "expected_down_seconds": self.down_seconds,
             "last_drill": self.drill and self.drill.verdict,
             "last_drill_seconds": self.drill and self.drill.seconds,
         }
@@ -160,6 +171,31 @@ def make_plan(
         missing_roles=tuple(missing),
         slots=tuple(slots),
     )
+
+
+def with_losses(deployment: Deployment, plan: Plan, report: Report) -> Plan:
+    """Say of every table what goes back with `plan`, which takes reading all of the database, and how
+    long the last restore kept clients waiting."""
+    down = _last_down_time(deployment)
+    if plan.present is None:
+        return replace(plan, down_seconds=down)
+    record = plan.backup.manifest.database
+    report("database: comparing what is there with the backup")
+    with host(deployment).administrator() as access:
+        name = names_of(deployment).name
+        with access.connect(name) as link, access.connect(name) as more:
+            renamed = {record.schema: plan.present.schema} if record.schema else {}
+            found = compare(link, record, renamed, [more])  # type: ignore[arg-type]  # it has a schema
+    ours = tuple(line for line in found if f" {LETTA_OPS}." not in line)
+    return replace(plan, losses=ours, down_seconds=down)
+
+
+def _last_down_time(deployment: Deployment) -> float | None:
+    with suppress(LettaOpsError):
+        for event in entries(deployment, RECORDS):
+            if event.command == "backup restore" and "down_seconds" in event.detail:
+                return float(event.detail["down_seconds"])
+    return None
 
 
 class _Obstacles:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backups.catalog import deployment_id
 from backups.contents import compare
@@ -60,6 +61,15 @@ ConfirmServer = Callable[
 ]  # raises LettaOpsError when the server doesn't do its work
 
 
+class Record(Protocol):
+    """The record in the audit trail of the command that restores."""
+
+    id: uuid.UUID
+    detail: dict[str, Any]
+
+    def took_effect(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Restored:
     """What a restore has done. `previous` is the database that was replaced, and is kept.
@@ -82,6 +92,8 @@ def restore(
     lock: Lock,
     confirm_server: ConfirmServer,
     report: Report,
+    *,
+    record: Record,
 ) -> Restored:
     """Carry out `plan`. The live database serves until the restored one was found to be equal to the
     backup; on any failure after that, everything is as it was. Raises LettaOpsError."""
@@ -99,6 +111,7 @@ def restore(
         exists(access, name),
         _has_memory(deployment, plan),
         _old_keys(deployment, plan),
+        record=str(record.id),
     )
     with scratch_folder(deployment, access) as scratch:
         _make_beside(deployment, access, store, plan, key, journal, scratch, report)
@@ -108,7 +121,15 @@ def restore(
         if access.maintenance == name:
             lock.release_database()
         journal.write(journal_file(deployment))
+        stopped = time.monotonic()
         _switch(deployment, access, plan, journal, confirm_server, report)
+        record.detail |= {
+            "backup": plan.backup.id,
+            "previous": journal.previous if journal.had_database else None,
+            "down_seconds": round(time.monotonic() - stopped, 1),
+        }
+        record.took_effect()
+        journal_file(deployment).unlink()
     for gone in (journal.older, journal.undone):
         drop_database(access, gone)
     _freshen(access, name, report)
@@ -226,7 +247,7 @@ def _switch(
     except BaseException as error:
         _undo(deployment, journal, report, error)
         raise
-    journal_file(deployment).unlink()
+    replace(journal, proven=True).write(journal_file(deployment))
 
 
 def _undo(deployment: Deployment, journal: Journal, report: Report, error: BaseException) -> None:

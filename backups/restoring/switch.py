@@ -6,7 +6,9 @@ one, so that going back needs to know nothing but the journal, also after `kill 
 
 from __future__ import annotations
 
+import datetime as dt
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from backups.restoring.journal import Journal, journal_file, read_journal
@@ -14,6 +16,8 @@ from backups.restoring.plan import exists
 from backups.restoring.scratch import remove_leftovers
 from backups.side_database import drop_database, set_mark
 from backups.sources.memory_files import MemoryPlace
+from infra.audit.log import Event
+from infra.audit.trail import append
 from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.process import Report
@@ -103,7 +107,11 @@ def finish_interrupted(deployment: Deployment, report: Report) -> None:
     journal = read_journal(deployment)
     if journal is None:
         return
-    if not journal.undoes:
+    if journal.proven:
+        report(f"an earlier restore (of {journal.backup}) was killed after it had taken effect")
+        _record(deployment, journal)
+        journal_file(deployment).unlink()
+    elif not journal.undoes:
         report(f"an earlier restore (of {journal.backup}) was interrupted before it was proven")
         go_back(deployment, journal, report)
     elif has_begun(deployment, journal):
@@ -112,6 +120,20 @@ def finish_interrupted(deployment: Deployment, report: Report) -> None:
     else:
         report("the undoing of a restore was interrupted before anything was changed")
         forget(deployment)
+
+
+def _record(deployment: Deployment, journal: Journal) -> None:
+    """See to it that the audit trail tells of a restore whose command can't any more."""
+    event = Event(
+        "backup restore",
+        journal.backup,
+        "done",
+        dt.datetime.now(dt.UTC),
+        0.0,
+        {"backup": journal.backup, "killed": "after it had taken effect"},
+        id=uuid.UUID(journal.record) if journal.record else uuid.uuid4(),
+    )
+    append(deployment, event)
 
 
 def has_begun(deployment: Deployment, journal: Journal) -> bool:

@@ -31,6 +31,7 @@ from backups.verify import verify
 from infra.errors import LettaOpsError
 from infra.files import is_held
 from infra.targets import host
+from ops_cli.auditing import Operation
 from tests.contract.s3_server import S3Server, running_s3_server
 from tests.live.kept import OF_THE_STORE, Kept, damaged_copy, kept, make_agent, talk
 from tests.live.machine import LETTA_OPS, ROOT, Stack, wait_until
@@ -159,7 +160,10 @@ def restored(here: Kept, backup: Backup) -> None:
     deployment, key = here.deployment, here.key
     with locked(deployment, here.store, "test", print) as lock, here.access() as access:
         plan = make_plan(deployment, access, here.store, backup, key, Options())
-        restore(deployment, access, here.store, plan, key, lock, confirm_server, print)
+        record = Operation("test")
+        restore(
+            deployment, access, here.store, plan, key, lock, confirm_server, print, record=record
+        )
 
 
 @OF_THE_STORE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from backups.create import create
 from backups.crypto import new_identity
 from backups.layout import move_extension, move_schema
 from backups.manifest import DATABASE, MANIFEST
+from backups.restoring.journal import journal_file, names_of
 from backups.side_database import SideDatabase, drop_database, restore_database
 from backups.signing import own_key, signed
 from backups.sources.memory_files import MemoryPlace
@@ -100,6 +102,9 @@ def test_a_restore_brings_back_everything_and_keeps_what_it_replaces(
     newer = place.tables()
 
     plan = place.json("backup", "restore", backup.id, "--dry-run")
+    assert plan["expected_down_seconds"] is None
+    changed = {line.split()[1] for line in plan["goes_back"] if line.startswith("table ")}
+    assert {"public.agents", "public.messages", "public.archival_passages"} <= changed
     assert plan["newer_than_backup"]["agents"] == 1
     assert plan["newer_than_backup"]["messages"] > 2
     assert plan["of_other_deployment"] is plan["takes_over_key"] is plan["secrets_lost"] is False
@@ -130,6 +135,7 @@ def test_a_restore_that_was_a_mistake_is_undone(
     place: Kept, backup: Backup, tmp_path: Path
 ) -> None:
     undo, again = ("backup", "restore", "--undo"), ("backup", "restore", backup.id)
+    assert place.json(*again, "--dry-run")["expected_down_seconds"] > 1
     assert place.refused(*undo, "--yes") == "nothing-to-undo"
     newest = make_agent(place.deployment, "newest")
     write_memory(place.deployment, tmp_path / "newest", COMMITS + 1)
@@ -171,6 +177,24 @@ def test_a_restore_that_was_a_mistake_is_undone(
     assert agents(place) == {"first"}
     assert place.databases() == {"letta"}
     assert git_problems(place.deployment, tmp_path / "last") == ["", str(COMMITS)]
+
+
+def test_a_restore_that_was_killed_when_it_had_taken_effect_is_on_record(place: Kept) -> None:
+    """Its last lines are missing: what it replaced is still there, and so is its journal."""
+    names, identifier = names_of(place.deployment), uuid.uuid4()
+    before, file = place.tables(), journal_file(place.deployment)
+    replace(names, backup="of-that-time", proven=True, record=str(identifier)).write(file)
+    answer = place.run("backup", "create")
+    assert answer.code == 0, answer.err
+    assert "was killed after it had taken effect" in answer.err
+    assert not file.exists()
+    assert place.tables() == before
+    (found,) = [each for each in place.json("audit", "list") if each["id"] == str(identifier)]
+    assert (found["command"], found["target"], found["result"]) == (
+        "backup restore",
+        "of-that-time",
+        "done",
+    )
 
 
 @pytest.mark.target("local", reason="no port of a docker stack's database is open to a profile")

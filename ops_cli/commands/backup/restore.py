@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from infra.stack.deployment import Deployment
 
 
+SHOWN = 12  # tables that a plan names
+
+
 def restore_backup(
     context: typer.Context,
     backup: Annotated[
@@ -99,7 +102,7 @@ def _restore(
     dry_run: bool,
 ) -> None:
     from backups.opening import Key
-    from backups.restoring.plan import make_plan
+    from backups.restoring.plan import make_plan, with_losses
     from backups.restoring.restore import restore
     from infra.targets import host
     from ops_cli.auditing import audited
@@ -110,6 +113,9 @@ def _restore(
     key = Key.of(deployment.backups, identity)
     with host(deployment).administrator() as access:
         plan = make_plan(deployment, access, store, found, key, options)
+    if dry_run or not yes:  # somebody reads it
+        with progress(invocation) as report:
+            plan = with_losses(deployment, plan, report)
     if dry_run:
         answer = {"dry_run": True, **plan.as_json()}
         present(invocation, answer, lambda _: _render_plan(plan, deployment))
@@ -131,8 +137,9 @@ def _restore(
             with_models=with_models,
             secrets_lost=options.accept_lost_secrets,
         )
-        done = restore(deployment, access, store, plan, key, lock, confirm_server, report)
-        event.detail = {"backup": found.id, "previous": done.previous}
+        done = restore(
+            deployment, access, store, plan, key, lock, confirm_server, report, record=event
+        )
     dropped = _drop(invocation, deployment, store) if drop_previous else None
     answer = {
         "backup": done.backup,
@@ -294,7 +301,9 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
             ("  made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC, Letta {manifest.release}"),
             ("  brings", f"{brings}, {manifest.memory.repositories} memory repositories"),
             ("  replaces", replaced),
+            *(("  goes back", line) for line in _few(plan.losses)),
             *(("  drops", _database(each)) for each in plan.drops),
+            ("  down", _down(plan)),
             ("  last drill", drill),
             ("  signed", None if plan.signed else "NO, or by nobody who is known here"),
             ("  lacks roles", _roles(plan)),
@@ -304,6 +313,18 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
             ("  secrets", "LOST: they can't be decrypted after it" if plan.secrets_lost else None),
         ]
     )
+
+
+def _few(lines: tuple[str, ...]) -> Iterator[str]:
+    yield from lines[:SHOWN]
+    if len(lines) > SHOWN:
+        yield f"and {len(lines) - SHOWN} more: --dry-run --json has all"
+
+
+def _down(plan: Plan) -> str:
+    if plan.down_seconds is None:
+        return "as long as the server takes to stop, to start and to be proven"
+    return f"about {plan.down_seconds:.0f} s, as the last time"
 
 
 def _roles(plan: Plan) -> str | None:
