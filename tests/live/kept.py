@@ -127,8 +127,9 @@ def assert_same(
 def kept(stack: Stack, folder: Path) -> Kept:
     """The stack with a store in `folder`, encrypted to an identity beside it, as `keygen` writes one."""
     identity, recipient = new_identity()
-    signer = signer_of(key_to_sign(stack.deployment))
-    (folder / "identity").write_text(f"# signer: {signer}\n{identity.reveal()}")
+    there = stack.folder.profile.is_file()
+    signer = f"# signer: {signer_of(key_to_sign(stack.deployment))}\n" if there else ""
+    (folder / "identity").write_text(f"{signer}{identity.reveal()}")
     return Kept(
         stack,
         folder / "store",
