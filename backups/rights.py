@@ -96,7 +96,6 @@ FROM (
   UNION ALL SELECT 'pg_ts_template'::regclass, oid, 0 FROM pg_ts_template
   UNION ALL SELECT 'pg_foreign_data_wrapper'::regclass, oid, 0 FROM pg_foreign_data_wrapper
   UNION ALL SELECT 'pg_foreign_server'::regclass, oid, 0 FROM pg_foreign_server
-  UNION ALL SELECT 'pg_user_mapping'::regclass, oid, 0 FROM pg_user_mapping
   UNION ALL SELECT 'pg_publication'::regclass, oid, 0 FROM pg_publication p WHERE puballtables
     OR EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid)
   UNION ALL SELECT 'pg_publication_namespace'::regclass, oid, 0 FROM pg_publication_namespace
