@@ -116,7 +116,8 @@ def creation(properties: Properties | None, tablespaces: Collection[str]) -> lis
     if properties is None:
         return [nothing]
     place = nothing
-    if properties.tablespace in tablespaces:
+    # The default one is what it is without: to name it takes a right.
+    if properties.tablespace in set(tablespaces) - {"pg_default"}:
         place = sql.SQL(" TABLESPACE {}").format(sql.Identifier(properties.tablespace))
     words = {
         "LC_COLLATE": properties.collate,
@@ -128,7 +129,7 @@ def creation(properties: Properties | None, tablespaces: Collection[str]) -> lis
     for word, value in words.items():
         if word and value:
             locale += sql.SQL(" {} {}").format(sql.SQL(word), sql.Literal(value))
-    return [locale + place, place]
+    return [locale + place, locale, nothing]
 
 
 def copy_settings(link: psycopg.Connection[Any], source: str, target: str) -> None:

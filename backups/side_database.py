@@ -104,6 +104,7 @@ def create_database(
         )
         places = [name for (name,) in link.execute("SELECT spcname FROM pg_tablespace")]
         *better, last = creation(properties, places)
+        refused: str | None = None
         for words in better:
             try:
                 link.execute(query + words)
@@ -117,6 +118,8 @@ def create_database(
                 )
         else:
             link.execute(query + last)
+        if refused is not None:
+            report(f"database: it is not as it was, its texts may sort otherwise: {refused}")
         set_mark(link, side.name, marked=True)
         if properties is not None and properties.tablespace not in places:
             report(f"database: the tablespace {properties.tablespace} is not here")

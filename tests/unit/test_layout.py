@@ -129,8 +129,8 @@ def test_a_database_is_made_as_it_was_and_less_so_where_that_is_not_to_be_had() 
         " LOCALE_PROVIDER \"icu\" LC_COLLATE 'de_DE' LC_CTYPE 'de_DE' ICU_LOCALE 'de'"
         " ICU_RULES '&a < b'"
     )
-    assert shown(icu) == [locale, ""]
-    assert shown(icu, "fast") == [locale + ' TABLESPACE "fast"', ' TABLESPACE "fast"']
+    assert shown(icu) == [locale, locale, ""]
+    assert shown(icu, "fast") == [locale + ' TABLESPACE "fast"', locale, ""]
     builtin = Properties("b", "C", "C", "C.UTF-8", None, "pg_default", -1)
     words = " LOCALE_PROVIDER \"builtin\" LC_COLLATE 'C' LC_CTYPE 'C' BUILTIN_LOCALE 'C.UTF-8'"
-    assert shown(builtin)[0] == words
+    assert shown(builtin, "pg_default")[0] == words
