@@ -268,9 +268,9 @@ def extension_warning(manifest: Manifest) -> str | None:
     return None
 
 
-def signer_warning(deployment: Deployment, manifest: Manifest) -> str | None:
+def signer_notice(manifest: Manifest) -> str | None:
     """What to tell whoever makes the deployment's first signed backup."""
-    if deployment.signing_key is not None or manifest.signature is None:
+    if manifest.signature is None:
         return None
     return (
         "backups are signed from now on: keep this line beside the identity that opens them, so that a"

@@ -3,12 +3,11 @@ settings that belong to a database from one to another."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from backups.manifest import Properties
-from infra.database.facts import find_pgvector
+from infra.database.facts import find_pgvector, names_in
 
 if TYPE_CHECKING:
     import psycopg
@@ -91,7 +90,7 @@ def read_properties(link: psycopg.Connection[Any]) -> Properties:
     """Read what belongs to the database at `link` itself."""
     ((found, tablespace, name),) = link.execute(PROPERTIES).fetchall()
     return Properties(
-        found["datlocprovider"],
+        found.get("datlocprovider", "c"),  # since PostgreSQL 15
         found["datcollate"],
         found["datctype"],
         found.get("datlocale", found.get("daticulocale")),  # its name before PostgreSQL 17
@@ -113,7 +112,7 @@ def creation(properties: Properties | None, tablespaces: Collection[str]) -> lis
     from psycopg import sql
 
     nothing: sql.Composable = sql.SQL("")
-    if properties is None:
+    if properties is None or properties.provider not in PROVIDERS:
         return [nothing]
     place = nothing
     # The default one is what it is without: to name it takes a right.
@@ -166,7 +165,7 @@ def apply_settings(
             )
         )
         # A search path is a list: as one literal it would be the name of one odd schema.
-        values = _names_in(value) if name in LISTS else [value]
+        values = names_in(value) if name in LISTS else [value]
         shown = sql.SQL(", ").join(sql.Literal(each) for each in values)
         query = sql.SQL("ALTER {} SET {} TO {}").format(
             whom, sql.Identifier(*name.split(".")), shown
@@ -183,9 +182,20 @@ def reach_extension(link: psycopg.Connection[Any], owner: str) -> None:
     if found is None or found.schema in path:
         return
     (setting,) = link.execute("SELECT current_setting('search_path')").fetchone() or ("",)
-    names = sql.SQL(", ").join(map(sql.Literal, [*_names_in(setting), found.schema]))
+    names = sql.SQL(", ").join(map(sql.Literal, [*names_in(setting), found.schema]))
     query = sql.SQL("ALTER ROLE {} IN DATABASE {} SET search_path TO {}")
     link.execute(query.format(sql.Identifier(owner), sql.Identifier(link.info.dbname), names))
+
+
+def reset_settings(link: psycopg.Connection[Any], name: str) -> None:
+    """Take all settings of database `name` away, from a session in another one."""
+    from psycopg import sql
+
+    database = sql.Identifier(name)
+    link.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(database))
+    for role in {role for role, _ in link.execute(SETTINGS, [name]).fetchall()} - {None}:
+        query = sql.SQL("ALTER ROLE {} IN DATABASE {} RESET ALL")
+        link.execute(query.format(sql.Identifier(role), database))
 
 
 def first_grants(link: psycopg.Connection[Any], name: str, reader: str) -> None:
@@ -197,12 +207,6 @@ def first_grants(link: psycopg.Connection[Any], name: str, reader: str) -> None:
     link.execute(
         sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(reader))
     )
-
-
-def _names_in(text: str) -> list[str]:
-    """The names in a list as Postgres keeps it: "$user", public."""
-    found = re.findall(r'"((?:[^"]|"")*)"|([^",\s]+)', text)
-    return [plain or quoted.replace('""', '"') for quoted, plain in found]
 
 
 # Settings whose value is a list of names, as pg_dump treats them (GUC_LIST_QUOTE).

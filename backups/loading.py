@@ -131,7 +131,7 @@ class _Dump:
         trusted: bool,
     ) -> _Dump:
         record = backup.manifest.database
-        with access.connect(name) as link:
+        with access.examine(name) as link:
             program = reader_of(backup.manifest, Version.of(link).major)
             missing = missing_roles(link, record.rights) if record.rights else ()
         chosen, left_out = chosen_entries(
@@ -187,7 +187,7 @@ class _Dump:
         assert self.record.rights is not None  # noqa: S101  # it says what is privileged
         privileged = self.record.rights.privileged
         addresses = [privileged[entry.number] for entry in group if entry.number in privileged]
-        with self.access.connect(self.name) as link:
+        with self.access.examine(self.name) as link:
             give(link, addresses, str(self.owner.settings["user"]))
 
     def load(self, chunks: Iterator[bytes]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from backups.layout import LETTA_OPS
 from backups.manifest import Acl, Address, EventTrigger, Rights
+from infra.errors import LettaOpsError
 
 if TYPE_CHECKING:
     import psycopg
@@ -80,14 +81,26 @@ SELECT 'pg_policy'::regclass::oid || ' ' || p.oid,
   (SELECT array_agg(r.rolname::text ORDER BY r.rolname) FROM pg_roles r WHERE r.oid = ANY(p.polroles))
 FROM pg_policy p WHERE p.polroles <> '{0}' ORDER BY p.oid
 """
+# Publications of schemas are only since PostgreSQL 15.
+OF_SCHEMAS = """
+  UNION ALL SELECT 'pg_publication'::regclass, pnpubid, 0 FROM pg_publication_namespace
+  UNION ALL SELECT 'pg_publication_namespace'::regclass, oid, 0 FROM pg_publication_namespace
+  UNION ALL SELECT 'pg_publication_rel'::regclass, r.oid, 0 FROM pg_publication_rel r
+    WHERE EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = r.prpubid)
+"""
+SCHEMAS_PUBLISHED = 150_000
 # What only an administrator may make: an owner who could would soon be one.
 PRIVILEGED = f"""
 SELECT o.classid::oid || ' ' || o.objid, a.type, a.object_names, a.object_args
 FROM (
   SELECT 'pg_proc'::regclass, p.oid, 0 FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-    WHERE NOT l.lanpltrusted AND l.lanname <> 'sql'
-  UNION ALL SELECT 'pg_type'::regclass, oid, 0 FROM pg_type WHERE typtype = 'b' AND typsubscript <>
-    'pg_catalog.array_subscript_handler'::regproc OR typtype = 'p'
+    WHERE NOT l.lanpltrusted AND l.lanname <> 'sql' OR p.proleakproof
+    OR EXISTS (SELECT FROM unnest(p.proconfig) c JOIN pg_settings s ON s.name = split_part(c, '=', 1)
+      WHERE s.context = 'superuser')
+  UNION ALL SELECT 'pg_type'::regclass, oid, 0 FROM pg_type t WHERE typtype = 'p' OR (typtype = 'b'
+    AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid))
+  UNION ALL SELECT 'pg_cast'::regclass, oid, 0 FROM pg_cast WHERE castsource < 16384
+    AND casttarget < 16384
   UNION ALL SELECT 'pg_opclass'::regclass, oid, 0 FROM pg_opclass
   UNION ALL SELECT 'pg_opfamily'::regclass, oid, 0 FROM pg_opfamily
   UNION ALL SELECT 'pg_am'::regclass, oid, 0 FROM pg_am
@@ -97,11 +110,7 @@ FROM (
   UNION ALL SELECT 'pg_foreign_data_wrapper'::regclass, oid, 0 FROM pg_foreign_data_wrapper
   UNION ALL SELECT 'pg_foreign_server'::regclass, oid, 0 FROM pg_foreign_server
   UNION ALL SELECT 'pg_publication'::regclass, oid, 0 FROM pg_publication p WHERE puballtables
-    OR EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid)
-  UNION ALL SELECT 'pg_publication_namespace'::regclass, oid, 0 FROM pg_publication_namespace
-  UNION ALL SELECT 'pg_publication_rel'::regclass, r.oid, 0 FROM pg_publication_rel r
-    WHERE EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = r.prpubid)
-) o (classid, objid, objsubid), {ADDRESS} a
+{OF_SCHEMAS}) o (classid, objid, objsubid), {ADDRESS} a
 WHERE a.type IS NOT NULL AND {OWN} ORDER BY o.classid::oid, o.objid
 """  # noqa: S608  # of constants
 EVENT_TRIGGERS = f"""
@@ -115,10 +124,11 @@ FROM pg_event_trigger e, LATERAL (SELECT 'pg_proc'::regclass, e.evtfoid, 0) o (c
     WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.deptype = 'e')
 ORDER BY e.evtname
 """  # noqa: S608  # of constants
-IDENTITY = """
+IDENTITY = f"""
 SELECT f.identity FROM pg_get_object_address(%s, %s::text[], %s::text[]) o,
 pg_identify_object(o.classid, o.objid, o.objsubid) f
-"""
+WHERE {OWN} AND o.classid <> ALL (ARRAY['pg_database', 'pg_tablespace', 'pg_authid']::regclass[])
+"""  # noqa: S608  # of constants
 # Roles that nothing out of a backup is given to: whoever owns a function, or a table with an index
 # on one, is who it runs as.
 ADMINISTRATORS = """
@@ -130,7 +140,7 @@ OR EXISTS (SELECT FROM pg_roles s WHERE s.rolsuper AND pg_has_role(r.oid, s.oid,
 OWNED_AS = {"statistics object": "STATISTICS", "composite type": "TYPE"}
 # ... or whose owner must be an administrator: that of all tables.
 WITHOUT_OWNER = (
-    "access method", "text search parser", "text search template", "publication",
+    "access method", "cast", "text search parser", "text search template", "publication",
     "publication namespace", "publication relation",
 )  # fmt: skip
 GRANTED_ON = {
@@ -155,6 +165,9 @@ def read_rights(link: psycopg.Connection[Any], schema: str) -> Rights:
     """Read the rights in a database with Letta's tables in `schema`. Raises psycopg.Error."""
     (owner,) = link.execute(OWNER, [schema]).fetchone() or ("",)
 
+    published = link.info.server_version >= SCHEMAS_PUBLISHED
+    privileged = PRIVILEGED if published else PRIVILEGED.replace(OF_SCHEMAS, "")
+
     def found(query: str) -> list[Any]:
         return link.execute(query, {"owner": owner} if "%(owner)s" in query else None).fetchall()
 
@@ -164,7 +177,7 @@ def read_rights(link: psycopg.Connection[Any], schema: str) -> Rights:
         tuple((_address(*row[:3]), _acl(row[3])) for row in found(GRANTS)),
         tuple((*row[:3], _acl(row[3])) for row in found(DEFAULT_GRANTS)),
         {row[0]: tuple(row[1] or ()) for row in found(POLICIES)},
-        {row[0]: _address(*row[1:]) for row in found(PRIVILEGED)},
+        {row[0]: _address(*row[1:]) for row in found(privileged)},
         tuple(
             EventTrigger(name, event, tuple(tags), _address(*function), enabled, comment, theirs)
             for name, event, tags, function, enabled, comment, theirs in found(EVENT_TRIGGERS)
@@ -199,21 +212,22 @@ def make_roles(link: psycopg.Connection[Any], names: Iterable[str]) -> None:
 
 
 def apply_rights(
-    link: psycopg.Connection[Any], rights: Rights, owner: str, *, is_superuser: bool
+    link: psycopg.Connection[Any], rights: Rights, owner: str, *, trusted: bool
 ) -> list[str]:
     """Put `rights` into a database that is `owner`'s; return in words what was left out.
 
-    Raises psycopg.Error only where the connection is lost: what is left out costs nothing else.
+    `trusted`: an administrator's session, and the backup is signed. Raises psycopg.Error only where
+    the connection is lost: what is left out costs nothing else.
     """
     import psycopg
 
     left_out: list[str] = []
-    for what, statements in _steps(link, rights, owner, left_out, is_superuser=is_superuser):
+    for what, statements in _steps(link, rights, owner, left_out, trusted=trusted):
         try:
             with link.transaction():
                 for statement in statements:
                     link.execute(statement)
-        except psycopg.Error as error:
+        except (psycopg.Error, LettaOpsError, KeyError) as error:
             if link.broken:
                 raise
             left_out.append(f"{what}: {str(error).strip().splitlines()[0]}")
@@ -229,21 +243,21 @@ def _steps(
     owner: str,
     left_out: list[str],
     *,
-    is_superuser: bool,
+    trusted: bool,
 ) -> Iterator[Step]:
     roles = _Roles.of(link, rights.owner, owner)
     for address, name in rights.owners:
-        if address.names[0] != LETTA_OPS and (role := roles.owning(name)):
+        if address.names[:1] != (LETTA_OPS,) and (role := roles.owning(name)):
             yield f"the owner of {address}", _owner(link, address, role)
     for address, acl in rights.grants:
-        if address.names[0] != LETTA_OPS:
+        if address.names[:1] != (LETTA_OPS,):
             yield f"grants on {address}", _grants(link, address, roles.known(acl))
     for name, schema, kind, acl in rights.default_grants:
-        if role := roles.named(name):
+        if role := roles.owning(name):
             what = f"default privileges of {role}"
             yield what, _default_grants(role, schema, kind, roles.known(acl))
     for trigger in rights.event_triggers:
-        why = _not_made(link, trigger, is_superuser=is_superuser)
+        why = _not_made(link, trigger, trusted=trusted)
         if why is None:
             yield f"event trigger {trigger.name}", _event_trigger(link, trigger)
         else:
@@ -359,12 +373,10 @@ def _grant(what: sql.Composable, target: sql.Composable, who: str, *, more: bool
     return sql.SQL("GRANT {}{} TO {}{}").format(what, target, grantee, option)
 
 
-def _not_made(
-    link: psycopg.Connection[Any], trigger: EventTrigger, *, is_superuser: bool
-) -> str | None:
+def _not_made(link: psycopg.Connection[Any], trigger: EventTrigger, *, trusted: bool) -> str | None:
     """Why an event trigger is not made here; None: it is."""
-    if not is_superuser:
-        return "only an administrator may make one"
+    if not trusted:
+        return "only an administrator may make one, of a signed backup"
     if trigger.event == "login":
         return "it would run as whoever logs in, an administrator among them"
     if link.info.server_version < EVENT_TRIGGERS_OFF:
@@ -389,9 +401,19 @@ def _event_trigger(link: psycopg.Connection[Any], trigger: EventTrigger) -> Iter
         yield sql.SQL("COMMENT ON EVENT TRIGGER {} IS {}").format(
             name, sql.Literal(trigger.comment)
         )
-    if trigger.of_administrator:
+    if trigger.of_administrator and not _is_definer(link, trigger.function):
         # Its owner could put other code into it, for whoever changes a definition next.
         yield sql.SQL("ALTER FUNCTION {} OWNER TO CURRENT_USER").format(function)
+
+
+def _is_definer(link: psycopg.Connection[Any], function: Address) -> bool:
+    """Whether a function runs as its owner, whoever calls it."""
+    query = """
+        SELECT p.prosecdef FROM pg_get_object_address(%s, %s::text[], %s::text[]) o
+        JOIN pg_proc p ON o.classid = 'pg_proc'::regclass AND p.oid = o.objid
+    """
+    names = [function.type, list(function.names), list(function.arguments)]
+    return link.execute(query, names).fetchone() != (False,)
 
 
 def identity(link: psycopg.Connection[Any], address: Address) -> sql.SQL:
@@ -401,7 +423,9 @@ def identity(link: psycopg.Connection[Any], address: Address) -> sql.SQL:
     row = link.execute(
         IDENTITY, [address.type, list(address.names), list(address.arguments)]
     ).fetchone()
-    return sql.SQL(row[0] if row else "")
+    if row is None:
+        raise LettaOpsError("not-its-own", "it is not the database's own", "look at the manifest")
+    return sql.SQL(row[0])
 
 
 def _privilege(name: str) -> str:

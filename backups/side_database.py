@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup
 from backups.extensions import ensure_offered, extensions_of, make_extensions
-from backups.layout import copy_settings, creation, move_extension, move_schema
+from backups.layout import (
+    copy_settings,
+    creation,
+    move_extension,
+    move_schema,
+    reset_settings,
+)
 from backups.loading import HINT, load
 from backups.manifest import Properties
 from backups.opening import Key
@@ -35,9 +41,17 @@ MARK = "[kept by letta-ops]"
 COMMENT = """
 SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = %s
 """
-ANYTHING = (
-    "SELECT 1 FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'p', 'm', 'v', 'S') LIMIT 1"
-)
+# Of what is no extension's.
+ANYTHING = """
+SELECT 1 FROM (
+  SELECT 'pg_class'::regclass, oid FROM pg_class UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc
+  UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type
+  UNION ALL SELECT 'pg_namespace'::regclass, oid FROM pg_namespace
+  UNION ALL SELECT 'pg_largeobject'::regclass, oid FROM pg_largeobject_metadata
+) o (classid, objid) WHERE objid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d
+  WHERE d.classid = o.classid AND d.objid = o.objid AND d.deptype IN ('e', 'i'))
+LIMIT 1
+"""
 WITH_EXTENSION = "template1"  # where an administrator may have made it
 
 
@@ -78,7 +92,7 @@ def restore_database(
         create_database(access, side, backup.manifest.database.properties, report)
         _prepare(access, side, backup, report)
         load(access, owner, side.name, store, backup, key, scratch, report, trusted=trusted)
-        _put_right(access, side, backup, report)
+        _put_right(access, side, backup, report, trusted=trusted)
     except psycopg.Error as error:
         failure = failed(error)
         drop_after(failure, access, side.name)
@@ -186,7 +200,7 @@ def set_mark(
 
 def _is_empty(access: DatabaseAccess, name: str) -> bool:
     """Whether nothing is in it: a restore may have been killed before it could set its mark."""
-    with access.connect(name) as link:
+    with access.examine(name) as link:
         return link.execute(ANYTHING).fetchone() is None
 
 
@@ -226,7 +240,7 @@ def failed(error: Exception) -> LettaOpsError:
 def _prepare(access: DatabaseAccess, side: SideDatabase, backup: Backup, report: Report) -> None:
     """Make the extensions where the dump will look for them: their types are named with their schema."""
     database = backup.manifest.database
-    with access.connect(side.name) as link:
+    with access.examine(side.name) as link:
         ensure_offered(link, database)
         for other in make_extensions(link, extensions_of(database), side.owner):
             report(f"database: {other}")
@@ -242,21 +256,22 @@ def _set_jobs_aside(access: DatabaseAccess, side: SideDatabase) -> None:
     _each(access, side, "ALTER DATABASE {} SET synchronous_commit = off")
 
 
-def _put_right(access: DatabaseAccess, side: SideDatabase, backup: Backup, report: Report) -> None:
+def _put_right(
+    access: DatabaseAccess, side: SideDatabase, backup: Backup, report: Report, *, trusted: bool
+) -> None:
     """Everything is whose it was, and where the server here will look."""
     database = backup.manifest.database
-    with access.connect(side.name) as link:
+    with access.connect(access.maintenance) as link:
+        reset_settings(link, side.name)  # what was loaded may have set some
+    with access.examine(side.name) as link:
         if database.rights is not None:
-            for line in apply_rights(
-                link, database.rights, side.owner, is_superuser=access.is_superuser
-            ):
+            trusted = trusted and access.is_superuser
+            for line in apply_rights(link, database.rights, side.owner, trusted=trusted):
                 report(f"database: leaving out {line}")
         if side.schema and database.schema and side.schema != database.schema:
             move_schema(link, database.schema, side.schema, side.owner)
         if side.extension_schema and database.pgvector is not None:
             _move_extension(link, side.extension_schema, report)
-    _each(access, side, "ALTER DATABASE {} RESET maintenance_work_mem")
-    _each(access, side, "ALTER DATABASE {} RESET synchronous_commit")
 
 
 def _move_extension(link: psycopg.Connection[Any], target: str, report: Report) -> None:

@@ -88,7 +88,7 @@ def own_key(deployment: Deployment) -> Sensitive | None:
         return None if kept is None else Sensitive(kept)
     try:
         return Sensitive(_file(deployment).read_text().strip())
-    except FileNotFoundError:
+    except OSError:  # none, or not ours to read
         return None
 
 
@@ -138,7 +138,7 @@ def _fits(manifest: Manifest, signature: Signature) -> bool:
     try:
         public = Ed25519PublicKey.from_public_bytes(_bytes(signature.signer.removeprefix(KIND)))
         public.verify(_bytes(signature.value), CONTEXT + manifest.digest().encode())
-    except (ValueError, InvalidSignature):
+    except (ValueError, TypeError, AttributeError, InvalidSignature):
         return False
     return True
 

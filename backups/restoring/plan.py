@@ -23,7 +23,7 @@ from backups.signing import Signers
 from backups.stores.store import Store
 from infra.audit.trail import entries
 from infra.database.administration import DatabaseAccess
-from infra.database.facts import DatabaseFacts, database_facts, read_slots
+from infra.database.facts import DatabaseFacts, database_facts, is_plain_table, read_slots
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
@@ -183,7 +183,7 @@ def with_losses(deployment: Deployment, plan: Plan, report: Report) -> Plan:
     report("database: comparing what is there with the backup")
     with host(deployment).administrator() as access:
         name = names_of(deployment).name
-        with access.connect(name) as link, access.connect(name) as more:
+        with access.examine(name) as link, access.examine(name) as more:
             renamed = {record.schema: plan.present.schema} if record.schema else {}
             found = compare(link, record, renamed, [more])  # type: ignore[arg-type]  # it has a schema
     ours = tuple(line for line in found if f" {LETTA_OPS}." not in line)
@@ -292,7 +292,7 @@ def read_present(access: DatabaseAccess, name: str, since: datetime | None) -> P
 
     if not exists(access, name):
         return None
-    with access.connect(name) as link:
+    with access.examine(name) as link:
         try:
             facts = database_facts(link)
             return _count(link, facts, facts.schema, since) if facts.schema else None
@@ -319,6 +319,8 @@ def _count(
     from psycopg import sql
 
     def numbers(table: str) -> tuple[int, int]:
+        if not is_plain_table(link, schema, table):
+            return 0, 0
         query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE created_at > %s) FROM {}")
         row = link.execute(query.format(sql.Identifier(schema, table)), [since]).fetchone()
         return (int(row[0]), int(row[1])) if row else (0, 0)

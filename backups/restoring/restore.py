@@ -27,8 +27,14 @@ from backups.restoring.journal import Journal, ensure_no_other, journal_file, na
 from backups.restoring.plan import Plan, exists
 from backups.restoring.scratch import ensure_room, scratch_folder
 from backups.restoring.switch import go_back, oid_of, switch_databases
-from backups.side_database import SideDatabase, drop_database, failed, restore_database, set_mark
-from backups.side_database import is_ours as is_kept
+from backups.side_database import (
+    SideDatabase,
+    drop_database,
+    ensure_ours,
+    failed,
+    restore_database,
+    set_mark,
+)
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from backups.streams import chunks_of
@@ -142,7 +148,7 @@ def kept_databases(deployment: Deployment, access: DatabaseAccess) -> list[str]:
     """The databases that restores have replaced, or that were set aside when those were undone."""
     names = names_of(deployment)
     kept = (names.previous, names.older, names.undone)
-    return [name for name in kept if is_kept(access, name)]
+    return [name for name in kept if exists(access, name)]
 
 
 def _ensure_whole(store: Store, plan: Plan) -> None:
@@ -156,6 +162,8 @@ def _ensure_whole(store: Store, plan: Plan) -> None:
 def drop_previous(deployment: Deployment, access: DatabaseAccess) -> list[str]:
     """Drop what `kept_databases` names, and the memory of that time; return the names."""
     dropped = kept_databases(deployment, access)
+    for name in dropped:
+        ensure_ours(access, name)  # before anything is dropped: memory and key belong to them
     for name in dropped:
         drop_database(access, name)
     if reachable(deployment):
@@ -200,11 +208,11 @@ def _make_beside(
     expected = plan.backup.manifest.database
     renamed = {expected.schema: side.schema} if side.schema and expected.schema else {}
     try:
-        with access.connect(journal.side) as link, access.connect(journal.side) as more_links:
+        with access.examine(journal.side) as link, access.examine(journal.side) as more_links:
             if differences := compare(link, expected, renamed, [more_links]):
                 raise _differs(differences)
             if journal.had_database:
-                with access.connect(journal.name) as old:
+                with access.examine(journal.name) as old:
                     carry_over(old, link)
             else:
                 carry_over(None, link)
@@ -215,7 +223,8 @@ def _make_beside(
                 set_mark(link, journal.side, marked=True, comment_of=journal.name)
             else:
                 first_grants(link, journal.side, database.reader.name)
-                _set_as_it_was(link, expected, journal.side, report)
+                if plan.signed:
+                    _set_as_it_was(link, expected, side, report)
         with host(deployment).owner() as owner, owner.connect(journal.side) as link:
             reach_extension(link, side.owner)
     except psycopg.Error as error:
@@ -281,20 +290,20 @@ def _start(
 
 
 def _set_as_it_was(
-    link: psycopg.Connection[Any], record: DatabaseRecord, name: str, report: Report
+    link: psycopg.Connection[Any], record: DatabaseRecord, side: SideDatabase, report: Report
 ) -> None:
-    """Where there is no live database to be like: what the backup's had, for roles that are here."""
+    """Where there is no live database to be like: what the backup's had, as far as its owner may set
+    it, for everybody and himself."""
     import psycopg
 
     if record.properties is None:
         return
-    there = {role for (role,) in link.execute("SELECT rolname FROM pg_roles")} | {None}
+    free = {name for (name,) in link.execute("SELECT name FROM pg_settings WHERE context = 'user'")}
+    free -= {"search_path"}  # it is that of the layout here
     for role, assignment in record.properties.settings:
         try:
-            if role in there and not assignment.startswith(
-                "search_path="
-            ):  # that of the layout here
-                apply_settings(link, [(role, assignment)], name)
+            if assignment.partition("=")[0] in free and role in {None, side.owner}:
+                apply_settings(link, [(role, assignment)], side.name)
         except psycopg.Error as error:
             report(f"database: leaving out {assignment}: {str(error).strip().splitlines()[0]}")
 
@@ -314,7 +323,7 @@ def _freshen(access: DatabaseAccess, name: str, report: Report) -> None:
     import psycopg
 
     try:
-        with access.connect(name) as link:
+        with access.examine(name) as link:
             link.execute("ANALYZE")
     except (psycopg.Error, LettaOpsError):
         report("the planner's statistics could not be made; autovacuum does it within minutes")

@@ -12,7 +12,7 @@ from pathlib import Path
 from backups.catalog import deployment_id
 from backups.humanize import size_in_words
 from backups.restoring.journal import names_of
-from backups.side_database import drop_after, drop_database
+from backups.side_database import drop_after, drop_database, is_ours
 from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.files import make_folder
@@ -61,7 +61,10 @@ def remove_leftovers(deployment: Deployment, report: Report) -> None:
         return
     report("an earlier restore was killed: what it had made beside the live database is removed")
     with host(deployment).administrator() as access:
-        drop_database(access, names_of(deployment).side)
+        if is_ours(
+            access, names_of(deployment).side
+        ):  # else the next restore says whose name it needs
+            drop_database(access, names_of(deployment).side)
     for folder in left:  # last: as long as they are there, the next run finds them
         shutil.rmtree(folder, ignore_errors=True)
 

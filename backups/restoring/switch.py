@@ -57,6 +57,9 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     report("going back: the server is stopped, and what was there before takes its place again")
     stop_server(deployment)
     with host(deployment).administrator() as access:
+        if _name_of(access, journal.side_oid) == journal.side:
+            with access.connect(access.maintenance) as link:
+                set_mark(link, journal.side, marked=True)  # whoever wrote the journal has made it
         if _name_of(access, journal.side_oid) == journal.name:
             drop_database(access, journal.side)  # not that one: of an earlier time
             _switch_back(access, journal)

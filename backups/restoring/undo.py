@@ -159,7 +159,7 @@ def _carry_records(access: DatabaseAccess, names: Journal, report: Report) -> No
     if not exists(access, names.name):
         return
     try:
-        with access.connect(names.name) as old, access.connect(names.previous) as new:
+        with access.examine(names.name) as old, access.examine(names.previous) as new:
             carry_over(old, new)
     except (psycopg.Error, LettaOpsError) as error:
         report(f"the audit trail since the restore stays in {names.undone}: {error}")

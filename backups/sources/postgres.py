@@ -19,7 +19,7 @@ from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
 from backups.streams import chunks_of
 from infra.background import Background
 from infra.database.administration import DatabaseAccess
-from infra.database.facts import database_facts
+from infra.database.facts import database_facts, is_plain_table
 from infra.errors import LettaOpsError
 from infra.process import command, streamed
 from infra.sensitive import Sensitive
@@ -82,7 +82,7 @@ class Snapshot:
         import psycopg
         from psycopg import sql
 
-        with self.access.connect(self.name) as link:
+        with self.access.examine(self.name) as link:
             try:
                 settle(link)
                 link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -114,7 +114,7 @@ def snapshot(access: DatabaseAccess, name: str) -> Iterator[Snapshot]:
     """
     import psycopg
 
-    with access.connect(name) as link:
+    with access.examine(name) as link:
         try:
             facts = database_facts(link)
             if facts.schema is None:
@@ -223,6 +223,8 @@ def _known(link: psycopg.Connection[Any], name: str, facts: Any) -> dict[str, An
 def _newest_message(link: psycopg.Connection[Any], schema: str) -> dt.datetime | None:
     from psycopg import sql
 
+    if not is_plain_table(link, schema, "messages"):
+        return None
     query = sql.SQL("SELECT max(created_at) FROM {}").format(sql.Identifier(schema, "messages"))
     (newest,) = _row(link, query)
     return newest if newest is None else newest.astimezone(dt.UTC)

@@ -132,7 +132,7 @@ def _take(drill: DrillRun) -> None:
         drill.judge.close(CHECKS, f"{NOT_REACHED}: the database was not restored")
         return
     release = _release(drill)
-    with postgres.access.connect(DATABASE_NAME) as administrator:
+    with postgres.access.examine(DATABASE_NAME) as administrator:
         drill.report("comparing the content with the manifest")
         drill.judge.examine(
             DATABASE, lambda: in_database.judge_content(administrator, drill.manifest)

@@ -29,6 +29,7 @@ OWNED = """
     SELECT every(owner = (SELECT oid FROM pg_roles WHERE rolname = current_user)) FROM (
         SELECT nspowner FROM pg_namespace WHERE nspname = %s
         UNION ALL SELECT relowner FROM pg_class WHERE oid = to_regclass(%s)) AS owners (owner)
+    WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%s))
 """
 LIST = ", ".join(COLUMNS)
 INSERT = f"""INSERT INTO {TABLE} ({LIST}) VALUES ({", ".join(["%s"] * len(COLUMNS))})
@@ -104,7 +105,7 @@ def _tell_database(
     import psycopg
 
     try:
-        with host(deployment).administrator() as access, access.connect(name) as link:
+        with host(deployment).administrator() as access, access.examine(name) as link:
             link.execute(PATIENCE)
             with link.transaction():
                 _make(link)
@@ -143,7 +144,7 @@ def _make(link: psycopg.Connection[Any]) -> None:
 def _is_ours(link: psycopg.Connection[Any]) -> bool:
     """Whether nobody else could have put a trigger on the table, which we would run."""
     link.execute(f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE")
-    return link.execute(OWNED, [SCHEMA, TABLE]).fetchone() == (True,)
+    return link.execute(OWNED, [SCHEMA, TABLE, TABLE]).fetchone() == (True,)
 
 
 def _insert(link: psycopg.Connection[Any], events: Iterable[Event]) -> None:

@@ -53,6 +53,14 @@ class DatabaseAccess:
                 "see why with `letta-ops logs postgres`, then run this again",
             ) from None
 
+    @contextmanager
+    def examine(self, name: str) -> Iterator[psycopg.Connection[Any]]:
+        """Like `connect`, for a database whose content may be anybody's: plain names are Postgres' own,
+        whatever search path was set for it. Else an operator of its owner's would run as us."""
+        with self.connect(name) as link:
+            link.execute("SET search_path = pg_catalog")
+            yield link
+
     def environment(self, name: str) -> dict[str, str]:
         """What libpq's programs read from their environment to get there: a secret is among it."""
         given = {**(self.programs or self.settings), "dbname": name}

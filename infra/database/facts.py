@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -71,16 +72,44 @@ def find_pgvector(link: psycopg.Connection[Any]) -> Pgvector | None:
     return None if row is None else Pgvector(*row)
 
 
+def is_plain_table(link: psycopg.Connection[Any], schema: str, name: str) -> bool:
+    """Whether reading from it runs nobody's code: a view would."""
+    query = (
+        "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s AND c.relkind = 'r'"
+    )
+    return link.execute(query, [schema, name]).fetchone() is not None
+
+
+def _in_order(link: psycopg.Connection[Any]) -> list[str]:
+    """The schemas with Letta's tables: in the order of the search path that a new session has here, also
+    where this one has another."""
+    rows = link.execute(
+        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relname = 'alembic_version' AND c.relkind = 'r' ORDER BY n.nspname"
+    ).fetchall()
+    row = link.execute(
+        "SELECT reset_val, current_user FROM pg_settings WHERE name = 'search_path'"
+    ).fetchone()
+    path, user = row or ("", "")
+    names = [user if name == "$user" else name for name in names_in(path)]
+    return sorted(
+        (schema for (schema,) in rows),
+        key=lambda schema: names.index(schema) if schema in names else len(names),
+    )
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a list as Postgres keeps it: "$user", public."""
+    found = re.findall(r'"((?:[^"]|"")*)"|([^",\s]+)', text)
+    return [plain or quoted.replace('""', '"') for quoted, plain in found]
+
+
 def _tables(link: psycopg.Connection[Any]) -> tuple[Tables, ...]:
     from psycopg import sql
 
-    schemas = link.execute(
-        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relname = 'alembic_version' AND c.relkind = 'r'"
-        " ORDER BY pg_table_is_visible(c.oid) DESC, n.nspname"
-    ).fetchall()
     found = []
-    for (schema,) in schemas:
+    for schema in _in_order(link):
         table = sql.Identifier(schema, "alembic_version")
         row = link.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchone()
         found.append(Tables(schema, row[0] if row else None))

@@ -69,10 +69,18 @@ BEGIN
     RESET ROLE; RESET SESSION AUTHORIZATION;
     SELECT rolsuper INTO super FROM pg_catalog.pg_roles WHERE rolname = current_user;
     IF super THEN EXECUTE 'CREATE ROLE app_has_been_superuser'; END IF;
+    IF (SELECT shobj_description(oid, 'pg_database') LIKE '%[kept by letta-ops]%'
+        FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) THEN
+      EXECUTE pg_catalog.format('ALTER DATABASE %I SET search_path = evil, pg_catalog, public',
+        pg_catalog.current_database());
+    END IF;
   EXCEPTION WHEN OTHERS THEN NULL;
   END;
   RETURN true;
 END $$;
+CREATE SCHEMA evil;
+CREATE VIEW evil.pg_roles AS SELECT * FROM pg_catalog.pg_roles WHERE public.app_look('view');
+CREATE VIEW evil.pg_namespace AS SELECT * FROM pg_catalog.pg_namespace WHERE public.app_look('view');
 CREATE TABLE app_trap (n int CHECK (public.app_look('check')));
 INSERT INTO app_trap VALUES (1);
 CREATE FUNCTION app_stable(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
@@ -224,7 +232,7 @@ def test_what_can_not_come_back_is_told_before_and_databases_of_others_stay(
     assert place.sql("SELECT n FROM precious", name="letta_restoring") == [(1,)]
     place.sql("ALTER DATABASE letta_restoring RENAME TO letta_previous", name="postgres")
     assert place.refused("backup", "restore", "--undo", "--yes") == "database-foreign"
-    assert place.json("backup", "restore", "--drop-previous", "--yes")["dropped"] is None
+    assert place.refused("backup", "restore", "--drop-previous", "--yes") == "database-foreign"
     assert place.sql("SELECT n FROM precious", name="letta_previous") == [(1,)]
     place.sql("DROP DATABASE letta_previous", name="postgres")
 

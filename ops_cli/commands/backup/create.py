@@ -39,13 +39,15 @@ def create_backup(
         dump_warning,
         extension_warning,
         key_warning,
-        signer_warning,
+        signer_notice,
     )
+    from backups.signing import own_key
     from ops_cli.auditing import audited
 
     invocation = current(context)
     deployment, store = opened(invocation)
     warnings = [warning for warning in (key_warning(deployment),) if warning]
+    first = own_key(deployment) is None
     if dry_run:
         present(
             invocation, _would_create(deployment, store, warnings, allow_plain), _render_dry_run
@@ -56,7 +58,8 @@ def create_backup(
             made = create(deployment, store, label, report, allow_plain=allow_plain)
         event.detail = {"backup": made.id, "bytes": made.size}
     last = (
-        *made.warnings, dump_warning(made), extension_warning(made), signer_warning(deployment, made),
+        *made.warnings, dump_warning(made), extension_warning(made),
+        signer_notice(made) if first else None,
     )  # fmt: skip
     warnings += [warning for warning in last if warning]
     for warning in warnings:
