@@ -16,7 +16,7 @@ from backups.create import create
 from backups.crypto import new_identity
 from backups.layout import move_extension, move_schema
 from backups.manifest import DATABASE, MANIFEST
-from backups.restoring.journal import journal_file, names_of
+from backups.restoring.journal import names_of
 from backups.side_database import SideDatabase, drop_database, restore_database
 from backups.signing import own_key, signed
 from backups.sources.memory_files import MemoryPlace
@@ -182,7 +182,7 @@ def test_a_restore_that_was_a_mistake_is_undone(
 def test_a_restore_that_was_killed_when_it_had_taken_effect_is_on_record(place: Kept) -> None:
     """Its last lines are missing: what it replaced is still there, and so is its journal."""
     names, identifier = names_of(place.deployment), uuid.uuid4()
-    before, file = place.tables(), journal_file(place.deployment)
+    before, file = place.tables(), place.stack.folder.root / "restore.json"
     replace(names, backup="of-that-time", proven=True, record=str(identifier)).write(file)
     answer = place.run("backup", "create")
     assert answer.code == 0, answer.err
