@@ -1,8 +1,9 @@
 """Whose the objects of a database are, and who may do what with them: read, and put back.
 
 A dump is loaded by the database's owner, so that nothing in it runs with more rights. What somebody
-else owns or may do is put right afterwards, by statements of our own: of the dump no word is run by
-an administrator, and a role that is not here costs only what is its own.
+else owns or may do is put right afterwards, by statements of our own, and a role that is not here costs
+only what is its own. Words of the dump are run by an administrator only where its owner may not
+(`Rights.privileged`), and the backup is signed.
 """
 
 from __future__ import annotations

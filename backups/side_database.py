@@ -123,17 +123,14 @@ def create_database(
             try:
                 link.execute(query + words)
                 break
-            except psycopg.errors.InsufficientPrivilege:
-                raise
             except psycopg.Error as error:
-                reason = str(error).strip().splitlines()[0]
-                report(
-                    f"database: it gets this server's locale, texts may sort otherwise: {reason}"
-                )
+                if link.broken:
+                    raise
+                refused = str(error).strip().splitlines()[0]
         else:
             link.execute(query + last)
         if refused is not None:
-            report(f"database: it is not as it was, its texts may sort otherwise: {refused}")
+            report(f"database: where it lies or how its texts sort is not as it was: {refused}")
         set_mark(link, side.name, marked=True)
         if properties is not None and properties.tablespace not in places:
             report(f"database: the tablespace {properties.tablespace} is not here")
