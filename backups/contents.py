@@ -46,8 +46,16 @@ AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
 """
 OWN_TABLES = f"""
 SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE {OWN} ORDER BY pg_table_size(c.oid) DESC, 1, 2
+WHERE {OWN} AND (%(only)s::oid[] IS NULL OR c.oid = ANY(%(only)s::oid[]))
+ORDER BY pg_table_size(c.oid) DESC, 1, 2
 """  # noqa: S608  # a constant
+# The view leaves out those that we may not read.
+SEQUENCES = """
+SELECT n.nspname || '.' || c.relname, coalesce(s.last_value, 0) FROM pg_sequences s
+JOIN pg_namespace n ON n.nspname = s.schemaname
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.sequencename
+WHERE %(only)s::oid[] IS NULL OR c.oid = ANY(%(only)s::oid[])
+"""
 # Types whose binary form is the same for every value that is written alike. Not so arrays (one that
 # had a NULL is another one), floating-point numbers (there are many NaNs), and what has numbers of
 # other things in it: those go in as text.
@@ -77,14 +85,16 @@ HALF = 16  # hex digits of MD5 that make a bigint
 
 
 def read_tables(
-    link: psycopg.Connection[Any], more_links: Sequence[psycopg.Connection[Any]] = ()
+    link: psycopg.Connection[Any],
+    more_links: Sequence[psycopg.Connection[Any]] = (),
+    only: list[int] | None = None,
 ) -> dict[str, Table]:
     """Return rows and digest of every table, by `schema.name`. Raises psycopg.Error.
 
     `more_links` are connections to the same database, which nobody changes now: they take their
-    share of the tables.
+    share of the tables. `only`: those with these numbers.
     """
-    tables = deque(link.execute(OWN_TABLES).fetchall())
+    tables = deque(link.execute(OWN_TABLES, {"only": only}).fetchall())
     if not more_links:
         return _read(link, tables)
     links = (link, *more_links)
@@ -93,11 +103,9 @@ def read_tables(
     return {name: table for share in shares for name, table in share.items()}
 
 
-def read_sequences(link: psycopg.Connection[Any]) -> dict[str, int]:
+def read_sequences(link: psycopg.Connection[Any], only: list[int] | None = None) -> dict[str, int]:
     """Return the last value of every sequence, by `schema.name`; 0 for one that was never used."""
-    rows = link.execute(
-        "SELECT schemaname || '.' || sequencename, coalesce(last_value, 0) FROM pg_sequences"
-    )
+    rows = link.execute(SEQUENCES, {"only": only})
     return {str(name): int(value) for name, value in rows}
 
 
@@ -106,13 +114,14 @@ def compare(
     expected: DatabaseRecord,
     renamed: Mapping[str, str] | None = None,
     more_links: Sequence[psycopg.Connection[Any]] = (),
+    only: list[int] | None = None,
 ) -> list[str]:
     """Return in words how the database at `link` differs from `expected`; [] when it is equal.
 
     `renamed` maps schemas of `expected` to what they are called here. Sequences may have gone on.
-    `more_links`: see `read_tables`.
+    `more_links` and `only`: see `read_tables`.
     """
-    found, sequences = read_tables(link, more_links), read_sequences(link)
+    found, sequences = read_tables(link, more_links, only), read_sequences(link, only)
 
     def here(name: str) -> str:
         schema, _, rest = name.partition(".")

@@ -29,6 +29,7 @@ from backups.manifest import (
     Part,
 )
 from backups.programs import Version, find_dump
+from backups.scope import scope_of
 from backups.signing import key_to_sign, signed
 from backups.sources.memory_files import read_memory
 from backups.sources.postgres import Snapshot, snapshot
@@ -156,7 +157,7 @@ def create(
     try:
         with (
             host(deployment).administrator() as access,
-            snapshot(access, _name_of(deployment)) as taken,
+            snapshot(access, _name_of(deployment), scope_of(deployment)) as taken,
         ):
             # After the snapshot, however long it took to get there: nothing in it is newer.
             now = dt.datetime.now(dt.UTC)

@@ -14,22 +14,22 @@ import errno
 import itertools
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup
 from backups.column_options import unknown_options, without_options
 from backups.contents import settle
 from backups.humanize import size_in_words
-from backups.manifest import DATABASE, DatabaseRecord, Manifest
+from backups.manifest import DATABASE, DatabaseRecord, Manifest, Part
 from backups.opening import Key, opened_part
 from backups.parallel import Stop, concurrently
 from backups.programs import Program, Version
 from backups.rights import give, missing_roles
-from backups.sources.rows import VectorTable, write_rows
+from backups.sources.rows import TableName, write_rows
 from backups.stores.store import Store
 from backups.streams import chunks_of
 from backups.table_of_contents import (
@@ -43,6 +43,9 @@ from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.process import Command, Report, command, fed, run
 from infra.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    import psycopg
 
 JOBS = 2
 ROOM = 1.5  # times what went into the backup
@@ -65,22 +68,16 @@ def room_for(manifest: Manifest) -> int:
 
 
 def load(
-    access: DatabaseAccess,
-    owner: DatabaseAccess,
-    name: str,
+    dump_at: Callable[[Path], Dump],
     store: Store,
     backup: Backup,
     key: Key,
     scratch: Path,
     report: Report,
-    *,
-    trusted: bool,
 ) -> None:
-    """Load all of `backup` into database `name`, but for what is made before and after it (extensions,
-    `backups.rights`).
+    """Load all of `backup` but for what is made before and after it (extensions, `backups.rights`).
 
-    `owner` leads to the database as its owner. Of a backup that is `trusted`, an administrator makes
-    what the owner may not: functions of Postgres' own code, for instance.
+    `dump_at` makes the dump on its way of a file that has the dump's beginning.
 
     Raises LettaOpsError, and psycopg.Error; what is in the database then is not to be trusted.
     """
@@ -91,12 +88,10 @@ def load(
     ):
         with _on(scratch):
             read_beginning(source, beginning)
-        dump = _Dump.of(
-            access, owner, name, backup, Path(beginning.name), scratch, report, trusted=trusted
-        )
+        dump = dump_at(Path(beginning.name))
         report(f"database: restoring {size_in_words(stored)}")
         dump.define()
-        with concurrently(lambda stop: _load_rows(owner, name, store, backup, key, stop)) as stop:
+        with concurrently(lambda stop: _load_rows(dump, store, backup, key, stop)) as stop:
             beginning.seek(0)
             dump.load(stop.ends(itertools.chain(chunks_of(beginning), chunks_of(source))))
         report(f"database: making indexes and constraints with {JOBS} jobs")
@@ -104,8 +99,11 @@ def load(
 
 
 @dataclass(frozen=True)
-class _Dump:
-    """A dump on its way into a database, and the pg_restore that reads it."""
+class Dump:
+    """A dump on its way into a database, and the pg_restore that reads it.
+
+    `owner` leads to the database as its owner.
+    """
 
     program: Program
     access: DatabaseAccess
@@ -124,12 +122,14 @@ class _Dump:
         owner: DatabaseAccess,
         name: str,
         backup: Backup,
-        beginning: Path,
         scratch: Path,
         report: Report,
+        beginning: Path,
         *,
         trusted: bool,
-    ) -> _Dump:
+    ) -> Dump:
+        """Of a backup that is `trusted`, an administrator makes what the owner may not: functions of
+        Postgres' own code, for instance."""
         record = backup.manifest.database
         with access.examine(name) as link:
             program = reader_of(backup.manifest, Version.of(link).major)
@@ -161,25 +161,34 @@ class _Dump:
     def _define(self, group: tuple[Entry, ...]) -> None:
         from psycopg import sql
 
-        with (
-            tempfile.NamedTemporaryFile(dir=self.scratch, prefix="restoring-") as file,
-            self.owner.connect(self.name) as link,
-        ):
-            self._restore("--section=pre-data", f"--file={file.name}", only=group, into=None)
-            script = PSQL_COMMAND.sub(b"", Path(file.name).read_bytes())
-            unknown = unknown_options(link, script)
-            if unknown:
-                shown = ", ".join(f"{each} ({count}x)" for each, count in unknown.items())
-                self.report(
-                    f"database: leaving out options of columns that PostgreSQL {Version.of(link)}"
-                    f" does not know: {shown}"
-                )
+        with self.owner.connect(self.name) as link:
+            script = self.script("--section=pre-data", only=group)
+            known = self.known_options(link, script)
+            if known != script:
                 link.execute(
                     sql.SQL("SET client_encoding TO {}").format(sql.Literal(self.record.encoding))
                 )
-                link.execute(without_options(script, unknown))
+                link.execute(known)
                 return
         self._restore("--section=pre-data", only=group, into=self.owner)
+
+    def known_options(self, link: psycopg.Connection[Any], script: bytes) -> bytes:
+        """The script without options of columns that the server here doesn't know: these are told."""
+        unknown = unknown_options(link, script)
+        if not unknown:
+            return script
+        shown = ", ".join(f"{each} ({count}x)" for each, count in unknown.items())
+        self.report(
+            f"database: leaving out options of columns that PostgreSQL {Version.of(link)}"
+            f" does not know: {shown}"
+        )
+        return without_options(script, unknown)
+
+    def script(self, section: str, only: tuple[Entry, ...]) -> bytes:
+        """What pg_restore would run of these entries."""
+        with tempfile.NamedTemporaryFile(dir=self.scratch, prefix="restoring-") as file:
+            self._restore(section, f"--file={file.name}", only=only, into=None)
+            return PSQL_COMMAND.sub(b"", Path(file.name).read_bytes())
 
     def _make_as_administrator(self, section: str, group: tuple[Entry, ...]) -> None:
         """Make what the owner may not make, and give it to the owner."""
@@ -192,10 +201,14 @@ class _Dump:
 
     def load(self, chunks: Iterator[bytes]) -> None:
         """Load the data of a dump that comes in chunks, and read these to their end."""
-        with self._command("--section=data", only=self.entries, into=self.owner) as job:
+        with self.command("--section=data", only=self.entries, into=self.owner) as job:
             fed(job, chunks, **TELLING)
         for _ in chunks:
             pass  # pg_restore does not want it, but at its end it is compared with the manifest
+
+    def table_of(self, part: Part) -> TableName | None:
+        """The table that the rows of a part go to; None: to none."""
+        return TableName.parse(str(part.table))
 
     def finish(self) -> None:
         """Make indexes, constraints and triggers."""
@@ -207,11 +220,11 @@ class _Dump:
             self._make_as_administrator("post-data", theirs)
 
     def _restore(self, *options: str, only: tuple[Entry, ...], into: DatabaseAccess | None) -> None:
-        with self._command(*options, self.beginning, only=only, into=into) as job:
+        with self.command(*options, self.beginning, only=only, into=into) as job:
             run(job, **TELLING)
 
     @contextmanager
-    def _command(
+    def command(
         self, *arguments: str | Path, only: tuple[Entry, ...], into: DatabaseAccess | None
     ) -> Iterator[Command]:
         """pg_restore of these entries; with None as text, else into the database by that way."""
@@ -233,15 +246,14 @@ class _Dump:
             )  # fmt: skip
 
 
-def _load_rows(
-    owner: DatabaseAccess, name: str, store: Store, backup: Backup, key: Key, stop: Stop
-) -> None:
-    tables = [part for part in backup.manifest.parts if part.table is not None]
-    with owner.connect(name) as link:
+def _load_rows(dump: Dump, store: Store, backup: Backup, key: Key, stop: Stop) -> None:
+    parts = [part for part in backup.manifest.parts if part.table is not None]
+    with dump.owner.connect(dump.name) as link:
         settle(link)
-        for part in tables:
-            with opened_part(store, backup, part.name, key) as source:
-                write_rows(link, VectorTable.parse(str(part.table)), stop.ends(chunks_of(source)))
+        for part in parts:
+            if (table := dump.table_of(part)) is not None:
+                with opened_part(store, backup, part.name, key) as source:
+                    write_rows(link, table, stop.ends(chunks_of(source)))
 
 
 @contextmanager

@@ -11,10 +11,13 @@ from typing import Any
 
 from infra.errors import LettaOpsError
 
-FORMAT = 2  # 1 knew nothing of extensions and rights
+FORMAT = 3  # 1 knew nothing of extensions and rights, 2 nothing of scopes
 MANIFEST = "manifest.json"
 KEEP = "keep.json"  # beside it: a mark that prune respects
 DRILLS = "drills/"
+
+# Of a backup, and of a restore: all that is in the database, or what is Letta's and ours.
+WHOLE, LETTA = "database", "letta"
 
 DATABASE = "database"  # names of parts
 ROWS = "rows-{}"  # of one table each; the number tells them apart
@@ -162,7 +165,10 @@ class Properties:
 @dataclass(frozen=True)
 class DatabaseRecord:
     """The database as it was dumped. `tables` and `sequences` are by `schema.name`; `extensions`, in
-    the order in which they were made, `rights` and `properties` are not known of backups of format 1."""
+    the order in which they were made, `rights` and `properties` are not known of backups of format 1.
+
+    In the scope `letta` the dump has no types: they are in `types`, each with its words. `leaning` are
+    entries of the dump, as `Rights` calls them, that need something of others, which is not in it."""
 
     name: str
     schema: str | None  # where Letta's tables are
@@ -176,6 +182,9 @@ class DatabaseRecord:
     extensions: Mapping[str, Extension] = field(default_factory=dict)
     rights: Rights | None = None
     properties: Properties | None = None
+    scope: str = WHOLE
+    types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    leaning: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self, table: str) -> int | None:
         """How many rows a table of Letta has, by its plain name."""
@@ -253,9 +262,13 @@ class Manifest:
         return _digest(self._body())
 
     def _body(self) -> dict[str, Any]:
-        body = {"format": FORMAT, **asdict(self)}
+        body = asdict(self)
         del body["signature"]
-        return body
+        if self.database.scope == LETTA:
+            return {"format": FORMAT, **body}
+        for key in ("scope", "types", "leaning"):  # one of before has none, and is signed without
+            del body["database"][key]
+        return {"format": 2, **body}
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
@@ -297,6 +310,7 @@ def _manifest(document: dict[str, Any], signature: dict[str, str] | None) -> Man
         "extensions": extensions,
         "rights": rights,
         "properties": properties,
+        "types": {name: tuple(words) for name, words in database.get("types", {}).items()},
     }
     newest = values["newest_message_at"]
     return Manifest(

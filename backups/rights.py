@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
 
+    from backups.scope import Own
+
 PUBLIC = ""
 OWNER = """
 SELECT r.rolname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -36,6 +38,12 @@ AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.classid AND e.objid 
 AND NOT EXISTS (SELECT FROM pg_class t WHERE o.classid = 'pg_class'::regclass AND t.oid = o.objid
   AND t.relpersistence = 't'))
 """
+# Without a scope, all are in it.
+IN_SCOPE = """
+(%(relations)s::oid[] IS NULL
+  OR o.classid = 'pg_class'::regclass AND o.objid = ANY(%(relations)s::oid[])
+  OR o.classid = 'pg_type'::regclass AND o.objid = ANY(%(types)s::oid[]))
+"""
 # Its type is NULL for what is dropped at this moment.
 ADDRESS = "pg_identify_object_as_address(o.classid, o.objid, o.objsubid)"
 # A sequence of a column, and what is part of something else, follow what they belong to.
@@ -46,7 +54,7 @@ FROM (SELECT classid, objid, objsubid, refobjid FROM pg_shdepend
   AND refclassid = 'pg_authid'::regclass AND deptype = 'o' AND objsubid = 0
   AND classid <> ALL (ARRAY['pg_event_trigger', 'pg_default_acl', 'pg_user_mapping']::regclass[])) o
 JOIN pg_roles r ON r.oid = o.refobjid, {ADDRESS} a
-WHERE a.type IS NOT NULL AND r.rolname <> %(owner)s AND {OWN}
+WHERE a.type IS NOT NULL AND r.rolname <> %(owner)s AND {OWN} AND {IN_SCOPE}
 AND NOT (o.objid = to_regnamespace('public') AND r.rolname = 'pg_database_owner')
 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.objid
   AND d.deptype IN ('a', 'i'))
@@ -68,7 +76,7 @@ FROM (
   UNION ALL SELECT 'pg_foreign_server'::regclass, oid, 0, srvacl FROM pg_foreign_server
   UNION ALL SELECT 'pg_largeobject'::regclass, oid, 0, lomacl FROM pg_largeobject_metadata
 ) o (classid, objid, objsubid, acl), {ADDRESS} a
-WHERE a.type IS NOT NULL AND o.acl IS NOT NULL AND {OWN} ORDER BY 1, 2, 3
+WHERE a.type IS NOT NULL AND o.acl IS NOT NULL AND {OWN} AND {IN_SCOPE} ORDER BY 1, 2, 3
 """  # noqa: S608  # of constants
 DEFAULT_GRANTS = """
 SELECT r.rolname, n.nspname, d.defaclobjtype::text, coalesce(
@@ -80,7 +88,8 @@ LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace ORDER BY 1, 2, 3
 POLICIES = """
 SELECT 'pg_policy'::regclass::oid || ' ' || p.oid,
   (SELECT array_agg(r.rolname::text ORDER BY r.rolname) FROM pg_roles r WHERE r.oid = ANY(p.polroles))
-FROM pg_policy p WHERE p.polroles <> '{0}' ORDER BY p.oid
+FROM pg_policy p WHERE p.polroles <> '{0}'
+AND (%(relations)s::oid[] IS NULL OR p.polrelid = ANY(%(relations)s::oid[])) ORDER BY p.oid
 """
 # Publications of schemas are only since PostgreSQL 15.
 OF_SCHEMAS = """
@@ -162,22 +171,29 @@ ENABLED = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 EVENT_TRIGGERS_OFF = 170_000  # the first version in which a session can do without them
 
 
-def read_rights(link: psycopg.Connection[Any], schema: str) -> Rights:
-    """Read the rights in a database with Letta's tables in `schema`. Raises psycopg.Error."""
+def read_rights(link: psycopg.Connection[Any], schema: str, own: Own | None = None) -> Rights:
+    """Read the rights in a database with Letta's tables in `schema`; `own`: on what is Letta's alone.
+    Raises psycopg.Error."""
     (owner,) = link.execute(OWNER, [schema]).fetchone() or ("",)
+    scope = own.parameters if own else {"relations": None, "types": None}
 
+    def found(query: str) -> list[Any]:
+        return link.execute(query, {"owner": owner, **scope} if "%(" in query else None).fetchall()
+
+    owners = tuple((_address(*row[:3]), row[3]) for row in found(OWNERS))
+    grants = tuple((_address(*row[:3]), _acl(row[3])) for row in found(GRANTS))
+    policies = {row[0]: tuple(row[1] or ()) for row in found(POLICIES)}
+    if own:
+        return Rights(owner, owners, grants, policies=policies)
     published = link.info.server_version >= SCHEMAS_PUBLISHED
     privileged = PRIVILEGED if published else PRIVILEGED.replace(OF_SCHEMAS, "")
 
-    def found(query: str) -> list[Any]:
-        return link.execute(query, {"owner": owner} if "%(owner)s" in query else None).fetchall()
-
     return Rights(
         owner,
-        tuple((_address(*row[:3]), row[3]) for row in found(OWNERS)),
-        tuple((_address(*row[:3]), _acl(row[3])) for row in found(GRANTS)),
+        owners,
+        grants,
         tuple((*row[:3], _acl(row[3])) for row in found(DEFAULT_GRANTS)),
-        {row[0]: tuple(row[1] or ()) for row in found(POLICIES)},
+        policies,
         {row[0]: _address(*row[1:]) for row in found(privileged)},
         tuple(
             EventTrigger(name, event, tuple(tags), _address(*function), enabled, comment, theirs)

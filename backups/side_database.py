@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,14 @@ from backups.layout import (
     move_schema,
     reset_settings,
 )
-from backups.loading import HINT, load
-from backups.manifest import Properties
+from backups.loading import HINT, Dump, load
+from backups.manifest import LETTA, Properties
 from backups.opening import Key
 from backups.rights import apply_rights
+from backups.scope import make_types
 from backups.stores.store import Store
 from infra.database.administration import DatabaseAccess
-from infra.database.facts import find_pgvector
+from infra.database.facts import MARK, find_pgvector
 from infra.errors import LettaOpsError
 from infra.process import Report
 
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     import psycopg
 
 
-# At the end of the comment of a database that restores made or set aside: nothing else is ever dropped.
-MARK = "[kept by letta-ops]"
 COMMENT = """
 SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = %s
 """
@@ -83,7 +83,7 @@ def restore_database(
     """Make `side`, with what the backup holds of the database; one of this name is dropped first.
 
     `owner` leads to the same Postgres as the database's owner; `scratch` is a folder that nobody
-    else can look into; `trusted`: see `backups.loading.load`. Raises LettaOpsError; what was made
+    else can look into; `trusted`: see `backups.loading.Dump`. Raises LettaOpsError; what was made
     is dropped again.
     """
     import psycopg
@@ -91,7 +91,10 @@ def restore_database(
     try:
         create_database(access, side, backup.manifest.database.properties, report)
         _prepare(access, side, backup, report)
-        load(access, owner, side.name, store, backup, key, scratch, report, trusted=trusted)
+        dump_at = partial(
+            Dump.of, access, owner, side.name, backup, scratch, report, trusted=trusted
+        )
+        load(dump_at, store, backup, key, scratch, report)
         _put_right(access, side, backup, report, trusted=trusted)
     except psycopg.Error as error:
         failure = failed(error)
@@ -239,6 +242,8 @@ def _prepare(access: DatabaseAccess, side: SideDatabase, backup: Backup, report:
     database = backup.manifest.database
     with access.examine(side.name) as link:
         ensure_offered(link, database)
+        if database.scope == LETTA:
+            make_types(link, database, side.owner)
         for other in make_extensions(link, extensions_of(database), side.owner):
             report(f"database: {other}")
         if database.pgvector_schema is not None:

@@ -19,6 +19,11 @@ MADE_OTHERWISE = (
     "EXTENSION", "COMMENT - EXTENSION", "COMMENT - SCHEMA public",
     "EVENT TRIGGER", "COMMENT - EVENT TRIGGER",
 )  # fmt: skip
+# Entries that follow the table, or sequence, whose schema and name stand behind the kind.
+OF_A_TABLE = (
+    "TYPE", "TABLE", "SEQUENCE", "SEQUENCE OWNED BY", "DEFAULT", "TABLE DATA", "SEQUENCE SET",
+    "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT",
+)  # fmt: skip
 # Kind, schema and the rest of an entry that may be left out.
 KIND = re.compile(
     r"((?:FOREIGN DATA|OPERATOR|ACCESS|TEXT SEARCH|PROCEDURAL|SHELL|PUBLICATION TABLES IN) \S+|\S+)"
@@ -94,6 +99,8 @@ def chosen_entries(
         entry = Entry(line, number, text, number in privileged or comment_of in theirs)
         if lacking := sorted(set(policies.get(entry.number, ())) & set(missing)):
             left_out.append(f"{text}: role {', '.join(lacking)} is not here")
+        elif number in record.leaning:
+            left_out.append(f"{text}: it needs something of others, which is not in the backup")
         elif entry.by_administrator and not trusted:
             left_out.append(f"{text}: only an administrator may make it, of a signed backup")
         else:
@@ -103,6 +110,31 @@ def chosen_entries(
             continue
         gone.add(_commented(text))
     return tuple(chosen), left_out
+
+
+def own_entries(listing: Iterable[str], homes: Collection[tuple[str, str]]) -> tuple[Entry, ...]:
+    """Return what of a dump belongs to the tables, sequences and types in `homes`, by schema and name.
+
+    Of what the list shows without its table (indexes, statistics) all are returned. Nothing that an
+    application may hang on a table is: policies, triggers, rules.
+    """
+    begins = tuple(
+        text
+        for schema, name in homes
+        for text in (
+            *(f"{kind} {schema} {name} " for kind in OF_A_TABLE),
+            *(f"COMMENT {schema} {kind} {name} " for kind in ("TABLE", "SEQUENCE", "TYPE")),
+            f"COMMENT {schema} COLUMN {name}.",
+        )
+    )
+    begins += tuple(f"{kind} {schema} " for schema, _ in homes for kind in ("INDEX", "STATISTICS"))
+    found = []
+    for line in listing:
+        if not line.startswith(";"):
+            catalog, row, text = line.partition("; ")[2].split(" ", 2)
+            if text.startswith(begins):
+                found.append(Entry(line, f"{catalog} {row}", text))
+    return tuple(found)
 
 
 def _commented(text: str) -> str:

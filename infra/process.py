@@ -12,9 +12,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from infra.background import Background
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive, redact
 
@@ -23,6 +25,7 @@ log = logging.getLogger("letta_ops.process")
 Report = Callable[[str], None]  # is told what happens, a line at a time
 
 TAIL_LINES = 15
+FEEDING_SECONDS = 10.0  # of who feeds a program that has failed, until he sees it
 PIPE_BYTES = 1 << 20  # of what is streamed: programs on both sides work on, a while
 
 
@@ -204,10 +207,7 @@ def streamed(job: Command, *, code: str, hint: str, what: str) -> Iterator[IO[by
             child.wait()
             raise
         if child.returncode != 0:
-            complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 64 * 1024))
-            said = redact(complaints.read().decode(errors="replace"), job.secrets)
-            finished = Finished(child.returncode, "", said)
-            raise LettaOpsError(code, _failure(job, what, finished), hint)
+            raise LettaOpsError(code, _failure(job, what, _complaint(child, complaints, job)), hint)
 
 
 def fed(job: Command, chunks: Iterable[bytes], *, code: str, hint: str, what: str) -> Finished:
@@ -251,6 +251,62 @@ def fed(job: Command, chunks: Iterable[bytes], *, code: str, hint: str, what: st
     if finished.returncode != 0:
         raise LettaOpsError(code, _failure(job, what, finished), hint)
     return finished
+
+
+@contextmanager
+def filtered(
+    job: Command, chunks: Iterator[bytes], *, code: str, hint: str, what: str
+) -> Iterator[IO[bytes]]:
+    """Run `job`, hand it `chunks` by stdin meanwhile, and yield its stdout, to be read to its end.
+
+    Raises LettaOpsError like `streamed`, and what `chunks` raises: the program is ended then.
+    """
+    log.debug("run: %s", job)
+    with tempfile.TemporaryFile() as complaints:
+        child = _started(
+            job,
+            code,
+            hint,
+            what,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+        )
+        assert child.stdin is not None  # noqa: S101  # for the type checker: these are pipes
+        assert child.stdout is not None  # noqa: S101
+        for pipe in (child.stdin, child.stdout):
+            _widen(pipe)
+        feeding = Background(partial(_feed, child, child.stdin, chunks), "feeding")
+        try:
+            yield child.stdout
+            child.stdout.close()
+            child.wait()
+            feeding.result()
+        except BaseException:
+            child.kill()
+            child.wait()
+            feeding.wait(FEEDING_SECONDS)
+            if feeding.error is not None:
+                raise feeding.error from None
+            raise
+        if child.returncode != 0:
+            raise LettaOpsError(code, _failure(job, what, _complaint(child, complaints, job)), hint)
+
+
+def _feed(child: subprocess.Popen[Any], stdin: IO[bytes], chunks: Iterable[bytes]) -> None:
+    try:
+        with suppress(BrokenPipeError), stdin:  # it has ended, and says why
+            for chunk in chunks:
+                stdin.write(chunk)
+    except BaseException:
+        child.kill()  # so that it doesn't take what it has for all
+        raise
+
+
+def _complaint(child: subprocess.Popen[Any], complaints: IO[bytes], job: Command) -> Finished:
+    complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 64 * 1024))
+    said = redact(complaints.read().decode(errors="replace"), job.secrets)
+    return Finished(child.returncode, "", said)
 
 
 def start_detached(job: Command, *, output: Path, code: str, hint: str, what: str) -> int:

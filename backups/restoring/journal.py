@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from backups.catalog import deployment_id
+from backups.manifest import LETTA, WHOLE
+from backups.scope import scope_of
 from infra.errors import LettaOpsError
 from infra.files import write_private
 from infra.stack.deployment import Deployment
@@ -19,7 +21,8 @@ NAME_BYTES = 63  # Postgres' NAMEDATALEN, without the byte behind it
 
 @dataclass(frozen=True)
 class Journal:
-    """`name` is the live database's name, `side_oid` the number of the restored one."""
+    """`name` is the live database's name, and in the scope `letta` that of the schema with the live
+    tables; `side_oid` is the number of what was restored (see `Generations`)."""
 
     deployment: str  # its id: of several that share a stack's name, and so this file
     backup: str
@@ -34,26 +37,31 @@ class Journal:
     provisions: bool = False  # going back ends with `up`: the schema has to be put right
     proven: bool = False  # nobody goes back any more
     record: str | None = None  # the id of its record in the audit trail
+    scope: str = WHOLE
 
     @property
     def side(self) -> str:
         """The restored database before the switch."""
-        return beside(self.name, "_restoring")
+        return beside(self._begin, "_restoring")
 
     @property
     def previous(self) -> str:
         """The replaced one after it; it stays until the next restore is proven."""
-        return beside(self.name, "_previous")
+        return beside(self._begin, "_previous")
 
     @property
     def older(self) -> str:
         """What an earlier restore has replaced, until this one is proven."""
-        return beside(self.name, "_older")
+        return beside(self._begin, "_older")
 
     @property
     def undone(self) -> str:
         """The restored one after going back."""
-        return beside(self.name, "_undone")
+        return beside(self._begin, "_undone")
+
+    @property
+    def _begin(self) -> str:
+        return LETTA if self.scope == LETTA else self.name
 
     def write(self, path: Path) -> None:
         write_private(path, json.dumps(asdict(self)) + "\n")
@@ -71,10 +79,13 @@ def beside(name: str, ending: str) -> str:
 
 
 def names_of(deployment: Deployment) -> Journal:
-    """A journal that only tells what the databases of a restore are called."""
+    """A journal that only tells what the databases, or schemas, of a restore are called."""
     name = deployment.database.name if deployment.database else ""
     identifier = deployment_id(deployment)
-    return Journal(identifier, "", name, 0, had_database=True, had_memory=True, old_keys=None)
+    scope = scope_of(deployment)
+    return Journal(
+        identifier, "", name, 0, had_database=True, had_memory=True, old_keys=None, scope=scope
+    )
 
 
 def journal_file(deployment: Deployment) -> Path:

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from backups.catalog import Backup, Drill, deployment_id
-from backups.contents import compare
-from backups.extensions import ensure_offered
 from backups.layout import LETTA_OPS
 from backups.opening import Key, escrowed_key
+from backups.restoring.generations import Generations, Present
 from backups.restoring.journal import names_of
 from backups.restoring.releases import ensure_known
-from backups.rights import missing_roles
-from backups.side_database import ensure_ours
 from backups.signing import Signers
 from backups.stores.store import Store
 from infra.audit.trail import entries
-from infra.database.administration import DatabaseAccess
-from infra.database.facts import DatabaseFacts, database_facts, is_plain_table, read_slots
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
-from infra.targets import host
-
-if TYPE_CHECKING:
-    import psycopg
 
 T = TypeVar("T")
 RECORDS = 500  # of the audit trail, among which the last restore is looked for
@@ -48,29 +38,17 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Present:
-    """What a database holds; `newer_*` is what the backup doesn't have."""
-
-    schema: str | None
-    extension_schema: str | None
-    revision: str | None
-    agents: int
-    messages: int
-    newer_messages: int
-    newer_agents: int
-
-
-@dataclass(frozen=True)
 class DatabaseContents:
-    """A database and what it holds; `held` is None where that can't be read."""
+    """A database, or schema (`noun`), and what it holds; `held` is None where that can't be read."""
 
     name: str
+    noun: str
     held: Present | None
 
     def as_json(self) -> dict[str, Any]:
         held = self.held
         return {
-            "database": self.name,
+            self.noun: self.name,
             "agents": held and held.agents,
             "messages": held and held.messages,
         }
@@ -127,7 +105,7 @@ class Plan:
 
 def make_plan(
     deployment: Deployment,
-    access: DatabaseAccess,
+    generations: Generations,
     store: Store,
     backup: Backup,
     key: Key,
@@ -145,47 +123,41 @@ def make_plan(
     if not options.into_other:
         obstacles.ask(lambda: _ensure_own(deployment, backup))
     obstacles.ask(lambda: ensure_known(deployment, backup))
-    with access.connect(access.maintenance) as link:
-        obstacles.ask(lambda: _ensure_not_older(link, backup))
-        obstacles.ask(lambda: ensure_offered(link, backup.manifest.database))
-        rights = backup.manifest.database.rights
-        missing = missing_roles(link, rights) if rights else []
-        slots = read_slots(link, names.name)
+    for question in generations.obstacles(backup):
+        obstacles.ask(question)
     for name in (names.side, names.previous, names.older, names.undone):
-        obstacles.ask(partial(ensure_ours, access, name))
+        obstacles.ask(partial(generations.ensure_ours, name))
     found = obstacles.ask(lambda: _key_after(deployment, store, backup, key, options))
     obstacles.end(backup)
     new_key, lost = found or (None, False)
-    present = read_present(access, names.name, since)
+    present = generations.read(generations.live, since)
     differs = present is None or present.revision != backup.manifest.database.revision
     return Plan(
         backup,
         present,
-        look(access, [names.previous, names.undone], since),
+        look(generations, [names.previous, names.undone], since),
         foreign,
         new_key,
         lost,
         provisions=deployment.folder is not None and (foreign or new_key is not None or differs),
         drill=backup.last_judged,
         signed=signers.know(backup.manifest),
-        missing_roles=tuple(missing),
-        slots=tuple(slots),
+        missing_roles=tuple(generations.missing_roles(backup.manifest.database)),
+        slots=tuple(generations.slots()),
     )
 
 
-def with_losses(deployment: Deployment, plan: Plan, report: Report) -> Plan:
+def with_losses(
+    deployment: Deployment, generations: Generations, plan: Plan, report: Report
+) -> Plan:
     """Say of every table what goes back with `plan`, which takes reading all of the database, and how
     long the last restore kept clients waiting."""
     down = _last_down_time(deployment)
     if plan.present is None:
         return replace(plan, down_seconds=down)
-    record = plan.backup.manifest.database
     report("database: comparing what is there with the backup")
-    with host(deployment).administrator() as access:
-        name = names_of(deployment).name
-        with access.examine(name) as link, access.examine(name) as more:
-            renamed = {record.schema: plan.present.schema} if record.schema else {}
-            found = compare(link, record, renamed, [more])  # type: ignore[arg-type]  # it has a schema
+    record = plan.backup.manifest.database
+    found = generations.differences(generations.live, record)
     ours = tuple(line for line in found if f" {LETTA_OPS}." not in line)
     return replace(plan, losses=ours, down_seconds=down)
 
@@ -236,18 +208,6 @@ def _ensure_own(deployment: Deployment, backup: Backup) -> None:
         )
 
 
-def _ensure_not_older(link: psycopg.Connection[Any], backup: Backup) -> None:
-    """A dump of a newer Postgres may hold what an older one doesn't know, or takes for something else."""
-    made_with = backup.manifest.database.postgres
-    here = link.info.server_version // 10_000
-    if int(re.findall(r"\d+", made_with)[0]) > here:
-        raise LettaOpsError(
-            "backup-newer-postgres",
-            f"backup {backup.id} is of PostgreSQL {made_with}, newer than the {here} of this deployment",
-            "restore it into a stack whose Postgres is at least as new",
-        )
-
-
 def _key_after(
     deployment: Deployment, store: Store, backup: Backup, key: Key, options: Options
 ) -> tuple[Sensitive | None, bool]:
@@ -270,69 +230,14 @@ def _key_after(
 
 
 def look(
-    access: DatabaseAccess, names: Iterable[str], since: datetime | None
+    generations: Generations, names: Iterable[str], since: datetime | None
 ) -> tuple[DatabaseContents, ...]:
-    """What the databases hold, of those that are there; one that can't be read keeps nobody waiting."""
+    """What generations hold, of those that are there; one that can't be read keeps nobody waiting."""
     found = []
     for name in names:
-        if exists(access, name):
-            try:
-                found.append(DatabaseContents(name, read_present(access, name, since)))
-            except LettaOpsError:
-                found.append(DatabaseContents(name, None))
+        if generations.exists(name):
+            held = None
+            with suppress(LettaOpsError):
+                held = generations.read(name, since)
+            found.append(DatabaseContents(name, generations.noun, held))
     return tuple(found)
-
-
-def read_present(access: DatabaseAccess, name: str, since: datetime | None) -> Present | None:
-    """Count what a database holds; None when it is missing, or was never migrated.
-
-    Newer is what was made after `since`; nothing is, without one.
-    """
-    import psycopg
-
-    if not exists(access, name):
-        return None
-    with access.examine(name) as link:
-        try:
-            facts = database_facts(link)
-            return _count(link, facts, facts.schema, since) if facts.schema else None
-        except psycopg.Error as error:
-            raise LettaOpsError(
-                "database-refused",
-                f"database {name} can't be read: {str(error).strip()}",
-                "see `letta-ops check`; a database that is damaged can be set aside by renaming it",
-            ) from None
-
-
-def exists(access: DatabaseAccess, name: str) -> bool:
-    """Whether there is a database of that name."""
-    if access.maintenance == name:
-        return True  # it is the one that we connect to
-    with access.connect(access.maintenance) as link:
-        found = link.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
-    return found is not None
-
-
-def _count(
-    link: psycopg.Connection[Any], facts: DatabaseFacts, schema: str, since: datetime | None
-) -> Present:
-    from psycopg import sql
-
-    def numbers(table: str) -> tuple[int, int]:
-        if not is_plain_table(link, schema, table):
-            return 0, 0
-        query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE created_at > %s) FROM {}")
-        row = link.execute(query.format(sql.Identifier(schema, table)), [since]).fetchone()
-        return (int(row[0]), int(row[1])) if row else (0, 0)
-
-    agents, newer_agents = numbers("agents")
-    messages, newer_messages = numbers("messages")
-    return Present(
-        schema,
-        facts.pgvector and facts.pgvector.schema,
-        facts.revision,
-        agents,
-        messages,
-        newer_messages,
-        newer_agents,
-    )

@@ -7,40 +7,23 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from backups.catalog import deployment_id
-from backups.contents import compare
-from backups.layout import (
-    LETTA_OPS,
-    apply_settings,
-    copy_settings,
-    first_grants,
-    reach_extension,
-)
 from backups.loading import room_for
 from backups.lock import Lock
-from backups.manifest import MEMORY, DatabaseRecord
+from backups.manifest import MEMORY
 from backups.opening import Key, opened_part, stored_chunks
+from backups.restoring.generations import Generations
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
-from backups.restoring.plan import Plan, exists
+from backups.restoring.plan import Plan
 from backups.restoring.scratch import ensure_room, scratch_folder
-from backups.restoring.switch import go_back, oid_of, switch_databases
-from backups.side_database import (
-    SideDatabase,
-    drop_database,
-    ensure_ours,
-    failed,
-    restore_database,
-    set_mark,
-)
+from backups.restoring.switch import go_back, moves_of
+from backups.scope import scope_of
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from backups.streams import chunks_of
-from infra.audit.trail import carry_over
-from infra.database.administration import DatabaseAccess
-from infra.database.claim import claim, claimed_by
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.servers import ensure_can_stop, is_ours, start_server, stop_server
@@ -58,10 +41,6 @@ from infra.stack.profile import (
 )
 from infra.targets import host
 
-if TYPE_CHECKING:
-    import psycopg
-
-FIRST_SCHEMA = "public"  # where a server looks whose database nobody has configured
 ConfirmServer = Callable[
     [Deployment], None
 ]  # raises LettaOpsError when the server doesn't do its work
@@ -91,7 +70,7 @@ class Restored:
 
 def restore(
     deployment: Deployment,
-    access: DatabaseAccess,
+    generations: Generations,
     store: Store,
     plan: Plan,
     key: Key,
@@ -104,31 +83,32 @@ def restore(
     """Carry out `plan`. The live database serves until the restored one was found to be equal to the
     backup; on any failure after that, everything is as it was. Raises LettaOpsError."""
     started = time.monotonic()
-    assert deployment.database is not None  # noqa: S101  # `way` leads to it
-    name = deployment.database.name
+    live = generations.live
     ensure_no_other(deployment)
     ensure_can_stop(deployment)
     _ensure_whole(store, plan)
     journal = Journal(
         deployment_id(deployment),
         plan.backup.id,
-        name,
+        live,
         0,
-        exists(access, name),
+        generations.exists(live),
         _has_memory(deployment, plan),
         _old_keys(deployment, plan),
         record=str(record.id),
+        scope=scope_of(deployment),
     )
-    with scratch_folder(deployment, access) as scratch:
-        _make_beside(deployment, access, store, plan, key, journal, scratch, report)
-        journal = replace(journal, side_oid=oid_of(access, journal.side))
+    with scratch_folder(deployment, generations) as scratch:
+        _make_beside(deployment, generations, store, plan, key, journal, scratch, report)
+        journal = replace(journal, side_oid=generations.number(journal.side))
         lock.ensure_held()
-        drop_database(access, journal.older)  # of a restore that was proven, and then killed
-        if access.maintenance == name:
+        generations.drop(journal.older)  # of a restore that was proven, and then killed
+        generations.exchange(moves_of(generations, journal), rehearse=True)
+        if generations.must_be_alone:
             lock.release_database()
         journal.write(journal_file(deployment))
         stopped = time.monotonic()
-        _switch(deployment, access, plan, journal, confirm_server, report)
+        _switch(deployment, generations, plan, journal, confirm_server, report)
         record.detail |= {
             "backup": plan.backup.id,
             "previous": journal.previous if journal.had_database else None,
@@ -137,18 +117,19 @@ def restore(
         record.took_effect()
         journal_file(deployment).unlink()
     for gone in (journal.older, journal.undone):
-        drop_database(access, gone)
-    _freshen(access, name, report)
+        generations.drop(gone)
+    _freshen(generations, report)
     previous = journal.previous if journal.had_database else None
     seconds = round(time.monotonic() - started, 1)
     return Restored(plan.backup.id, previous, is_ours(deployment), seconds)
 
 
-def kept_databases(deployment: Deployment, access: DatabaseAccess) -> list[str]:
-    """The databases that restores have replaced, or that were set aside when those were undone."""
+def kept_generations(deployment: Deployment, generations: Generations) -> list[str]:
+    """The databases, or schemas, that restores have replaced, or that were set aside when those were
+    undone."""
     names = names_of(deployment)
     kept = (names.previous, names.older, names.undone)
-    return [name for name in kept if exists(access, name)]
+    return [name for name in kept if generations.exists(name)]
 
 
 def _ensure_whole(store: Store, plan: Plan) -> None:
@@ -159,13 +140,13 @@ def _ensure_whole(store: Store, plan: Plan) -> None:
                 pass  # compared at the end
 
 
-def drop_previous(deployment: Deployment, access: DatabaseAccess) -> list[str]:
-    """Drop what `kept_databases` names, and the memory of that time; return the names."""
-    dropped = kept_databases(deployment, access)
+def drop_previous(deployment: Deployment, generations: Generations) -> list[str]:
+    """Drop what `kept_generations` names, and the memory of that time; return the names."""
+    dropped = kept_generations(deployment, generations)
     for name in dropped:
-        ensure_ours(access, name)  # before anything is dropped: memory and key belong to them
+        generations.ensure_ours(name)  # before anything is dropped: memory and key belong to them
     for name in dropped:
-        drop_database(access, name)
+        generations.drop(name)
     if reachable(deployment):
         memory = MemoryPlace.of(deployment)
         dropped += ["memory"] if memory.has_previous() else []
@@ -179,7 +160,7 @@ def drop_previous(deployment: Deployment, access: DatabaseAccess) -> list[str]:
 
 def _make_beside(
     deployment: Deployment,
-    access: DatabaseAccess,
+    generations: Generations,
     store: Store,
     plan: Plan,
     key: Key,
@@ -187,48 +168,11 @@ def _make_beside(
     scratch: Path,
     report: Report,
 ) -> None:
-    import psycopg
-
-    present, database = plan.present, deployment.database
-    assert database is not None  # noqa: S101  # see `restore`
-    side = SideDatabase(
-        journal.side,
-        database.owner.name,
-        present.schema if present else FIRST_SCHEMA,
-        present.extension_schema if present else FIRST_SCHEMA,
-        journal.name if journal.had_database else None,
-    )
     if host(deployment).shares_disk:  # its Postgres must not run full
         ensure_room(scratch, room_for(plan.backup.manifest))
-    with host(deployment).owner() as owner:
-        restore_database(
-            access, owner, side, store, plan.backup, key, scratch, report, trusted=plan.signed
-        )
-    report("database: comparing its content with the backup's")
-    expected = plan.backup.manifest.database
-    renamed = {expected.schema: side.schema} if side.schema and expected.schema else {}
-    try:
-        with access.examine(journal.side) as link, access.examine(journal.side) as more_links:
-            if differences := compare(link, expected, renamed, [more_links]):
-                raise _differs(differences)
-            if journal.had_database:
-                with access.examine(journal.name) as old:
-                    carry_over(old, link)
-            else:
-                carry_over(None, link)
-            _claim(link, deployment_id(deployment))
-        with access.connect(access.maintenance) as link:
-            if journal.had_database:
-                copy_settings(link, journal.name, journal.side)
-                set_mark(link, journal.side, marked=True, comment_of=journal.name)
-            else:
-                first_grants(link, journal.side, database.reader.name)
-                if plan.signed:
-                    _set_as_it_was(link, expected, side, report)
-        with host(deployment).owner() as owner, owner.connect(journal.side) as link:
-            reach_extension(link, side.owner)
-    except psycopg.Error as error:
-        raise failed(error) from None
+    generations.make(
+        journal.side, plan.present, store, plan.backup, key, scratch, report, trusted=plan.signed
+    )
     if journal.had_memory:
         report("memory: restoring git repositories")
         with opened_part(store, plan.backup, MEMORY, key) as source:
@@ -237,7 +181,7 @@ def _make_beside(
 
 def _switch(
     deployment: Deployment,
-    access: DatabaseAccess,
+    generations: Generations,
     plan: Plan,
     journal: Journal,
     confirm_server: ConfirmServer,
@@ -247,10 +191,11 @@ def _switch(
         start_guard(deployment)
         report("switching: the server is stopped")
         stop_server(deployment)
-        switch_databases(access, journal)
+        for line in generations.exchange(moves_of(generations, journal)):
+            report(f"database: {line}")
         if journal.had_memory:
             MemoryPlace.of(deployment).swap()
-        _start(deployment, access, plan, journal, report)
+        _start(deployment, generations, plan, journal, report)
         if is_ours(deployment):
             confirm_server(load(stack_folder(deployment.stack), deployment.profile))
     except BaseException as error:
@@ -268,7 +213,7 @@ def _undo(deployment: Deployment, journal: Journal, report: Report, error: BaseE
 
 
 def _start(
-    deployment: Deployment, access: DatabaseAccess, plan: Plan, journal: Journal, report: Report
+    deployment: Deployment, generations: Generations, plan: Plan, journal: Journal, report: Report
 ) -> None:
     if plan.new_key is not None and deployment.profile is not None:
         report("key: the server takes over the encryption key that the backup brought along")
@@ -278,7 +223,7 @@ def _start(
                 ENCRYPTION_KEY: plan.new_key.reveal(),
                 ADOPTED_KEY: key_fingerprint(plan.new_key),
                 PREVIOUS_KEY: remembered(deployment.profile, ENCRYPTION_KEY),
-                PREVIOUS_OF: oid_of(access, journal.previous) if journal.had_database else None,
+                PREVIOUS_OF: generations.number(journal.previous) or None,
             },
         )
     if plan.provisions:
@@ -289,42 +234,12 @@ def _start(
     start_server(deployment)
 
 
-def _set_as_it_was(
-    link: psycopg.Connection[Any], record: DatabaseRecord, side: SideDatabase, report: Report
-) -> None:
-    """Where there is no live database to be like: what the backup's had, as far as its owner may set
-    it, for everybody and himself."""
-    import psycopg
-
-    if record.properties is None:
-        return
-    free = {name for (name,) in link.execute("SELECT name FROM pg_settings WHERE context = 'user'")}
-    free -= {"search_path"}  # it is that of the layout here
-    for role, assignment in record.properties.settings:
-        try:
-            if assignment.partition("=")[0] in free and role in {None, side.owner}:
-                apply_settings(link, [(role, assignment)], side.name)
-        except psycopg.Error as error:
-            report(f"database: leaving out {assignment}: {str(error).strip().splitlines()[0]}")
-
-
-def _claim(link: psycopg.Connection[Any], deployment: str) -> None:
-    """Write whose database it is; the backup may be of another deployment, or of a time before this."""
-    from psycopg import sql
-
-    if claimed_by(link) is not None:
-        table = sql.Identifier(LETTA_OPS, "deployment")
-        link.execute(sql.SQL("DELETE FROM {} WHERE id <> %s").format(table), [deployment])
-    claim(link, deployment)
-
-
-def _freshen(access: DatabaseAccess, name: str, report: Report) -> None:
-    """Give the planner its statistics: a dump brings none. The server works already."""
+def _freshen(generations: Generations, report: Report) -> None:
+    """The server works already: what fails here keeps nobody waiting."""
     import psycopg
 
     try:
-        with access.examine(name) as link:
-            link.execute("ANALYZE")
+        generations.freshen(generations.live)
     except (psycopg.Error, LettaOpsError):
         report("the planner's statistics could not be made; autovacuum does it within minutes")
 
@@ -338,12 +253,3 @@ def _old_keys(deployment: Deployment, plan: Plan) -> dict[str, Any] | None:
         return None
     paths = (ENCRYPTION_KEY, ADOPTED_KEY, PREVIOUS_KEY, PREVIOUS_OF)
     return {path: remembered(deployment.profile, path) for path in paths}
-
-
-def _differs(differences: list[str]) -> LettaOpsError:
-    shown = "\n".join(f"  - {line}" for line in differences[:20])
-    return LettaOpsError(
-        "restore-differs",
-        f"what was restored is not what the backup holds:\n{shown}",
-        "nothing was replaced; try `letta-ops backup verify`, and another backup",
-    )

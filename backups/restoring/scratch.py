@@ -11,19 +11,17 @@ from pathlib import Path
 
 from backups.catalog import deployment_id
 from backups.humanize import size_in_words
+from backups.restoring.generations import Generations, generations_of
 from backups.restoring.journal import names_of
-from backups.side_database import drop_after, drop_database, is_ours
-from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.files import make_folder
 from infra.process import Report
 from infra.stack.deployment import Deployment
 from infra.stack.locations import stack_folder
-from infra.targets import host
 
 
 @contextmanager
-def scratch_folder(deployment: Deployment, access: DatabaseAccess) -> Iterator[Path]:
+def scratch_folder(deployment: Deployment, generations: Generations) -> Iterator[Path]:
     """Yield a folder on the stack's own disk, which nobody else can look into.
 
     When the block fails, the copy beside the live database is dropped; where that fails too, the
@@ -36,7 +34,7 @@ def scratch_folder(deployment: Deployment, access: DatabaseAccess) -> Iterator[P
     try:
         yield made
     except BaseException as error:
-        if drop_after(error, access, names_of(deployment).side):
+        if _drop_after(error, generations, names_of(deployment).side):
             shutil.rmtree(made, ignore_errors=True)
         raise
     shutil.rmtree(made, ignore_errors=True)
@@ -60,13 +58,26 @@ def remove_leftovers(deployment: Deployment, report: Report) -> None:
     if not left:
         return
     report("an earlier restore was killed: what it had made beside the live database is removed")
-    with host(deployment).administrator() as access:
-        if is_ours(
-            access, names_of(deployment).side
-        ):  # else the next restore says whose name it needs
-            drop_database(access, names_of(deployment).side)
+    names = names_of(deployment)
+    with generations_of(deployment, names.scope) as generations:
+        if generations.is_ours(names.side):  # else the next restore says whose name it needs
+            generations.drop(names.side)
     for folder in left:  # last: as long as they are there, the next run finds them
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _drop_after(error: BaseException, generations: Generations, name: str) -> bool:
+    """Drop what was made because of `error`, which is told when that fails too; False: it did."""
+    import psycopg
+
+    try:
+        generations.drop(name)
+    except (psycopg.Error, LettaOpsError):
+        error.add_note(
+            f"{name} could not be dropped; the next `letta-ops backup create` or `restore` does it"
+        )
+        return False
+    return True
 
 
 def _prefix(deployment: Deployment) -> str:

@@ -13,15 +13,13 @@ from typing import Any
 
 from backups.catalog import deployment_id
 from backups.lock import Lock
+from backups.restoring.generations import Generations, Present
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
-from backups.restoring.plan import DatabaseContents, Present, exists, look, read_present
+from backups.restoring.plan import DatabaseContents, look
 from backups.restoring.restore import ConfirmServer
-from backups.restoring.switch import forget, go_back, has_begun, oid_of
-from backups.side_database import drop_database, ensure_ours
+from backups.restoring.switch import forget, go_back, has_begun
 from backups.sources.memory_files import MemoryPlace, reachable
-from infra.audit.trail import carry_over
-from infra.database.administration import DatabaseAccess
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
@@ -49,6 +47,7 @@ class Undoing:
 
     previous: str
     kept: str
+    noun: str  # what these are: a database, a schema
     brings: Present
     replaces: DatabaseContents | None
     drops: tuple[DatabaseContents, ...]  # what was set aside before
@@ -56,7 +55,7 @@ class Undoing:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "database": self.previous,
+            self.noun: self.previous,
             "brings": {"agents": self.brings.agents, "messages": self.brings.messages},
             "replaces": self.replaces and self.replaces.as_json(),
             "kept": self.kept if self.replaces else None,
@@ -65,36 +64,37 @@ class Undoing:
 
 
 def plan_undoing(
-    deployment: Deployment, access: DatabaseAccess, agreed: tuple[int, int] | None = None
+    deployment: Deployment, generations: Generations, agreed: tuple[int, int] | None = None
 ) -> Undoing:
     """Return what would change places. Raises LettaOpsError (`nothing-to-undo`), and `plan-changed`
     where that aren't the databases that somebody has agreed to."""
     names = names_of(deployment)
     for name in (names.previous, names.older, names.undone):
-        ensure_ours(access, name)
-    brings = read_present(access, names.previous, None)
-    aside = look(access, [names.undone], None)
+        generations.ensure_ours(name)
+    brings = generations.read(names.previous, None)
+    aside = look(generations, [names.undone], None)
     if brings is None:
         done = f": the last restore is undone already, see {names.undone}" if aside else ""
         raise LettaOpsError(
             "nothing-to-undo",
-            f"there is no database {names.previous}{done}",
+            f"there is no {generations.noun} {names.previous}{done}",
             "see `letta-ops backup list` for what can be restored",
         )
-    oids = (_oid(access, names.name), _oid(access, names.previous))
+    oids = (generations.number(generations.live), generations.number(names.previous))
     if agreed not in {None, oids}:
         raise LettaOpsError(
             "plan-changed",
-            "these are not the databases of the plan any more: another restore was at work",
+            "these are not those of the plan any more: another restore was at work",
             "run the same command again, and read its plan",
         )
-    live = look(access, [names.name], None)
-    return Undoing(names.previous, names.undone, brings, live[0] if live else None, aside, oids)
+    live = look(generations, [generations.live], None)
+    replaces = live[0] if live else None
+    return Undoing(names.previous, names.undone, generations.noun, brings, replaces, aside, oids)
 
 
 def undo(
     deployment: Deployment,
-    access: DatabaseAccess,
+    generations: Generations,
     plan: Undoing,
     lock: Lock,
     confirm_server: ConfirmServer,
@@ -110,8 +110,8 @@ def undo(
     lock.ensure_held()
     ensure_no_other(deployment)
     ensure_can_stop(deployment)
-    drop_database(access, names.older)  # of a restore that was proven, and then killed
-    _carry_records(access, names, report)
+    generations.drop(names.older)  # of a restore that was proven, and then killed
+    _carry_records(generations, names, report)
     has_memory = reachable(deployment) and MemoryPlace.of(deployment).has_previous()
     if has_memory:
         MemoryPlace.of(deployment).forget_others()
@@ -120,15 +120,16 @@ def undo(
     journal = Journal(
         deployment_id(deployment),
         names.previous,
-        names.name,
+        generations.live,
         plan.oids[0],
         had_database=True,
         had_memory=has_memory,
         old_keys=_keys(deployment, plan),
         undoes=True,
         provisions=deployment.folder is not None and differs,
+        scope=names.scope,
     )
-    if access.maintenance == names.name:
+    if generations.must_be_alone:
         lock.release_database()
     journal.write(journal_file(deployment))
     try:
@@ -152,15 +153,14 @@ def _forget_or_tell(deployment: Deployment, journal: Journal, error: BaseExcepti
     error.add_note("the next `letta-ops backup` command, or `up`, goes on with it; nothing is lost")
 
 
-def _carry_records(access: DatabaseAccess, names: Journal, report: Report) -> None:
+def _carry_records(generations: Generations, names: Journal, report: Report) -> None:
     """Take the audit trail along; a database that can't be read must not keep anybody from going back."""
     import psycopg
 
-    if not exists(access, names.name):
+    if not generations.exists(generations.live):
         return
     try:
-        with access.examine(names.name) as old, access.examine(names.previous) as new:
-            carry_over(old, new)
+        generations.carry_records(generations.live, names.previous)
     except (psycopg.Error, LettaOpsError) as error:
         report(f"the audit trail since the restore stays in {names.undone}: {error}")
 
@@ -177,7 +177,3 @@ def _keys(deployment: Deployment, plan: Undoing) -> dict[str, Any] | None:
         PREVIOUS_KEY: remembered(profile, ENCRYPTION_KEY),
         PREVIOUS_OF: plan.oids[0],
     }
-
-
-def _oid(access: DatabaseAccess, name: str) -> int:
-    return oid_of(access, name) if exists(access, name) else 0

@@ -12,14 +12,15 @@ from backups.contents import OWN_TABLES, read_sequences, read_tables, settle
 from backups.extensions import read_extensions
 from backups.foresight import foreseen
 from backups.layout import read_properties
-from backups.manifest import DatabaseRecord, Table
+from backups.manifest import LETTA, WHOLE, DatabaseRecord, Extension, Table
 from backups.programs import Program, Version
 from backups.rights import read_rights
-from backups.sources.rows import VectorTable, read_rows, tables_with_vectors
+from backups.scope import Names, Own, find_own, leaning, needed_extensions, words_of
+from backups.sources.rows import TableName, read_rows, tables_with_vectors
 from backups.streams import chunks_of
 from infra.background import Background
 from infra.database.administration import DatabaseAccess
-from infra.database.facts import database_facts, is_plain_table
+from infra.database.facts import DatabaseFacts, database_facts, is_plain_table
 from infra.errors import LettaOpsError
 from infra.process import command, streamed
 from infra.sensitive import Sensitive
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
     import psycopg
 
 LOCK_SECONDS = 60  # how long a table may be locked by somebody else
+# A snapshot, its time, and how many bytes are in it.
+TAKEN = """
+SELECT pg_export_snapshot(), now(), CASE WHEN %(only)s::oid[] IS NULL
+  THEN pg_database_size(current_database())
+  ELSE (SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint
+    FROM unnest(%(only)s::oid[]) oid) END
+"""
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,9 @@ class Snapshot:
     server: Version
     size: int  # bytes on disk, for the progress
     newest_message_at: dt.datetime | None
-    apart: tuple[VectorTable, ...]
+    apart: tuple[TableName, ...]
     warnings: tuple[str, ...]  # see `backups.foresight`
+    only: tuple[TableName, ...] | None  # the tables of the scope; None: all
     _counted: _Counting
     _facts: dict[str, Any]
 
@@ -58,6 +67,7 @@ class Snapshot:
             str(program.path), "--format=custom", "--compress=0", "--no-password",
             f"--snapshot={self.exported}", f"--lock-wait-timeout={LOCK_SECONDS}s",
             *(f"--exclude-table-data={table.pattern}" for table in self.apart),
+            *(f"--table={table.pattern}" for table in self.only or ()),
         )  # fmt: skip
         try:
             if program.of_server is not None:
@@ -77,7 +87,7 @@ class Snapshot:
         with streamed(job, code="dump-failed", hint=HINT, what="dumping the database") as out:
             yield from chunks_of(out)
 
-    def rows(self, table: VectorTable) -> Iterator[bytes]:
+    def rows(self, table: TableName) -> Iterator[bytes]:
         """Yield the rows of a table that is `apart`. Raises LettaOpsError like `snapshot`."""
         import psycopg
         from psycopg import sql
@@ -107,10 +117,10 @@ HINT = (
 
 
 @contextmanager
-def snapshot(access: DatabaseAccess, name: str) -> Iterator[Snapshot]:
-    """Take a snapshot of database `name`, and begin to count what it holds.
+def snapshot(access: DatabaseAccess, name: str, scope: str) -> Iterator[Snapshot]:
+    """Take a snapshot of what in database `name` is in `scope`, and begin to count it.
 
-    Raises LettaOpsError: `database-unreachable`, `not-letta`, or `database-refused`.
+    Raises LettaOpsError: `database-unreachable`, `not-letta`, `release-unknown`, or `database-refused`.
     """
     import psycopg
 
@@ -124,14 +134,21 @@ def snapshot(access: DatabaseAccess, name: str) -> Iterator[Snapshot]:
                     "see with `letta-ops check` whether this is the server's database",
                 )
             settle(link)
-            known, warnings = _known(link, name, facts), tuple(foreseen(link))
-            begin_locked(link)
-            exported, taken_at, size = _row(
-                link, "SELECT pg_export_snapshot(), now(), pg_database_size(current_database())"
-            )
+            own = None
+            if scope == LETTA:
+                own = find_own(link, facts.schema, Names.of(facts.revision))
+            only = own.relations if own else None
+            known = _known(link, name, facts, own)
+            if own:
+                known["leaning"], warnings = leaning(link, own)
+            else:
+                warnings = tuple(foreseen(link))
+            begin_locked(link, only)
+            exported, taken_at, size = _row(link, TAKEN, {"only": only})
             newest = _newest_message(link, str(facts.schema))
-            apart = tables_with_vectors(link)
-            counting = _Counting(link)
+            apart = tables_with_vectors(link, only)
+            tables = _named(link, only) if only else None
+            counting = _Counting(link, only)
         except psycopg.Error as error:
             raise refused(error, name) from None
         try:
@@ -146,6 +163,7 @@ def snapshot(access: DatabaseAccess, name: str) -> Iterator[Snapshot]:
                 newest,
                 apart,
                 warnings,
+                tables,
                 counting,
                 known,
             )
@@ -154,8 +172,9 @@ def snapshot(access: DatabaseAccess, name: str) -> Iterator[Snapshot]:
             link.close()  # it has only read: there is nothing to commit
 
 
-def begin_locked(link: psycopg.Connection[Any]) -> None:
-    """Begin a transaction whose snapshot, taken by its first query, all tables keep to its end.
+def begin_locked(link: psycopg.Connection[Any], only: list[int] | None) -> None:
+    """Begin a transaction whose snapshot, taken by its first query, all tables keep to its end; `only`:
+    those with these numbers.
 
     One that is emptied or rewritten by somebody else would be empty in an older snapshot. Raises
     psycopg.Error.
@@ -163,7 +182,8 @@ def begin_locked(link: psycopg.Connection[Any]) -> None:
     from psycopg import sql
 
     link.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")  # asking for their sizes locks them, too
-    names = [sql.Identifier(schema, name) for schema, name, _ in link.execute(OWN_TABLES)]
+    found = link.execute(OWN_TABLES, {"only": only})
+    names = [sql.Identifier(schema, name) for schema, name, _ in found]
     link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     tables = sql.SQL(", ").join(sql.SQL("ONLY {}").format(name) for name in names)
     link.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables))
@@ -172,9 +192,9 @@ def begin_locked(link: psycopg.Connection[Any]) -> None:
 class _Counting:
     """Counts and digests all tables over the connection that holds the snapshot."""
 
-    def __init__(self, link: psycopg.Connection[Any]) -> None:
+    def __init__(self, link: psycopg.Connection[Any], only: list[int] | None) -> None:
         self._link = link
-        self._reading = Background(lambda: read_tables(link), "counting")
+        self._reading = Background(lambda: read_tables(link, only=only), "counting")
 
     def result(self) -> dict[str, Table]:
         import psycopg
@@ -199,7 +219,10 @@ def refused(error: Exception, name: str) -> LettaOpsError:
     return LettaOpsError("database-refused", f"the database {name} refuses: {reason}", HINT)
 
 
-def _known(link: psycopg.Connection[Any], name: str, facts: Any) -> dict[str, Any]:
+def _known(
+    link: psycopg.Connection[Any], name: str, facts: DatabaseFacts, own: Own | None
+) -> dict[str, Any]:
+    only = own.relations if own else None
     (encoding,) = _row(
         link,
         "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()",
@@ -213,11 +236,30 @@ def _known(link: psycopg.Connection[Any], name: str, facts: Any) -> dict[str, An
         "pgvector_schema": facts.pgvector and facts.pgvector.schema,
         "encoding": encoding,
         # They may run on before the snapshot: what is restored stands at least here.
-        "sequences": read_sequences(link),
-        "extensions": read_extensions(link),
-        "rights": read_rights(link, facts.schema),
-        "properties": read_properties(link),
+        "sequences": read_sequences(link, only),
+        "extensions": _extensions(link, own),
+        "rights": read_rights(link, str(facts.schema), own),
+        "properties": None if own else read_properties(link),
+        "scope": LETTA if own else WHOLE,
+        "types": words_of(link, own) if own else {},
     }
+
+
+def _extensions(link: psycopg.Connection[Any], own: Own | None) -> dict[str, Extension]:
+    found = read_extensions(link)
+    if own is None:
+        return found
+    needed = needed_extensions(link, own)
+    return {name: each for name, each in found.items() if name in needed}
+
+
+def _named(link: psycopg.Connection[Any], only: list[int]) -> tuple[TableName, ...]:
+    """Tables and sequences by their numbers."""
+    query = (
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.oid = ANY(%s::oid[]) ORDER BY 1, 2"
+    )
+    return tuple(TableName(*row) for row in link.execute(query, [only]))
 
 
 def _newest_message(link: psycopg.Connection[Any], schema: str) -> dt.datetime | None:
@@ -230,8 +272,8 @@ def _newest_message(link: psycopg.Connection[Any], schema: str) -> dt.datetime |
     return newest if newest is None else newest.astimezone(dt.UTC)
 
 
-def _row(link: psycopg.Connection[Any], query: Any) -> Any:
-    row = link.execute(query).fetchone()
+def _row(link: psycopg.Connection[Any], query: Any, values: Any = None) -> Any:
+    row = link.execute(query, values).fetchone()
     assert row is not None  # noqa: S101  # an aggregate always has one
     return row
 

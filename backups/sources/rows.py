@@ -30,7 +30,7 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 # dot: a schema with one in its name can't be told from it.
 WITH_VECTORS = f"""
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE {OWN} AND n.nspname !~ '[.]'
+WHERE {OWN} AND n.nspname !~ '[.]' AND (%(only)s::oid[] IS NULL OR c.oid = ANY(%(only)s::oid[]))
 AND EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated = ''
   AND {OF_PGVECTOR})
@@ -47,14 +47,14 @@ AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attname
 
 
 @dataclass(frozen=True)
-class VectorTable:
+class TableName:
     """A table by its schema and name; as text it is what a manifest calls it."""
 
     schema: str
     name: str
 
     @classmethod
-    def parse(cls, text: str) -> VectorTable:
+    def parse(cls, text: str) -> TableName:
         schema, _, name = text.partition(".")
         return cls(schema, name)
 
@@ -67,18 +67,21 @@ class VectorTable:
         return ".".join('"{}"'.format(word.replace('"', '""')) for word in (self.schema, self.name))
 
 
-def tables_with_vectors(link: psycopg.Connection[Any]) -> tuple[VectorTable, ...]:
-    return tuple(VectorTable(*row) for row in link.execute(WITH_VECTORS))
+def tables_with_vectors(
+    link: psycopg.Connection[Any], only: list[int] | None = None
+) -> tuple[TableName, ...]:
+    """`only`: of those with these numbers."""
+    return tuple(TableName(*row) for row in link.execute(WITH_VECTORS, {"only": only}))
 
 
-def read_rows(link: psycopg.Connection[Any], table: VectorTable) -> Iterator[bytes]:
+def read_rows(link: psycopg.Connection[Any], table: TableName) -> Iterator[bytes]:
     """Yield all rows of `table`. Raises psycopg.Error."""
     query = _copy(link, table, "TO STDOUT")
     with link.cursor() as cursor, cursor.copy(query) as rows:
         yield from joined(rows)  # each comes by itself
 
 
-def write_rows(link: psycopg.Connection[Any], table: VectorTable, chunks: Iterable[bytes]) -> None:
+def write_rows(link: psycopg.Connection[Any], table: TableName, chunks: Iterable[bytes]) -> None:
     """Put rows into `table`: all, or none. Raises psycopg.Error, and what `chunks` raises."""
     query = _copy(link, table, "FROM STDIN")
     with link.cursor() as cursor, cursor.copy(query) as rows:
@@ -140,7 +143,7 @@ class _Reader:
         self._data, self._at = self._data[self._at :] + chunk, 0
 
 
-def _copy(link: psycopg.Connection[Any], table: VectorTable, where: str) -> sql.Composed:
+def _copy(link: psycopg.Connection[Any], table: TableName, where: str) -> sql.Composed:
     from psycopg import sql
 
     columns = link.execute(COLUMNS, [table.schema, table.name]).fetchall()

@@ -98,6 +98,17 @@ def carry_over(old: psycopg.Connection[Any] | None, new: psycopg.Connection[Any]
     return len(lacking)
 
 
+def merge(old: psycopg.Connection[Any], schema: str, new: psycopg.Connection[Any]) -> None:
+    """Copy the records in another schema of `old` that database `new` lacks; `old` is a session with no
+    more rights than whoever made that schema. A trail that isn't `new`'s user's stays as it is."""
+    table = f"{schema}.{TABLE.partition('.')[2]}"
+    records = list(_rows(old, None, table)) if _is_there(old, table) else []
+    with new.transaction():
+        _make(new)
+        if _is_ours(new):
+            _insert(new, records)
+
+
 def _tell_database(
     deployment: Deployment, name: str, event: Event, folder: StackFolder | None
 ) -> str | None:
@@ -122,10 +133,10 @@ def _tell_database(
     return None
 
 
-def _is_there(link: psycopg.Connection[Any]) -> bool:
+def _is_there(link: psycopg.Connection[Any], table: str = TABLE) -> bool:
     """Whether there is a plain table: reading from a view runs what somebody wrote into it."""
     query = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s)"
-    return link.execute(query, [TABLE]).fetchone() == ("r",)
+    return link.execute(query, [table]).fetchone() == ("r",)
 
 
 def _make(link: psycopg.Connection[Any]) -> None:
@@ -155,8 +166,8 @@ def _insert(link: psycopg.Connection[Any], events: Iterable[Event]) -> None:
         cursor.executemany(INSERT, [[each[name] for name in COLUMNS] for each in documents])
 
 
-def _rows(link: psycopg.Connection[Any], limit: int | None) -> Iterator[Event]:
-    for row in link.execute(f"{READ} LIMIT %s", [limit]):
+def _rows(link: psycopg.Connection[Any], limit: int | None, table: str = TABLE) -> Iterator[Event]:
+    for row in link.execute(f"{READ.replace(TABLE, table)} LIMIT %s", [limit]):
         yield Event(**dict(zip(COLUMNS, row, strict=True)))
 
 

@@ -24,6 +24,13 @@ def claim(link: Any, deployment: str) -> None:
         raise foreign(found, deployment)
 
 
+def take_claim(link: Any, deployment: str) -> None:
+    """Write whose database it is, whoever's it was: what was restored may be of another deployment."""
+    if claimed_by(link) not in {None, deployment}:
+        link.execute(f"DELETE FROM {SCHEMA}.deployment WHERE id <> %s", [deployment])  # noqa: S608
+    claim(link, deployment)
+
+
 def claimed_by(link: Any) -> str | None:
     """The id of the deployment that this database belongs to; None where no one has claimed it."""
     there = link.execute("SELECT to_regclass(%s)::text", [f"{SCHEMA}.deployment"]).fetchone()

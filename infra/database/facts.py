@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     import psycopg
 
 
+# At the end of the comment of what restores made or set aside, a database or a schema: nothing else is
+# ever dropped.
+MARK = "[kept by letta-ops]"
+# The schemas with Letta's tables, but for those, and for tables of others that we may not read.
+HOMES = f"""
+SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = 'alembic_version' AND c.relkind = 'r'
+AND coalesce(obj_description(n.oid, 'pg_namespace'), '') NOT LIKE '%{MARK}'
+AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') ORDER BY n.nspname
+"""  # noqa: S608  # a constant
 PGVECTOR = (
     "SELECT e.extversion, n.nspname FROM pg_extension e"
     " JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
@@ -84,10 +94,7 @@ def is_plain_table(link: psycopg.Connection[Any], schema: str, name: str) -> boo
 def _in_order(link: psycopg.Connection[Any]) -> list[str]:
     """The schemas with Letta's tables: in the order of the search path that a new session has here, also
     where this one has another."""
-    rows = link.execute(
-        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relname = 'alembic_version' AND c.relkind = 'r' ORDER BY n.nspname"
-    ).fetchall()
+    rows = link.execute(HOMES).fetchall()
     row = link.execute(
         "SELECT reset_val, current_user FROM pg_settings WHERE name = 'search_path'"
     ).fetchone()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from infra.sensitive import Sensitive
-from infra.stack.keys import By, FolderUrl, Secret, Section, YesNo, given, setting
+from infra.stack.keys import By, FolderUrl, OneOf, Secret, Section, YesNo, given, setting
 from infra.stack.references import is_reference, resolve
 
 RETENTION_UNITS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
@@ -171,6 +171,10 @@ class StoreSection(Section):
 class BackupSection(Section):
     table: ClassVar[str] = "backup."
 
+    scope: Annotated[Literal["database", "letta"], OneOf()] | None = setting(
+        None,
+        "all of the database, or only what is Letta's in it; letta for one that was there already",
+    )
     recipients: Annotated[tuple[str, ...], By(_recipients)] = setting(
         (), "age1..., several with commas: who can read backups"
     )

@@ -21,8 +21,10 @@ from backups.crypto import new_identity
 from backups.lock import locked
 from backups.manifest import DATABASE, FORMAT, MANIFEST, parse_manifest
 from backups.opening import Key, opened_part
+from backups.restoring.generations import generations_of
 from backups.restoring.plan import Options, make_plan
 from backups.restoring.restore import restore
+from backups.scope import scope_of
 from backups.side_database import SideDatabase, drop_database, restore_database
 from backups.streams import chunks_of
 from backups.table_of_contents import reader_of
@@ -158,11 +160,22 @@ def restored(here: Kept, backup: Backup) -> None:
         pytest.fail("a damaged backup was put into the place of the live database")
 
     deployment, key = here.deployment, here.key
-    with locked(deployment, here.store, "test", print) as lock, here.access() as access:
-        plan = make_plan(deployment, access, here.store, backup, key, Options())
+    with (
+        locked(deployment, here.store, "test", print) as lock,
+        generations_of(deployment, scope_of(deployment)) as generations,
+    ):
+        plan = make_plan(deployment, generations, here.store, backup, key, Options())
         record = Operation("test")
         restore(
-            deployment, access, here.store, plan, key, lock, confirm_server, print, record=record
+            deployment,
+            generations,
+            here.store,
+            plan,
+            key,
+            lock,
+            confirm_server,
+            print,
+            record=record,
         )
 
 

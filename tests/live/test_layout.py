@@ -11,7 +11,7 @@ import pytest
 from backups.contents import compare, read_sequences, read_tables
 from backups.layout import copy_settings, move_extension, move_schema
 from backups.manifest import DatabaseRecord
-from backups.sources.rows import VectorTable, read_rows, tables_with_vectors, write_rows
+from backups.sources.rows import TableName, read_rows, tables_with_vectors, write_rows
 from infra.targets import host
 from tests.live.machine import Stack
 
@@ -221,7 +221,7 @@ def test_rows_of_vectors_are_the_same_after_they_went_past_the_dump(stack: Stack
         for each in (source, target):
             each.execute(ROWS)
         source.execute(OF_ALL)
-        odd, empty = VectorTable('the "odd" one', "of.all"), VectorTable("public", "empty")
+        odd, empty = TableName('the "odd" one', "of.all"), TableName("public", "empty")
         assert set(tables_with_vectors(source)) == {odd, empty}
         for table in (odd, empty):
             write_rows(target, table, read_rows(source, table))

@@ -9,15 +9,9 @@ from typing import Any, cast
 import pytest
 
 from backups.catalog import Backup, Drill
-from backups.restoring.plan import (
-    DatabaseContents,
-    Options,
-    Plan,
-    Present,
-    _ensure_not_older,
-    _key_after,
-    _Obstacles,
-)
+from backups.restoring.databases import ensure_not_older
+from backups.restoring.generations import Present
+from backups.restoring.plan import DatabaseContents, Options, Plan, _key_after, _Obstacles
 from backups.restoring.releases import ensure_known
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
@@ -158,10 +152,10 @@ def test_a_dump_of_a_newer_postgres_is_refused(made_with: str, here: int, refuse
     changed = replace(whole, database=replace(whole.database, postgres=made_with))
     backup, link = Backup(changed, None, ()), cast(Any, Answering(here))
     if not refused:
-        _ensure_not_older(link, backup)
+        ensure_not_older(link, backup)
         return
     with pytest.raises(LettaOpsError) as caught:
-        _ensure_not_older(link, backup)
+        ensure_not_older(link, backup)
     assert caught.value.code == "backup-newer-postgres"
 
 
@@ -193,7 +187,7 @@ def test_a_plan_says_what_would_be_lost_in_numbers_and_no_key() -> None:
     plan = Plan(
         backup,
         present,
-        (DatabaseContents("letta_previous", None),),
+        (DatabaseContents("letta_previous", "database", None),),
         True,
         Sensitive("the key"),
         False,

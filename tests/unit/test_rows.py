@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from backups.sources.rows import SIGNATURE, VectorTable, count_rows
+from backups.sources.rows import SIGNATURE, TableName, count_rows
 from backups.streams import ChunkSource
 from backups.verify import tables_in
 
@@ -63,7 +63,7 @@ def test_what_is_something_else_is_refused(data: bytes, words: str) -> None:
     ],
 )
 def test_a_table_is_named_for_pg_dump_whatever_it_is_called(text: str, pattern: str) -> None:
-    table = VectorTable.parse(text)
+    table = TableName.parse(text)
     assert str(table) == text
     assert table.pattern == pattern
 

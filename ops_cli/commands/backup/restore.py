@@ -14,7 +14,8 @@ from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from backups.catalog import Backup
-    from backups.restoring.plan import DatabaseContents, Options, Plan, Present
+    from backups.restoring.generations import Present
+    from backups.restoring.plan import DatabaseContents, Options, Plan
     from backups.restoring.restore import ConfirmServer
     from backups.restoring.undo import Undoing
     from backups.stores.store import Store
@@ -102,20 +103,21 @@ def _restore(
     dry_run: bool,
 ) -> None:
     from backups.opening import Key
+    from backups.restoring.generations import generations_of
     from backups.restoring.plan import make_plan, with_losses
     from backups.restoring.restore import restore
-    from infra.targets import host
+    from backups.scope import scope_of
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing, opened
 
     deployment, store = opened(invocation)
     found = _found(deployment, store, word, into_other=options.into_other)
-    key = Key.of(deployment.backups, identity)
-    with host(deployment).administrator() as access:
-        plan = make_plan(deployment, access, store, found, key, options)
-    if dry_run or not yes:  # somebody reads it
-        with progress(invocation) as report:
-            plan = with_losses(deployment, plan, report)
+    key, scope = Key.of(deployment.backups, identity), scope_of(deployment)
+    with generations_of(deployment, scope) as generations:
+        plan = make_plan(deployment, generations, store, found, key, options)
+        if dry_run or not yes:  # somebody reads it
+            with progress(invocation) as report:
+                plan = with_losses(deployment, generations, plan, report)
     if dry_run:
         answer = {"dry_run": True, **plan.as_json()}
         present(invocation, answer, lambda _: _render_plan(plan, deployment))
@@ -125,12 +127,12 @@ def _restore(
         progress(invocation) as report,
         audited(invocation, "backup restore", found.id) as event,
         changing(deployment, store, "backup restore", report) as lock,
-        host(deployment).administrator() as access,
+        generations_of(deployment, scope) as generations,
     ):
         # What is there may have changed while somebody was being asked, and the key in the profile
         # when an interrupted restore was put right.
         deployment = invocation.deployment()
-        plan = make_plan(deployment, access, store, found, key, options)
+        plan = make_plan(deployment, generations, store, found, key, options)
         confirm_server = _prove(
             report,
             "everything is as it was before",
@@ -138,7 +140,7 @@ def _restore(
             secrets_lost=options.accept_lost_secrets,
         )
         done = restore(
-            deployment, access, store, plan, key, lock, confirm_server, report, record=event
+            deployment, generations, store, plan, key, lock, confirm_server, report, record=event
         )
     dropped = _drop(invocation, deployment, store) if drop_previous else None
     answer = {
@@ -171,9 +173,10 @@ def _found(deployment: Deployment, store: Store, word: str, *, into_other: bool)
 
 
 def _undo(invocation: Invocation, *, with_models: bool, yes: bool, dry_run: bool) -> None:
+    from backups.restoring.generations import generations_of
     from backups.restoring.undo import plan_undoing, undo
+    from backups.scope import scope_of
     from infra.servers import is_ours
-    from infra.targets import host
     from ops_cli.asking import confirm
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing, opened, undo_interrupted
@@ -183,8 +186,9 @@ def _undo(invocation: Invocation, *, with_models: bool, yes: bool, dry_run: bool
         with progress(invocation) as report:
             undo_interrupted(deployment, report)  # also an undoing: what it says comes true first
         deployment = invocation.deployment()
-    with host(deployment).administrator() as access:
-        plan = plan_undoing(deployment, access)
+    scope = scope_of(deployment)
+    with generations_of(deployment, scope) as generations:
+        plan = plan_undoing(deployment, generations)
     if dry_run:
         answer = {"dry_run": True, **plan.as_json()}
         present(invocation, answer, lambda _: _render_undoing(plan, deployment))
@@ -199,13 +203,13 @@ def _undo(invocation: Invocation, *, with_models: bool, yes: bool, dry_run: bool
         progress(invocation) as report,
         audited(invocation, "backup restore --undo", plan.previous),
         changing(deployment, store, "backup restore --undo", report) as lock,
-        host(deployment).administrator() as access,
+        generations_of(deployment, scope) as generations,
     ):
-        plan = plan_undoing(deployment, access, plan.oids)
+        plan = plan_undoing(deployment, generations, plan.oids)
         confirm_server = _prove(
             report, f"what the restore brought is kept as {plan.kept}", with_models=with_models
         )
-        seconds = undo(deployment, access, plan, lock, confirm_server, report)
+        seconds = undo(deployment, generations, plan, lock, confirm_server, report)
     answer = {**plan.as_json(), "proven": is_ours(deployment), "seconds": seconds}
     present(invocation, answer, _render_undone)
 
@@ -245,14 +249,15 @@ def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: b
 
 
 def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
-    from backups.restoring.restore import kept_databases
-    from infra.targets import host
+    from backups.restoring.generations import generations_of
+    from backups.restoring.restore import kept_generations
+    from backups.scope import scope_of
     from ops_cli.asking import confirm
     from ops_cli.commands.backup.store import opened
 
     deployment, store = opened(invocation)
-    with host(deployment).administrator() as access:
-        names = ", ".join(kept_databases(deployment, access))
+    with generations_of(deployment, scope_of(deployment)) as generations:
+        names = ", ".join(kept_generations(deployment, generations))
     if dry_run:
         present(invocation, {"dry_run": True, "would_drop": names or None}, _render_would_drop)
         return
@@ -263,8 +268,9 @@ def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
 
 def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str | None:
     """Drop what was replaced or set aside; return its names, None where there was nothing."""
+    from backups.restoring.generations import generations_of
     from backups.restoring.restore import drop_previous
-    from infra.targets import host
+    from backups.scope import scope_of
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing
 
@@ -272,9 +278,9 @@ def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str |
         progress(invocation) as report,
         audited(invocation, "backup restore --drop-previous", deployment.stack) as event,
         changing(deployment, store, "backup restore --drop-previous", report),
-        host(deployment).administrator() as access,
+        generations_of(deployment, scope_of(deployment)) as generations,
     ):
-        dropped = drop_previous(deployment, access)
+        dropped = drop_previous(deployment, generations)
         event.detail = {"dropped": dropped}
     return ", ".join(dropped) or None
 
@@ -348,7 +354,9 @@ def _replaced(now: Present) -> str:
 
 def _database(database: DatabaseContents) -> str:
     held = database.held
-    return f"database {database.name}: {'it can not be read' if held is None else _held(held)}"
+    return (
+        f"{database.noun} {database.name}: {'it can not be read' if held is None else _held(held)}"
+    )
 
 
 def _render_undoing(plan: Undoing, deployment: Deployment) -> Iterator[Part]:
@@ -356,9 +364,9 @@ def _render_undoing(plan: Undoing, deployment: Deployment) -> Iterator[Part]:
     yield f"undoing the last restore of stack '{deployment.stack}'"
     yield from facts(
         [
-            ("  brings", f"{_held(plan.brings)}, from database {plan.previous}"),
+            ("  brings", f"{_held(plan.brings)}, from {plan.noun} {plan.previous}"),
             ("  replaces", "nothing: there is no database" if live is None else _database(live)),
-            ("  keeps that", f"as database {plan.kept}" if live else None),
+            ("  keeps that", f"as {plan.noun} {plan.kept}" if live else None),
             *(("  drops", _database(each)) for each in plan.drops),
         ]
     )
@@ -367,7 +375,7 @@ def _render_undoing(plan: Undoing, deployment: Deployment) -> Iterator[Part]:
 def _render_undone(answer: dict[str, Any]) -> Iterator[Part]:
     yield f"what the restore had replaced is back, in {answer['seconds']:.1f} s; {_proof(answer)}"
     if answer["kept"]:
-        yield f"  what the restore brought is kept as database {answer['kept']}"
+        yield f"  what the restore brought is kept as {answer['kept']}"
 
 
 def _proof(answer: dict[str, Any]) -> str:
@@ -387,5 +395,5 @@ def _render_done(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Par
     if answer["previous"]:
         drop = invocation.command("backup restore --drop-previous")
         undo = invocation.command("backup restore --undo")
-        yield f"  what was there is kept as database {answer['previous']}: `{undo}` goes back to it,"
+        yield f"  what was there is kept as {answer['previous']}: `{undo}` goes back to it,"
         yield f"  `{drop}` drops it"

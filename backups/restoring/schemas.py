@@ -1,0 +1,446 @@
+"""Generations that are schemas of one database: Letta's tables move between them, in one transaction.
+
+All of it is done by the owner of the tables. Whatever else is in the database stays as it is, and what
+hangs on the tables goes along to those that come (`backups.restoring.hanging`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backups.catalog import Backup, deployment_id
+from backups.contents import compare
+from backups.extensions import extensions_of
+from backups.layout import LETTA_OPS
+from backups.manifest import Address, DatabaseRecord, Rights
+from backups.opening import Key
+from backups.restoring.databases import ensure_equal, ensure_not_older
+from backups.restoring.generations import Moves, Present, count
+from backups.restoring.hanging import hang, others_on, read_hanging, take_off
+from backups.rights import apply_rights, missing_roles
+from backups.scope import Names, Own, find_own
+from backups.side_database import failed
+from backups.side_schema import SideSchemas, restore_schemas
+from backups.stores.store import Store
+from infra.audit.trail import merge
+from infra.database.administration import DatabaseAccess
+from infra.database.claim import take_claim
+from infra.database.facts import MARK, database_facts, find_pgvector
+from infra.errors import LettaOpsError
+from infra.process import Report
+from infra.stack.deployment import Deployment
+from infra.targets import host
+
+if TYPE_CHECKING:
+    import psycopg
+
+BUSY_SECONDS = 20.0  # how long somebody else may hold Letta's tables
+LOCK_SECONDS = 4
+RECORDS = "_records"  # at the end of a schema's name: our own tables of a backup
+NUMBER = """
+SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = 'alembic_version' AND c.relkind = 'r'
+"""
+NAME = """
+SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s
+"""
+COMMENT = """
+SELECT coalesce(obj_description(oid, 'pg_namespace'), ''), pg_has_role(nspowner, 'USAGE')
+FROM pg_namespace WHERE nspname = %s
+"""
+ALL = """
+SELECT 'pg_class', c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'S')
+UNION ALL SELECT 'pg_type', t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE n.nspname = %(schema)s AND t.typtype = 'e'
+"""
+# Indexes, row types and the sequences of columns go along with their tables.
+MOVED = """
+SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.relname FROM pg_class c
+WHERE c.oid = ANY(%(relations)s::oid[]) AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d
+  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')))
+UNION ALL SELECT 'TYPE', typname FROM pg_type WHERE oid = ANY(%(types)s::oid[])
+"""
+# What of the restored tables refers to live ones: nothing may.
+STRAY = """
+SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_depend d
+LEFT JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
+LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
+LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
+WHERE coalesce(a.adrelid, c.conrelid, i.indrelid, d.objid) = ANY(%(made)s::oid[])
+AND d.refobjid = ANY(%(live)s::oid[])
+"""
+RIGHTS = """
+SELECT has_database_privilege(current_database(), 'CREATE'), has_schema_privilege(%s, 'CREATE')
+"""
+NO_RIGHT = "docs/external-database.md has what the role needs; nothing was changed"
+
+
+@dataclass(frozen=True)
+class Schemas:
+    """See `backups.restoring.generations.Generations`. `owner` leads to `database` as the role whose
+    Letta's tables are."""
+
+    deployment: Deployment
+    owner: DatabaseAccess
+    database: str
+    live: str
+
+    noun = "schema"
+    must_be_alone = False
+
+    @classmethod
+    def of(cls, deployment: Deployment, owner: DatabaseAccess, live: str | None) -> Schemas:
+        assert deployment.database is not None  # noqa: S101  # `owner` leads to it
+        name = deployment.database.name
+        if live is None:
+            with owner.connect(name) as link:
+                (first,) = link.execute("SELECT current_schema()").fetchone() or (None,)
+                live = database_facts(link).schema or first or "public"
+        return cls(deployment, owner, name, live)
+
+    def obstacles(self, backup: Backup) -> Iterator[Callable[[], object]]:
+        record = backup.manifest.database
+        present = self.read(self.live, None)
+        yield partial(Names.of, record.revision, record)
+        if present is not None:
+            yield partial(Names.of, present.revision)
+        with self._link() as link:
+            yield partial(ensure_not_older, link, backup)
+            yield partial(_ensure_extensions, link, record)
+            yield partial(self._ensure_rights, link)
+            yield partial(self._ensure_free, link)
+
+    def missing_roles(self, record: DatabaseRecord) -> list[str]:
+        if record.rights is None or self.exists(self.live):
+            return []  # who may do what is taken over from the tables that are there
+        with self._link() as link:
+            return missing_roles(link, _rights_in(record, self.live))
+
+    def slots(self) -> list[str]:
+        return []
+
+    def exists(self, name: str) -> bool:
+        if name == self.live:
+            return self.number(name) != 0
+        return self._comment(name) is not None
+
+    def number(self, name: str) -> int:
+        return int(self._value(NUMBER, name) or 0)
+
+    def name_of(self, number: int) -> str | None:
+        found = self._value(NAME, number)
+        return None if found is None else str(found)
+
+    def is_ours(self, name: str) -> bool:
+        return (self._comment(name) or "").endswith(MARK)
+
+    def ensure_ours(self, name: str) -> None:
+        if self._comment(name) is None:
+            return
+        if not self.is_ours(name):
+            raise LettaOpsError(
+                "database-foreign",
+                f"there is a schema {name} that letta-ops did not make: it needs that name, and drops"
+                " no schema of others",
+                "give yours another name (ALTER SCHEMA ... RENAME TO ...), then run this again",
+            )
+        with self._link() as link:
+            if others := others_on(link, _all(link, name)):
+                raise LettaOpsError(
+                    "database-foreign",
+                    f"something that letta-ops did not make needs what is in the schema {name}:"
+                    f" {', '.join(others)}",
+                    "drop or change it, then run this again",
+                )
+
+    def adopt(self, name: str) -> None:
+        with self._link() as link:
+            _mark(link, name)
+
+    def drop(self, name: str) -> None:
+        from psycopg import sql
+
+        for each in (name, name + RECORDS):
+            self.ensure_ours(each)
+            with self._link() as link:
+                link.execute(
+                    sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(each))
+                )
+
+    def exchange(self, moves: Moves, *, rehearse: bool = False) -> list[str]:
+        import psycopg
+
+        deadline = time.monotonic() + BUSY_SECONDS
+        try:
+            while True:
+                try:
+                    with self._link() as link, link.transaction(force_rollback=rehearse):
+                        return self._exchange(link, moves)
+                except psycopg.errors.LockNotAvailable:
+                    if time.monotonic() > deadline:
+                        raise
+        except psycopg.Error as error:
+            raise LettaOpsError(
+                "switch-failed",
+                f"Letta's tables can't change places: {str(error).strip().splitlines()[0]}",
+                "if something else uses them, see who (pg_stat_activity), and end that; then run this"
+                " again",
+            ) from None
+
+    def _exchange(self, link: psycopg.Connection[Any], moves: Moves) -> list[str]:
+        from psycopg import sql
+
+        link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        going = find_own(link, self.live, Names.known())
+        going = replace(going, relations=_inside(link, going.relations, self.live))
+        hanging = read_hanging(link, self.live, going)
+        coming: set[str] = set()
+        for old, new in moves:
+            if new == self.live:
+                coming = {name for _, name in link.execute(MOVED, _all(link, old).parameters)}
+        take_off(link, hanging, coming)
+        for old, new in moves:
+            if old == self.live:
+                self._make_schema(link, new)
+                _move(link, going, old, new)
+            elif new == self.live:
+                _move(link, _all(link, old), old, new)
+                link.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(old)))
+            else:
+                rename = sql.SQL("ALTER SCHEMA {} RENAME TO {}")
+                link.execute(rename.format(sql.Identifier(old), sql.Identifier(new)))
+        if not coming or not going.relations:
+            return []
+        names = Names(coming, coming)
+        return list(hang(link, hanging, coming, find_own(link, self.live, names)))
+
+    def read(self, name: str, since: datetime | None) -> Present | None:
+        import psycopg
+        from psycopg import sql
+
+        if not self.number(name):
+            return None
+        with self._link() as link:
+            try:
+                table = sql.Identifier(name, "alembic_version")
+                row = link.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchone()
+                extension = find_pgvector(link)
+                home = extension and extension.schema
+                return count(link, name, home, row[0] if row else None, since)
+            except psycopg.Error as error:
+                raise LettaOpsError(
+                    "database-refused",
+                    f"schema {name} can't be read: {str(error).strip()}",
+                    "see `letta-ops check`",
+                ) from None
+
+    def differences(self, name: str, record: DatabaseRecord) -> list[str]:
+        renamed = {str(record.schema): name, LETTA_OPS: name + RECORDS}
+        with self._link() as link, self._link() as more:
+            own = _all(link, name) if name != self.live else self._live(link)
+            records = _all(link, name + RECORDS)
+            expected = _only(record, with_records=bool(records.relations))
+            only = [*_inside(link, own.relations, name), *records.relations]
+            return compare(link, expected, renamed, [more], only)
+
+    def make(
+        self,
+        name: str,
+        present: Present | None,
+        store: Store,
+        backup: Backup,
+        key: Key,
+        scratch: Path,
+        report: Report,
+        *,
+        trusted: bool,  # noqa: ARG002  # the owner alone makes all of it
+    ) -> None:
+        import psycopg
+
+        record = backup.manifest.database
+        try:
+            self.drop(name)
+            with self._link() as link, link.transaction():
+                self._make_schema(link, name)
+                self._make_schema(link, name + RECORDS)
+                extension = find_pgvector(link)
+            side = SideSchemas(name, name + RECORDS, extension and extension.schema)
+            restore_schemas(self.owner, self.database, side, store, backup, key, scratch, report)
+            report("database: comparing its content with the backup's")
+            ensure_equal(self.differences(name, record))
+            self._finish(name, record, report, alone=present is None)
+        except psycopg.Error as error:
+            raise failed(error) from None
+
+    def _finish(self, name: str, record: DatabaseRecord, report: Report, *, alone: bool) -> None:
+        """See that nothing of it refers to what is live, and give it and the database our records."""
+        from psycopg import sql
+
+        with self._link() as link:
+            made, live = _all(link, name), self._live(link)
+            asked = {"made": made.relations, "live": [*live.relations, *live.types]}
+            stray = [what for (what,) in link.execute(STRAY, asked)]
+            ensure_equal([f"{what} refers to a table that is live" for what in stray])
+            with (
+                host(self.deployment).administrator() as access,
+                access.examine(self.database) as ours,
+            ):
+                merge(link, name + RECORDS, ours)
+                take_claim(ours, deployment_id(self.deployment))
+            link.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name + RECORDS)))
+            if alone and record.rights is not None:
+                rights = _rights_in(record, name)
+                for line in apply_rights(link, rights, self._role, trusted=False):
+                    report(f"database: leaving out {line}")
+
+    def carry_records(self, source: str, target: str) -> None:
+        """They stay where they are."""
+
+    def freshen(self, name: str) -> None:
+        from psycopg import sql
+
+        with self._link() as link:
+            for kind, table in link.execute(MOVED, self._live(link).parameters).fetchall():
+                if kind == "TABLE":
+                    link.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(name, table)))
+
+    @property
+    def _role(self) -> str:
+        return str(self.owner.settings["user"])
+
+    @contextmanager
+    def _link(self) -> Iterator[psycopg.Connection[Any]]:
+        with self.owner.examine(self.database) as link:
+            yield link
+
+    def _live(self, link: psycopg.Connection[Any]) -> Own:
+        found = find_own(link, self.live, Names.known())
+        return replace(found, relations=_inside(link, found.relations, self.live))
+
+    def _make_schema(self, link: psycopg.Connection[Any], name: str) -> None:
+        from psycopg import sql
+
+        link.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+        _mark(link, name)
+
+    def _ensure_rights(self, link: psycopg.Connection[Any]) -> None:
+        create, use = link.execute(RIGHTS, [self.live]).fetchone() or (False, False)
+        if not create:
+            raise LettaOpsError(
+                "database-privileges",
+                f"the role {self._role} may not make a schema beside the live one",
+                f"let it: GRANT CREATE ON DATABASE ... TO {self._role}; {NO_RIGHT}",
+            )
+        if not use:
+            raise LettaOpsError(
+                "database-privileges",
+                f"the role {self._role} may not make tables in the schema {self.live}",
+                f"let it: GRANT CREATE ON SCHEMA ... TO {self._role}; {NO_RIGHT}",
+            )
+
+    def _ensure_free(self, link: psycopg.Connection[Any]) -> None:
+        """Raise LettaOpsError (`database-dependants`) for what hangs on the live tables and can't be
+        hung on others."""
+        refusals = read_hanging(link, self.live, self._live(link)).refusals
+        if refusals:
+            listing = "".join(f"\n  - {each}" for each in refusals)
+            raise LettaOpsError(
+                "database-dependants",
+                f"what hangs on Letta's tables can't all go along to restored ones:{listing}",
+                "drop these for the time of the restore, and make them again after it; or let their"
+                " owner make the role a member of his own (GRANT ... TO ...)",
+            )
+
+    def _comment(self, name: str) -> str | None:
+        found = self._value(COMMENT, name)
+        return None if found is None else str(found)
+
+    def _value(self, query: str, value: object) -> Any:
+        with self._link() as link:
+            row = link.execute(query, [value]).fetchone()
+        return None if row is None else row[0]
+
+
+def _mark(link: psycopg.Connection[Any], name: str) -> None:
+    from psycopg import sql
+
+    link.execute(
+        sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(name), sql.Literal(MARK))
+    )
+
+
+def _all(link: psycopg.Connection[Any], schema: str) -> Own:
+    """All that is in a schema which a restore has made."""
+    rows = link.execute(ALL, {"schema": schema}).fetchall()
+    return Own(
+        [oid for catalog, oid in rows if catalog == "pg_class"],
+        [oid for catalog, oid in rows if catalog == "pg_type"],
+    )
+
+
+def _inside(link: psycopg.Connection[Any], relations: list[int], schema: str) -> list[int]:
+    """Of `relations` those in a schema: without our own records."""
+    query = """
+        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = ANY(%s::oid[]) AND n.nspname = %s
+    """
+    return [oid for (oid,) in link.execute(query, [relations, schema])]
+
+
+def _move(link: psycopg.Connection[Any], own: Own, source: str, target: str) -> None:
+    from psycopg import sql
+
+    for kind, name in link.execute(MOVED, own.parameters).fetchall():
+        move = sql.SQL("ALTER {} {} SET SCHEMA {}")
+        link.execute(
+            move.format(sql.SQL(kind), sql.Identifier(source, name), sql.Identifier(target))
+        )
+
+
+def _only(record: DatabaseRecord, *, with_records: bool) -> DatabaseRecord:
+    """Of a backup's database what is Letta's, and ours with it."""
+    names = Names.of(record.revision, record)
+    kept = {f"{record.schema}.{name}" for name in names.relations}
+    prefix = f"{LETTA_OPS}." if with_records else "\n"
+    tables = {n: t for n, t in record.tables.items() if n in kept or n.startswith(prefix)}
+    sequences = {name: value for name, value in record.sequences.items() if name in kept}
+    return replace(record, tables=tables, sequences=sequences)
+
+
+def _rights_in(record: DatabaseRecord, schema: str) -> Rights:
+    """The rights on what is Letta's, as of tables in `schema`."""
+    assert record.rights is not None  # noqa: S101  # the caller has seen them
+    names = Names.of(record.revision, record)
+    own = {*names.relations, *names.types}
+
+    def moved(address: Address) -> Address | None:
+        home, *rest = address.names or ("",)
+        if home != record.schema or not rest or rest[0] not in own:
+            return None
+        return replace(address, names=(schema, *rest))
+
+    return Rights(
+        record.rights.owner,
+        grants=tuple(
+            (here, acl) for each, acl in record.rights.grants if (here := moved(each)) is not None
+        ),
+    )
+
+
+def _ensure_extensions(link: psycopg.Connection[Any], record: DatabaseRecord) -> None:
+    wanted = extensions_of(record) if record.scope == "letta" else {"vector"}
+    there = {name for (name,) in link.execute("SELECT extname FROM pg_extension")}
+    if missing := sorted(set(wanted) - there):
+        raise LettaOpsError(
+            "extension-missing",
+            f"Letta's tables need extensions that are not in this database: {', '.join(missing)}",
+            "make them: CREATE EXTENSION ... (on a hosted service, in its dashboard)",
+        )
