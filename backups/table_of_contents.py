@@ -24,9 +24,11 @@ OF_A_TABLE = (
     "TYPE", "TABLE", "SEQUENCE", "SEQUENCE OWNED BY", "DEFAULT", "TABLE DATA", "SEQUENCE SET",
     "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT",
 )  # fmt: skip
+# What the entry of a comment names in another order than its own: `NAME ON TABLE`.
+ON_A_TABLE = ("POLICY", "TRIGGER", "RULE", "CONSTRAINT")
 # Kind, schema and the rest of an entry that may be left out.
 KIND = re.compile(
-    r"((?:FOREIGN DATA|OPERATOR|ACCESS|TEXT SEARCH|PROCEDURAL|SHELL|PUBLICATION TABLES IN) \S+|\S+)"
+    r"((?:FK|CHECK|FOREIGN DATA|OPERATOR|ACCESS|TEXT SEARCH|PROCEDURAL|SHELL|PUBLICATION TABLES IN) \S+|\S+)"
     r" (\S+) (.*)",
     re.DOTALL,
 )
@@ -115,8 +117,8 @@ def chosen_entries(
 def own_entries(listing: Iterable[str], homes: Collection[tuple[str, str]]) -> tuple[Entry, ...]:
     """Return what of a dump belongs to the tables, sequences and types in `homes`, by schema and name.
 
-    Of what the list shows without its table (indexes, statistics) all are returned. Nothing that an
-    application may hang on a table is: policies, triggers, rules.
+    Of what the list shows without its table (indexes) all are returned. Nothing that an application may
+    hang on a table is: policies, triggers, rules, statistics.
     """
     begins = tuple(
         text
@@ -127,7 +129,7 @@ def own_entries(listing: Iterable[str], homes: Collection[tuple[str, str]]) -> t
             f"COMMENT {schema} COLUMN {name}.",
         )
     )
-    begins += tuple(f"{kind} {schema} " for schema, _ in homes for kind in ("INDEX", "STATISTICS"))
+    begins += tuple(f"INDEX {schema} " for schema, _ in homes)
     found = []
     for line in listing:
         if not line.startswith(";"):
@@ -140,13 +142,22 @@ def own_entries(listing: Iterable[str], homes: Collection[tuple[str, str]]) -> t
 def _commented(text: str) -> str:
     """What `_comment_of` returns for the comment of this entry."""
     kind, schema, name = KIND.match(text).groups()  # type: ignore[union-attr]  # all are such
-    return f"{schema} {kind}" if kind == "POLICY" else f"{schema} {kind} {name}"
+    kind = kind.rpartition(" ")[2] if kind.endswith(" CONSTRAINT") else kind
+    return _key(schema, kind, name.split() if kind in ON_A_TABLE else [name])
 
 
 def _comment_of(text: str) -> str | None:
-    """Of a comment, on what it is; of a policy's only where: its words are in another order."""
+    """Of a comment, on what it is."""
     kind, _, rest = text.partition(" ")
     if kind != "COMMENT":
         return None
-    schema, of, _ = rest.split(" ", 2)
-    return f"{schema} {of}" if of == "POLICY" else rest
+    schema, of, name = rest.split(" ", 2)
+    if of not in ON_A_TABLE:
+        return _key(schema, of, [name])
+    words = name.split()  # NAME ON TABLE OWNER
+    words.remove("ON")
+    return _key(schema, of, words)
+
+
+def _key(schema: str, kind: str, words: list[str]) -> str:
+    return f"{schema} {kind} {' '.join(sorted(words))}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import ipaddress
+import itertools
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,14 +96,20 @@ class External:
 
 
 @contextmanager
-def external(image: str, base: str, users: tuple[str, ...]) -> Iterator[External]:
-    """Yield a cluster of `image` and a pgbouncer before it; both are removed in the end."""
+def external(
+    image: str, base: str, users: tuple[str, ...], *, named: bool = False
+) -> Iterator[External]:
+    """Yield a cluster of `image` and a pgbouncer before it; both are removed in the end. `named`: its
+    certificate is for the address that it is reached by."""
     mark = f"external-{secrets.token_hex(4)}"
-    certificate, key, authority = certificates()
     with engine() as client:
         _build_pooler(client, base)
         name = f"{mark}-net"
         network = client.networks.create(name, driver="bridge")
+        network.reload()
+        subnet = ipaddress.IPv4Network(network.attrs["IPAM"]["Config"][0]["Subnet"])
+        addresses = list(itertools.islice(subnet.hosts(), 8)) if named else []
+        certificate, key, authority = certificates(addresses)
         made: list[Any] = []
         try:
             settings = {"CERTIFICATE": certificate, "KEY": key}
@@ -154,8 +162,9 @@ def _wait(found: External) -> None:
         time.sleep(0.5)
 
 
-def certificates() -> tuple[str, str, str]:
-    """A server's certificate for a name that it isn't reached by, its key, and who signed it."""
+def certificates(addresses: Iterable[ipaddress.IPv4Address] = ()) -> tuple[str, str, str]:
+    """A server's certificate for these addresses and a name that it isn't reached by, its key, and who
+    signed it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -176,7 +185,12 @@ def certificates() -> tuple[str, str, str]:
             .not_valid_before(now - dt.timedelta(hours=1))
             .not_valid_after(now + dt.timedelta(days=2))
             .add_extension(x509.BasicConstraints(authority, None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName(
+                    [x509.DNSName(name), *(x509.IPAddress(each) for each in addresses)]
+                ),
+                critical=False,
+            )
             .sign(keys["authority"], hashes.SHA256())
         )
         return made.public_bytes(serialization.Encoding.PEM).decode()

@@ -33,6 +33,8 @@ from tests.live.machine import Answer, Stack
 # A mark for tests of what is stored, which is the same on every target: one run of them is enough.
 OF_THE_STORE = pytest.mark.target("local", reason="what is stored knows no target")
 REPOSITORY = "repository/org-1/agent-1/repo.git"
+# Our records, and what restores make and set aside.
+ASIDE = ("letta_ops.", "letta_restoring", "letta_previous", "letta_older", "letta_undone")
 # What a server that starts, and a smoke test, write into a database that was just restored.
 OF_A_START = ("providers", "tools", "provider_traces")
 # And what `up` writes into a database of another deployment: where models and sandboxes are here.
@@ -99,10 +101,15 @@ class Kept:
             return found.fetchall() if found.description else []
 
     def tables(self, name: str = "letta") -> dict[str, Table]:
-        """The content of every table but our own records."""
+        """The content of every table but our own records, and what restores have set aside."""
         with self.access() as access, access.connect(name) as link:
             found = read_tables(link)
-        return {key: table for key, table in found.items() if not key.startswith("letta_ops.")}
+        return {key: table for key, table in found.items() if not key.startswith(ASIDE)}
+
+    def schemas(self) -> set[str]:
+        """Those that are ours, or that restores have made."""
+        found = self.sql("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'letta\\_%'")
+        return {name for (name,) in found} - {"letta_ops", "letta_ops_reader"}
 
     def databases(self) -> set[str]:
         found = self.sql("SELECT datname FROM pg_database WHERE NOT datistemplate", name="postgres")
@@ -115,7 +122,7 @@ def assert_same(
     """The tables hold what is expected; those in `but` at least as many rows."""
     found = here.tables()
     wanted = {name.replace("public.", f"{schema}.", 1): each for name, each in expected.items()}
-    wanted = {name: each for name, each in wanted.items() if not name.startswith("letta_ops.")}
+    wanted = {name: each for name, each in wanted.items() if not name.startswith(ASIDE)}
     assert found.keys() == wanted.keys()
     for name, table in wanted.items():
         if name.rpartition(".")[2] in but:

@@ -13,6 +13,7 @@ import pytest
 from backups.catalog import write_object
 from backups.manifest import MANIFEST
 from infra.targets import host
+from tests.live.census import taken
 from tests.live.kept import OF_A_START, Kept, assert_same, kept
 from tests.live.machine import Stack
 
@@ -107,54 +108,7 @@ CREATE FUNCTION app_label(title text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
 CREATE TABLE app_books (title text, label text GENERATED ALWAYS AS (app_label(title)) STORED);
 INSERT INTO app_books (title) VALUES ('atlas');
 """
-# Of everything that is not Postgres' own: whose it is, who may do what, and how it is defined.
-CENSUS = (
-    "SELECT 'database owner', pg_get_userbyid(datdba) FROM pg_database WHERE datname = %(name)s",
-    (
-        "SELECT nspname, pg_get_userbyid(nspowner), nspacl::text, obj_description(oid, 'pg_namespace')"
-        " FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema','letta_ops')"
-    ),
-    (
-        "SELECT n.nspname, relname, relkind, pg_get_userbyid(relowner), relacl::text, relrowsecurity,"
-        " relforcerowsecurity FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
-        " WHERE {own} AND relkind <> 'i'"
-    ),
-    (
-        "SELECT c.oid::regclass::text, attname, attacl::text FROM pg_attribute a JOIN pg_class c"
-        " ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace WHERE {own}"
-        " AND attacl IS NOT NULL"
-    ),
-    (
-        "SELECT p.oid::regprocedure::text, pg_get_userbyid(proowner), proacl::text, prosrc, prosecdef,"
-        " obj_description(p.oid, 'pg_proc') FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace"
-        " WHERE {own} AND p.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid"
-        " AND d.deptype = 'e')"
-    ),
-    (
-        "SELECT polname, polrelid::regclass::text, polroles::regrole[]::text,"
-        " pg_get_expr(polqual, polrelid), obj_description(oid, 'pg_policy') FROM pg_policy"
-    ),
-    (
-        "SELECT defaclrole::regrole::text, defaclnamespace::regnamespace::text, defaclobjtype,"
-        " defaclacl::text FROM pg_default_acl"
-    ),
-    (
-        "SELECT evtname, evtevent, evttags::text, evtfoid::regprocedure::text, evtenabled,"
-        " pg_get_userbyid(evtowner), obj_description(oid, 'pg_event_trigger') FROM pg_event_trigger"
-    ),
-    (
-        "SELECT pubname, puballtables, pubinsert, pubupdate, (SELECT array_agg(prrelid::regclass::text)"
-        " FROM pg_publication_rel WHERE prpubid = p.oid) FROM pg_publication p"
-    ),
-    (
-        "SELECT conname, conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
-        " WHERE connamespace = 'public'::regnamespace"
-    ),
-    (
-        "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index i JOIN pg_class c"
-        " ON c.oid = indexrelid JOIN pg_namespace n ON n.oid = relnamespace WHERE {own}"
-    ),
-    "SELECT extname, extversion, extnamespace::regnamespace::text FROM pg_extension",
+ROWS = (
     "SELECT * FROM auth.users",
     "SELECT app_odd::text FROM app_odd",
     "SELECT * FROM app_sums",
@@ -162,7 +116,6 @@ CENSUS = (
     "SELECT * FROM app_moods",
 )
 APP_PLUS = "app_plus(integer,"
-OWN = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'letta_ops')"
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +133,7 @@ def place(own_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 def census(here: Kept, name: str = "letta") -> list[Any]:
     with here.access() as access, access.connect(name) as link:
-        return [
-            sorted(map(repr, link.execute(query.replace("{own}", OWN), {"name": name}).fetchall()))
-            for query in CENSUS
-        ]
+        return taken(link, *ROWS)
 
 
 def test_what_others_have_in_the_database_is_proven_and_comes_back_whole(place: Kept) -> None:
