@@ -239,7 +239,7 @@ def assert_whole(place: Kept, backup: Backup) -> None:
 def assert_nothing_left(place: Kept, before: set[str], commands: Sequence[Command]) -> None:
     """After the next run: no process, database, folder or container of those that were killed."""
     wait_until("all processes have ended", lambda: not _processes(place, commands), 60)
-    assert not (strays := place.databases() - OF_A_RESTORE), strays
+    assert not (strays := (place.databases() | place.schemas()) - OF_A_RESTORE), strays
     assert not (new := in_folder(place.stack) - before - LOGS_AND_LOCKS), new
 
 

@@ -75,12 +75,15 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module")
-def place(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+@pytest.fixture(scope="module", params=["database", pytest.param("letta", marks=pytest.mark.long)])
+def place(
+    request: pytest.FixtureRequest, disk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kept]:
     """A stack with an agent in a backup, and one that is newer than it: a restore would lose it."""
     machine = Machine(disk)
     try:
         made = kept(machine.stack("faults"), tmp_path_factory.mktemp("faults"))
+        made.environment["LETTA_OPS_BACKUP_SCOPE"] = request.param
         made.stack.up("--no-smoke")
         make_agent(made.deployment, "backed-up")
         made.sql(BALLAST)
@@ -226,11 +229,16 @@ def test_an_undo_that_is_killed_is_finished_or_never_was(
         command = start(place, *words, log=tmp_path / "log")
         assert command.wait_for("going back: the server is stopped"), command.said
         if has_begun:
-            wait_until("it has begun", lambda: "letta_undone" in place.databases(), 60)
+            wait_until("it has begun", lambda: "letta_undone" in set_aside(place), 60)
         command.kill(alone=False)
         wait_until("the guard has ended it", lambda: not journal.exists(), GUARD_SECONDS)
         assert_unharmed(place, before if has_begun else restored_one, ids(place))
     assert "undone already" in refused(place, ["backup", *words], "nothing-to-undo")["message"]
+
+
+def set_aside(place: Kept) -> set[str]:
+    """Databases, or schemas, that restores have made."""
+    return place.databases() | place.schemas()
 
 
 def drills(place: Kept) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +163,26 @@ def test_backups_restore_with_what_the_documents_say_that_the_role_needs(
     with api(direct.deployment) as client:
         newer = client.agents.list(name="backed-up").items[0]
         client.agents.delete(newer.id)
+    # What is Letta's alone needs no more; the whole database does.
+    words = ("backup", "restore", made.id, "--yes")
+    assert place.json(*words)["previous"] == "letta_previous"
+    assert [each["name"] for each in direct.json("agent", "list")] == ["backed-up"]
+    place.json("backup", "restore", "--undo", "--yes")
+    place.json("backup", "restore", "--drop-previous", "--yes")
+    place = replace(place, environment={**place.environment, "LETTA_OPS_BACKUP_SCOPE": "database"})
+    made = place.create()
+    assert made.manifest.database.scope == "database"
+    make_agent(direct.deployment, "newer")
     words = ("backup", "restore", made.id, "--yes")
     assert place.refused(*words) == "database-privileges"
-    assert direct.json("agent", "list") == []
+    assert len(direct.json("agent", "list")) == 1
     postgres.sql("direct", "ALTER ROLE direct CREATEDB; ALTER DATABASE direct OWNER TO direct")
     assert place.refused(*words) == "database-privileges"
     postgres.sql("template1", VECTOR)
     for _ in range(2):  # the second one replaces what the first one kept
         answer = place.json(*words)
         assert answer["previous"] == "direct_previous"
-        assert [each["name"] for each in direct.json("agent", "list")] == ["backed-up"]
+        assert direct.json("agent", "list") == []
     findings = {
         each["name"]: each["state"] for each in direct.run("--json", "check").json["findings"]
     }
