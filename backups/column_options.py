@@ -22,10 +22,13 @@ STATEMENT = re.compile(
 )
 
 
-def unknown_options(link: psycopg.Connection[Any], script: bytes) -> dict[str, int]:
+def unknown_options(
+    link: psycopg.Connection[Any], script: bytes, schema: str = "pg_temp"
+) -> dict[str, int]:
     """Return the options that the server at the other end refuses, and how often each is set.
 
-    `script` is what pg_restore makes of a dump's definitions. Raises psycopg.Error.
+    `script` is what pg_restore makes of a dump's definitions. A table is made in `schema` to try them,
+    and rolled back: not every role may make temporary ones. Raises psycopg.Error.
     """
     counts: dict[str, int] = {}
     examples: dict[str, str] = {}
@@ -33,7 +36,11 @@ def unknown_options(link: psycopg.Connection[Any], script: bytes) -> dict[str, i
         for name, value in _parsed(options):
             counts[name] = counts.get(name, 0) + 1
             examples[name] = value
-    return {name: counts[name] for name, value in examples.items() if not _knows(link, name, value)}
+    return {
+        name: counts[name]
+        for name, value in examples.items()
+        if not _knows(link, schema, name, value)
+    }
 
 
 def without_options(script: bytes, names: Collection[str]) -> bytes:
@@ -55,14 +62,15 @@ def _parsed(options: bytes) -> list[tuple[str, str]]:
     return [(name.decode().strip(), value.decode().strip()) for name, _, value in pairs]
 
 
-def _knows(link: psycopg.Connection[Any], name: str, value: str) -> bool:
+def _knows(link: psycopg.Connection[Any], schema: str, name: str, value: str) -> bool:
     from psycopg import errors, sql
 
-    query = sql.SQL("ALTER TABLE letta_ops_probe ALTER COLUMN tried SET ({} = {})")
+    table = sql.Identifier(schema, "letta_ops_probe")
+    query = sql.SQL("ALTER TABLE {} ALTER COLUMN tried SET ({} = {})")
     try:
         with link.transaction(force_rollback=True):
-            link.execute("CREATE TEMPORARY TABLE letta_ops_probe (tried integer)")
-            link.execute(query.format(sql.Identifier(name), sql.Literal(value)))
+            link.execute(sql.SQL("CREATE TABLE {} (tried integer)").format(table))
+            link.execute(query.format(table, sql.Identifier(name), sql.Literal(value)))
     except errors.InvalidParameterValue:
         return False
     return True

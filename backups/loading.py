@@ -172,9 +172,11 @@ class Dump:
                 return
         self._restore("--section=pre-data", only=group, into=self.owner)
 
-    def known_options(self, link: psycopg.Connection[Any], script: bytes) -> bytes:
+    def known_options(
+        self, link: psycopg.Connection[Any], script: bytes, schema: str = "pg_temp"
+    ) -> bytes:
         """The script without options of columns that the server here doesn't know: these are told."""
-        unknown = unknown_options(link, script)
+        unknown = unknown_options(link, script, schema)
         if not unknown:
             return script
         shown = ", ".join(f"{each} ({count}x)" for each, count in unknown.items())

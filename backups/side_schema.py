@@ -104,7 +104,13 @@ class _MovedDump(Dump):
         with self._session() as link:
             for statement in type_statements(self.record.types, self.side.tables):
                 link.execute(statement)
-            self._run(link, map(self._moved, self._statements(self.known_options(link, script))))
+            self._run(
+                link,
+                map(
+                    self._moved,
+                    self._statements(self.known_options(link, script, self.side.tables)),
+                ),
+            )
 
     def load(self, chunks: Iterator[bytes]) -> None:
         with (

@@ -28,7 +28,8 @@ OF_A_TABLE = (
 ON_A_TABLE = ("POLICY", "TRIGGER", "RULE", "CONSTRAINT")
 # Kind, schema and the rest of an entry that may be left out.
 KIND = re.compile(
-    r"((?:FK|CHECK|FOREIGN DATA|OPERATOR|ACCESS|TEXT SEARCH|PROCEDURAL|SHELL|PUBLICATION TABLES IN) \S+|\S+)"
+    r"((?:FK|CHECK|FOREIGN DATA|OPERATOR|ACCESS|TEXT SEARCH|PROCEDURAL|SHELL|PUBLICATION TABLES IN) \S+"
+    r"|\S+)"
     r" (\S+) (.*)",
     re.DOTALL,
 )

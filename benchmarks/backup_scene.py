@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backups.crypto import new_identity
+from backups.manifest import WHOLE
 from backups.programs import Version, find_dump, find_restore
 from benchmarks.cost import Argv, Cost, OnLine, pipe
 from benchmarks.seed import seed
@@ -35,6 +36,7 @@ class Scene:
     dump: Path
     restore: Path
     postgres: int  # its pid
+    scope: str = WHOLE
 
     @property
     def plain_dump(self) -> list[str | Path]:
@@ -47,7 +49,11 @@ class Scene:
 
     def ours(self, *words: str, on_line: OnLine = lambda _: None) -> Cost:
         """Run `letta-ops WORDS...`."""
-        environment = {**self.stack.machine.environment, **self.store.environment()}
+        environment = {
+            **self.stack.machine.environment,
+            **self.store.environment(),
+            "LETTA_OPS_BACKUP_SCOPE": self.scope,
+        }
         argv: Argv = [LETTA_OPS, "--stack", self.stack.name, *words]
         return pipe(argv, server=self.postgres, environment=environment, on_line=on_line)
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
+from backups.manifest import LETTA, WHOLE
 from benchmarks.backup_rivals import restic
 from benchmarks.backup_scene import SCALE, Scene, scene
 from benchmarks.cost import Cost, in_words, middle
@@ -35,8 +36,9 @@ BEGINNINGS = {  # of what a restore reports, and the part of the work that begin
 def measure(machine: Machine) -> Iterator[Figure]:
     with scene(machine, "filled", SCALE) as here:
         yield Figure("database", _size(here) / MEGABYTE, "MB", None, f"scale {SCALE:g}")
-        yield from _create(here)
-        yield from _restore(here)
+        for scope in (WHOLE, LETTA):
+            yield from _create(replace(here, scope=scope))
+            yield from _restore(replace(here, scope=scope))
         yield from restic(here)
 
 
@@ -61,9 +63,9 @@ def _create(here: Scene) -> Iterator[Figure]:
     ours, theirs = [], []
     for number in range(RUNS):
         ours.append(here.ours("backup", "create"))
-        theirs.append(here.upload(f"plain/{number}"))
+        theirs.append(here.upload(f"plain/{here.scope}-{number}"))
     yield Figure(
-        "backup create, encrypted, to S3, against pg_dump | zstd | a plain client",
+        f"backup create, scope {here.scope}, encrypted, to S3, against pg_dump | zstd | a plain client",
         middle(ours).seconds / middle(theirs).seconds,
         "x",
         1.15,
@@ -94,7 +96,7 @@ def _restore(here: Scene) -> Iterator[Figure]:
         f"{name} {median(each.parts[name] for each in ours):.1f} s" for name in ours[0].parts
     )
     yield Figure(
-        "backup restore from S3 until it switches, against pg_restore -j2 of a local file",
+        f"backup restore, scope {here.scope}, from S3 until it switches, against pg_restore -j2 of a local file",
         median(until) / middle(theirs).seconds,
         "x",
         1.2,
@@ -102,7 +104,9 @@ def _restore(here: Scene) -> Iterator[Figure]:
         f" {in_words(theirs)}",
     )
     whole = [each.cost for each in ours]
-    yield Figure("backup restore, all of it", middle(whole).seconds, "s", None, parts)
+    yield Figure(
+        f"backup restore, scope {here.scope}, all of it", middle(whole).seconds, "s", None, parts
+    )
     yield _peak("restore", whole)
 
 

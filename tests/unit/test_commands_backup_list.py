@@ -20,7 +20,7 @@ HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 NOW = dt.datetime.now(dt.UTC)
 FIELDS = {
     "id", "deployment", "stack", "created_at", "age_seconds", "size", "release", "revision",
-    "agents", "messages", "label", "encrypted", "kept", "drill",
+    "agents", "messages", "label", "scope", "encrypted", "kept", "drill",
 }  # fmt: skip
 Captured = pytest.CaptureFixture[str]
 
@@ -93,6 +93,7 @@ def test_backups_are_listed_newest_first_with_what_matters(
         "agents": 3,
         "messages": 41,
         "label": "before the migration",
+        "scope": "database",
         "encrypted": True,
         "kept": None,
         "drill": None,

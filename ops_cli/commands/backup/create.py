@@ -76,6 +76,7 @@ def create_backup(
         "signer": made.signature and made.signature.signer,
         "key_escrowed": made.key_escrowed,
         "label": made.label,
+        "scope": made.database.scope,
         "warnings": warnings,
     }
     present(invocation, answer, lambda shown: _render_created(invocation, shown))

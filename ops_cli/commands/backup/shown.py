@@ -9,7 +9,10 @@ from typing import Any
 
 from backups.catalog import Backup, Catalog, Damaged, Drill
 from backups.humanize import size_in_words, time_in_words
+from backups.manifest import LETTA, WHOLE
 from ops_cli.output import Part, Table, facts
+
+SCOPES = {WHOLE: "all of the database", LETTA: "what is Letta's in the database"}
 
 
 def listed(catalog: Catalog, now: dt.datetime) -> list[dict[str, Any]]:
@@ -34,6 +37,7 @@ def summary(backup: Backup, now: dt.datetime) -> dict[str, Any]:
         "agents": manifest.database.rows("agents"),
         "messages": manifest.database.rows("messages"),
         "label": manifest.label,
+        "scope": manifest.database.scope,
         "encrypted": manifest.encrypted,
         "kept": backup.kept,
         "drill": backup.last_drill and _drill(backup.last_drill),
@@ -78,6 +82,7 @@ def render_details(answer: dict[str, Any], now: dt.datetime) -> Iterator[Part]:
             ("label", answer["label"]),
             ("release", answer["release"]),
             ("database", f"{database['name']}, PostgreSQL {database['postgres']}"),
+            ("scope", SCOPES[answer["scope"]]),
             ("revision", answer["revision"]),
             ("agents", answer["agents"]),
             ("messages", answer["messages"]),
@@ -145,7 +150,7 @@ def _damaged(each: Damaged) -> dict[str, Any]:
     nothing = dict.fromkeys(
         (
             "stack", "created_at", "age_seconds", "size", "release", "revision", "agents",
-            "messages", "label", "encrypted", "kept", "drill",
+            "messages", "label", "scope", "encrypted", "kept", "drill",
         )
     )  # fmt: skip
     return {
