@@ -52,8 +52,8 @@ ROOM = 1.5  # times what went into the backup
 # What of pg_restore's script is for psql alone.
 PSQL_COMMAND = re.compile(rb"^\\(?:un)?restrict .*\n", re.MULTILINE)
 HINT = (
-    "look at Postgres' log (`letta-ops logs postgres`), the free disk space, and whether the backup is"
-    " whole (`letta-ops backup verify`); then run this again"
+    "look at Postgres' log (of a stack's own: `letta-ops logs postgres`), the free disk space, and"
+    " whether the backup is whole (`letta-ops backup verify`); then run this again"
 )
 TELLING: dict[str, Any] = {
     "code": "restore-failed",

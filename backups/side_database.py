@@ -52,6 +52,7 @@ SELECT 1 FROM (
   WHERE d.classid = o.classid AND d.objid = o.objid AND d.deptype IN ('e', 'i'))
 LIMIT 1
 """
+RIGHT_LACKS = "42501"  # SQLSTATE
 WITH_EXTENSION = "template1"  # where an administrator may have made it
 
 
@@ -233,6 +234,12 @@ def failed(error: Exception) -> LettaOpsError:
             "database-privileges",
             "the role of this deployment may not make the extension vector in a new database",
             "let an administrator make it in template1 (docs/external-database.md)",
+        )
+    if getattr(error, "sqlstate", None) == RIGHT_LACKS:
+        return LettaOpsError(
+            "database-privileges",
+            f"the role of this deployment may not do what a restore needs: {reason}",
+            "docs/external-database.md has what it needs; nothing was replaced",
         )
     return LettaOpsError("restore-failed", f"restoring the database failed: {reason}", HINT)
 

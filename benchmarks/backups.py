@@ -96,7 +96,8 @@ def _restore(here: Scene) -> Iterator[Figure]:
         f"{name} {median(each.parts[name] for each in ours):.1f} s" for name in ours[0].parts
     )
     yield Figure(
-        f"backup restore, scope {here.scope}, from S3 until it switches, against pg_restore -j2 of a local file",
+        f"backup restore, scope {here.scope}, from S3 until it switches, against pg_restore -j2 of"
+        " a local file",
         median(until) / middle(theirs).seconds,
         "x",
         1.2,

@@ -14,10 +14,10 @@ from backups.loading import room_for
 from backups.lock import Lock
 from backups.manifest import MEMORY
 from backups.opening import Key, opened_part, stored_chunks
-from backups.restoring.generations import Generations
+from backups.restoring.generations import Generations, Present
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
-from backups.restoring.plan import Plan
+from backups.restoring.plan import Plan, look
 from backups.restoring.scratch import ensure_room, scratch_folder
 from backups.restoring.switch import go_back, moves_of
 from backups.scope import scope_of
@@ -57,13 +57,15 @@ class Record(Protocol):
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore has done. `previous` is the database that was replaced, and is kept.
+    """What a restore has done. `previous` is what was replaced, and is kept: it holds `replaced`, as of
+    the moment of the switch.
 
     `proven`: the server did its work with it; one that isn't ours is not running yet.
     """
 
     backup: str
     previous: str | None
+    replaced: Present | None
     proven: bool
     seconds: float
 
@@ -120,8 +122,12 @@ def restore(
         generations.drop(gone)
     _freshen(generations, report)
     previous = journal.previous if journal.had_database else None
+    (kept,) = (
+        look(generations, [previous], plan.backup.manifest.created_at) if previous else (None,)
+    )
     seconds = round(time.monotonic() - started, 1)
-    return Restored(plan.backup.id, previous, is_ours(deployment), seconds)
+    replaced = kept.held if kept else None
+    return Restored(plan.backup.id, previous, replaced, is_ours(deployment), seconds)
 
 
 def kept_generations(deployment: Deployment, generations: Generations) -> list[str]:

@@ -21,21 +21,23 @@ from backups.extensions import extensions_of
 from backups.layout import LETTA_OPS
 from backups.manifest import Address, DatabaseRecord, Rights
 from backups.opening import Key
+from backups.requalify import quoted
 from backups.restoring.databases import ensure_equal, ensure_not_older
 from backups.restoring.generations import Moves, Present, count
 from backups.restoring.hanging import hang, others_on, read_hanging, take_off
 from backups.rights import apply_rights, missing_roles
-from backups.scope import Names, Own, find_own
+from backups.scope import OURS, Names, Own, find_own
 from backups.side_database import failed
 from backups.side_schema import SideSchemas, restore_schemas
 from backups.stores.store import Store
 from infra.audit.trail import merge
 from infra.database.administration import DatabaseAccess
 from infra.database.claim import take_claim
-from infra.database.facts import MARK, database_facts, find_pgvector
+from infra.database.facts import MARK, database_facts, find_pgvector, is_plain_table
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
+from infra.stack.releases import release_at
 from infra.targets import host
 
 if TYPE_CHECKING:
@@ -67,6 +69,16 @@ SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.relname FROM 
 WHERE c.oid = ANY(%(relations)s::oid[]) AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d
   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')))
 UNION ALL SELECT 'TYPE', typname FROM pg_type WHERE oid = ANY(%(types)s::oid[])
+"""
+# What is in a schema besides what is Letta's and ours, and what belongs to that.
+STRANGERS = """
+SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d
+LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+LEFT JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid
+WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace(%(quoted)s)
+AND NOT (coalesce(c.relname, t.typname, '') = ANY(%(known)s))
+AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = d.classid AND p.objid = d.objid
+  AND p.deptype IN ('a', 'i')) ORDER BY 1
 """
 # What of the restored tables refers to live ones: nothing may.
 STRAY = """
@@ -153,10 +165,13 @@ class Schemas:
                 "give yours another name (ALTER SCHEMA ... RENAME TO ...), then run this again",
             )
         with self._link() as link:
-            if others := others_on(link, _all(link, name)):
+            known = Names.known()
+            asked = {"quoted": quoted(name), "known": [*known.relations, *known.types, *OURS]}
+            others = [what for (what,) in link.execute(STRANGERS, asked)]
+            if others := others or others_on(link, _all(link, name)):
                 raise LettaOpsError(
                     "database-foreign",
-                    f"something that letta-ops did not make needs what is in the schema {name}:"
+                    f"something that letta-ops did not make is in the schema {name}, or needs what is:"
                     f" {', '.join(others)}",
                     "drop or change it, then run this again",
                 )
@@ -185,6 +200,8 @@ class Schemas:
                     with self._link() as link, link.transaction(force_rollback=rehearse):
                         return self._exchange(link, moves)
                 except psycopg.errors.LockNotAvailable:
+                    if rehearse:  # the server that runs is in the way: it will be stopped
+                        return []
                     if time.monotonic() > deadline:
                         raise
         except psycopg.Error as error:
@@ -198,9 +215,8 @@ class Schemas:
     def _exchange(self, link: psycopg.Connection[Any], moves: Moves) -> list[str]:
         from psycopg import sql
 
-        link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
-        going = find_own(link, self.live, Names.known())
-        going = replace(going, relations=_inside(link, going.relations, self.live))
+        link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; SET LOCAL statement_timeout = 0")
+        going = self._live(link)
         hanging = read_hanging(link, self.live, going)
         coming: set[str] = set()
         for old, new in moves:
@@ -224,17 +240,14 @@ class Schemas:
 
     def read(self, name: str, since: datetime | None) -> Present | None:
         import psycopg
-        from psycopg import sql
 
         if not self.number(name):
             return None
         with self._link() as link:
             try:
-                table = sql.Identifier(name, "alembic_version")
-                row = link.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchone()
                 extension = find_pgvector(link)
                 home = extension and extension.schema
-                return count(link, name, home, row[0] if row else None, since)
+                return count(link, name, home, _revision(link, name), since)
             except psycopg.Error as error:
                 raise LettaOpsError(
                     "database-refused",
@@ -322,7 +335,11 @@ class Schemas:
             yield link
 
     def _live(self, link: psycopg.Connection[Any]) -> Own:
-        found = find_own(link, self.live, Names.known())
+        """Letta's tables that serve. Those of a release that we don't know are never all of them: a plan
+        refuses it, and only a way back comes here."""
+        revision = _revision(link, self.live)
+        names = Names.of(revision) if release_at(revision) else Names.known()
+        found = find_own(link, self.live, names)
         return replace(found, relations=_inside(link, found.relations, self.live))
 
     def _make_schema(self, link: psycopg.Connection[Any], name: str) -> None:
@@ -375,6 +392,16 @@ def _mark(link: psycopg.Connection[Any], name: str) -> None:
     link.execute(
         sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(name), sql.Literal(MARK))
     )
+
+
+def _revision(link: psycopg.Connection[Any], schema: str) -> str | None:
+    from psycopg import sql
+
+    if not is_plain_table(link, schema, "alembic_version"):
+        return None
+    table = sql.Identifier(schema, "alembic_version")
+    row = link.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _all(link: psycopg.Connection[Any], schema: str) -> Own:

@@ -16,6 +16,7 @@ from backups.manifest import LETTA, WHOLE, DatabaseRecord, Extension, Table
 from backups.programs import Program, Version
 from backups.rights import read_rights
 from backups.scope import Names, Own, find_own, leaning, needed_extensions, words_of
+from backups.side_database import RIGHT_LACKS
 from backups.sources.rows import TableName, read_rows, tables_with_vectors
 from backups.streams import chunks_of
 from infra.background import Background
@@ -112,7 +113,8 @@ class Snapshot:
 
 
 HINT = (
-    "look at Postgres' log (`letta-ops logs postgres`) and the free disk space, then run this again"
+    "look at Postgres' log (of a stack's own: `letta-ops logs postgres`) and the free disk space, then"
+    " run this again"
 )
 
 
@@ -214,6 +216,13 @@ class _Counting:
 
 def refused(error: Exception, name: str) -> LettaOpsError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if getattr(error, "sqlstate", None) == RIGHT_LACKS:
+        return LettaOpsError(
+            "database-refused",
+            f"the database {name} refuses: {reason}",
+            "let the role read it; or, where it isn't Letta's, leave it out: backup.scope letta"
+            " (docs/external-database.md)",
+        )
     if "lock timeout" in reason or "lock_timeout" in reason:
         return _locked(name)
     return LettaOpsError("database-refused", f"the database {name} refuses: {reason}", HINT)

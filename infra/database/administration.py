@@ -50,7 +50,7 @@ class DatabaseAccess:
             raise LettaOpsError(
                 "database-lost",
                 f"Postgres {self.place} went away in the middle: {str(error).strip().splitlines()[0]}",
-                "see why with `letta-ops logs postgres`, then run this again",
+                "see why in its log (of a stack's own: `letta-ops logs postgres`), then run this again",
             ) from None
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -143,13 +144,14 @@ def _restore(
             deployment, generations, store, plan, key, lock, confirm_server, report, record=event
         )
     dropped = _drop(invocation, deployment, store) if drop_previous else None
+    found_out = replace(plan, present=done.replaced or plan.present)
     answer = {
         "backup": done.backup,
         "seconds": done.seconds,
         "previous": None if drop_previous else done.previous,
         "dropped": dropped,
         "proven": done.proven,
-        **{name: value for name, value in plan.as_json().items() if name != "backup"},
+        **{name: value for name, value in found_out.as_json().items() if name != "backup"},
     }
     present(invocation, answer, lambda shown: _render_done(invocation, shown))
 
