@@ -28,10 +28,11 @@ from tests.live.kept import OF_A_START, Kept
 from tests.live.machine import LETTA_OPS, Answer, wait_until
 from tests.live.stack import Stack
 
-# A table that Letta doesn't know: so much that every step takes a moment, without work for a server.
+# In a table of Letta's that no server here uses: so much that every step takes a moment.
 BALLAST = """
-CREATE TABLE ballast AS SELECT n, (SELECT string_agg(md5(random()::text || n || m), '')
-  FROM generate_series(1, 256) AS m) AS text FROM generate_series(1, 4000) AS n
+INSERT INTO prompts (id, prompt) SELECT 'ballast-' || n,
+  (SELECT string_agg(md5(random()::text || n || m), '') FROM generate_series(1, 256) AS m)
+FROM generate_series(1, 4000) AS n
 """
 OF_A_RESTORE = {"letta", "letta_previous", "letta_undone"}
 LOGS_AND_LOCKS = {"restore-guard.log", "drills.lock", "drills.log"}

@@ -384,7 +384,7 @@ def test_while_a_backup_waits_for_a_table_nobody_else_changes_anything(
 @contextmanager
 def table_locked(place: Kept) -> Iterator[None]:
     with place.access() as access, access.connect("letta") as link, link.transaction():
-        link.execute("LOCK TABLE ballast")
+        link.execute("LOCK TABLE prompts")
         yield
 
 
