@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from backups.catalog import Backup
 from backups.column_options import unknown_options, without_options
@@ -84,7 +84,7 @@ def load(
     stored = sum(part.size for part in backup.manifest.parts if part.of_database)
     with (
         opened_part(store, backup, DATABASE, key) as source,
-        tempfile.NamedTemporaryFile(dir=scratch, prefix="restoring-") as beginning,
+        scratch_file(scratch) as beginning,
     ):
         with _on(scratch):
             read_beginning(source, beginning)
@@ -188,7 +188,7 @@ class Dump:
 
     def script(self, section: str, only: tuple[Entry, ...]) -> bytes:
         """What pg_restore would run of these entries."""
-        with tempfile.NamedTemporaryFile(dir=self.scratch, prefix="restoring-") as file:
+        with scratch_file(self.scratch) as file:
             self._restore(section, f"--file={file.name}", only=only, into=None)
             return PSQL_COMMAND.sub(b"", Path(file.name).read_bytes())
 
@@ -233,8 +233,8 @@ class Dump:
         given = into.environment(self.name) if into else {}
         password = given.get("PGPASSWORD")
         publications = () if self.record.rights else ("--no-publications",)
-        with tempfile.NamedTemporaryFile("w", dir=self.scratch, prefix="restoring-") as chosen:
-            chosen.writelines(f"{entry.line}\n" for entry in only)
+        with scratch_file(self.scratch) as chosen:
+            chosen.writelines(f"{entry.line}\n".encode() for entry in only)
             chosen.flush()
             yield command(
                 self.program.path,
@@ -246,6 +246,14 @@ class Dump:
                 environment={"LC_ALL": "C", "PATH": "/usr/bin:/bin", **given},
                 secrets=(Sensitive(password),) if password else (),
             )  # fmt: skip
+
+
+@contextmanager
+def scratch_file(scratch: Path) -> Iterator[IO[bytes]]:
+    """A file in a folder that is removed as a whole: whoever is interrupted may leave it there."""
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix="restoring-", delete=False) as file:
+        yield file
+    Path(file.name).unlink(missing_ok=True)
 
 
 def _load_rows(dump: Dump, store: Store, backup: Backup, key: Key, stop: Stop) -> None:
