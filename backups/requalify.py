@@ -31,7 +31,7 @@ class Homes:
     homes: Mapping[tuple[str, str], str]
 
     def of(self, schema: str, name: str) -> str | None:
-        return self.homes.get((_bare(schema), _bare(name)))
+        return self.homes.get((bare(schema), bare(name)))
 
 
 def quoted(name: str) -> str:
@@ -67,12 +67,12 @@ def requalified(tokens: Iterable[str], homes: Homes) -> str:
     return "".join(made)
 
 
-def names_in(tokens: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield what a statement names with its schema, as it would be without quotes."""
-    given = list(tokens)
-    for at, token in enumerate(given):
-        if _is_name(token) and given[at + 1 : at + 2] == ["."] and given[at - 1 : at] != ["."]:
-            yield _bare(token), _bare("".join(given[at + 2 : at + 3]))
+def name_at(tokens: Iterable[str], at: int) -> tuple[str | None, str]:
+    """The name at the token with this number: its schema, and what it is without quotes."""
+    first, *rest = list(tokens)[at : at + 3]
+    if rest[:1] == ["."]:
+        return bare(first), bare(rest[1])
+    return None, bare(first)
 
 
 def _string(given: list[str], at: int, homes: Homes) -> str:
@@ -93,7 +93,8 @@ def _is_name(token: str) -> bool:
     return token.startswith('"') or token[:1].isalpha() or token[:1] == "_"
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """A name without its quotes."""
     if name.startswith('"'):
         return name[1:-1].replace('""', '"')
     return name.lower()

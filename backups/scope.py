@@ -22,10 +22,16 @@ if TYPE_CHECKING:
     from psycopg import sql
 
 OURS = ("audit", "deployment")  # in the schema letta_ops
+# With the sequences of their columns, also of those that somebody has added.
 FOUND = """
-SELECT 'pg_class', c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'S') AND (n.nspname = %(schema)s AND c.relname = ANY(%(relations)s)
-  OR n.nspname = %(letta_ops)s AND c.relname = ANY(%(ours)s))
+WITH named AS (
+  SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'S') AND (n.nspname = %(schema)s AND c.relname = ANY(%(relations)s)
+    OR n.nspname = %(letta_ops)s AND c.relname = ANY(%(ours)s)))
+SELECT 'pg_class', oid FROM named
+UNION SELECT 'pg_class', c.oid FROM pg_class c JOIN pg_depend d
+  ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
+  JOIN named ON named.oid = d.refobjid WHERE c.relkind = 'S' AND d.deptype IN ('a', 'i')
 UNION ALL SELECT 'pg_type', t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
 WHERE t.typtype = 'e' AND n.nspname = %(schema)s AND t.typname = ANY(%(types)s)
 """
@@ -143,6 +149,33 @@ def find_own(link: psycopg.Connection[Any], schema: str, names: Names) -> Own:
         [oid for catalog, oid in rows if catalog == "pg_class"],
         [oid for catalog, oid in rows if catalog == "pg_type"],
     )
+
+
+def ensure_name(schema: str) -> None:
+    """Raise LettaOpsError (`schema-name`) for a schema whose tables' names can't be taken apart."""
+    if "." in schema:
+        raise LettaOpsError(
+            "schema-name",
+            f"the schema {schema} has a dot in its name: its tables can't be told from those of others",
+            "rename it, or set backup.scope to database",
+        )
+
+
+def ensure_all(link: psycopg.Connection[Any], schema: str, own: Own, names: Names) -> None:
+    """Raise LettaOpsError (`tables-missing`) where one of the release's tables is not there, or is no
+    plain table: a backup without it would look whole."""
+    query = """
+        SELECT relname FROM pg_class WHERE oid = ANY(%s::oid[])
+        AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = pg_class.oid)
+    """
+    there = {name for (name,) in link.execute(query, [own.relations])}
+    if missing := sorted(set(names.relations) - there):
+        raise LettaOpsError(
+            "tables-missing",
+            f"in the schema {schema} there are no such tables, or no plain ones: {', '.join(missing)}",
+            "see with `letta-ops check` whether Letta's migrations came to their end; a database that"
+            " has them otherwise is backed up with backup.scope database",
+        )
 
 
 def words_of(link: psycopg.Connection[Any], own: Own) -> dict[str, tuple[str, ...]]:

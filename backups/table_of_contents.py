@@ -19,11 +19,11 @@ MADE_OTHERWISE = (
     "EXTENSION", "COMMENT - EXTENSION", "COMMENT - SCHEMA public",
     "EVENT TRIGGER", "COMMENT - EVENT TRIGGER",
 )  # fmt: skip
-# Entries that follow the table, or sequence, whose schema and name stand behind the kind.
+# Entries that show the table, or type, that they belong to behind its schema.
 OF_A_TABLE = (
-    "TYPE", "TABLE", "SEQUENCE", "SEQUENCE OWNED BY", "DEFAULT", "TABLE DATA", "SEQUENCE SET",
-    "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT",
+    "TYPE", "TABLE", "DEFAULT", "TABLE DATA", "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT",
 )  # fmt: skip
+OF_A_SCHEMA = ("SEQUENCE", "SEQUENCE OWNED BY", "SEQUENCE SET", "INDEX")
 # What the entry of a comment names in another order than its own: `NAME ON TABLE`.
 ON_A_TABLE = ("POLICY", "TRIGGER", "RULE", "CONSTRAINT")
 # Kind, schema and the rest of an entry that may be left out.
@@ -115,22 +115,27 @@ def chosen_entries(
     return tuple(chosen), left_out
 
 
-def own_entries(listing: Iterable[str], homes: Collection[tuple[str, str]]) -> tuple[Entry, ...]:
-    """Return what of a dump belongs to the tables, sequences and types in `homes`, by schema and name.
+def own_entries(
+    listing: Iterable[str], homes: Collection[tuple[str, str]], *, with_security: bool
+) -> tuple[Entry, ...]:
+    """Return what of a dump may belong to the tables, sequences and types in `homes`, by schema and name.
 
-    Of what the list shows without its table (indexes) all are returned. Nothing that an application may
-    hang on a table is: policies, triggers, rules, statistics.
+    The list doesn't say of indexes and sequences whose they are, and quotes no name: what is somebody
+    else's is told apart by its statement. Nothing that an application may hang on a table is returned:
+    policies, triggers, rules, statistics; `with_security`: row level security is.
     """
+    kinds = (*OF_A_TABLE, "ROW SECURITY") if with_security else OF_A_TABLE
     begins = tuple(
         text
         for schema, name in homes
         for text in (
-            *(f"{kind} {schema} {name} " for kind in OF_A_TABLE),
-            *(f"COMMENT {schema} {kind} {name} " for kind in ("TABLE", "SEQUENCE", "TYPE")),
+            *(f"{kind} {schema} {name} " for kind in kinds),
+            *(f"COMMENT {schema} {kind} {name} " for kind in ("TABLE", "TYPE")),
             f"COMMENT {schema} COLUMN {name}.",
         )
     )
-    begins += tuple(f"INDEX {schema} " for schema, _ in homes)
+    schemas = {schema for schema, _ in homes}
+    begins += tuple(f"{kind} {schema} " for schema in schemas for kind in OF_A_SCHEMA)
     found = []
     for line in listing:
         if not line.startswith(";"):

@@ -95,8 +95,33 @@ JOIN pg_class c ON c.oid = s.stxrelid WHERE s.stxrelid = ANY(%(relations)s::oid[
 """
 ROW_SECURITY = """
 SELECT oid::regclass::text, relname, relrowsecurity, relforcerowsecurity FROM pg_class
-WHERE oid = ANY(%(relations)s::oid[]) AND (relrowsecurity OR relforcerowsecurity)
+WHERE oid = ANY(%(relations)s::oid[]) AND relkind = 'r'
 """
+INHERITING = """
+SELECT i.inhrelid::regclass::text, i.inhparent::regclass::text FROM pg_inherits i
+WHERE i.inhrelid = ANY(%(relations)s::oid[])
+"""
+# Whose they are, and what identifies their rows to a subscriber.
+OWNERS = """
+SELECT c.relname, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.relowner::regrole::text,
+  CASE WHEN c.relkind = 'r' THEN c.relreplident::text END
+FROM pg_class c WHERE c.oid = ANY(%(relations)s::oid[]) AND NOT EXISTS (SELECT FROM pg_depend d
+  WHERE c.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.objid = c.oid
+  AND d.deptype IN ('a', 'i'))
+UNION ALL SELECT t.typname, 'TYPE', t.typowner::regrole::text, NULL
+FROM pg_type t WHERE t.oid = ANY(%(types)s::oid[])
+"""
+# What a table consists of besides rows.
+PARTS = """
+SELECT c.relname, 'column ' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE c.oid = ANY(%(relations)s::oid[]) AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+UNION ALL SELECT c.relname, 'index ' || x.relname FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid
+JOIN pg_class x ON x.oid = i.indexrelid WHERE c.oid = ANY(%(relations)s::oid[])
+UNION ALL SELECT c.relname, 'constraint ' || k.conname FROM pg_class c
+JOIN pg_constraint k ON k.conrelid = c.oid WHERE c.oid = ANY(%(relations)s::oid[])
+AND k.contype IN ('c', 'f', 'u', 'p', 'x')
+"""
+IDENTITIES = {"f": "FULL", "n": "NOTHING", "d": "DEFAULT"}
 NOT_OURS = """
 SELECT c.oid::regclass::text, c.relowner::regrole::text FROM pg_class c
 WHERE c.oid = ANY(%(relations)s::oid[]) AND NOT pg_has_role(c.relowner, 'USAGE')
@@ -121,6 +146,7 @@ FROM aclexplode(%s::aclitem[]) x LEFT JOIN pg_roles g ON g.oid = x.grantee
 NOT_VALID = "[not valid since a restore by letta-ops]"
 COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "ALL"}
 # By name, kind and column: the grants as they are set, and as they work.
+Owners = dict[tuple[str, str], tuple[str, str | None]]  # by name and kind; see OWNERS
 Acls = dict[tuple[str, str, str | None], tuple[str | None, str | None]]
 UNSET = (None, None)
 ENABLED = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
@@ -149,6 +175,8 @@ class Hanging:
     schema: str
     things: tuple[Hung, ...]
     acls: Acls = field(default_factory=dict)
+    owners: Owners = field(default_factory=dict)
+    parts: frozenset[tuple[str, str]] = frozenset()  # of which table, and what
 
     @property
     def refusals(self) -> list[str]:
@@ -162,6 +190,8 @@ def read_hanging(link: psycopg.Connection[Any], schema: str, own: Own) -> Hangin
     values = own.parameters
     for table, owner in link.execute(NOT_OURS, values):
         things.append(Hung(f"table {table}", refused=f"it belongs to {owner}"))
+    for table, parent in link.execute(INHERITING, values):
+        things.append(Hung(f"table {table}", refused=f"it is part of {parent}"))
     for kind, oid, what in link.execute(OTHERS, values).fetchall():
         things.append(_of_others(link, kind, oid, what))
     for (what,) in link.execute(RULES, values):
@@ -171,7 +201,7 @@ def read_hanging(link: psycopg.Connection[Any], schema: str, own: Own) -> Hangin
     things += [_trigger(*row) for row in link.execute(TRIGGERS, values)]
     things += _published(link, values)
     things += [_statistics(*row) for row in link.execute(STATISTICS, values)]
-    return Hanging(schema, tuple(things), _acls(link, own))
+    return Hanging(schema, tuple(things), _acls(link, own), _owners(link, own), _parts(link, own))
 
 
 def others_on(link: psycopg.Connection[Any], own: Own) -> list[str]:
@@ -197,6 +227,10 @@ def hang(
     import psycopg
 
     there = set(coming)
+    for table, part in sorted(hanging.parts - _parts(link, own)):
+        if table in there:
+            yield f"{part} of table {table} stays with what was replaced: what comes has none"
+    _copy_owners(link, hanging, own)
     _copy_grants(link, hanging, own)
     for each in hanging.things:
         if each.refused:
@@ -328,8 +362,9 @@ def _row_security(link: psycopg.Connection[Any], values: Any) -> Iterator[Hung]:
         change = sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY, {} ROW LEVEL SECURITY")
         words = ("ENABLE" if enabled else "DISABLE", "FORCE" if forced else "NO FORCE")
         anew = change.format(whose, *map(sql.SQL, words))
-        off = change.format(whose, sql.SQL("DISABLE"), sql.SQL("NO FORCE"))
-        yield Hung(f"row level security of {table}", plain, (off,), (anew,))
+        # Its owner has to be able to read what was replaced; others see no more of it than before.
+        off = sql.SQL("ALTER TABLE {} NO FORCE ROW LEVEL SECURITY").format(whose)
+        yield Hung(f"row level security of {table}", plain, (off,) if forced else (), (anew,))
 
 
 def _published(link: psycopg.Connection[Any], values: Any) -> Iterator[Hung]:
@@ -372,6 +407,32 @@ def _acls(link: psycopg.Connection[Any], own: Own) -> Acls:
         (name, kind, column): (raw, effective)
         for name, kind, column, raw, effective in link.execute(ACLS, own.parameters)
     }
+
+
+def _owners(link: psycopg.Connection[Any], own: Own) -> Owners:
+    return {
+        (name, kind): (owner, identity)
+        for name, kind, owner, identity in link.execute(OWNERS, own.parameters)
+    }
+
+
+def _parts(link: psycopg.Connection[Any], own: Own) -> frozenset[tuple[str, str]]:
+    return frozenset(link.execute(PARTS, own.parameters).fetchall())
+
+
+def _copy_owners(link: psycopg.Connection[Any], hanging: Hanging, own: Own) -> None:
+    """Let what is there now belong to whom it belonged before, and subscribers know its rows as then."""
+    from psycopg import sql
+
+    for (name, kind), (owner, identity) in _owners(link, own).items():
+        before = hanging.owners.get((name, kind))
+        if before is None:
+            continue
+        what = sql.SQL("ALTER {} {}").format(sql.SQL(kind), sql.Identifier(hanging.schema, name))
+        if before[0] != owner:
+            link.execute(what + sql.SQL(" OWNER TO {}").format(sql.SQL(before[0])))
+        if before[1] != identity and before[1] in IDENTITIES:
+            link.execute(what + sql.SQL(f" REPLICA IDENTITY {IDENTITIES[before[1]]}"))
 
 
 def _copy_grants(link: psycopg.Connection[Any], hanging: Hanging, own: Own) -> None:

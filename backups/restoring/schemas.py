@@ -26,14 +26,20 @@ from backups.restoring.databases import ensure_equal, ensure_not_older
 from backups.restoring.generations import Moves, Present, count
 from backups.restoring.hanging import hang, others_on, read_hanging, take_off
 from backups.rights import apply_rights, missing_roles
-from backups.scope import OURS, Names, Own, find_own
+from backups.scope import OURS, Names, Own, ensure_name, find_own
 from backups.side_database import failed
 from backups.side_schema import SideSchemas, restore_schemas
 from backups.stores.store import Store
 from infra.audit.trail import merge
 from infra.database.administration import DatabaseAccess
-from infra.database.claim import take_claim
-from infra.database.facts import MARK, database_facts, find_pgvector, is_plain_table
+from infra.database.claim import claim, ensure_claim
+from infra.database.facts import (
+    MARK,
+    database_facts,
+    find_pgvector,
+    first_schema,
+    is_plain_table,
+)
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
@@ -57,6 +63,10 @@ COMMENT = """
 SELECT coalesce(obj_description(oid, 'pg_namespace'), ''), pg_has_role(nspowner, 'USAGE')
 FROM pg_namespace WHERE nspname = %s
 """
+MAY_LOOK = """
+SELECT DISTINCT coalesce(g.rolname, '') FROM pg_namespace n, aclexplode(n.nspacl) x
+LEFT JOIN pg_roles g ON g.oid = x.grantee WHERE n.nspname = %s AND x.grantee <> n.nspowner
+"""
 ALL = """
 SELECT 'pg_class', c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'S')
@@ -76,7 +86,8 @@ SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d
 LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
 LEFT JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid
 WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace(%(quoted)s)
-AND NOT (coalesce(c.relname, t.typname, '') = ANY(%(known)s))
+AND NOT (coalesce(c.relname, t.typname, '') = ANY(%(known)s)
+  AND pg_has_role(coalesce(c.relowner, t.typowner), 'USAGE'))
 AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = d.classid AND p.objid = d.objid
   AND p.deptype IN ('a', 'i')) ORDER BY 1
 """
@@ -113,19 +124,20 @@ class Schemas:
         assert deployment.database is not None  # noqa: S101  # `owner` leads to it
         name = deployment.database.name
         if live is None:
-            with owner.connect(name) as link:
-                (first,) = link.execute("SELECT current_schema()").fetchone() or (None,)
-                live = database_facts(link).schema or first or "public"
+            with owner.examine(name) as link:
+                live = database_facts(link).schema or first_schema(link) or "public"
         return cls(deployment, owner, name, live)
 
     def obstacles(self, backup: Backup) -> Iterator[Callable[[], object]]:
         record = backup.manifest.database
         present = self.read(self.live, None)
+        yield partial(ensure_name, self.live)
         yield partial(Names.of, record.revision, record)
         if present is not None:
             yield partial(Names.of, present.revision)
         with self._link() as link:
             yield partial(ensure_not_older, link, backup)
+            yield partial(ensure_claim, link, deployment_id(self.deployment))
             yield partial(_ensure_extensions, link, record)
             yield partial(self._ensure_rights, link)
             yield partial(self._ensure_free, link)
@@ -152,7 +164,9 @@ class Schemas:
         return None if found is None else str(found)
 
     def is_ours(self, name: str) -> bool:
-        return (self._comment(name) or "").endswith(MARK)
+        with self._link() as link:
+            row = link.execute(COMMENT, [name]).fetchone()
+        return row is not None and str(row[0]).endswith(MARK) and bool(row[1])
 
     def ensure_ours(self, name: str) -> None:
         if self._comment(name) is None:
@@ -198,7 +212,7 @@ class Schemas:
             while True:
                 try:
                     with self._link() as link, link.transaction(force_rollback=rehearse):
-                        return self._exchange(link, moves)
+                        return self._exchange(link, moves, rehearse=rehearse)
                 except psycopg.errors.LockNotAvailable:
                     if rehearse:  # the server that runs is in the way: it will be stopped
                         return []
@@ -212,17 +226,23 @@ class Schemas:
                 " again",
             ) from None
 
-    def _exchange(self, link: psycopg.Connection[Any], moves: Moves) -> list[str]:
+    def _exchange(
+        self, link: psycopg.Connection[Any], moves: Moves, *, rehearse: bool
+    ) -> list[str]:
         from psycopg import sql
 
         link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; SET LOCAL statement_timeout = 0")
         going = self._live(link)
+        _lock(link, going)  # from here on nobody hangs anything on them
         hanging = read_hanging(link, self.live, going)
+        if rehearse:
+            _ensure_none(hanging.refusals)
         coming: set[str] = set()
         for old, new in moves:
             if new == self.live:
                 coming = {name for _, name in link.execute(MOVED, _all(link, old).parameters)}
-        take_off(link, hanging, coming)
+        if coming:  # else all of it goes along with the tables, and comes back with them
+            take_off(link, hanging, coming)
         for old, new in moves:
             if old == self.live:
                 self._make_schema(link, new)
@@ -235,8 +255,9 @@ class Schemas:
                 link.execute(rename.format(sql.Identifier(old), sql.Identifier(new)))
         if not coming or not going.relations:
             return []
-        names = Names(coming, coming)
-        return list(hang(link, hanging, coming, find_own(link, self.live, names)))
+        now = find_own(link, self.live, Names(coming, coming))
+        now = replace(now, relations=_inside(link, now.relations, self.live))
+        return list(hang(link, hanging, coming, now))
 
     def read(self, name: str, since: datetime | None) -> Present | None:
         import psycopg
@@ -285,7 +306,8 @@ class Schemas:
                 self._make_schema(link, name)
                 self._make_schema(link, name + RECORDS)
                 extension = find_pgvector(link)
-            side = SideSchemas(name, name + RECORDS, extension and extension.schema)
+            home = extension and extension.schema
+            side = SideSchemas(name, name + RECORDS, home, alone=present is None)
             restore_schemas(self.owner, self.database, side, store, backup, key, scratch, report)
             report("database: comparing its content with the backup's")
             ensure_equal(self.differences(name, record))
@@ -307,7 +329,7 @@ class Schemas:
                 access.examine(self.database) as ours,
             ):
                 merge(link, name + RECORDS, ours)
-                take_claim(ours, deployment_id(self.deployment))
+                claim(ours, deployment_id(self.deployment))
             link.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name + RECORDS)))
             if alone and record.rights is not None:
                 rights = _rights_in(record, name)
@@ -345,7 +367,12 @@ class Schemas:
     def _make_schema(self, link: psycopg.Connection[Any], name: str) -> None:
         from psycopg import sql
 
-        link.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+        schema = sql.Identifier(name)
+        link.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+        # What default privileges say is for what serves.
+        for (grantee,) in link.execute(MAY_LOOK, [name]).fetchall():
+            whom = sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC")
+            link.execute(sql.SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(schema, whom))
         _mark(link, name)
 
     def _ensure_rights(self, link: psycopg.Connection[Any]) -> None:
@@ -366,15 +393,7 @@ class Schemas:
     def _ensure_free(self, link: psycopg.Connection[Any]) -> None:
         """Raise LettaOpsError (`database-dependants`) for what hangs on the live tables and can't be
         hung on others."""
-        refusals = read_hanging(link, self.live, self._live(link)).refusals
-        if refusals:
-            listing = "".join(f"\n  - {each}" for each in refusals)
-            raise LettaOpsError(
-                "database-dependants",
-                f"what hangs on Letta's tables can't all go along to restored ones:{listing}",
-                "drop these for the time of the restore, and make them again after it; or let their"
-                " owner make the role a member of his own (GRANT ... TO ...)",
-            )
+        _ensure_none(read_hanging(link, self.live, self._live(link)).refusals)
 
     def _comment(self, name: str) -> str | None:
         found = self._value(COMMENT, name)
@@ -384,6 +403,31 @@ class Schemas:
         with self._link() as link:
             row = link.execute(query, [value]).fetchone()
         return None if row is None else row[0]
+
+
+def _ensure_none(refusals: list[str]) -> None:
+    if refusals:
+        listing = "".join(f"\n  - {each}" for each in refusals)
+        raise LettaOpsError(
+            "database-dependants",
+            f"what hangs on Letta's tables can't all go along to restored ones:{listing}",
+            "drop these for the time of the restore, and make them again after it; or let their"
+            " owner make the role a member of his own (GRANT ... TO ...)",
+        )
+
+
+def _lock(link: psycopg.Connection[Any], own: Own) -> None:
+    from psycopg import sql
+
+    query = """
+        SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = ANY(%s::oid[]) AND c.relkind = 'r' ORDER BY 1, 2
+    """
+    names = [sql.Identifier(*row) for row in link.execute(query, [own.relations])]
+    if names:
+        link.execute(
+            sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.SQL(", ").join(names))
+        )
 
 
 def _mark(link: psycopg.Connection[Any], name: str) -> None:

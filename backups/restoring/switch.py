@@ -51,7 +51,7 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
             generations.adopt(journal.side)  # whoever wrote the journal has made it
         if generations.name_of(journal.side_oid) == journal.name:
             generations.drop(journal.side)  # not that one: of an earlier time
-            changed = _switch_back(generations, journal)
+            changed = generations.exchange(moves_back(generations, journal))
         elif journal.undoes and not generations.exists(journal.name):
             changed = generations.exchange([(journal.previous, journal.name)])
         generations.drop(journal.side)
@@ -81,7 +81,8 @@ def _adopt(deployment: Deployment) -> None:
         remember(profile, {ADOPTED_KEY: adopted})
 
 
-def _switch_back(generations: Generations, journal: Journal) -> list[str]:
+def moves_back(generations: Generations, journal: Journal) -> Moves:
+    """How what a restore has replaced lives again, and what it brought is kept as `undone`."""
     moves = [(journal.name, journal.undone)]
     if generations.exists(journal.undone):  # of an earlier time: it goes with the side one
         moves.insert(0, (journal.undone, journal.side))
@@ -89,7 +90,7 @@ def _switch_back(generations: Generations, journal: Journal) -> list[str]:
         moves.append((journal.previous, journal.name))
     if generations.exists(journal.older):
         moves.append((journal.older, journal.previous))
-    return generations.exchange(moves)
+    return moves
 
 
 def finish_interrupted(deployment: Deployment, report: Report) -> None:

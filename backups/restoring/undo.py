@@ -18,7 +18,7 @@ from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
 from backups.restoring.plan import DatabaseContents, look
 from backups.restoring.restore import ConfirmServer
-from backups.restoring.switch import forget, go_back, has_begun
+from backups.restoring.switch import forget, go_back, has_begun, moves_back
 from backups.sources.memory_files import MemoryPlace, reachable
 from infra.errors import LettaOpsError
 from infra.process import Report
@@ -129,6 +129,9 @@ def undo(
         provisions=deployment.folder is not None and differs,
         scope=names.scope,
     )
+    if plan.replaces is not None:
+        generations.drop(journal.side)
+        generations.exchange(moves_back(generations, journal), rehearse=True)
     if generations.must_be_alone:
         lock.release_database()
     journal.write(journal_file(deployment))

@@ -15,7 +15,16 @@ from backups.layout import read_properties
 from backups.manifest import LETTA, WHOLE, DatabaseRecord, Extension, Table
 from backups.programs import Program, Version
 from backups.rights import read_rights
-from backups.scope import Names, Own, find_own, leaning, needed_extensions, words_of
+from backups.scope import (
+    Names,
+    Own,
+    ensure_all,
+    ensure_name,
+    find_own,
+    leaning,
+    needed_extensions,
+    words_of,
+)
 from backups.side_database import RIGHT_LACKS
 from backups.sources.rows import TableName, read_rows, tables_with_vectors
 from backups.streams import chunks_of
@@ -138,7 +147,10 @@ def snapshot(access: DatabaseAccess, name: str, scope: str) -> Iterator[Snapshot
             settle(link)
             own = None
             if scope == LETTA:
-                own = find_own(link, facts.schema, Names.of(facts.revision))
+                names = Names.of(facts.revision)
+                ensure_name(facts.schema)
+                own = find_own(link, facts.schema, names)
+                ensure_all(link, facts.schema, own, names)
             only = own.relations if own else None
             known = _known(link, name, facts, own)
             if own:

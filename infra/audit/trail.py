@@ -30,6 +30,7 @@ OWNED = """
         SELECT nspowner FROM pg_namespace WHERE nspname = %s
         UNION ALL SELECT relowner FROM pg_class WHERE oid = to_regclass(%s)) AS owners (owner)
     WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%s))
+    AND NOT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = to_regclass(%s))
 """
 LIST = ", ".join(COLUMNS)
 INSERT = f"""INSERT INTO {TABLE} ({LIST}) VALUES ({", ".join(["%s"] * len(COLUMNS))})
@@ -120,7 +121,7 @@ def _tell_database(
             link.execute(PATIENCE)
             with link.transaction():
                 _make(link)
-                if access.is_superuser and not _is_ours(link):
+                if not _is_ours(link):
                     return f"{NO_RECORD}: {TABLE} does not belong to {access.settings['user']}"
                 _insert(link, [event])
                 for earlier in pending(folder) if folder is not None else ():
@@ -155,7 +156,7 @@ def _make(link: psycopg.Connection[Any]) -> None:
 def _is_ours(link: psycopg.Connection[Any]) -> bool:
     """Whether nobody else could have put a trigger on the table, which we would run."""
     link.execute(f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE")
-    return link.execute(OWNED, [SCHEMA, TABLE, TABLE]).fetchone() == (True,)
+    return link.execute(OWNED, [SCHEMA, TABLE, TABLE, TABLE]).fetchone() == (True,)
 
 
 def _insert(link: psycopg.Connection[Any], events: Iterable[Event]) -> None:

@@ -7,6 +7,14 @@ from typing import Any
 from infra.errors import LettaOpsError
 
 SCHEMA = "letta_ops"
+# Whether reading and writing it runs nobody's code.
+PLAIN = """
+SELECT c.relkind = 'r' AND (NOT c.relrowsecurity OR pg_has_role(c.relowner, 'USAGE'))
+AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid)
+AND NOT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = 'deployment'
+"""
 CLAIMED = "database.claimed"  # in the profile: an external database of ours was claimed
 
 
@@ -31,11 +39,28 @@ def take_claim(link: Any, deployment: str) -> None:
     claim(link, deployment)
 
 
+def ensure_claim(link: Any, deployment: str) -> None:
+    """Raise LettaOpsError where the database is another deployment's."""
+    found = claimed_by(link)
+    if found not in {None, deployment}:
+        raise foreign(str(found), deployment)
+
+
 def claimed_by(link: Any) -> str | None:
-    """The id of the deployment that this database belongs to; None where no one has claimed it."""
-    there = link.execute("SELECT to_regclass(%s)::text", [f"{SCHEMA}.deployment"]).fetchone()
-    if there is None or there[0] is None:
+    """The id of the deployment that this database belongs to; None where no one has claimed it.
+
+    Raises LettaOpsError (`database-foreign`) where it can't be read, or written, without running code of
+    whoever made it.
+    """
+    plain = link.execute(PLAIN, [SCHEMA]).fetchone()
+    if plain is None:
         return None
+    if not plain[0]:
+        raise LettaOpsError(
+            "database-foreign",
+            f"{SCHEMA}.deployment is no plain table: it has triggers, rules or policies",
+            "letta-ops makes none: see whose they are, and drop them",
+        )
     row = link.execute(f"SELECT id FROM {SCHEMA}.deployment LIMIT 1").fetchone()  # noqa: S608
     return None if row is None else str(row[0])
 

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 # At the end of the comment of what restores made or set aside, a database or a schema: nothing else is
 # ever dropped.
 MARK = "[kept by letta-ops]"
-# The schemas with Letta's tables, but for those, and for tables of others that we may not read.
+# The schemas with Letta's tables, but for those, and for tables of others that we may not read, or whose
+# policies would run their code as us.
 HOMES = f"""
 SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = 'alembic_version' AND c.relkind = 'r'
-AND coalesce(obj_description(n.oid, 'pg_namespace'), '') NOT LIKE '%{MARK}'
-AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') ORDER BY n.nspname
+AND coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'::pg_catalog.name), '') NOT LIKE '%{MARK}'
+AND (NOT c.relrowsecurity OR pg_catalog.pg_has_role(c.relowner, 'USAGE'::pg_catalog.text))
+AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'::pg_catalog.text)
+AND pg_catalog.has_table_privilege(c.oid, 'SELECT'::pg_catalog.text) ORDER BY n.nspname
 """  # noqa: S608  # a constant
 PGVECTOR = (
     "SELECT e.extversion, n.nspname FROM pg_extension e"
@@ -104,6 +107,17 @@ def _in_order(link: psycopg.Connection[Any]) -> list[str]:
         (schema for (schema,) in rows),
         key=lambda schema: names.index(schema) if schema in names else len(names),
     )
+
+
+def first_schema(link: psycopg.Connection[Any]) -> str | None:
+    """The first schema of the search path that a new session has here, of those that are there."""
+    row = link.execute(
+        "SELECT reset_val, current_user FROM pg_settings WHERE name = 'search_path'"
+    ).fetchone()
+    path, user = row or ("", "")
+    there = {name for (name,) in link.execute("SELECT nspname FROM pg_namespace")}
+    names = (user if name == "$user" else name for name in names_in(path))
+    return next((name for name in names if name in there), None)
 
 
 def names_in(text: str) -> list[str]:

@@ -34,6 +34,14 @@ CREATE SCHEMA auth AUTHORIZATION app_owner;
 CREATE TABLE auth.users (id bigint PRIMARY KEY, mail text); ALTER TABLE auth.users OWNER TO app_owner;
 INSERT INTO auth.users VALUES (1, 'a@example.org');
 CREATE FUNCTION app_on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN NULL; END $$;
+CREATE ROLE app_evil NOLOGIN; CREATE SCHEMA app_evil AUTHORIZATION app_evil; SET ROLE app_evil;
+CREATE TABLE app_evil.alembic_version (version_num text);
+CREATE FUNCTION app_evil.run() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+  EXECUTE 'CREATE TABLE public.app_ran_as_' || session_user || ' ()'; RETURN true; END $$;
+ALTER TABLE app_evil.alembic_version ENABLE ROW LEVEL SECURITY;
+CREATE POLICY app_evil ON app_evil.alembic_version USING (app_evil.run());
+GRANT USAGE ON SCHEMA app_evil TO PUBLIC; GRANT SELECT ON app_evil.alembic_version TO PUBLIC;
+RESET ROLE;
 CREATE EVENT TRIGGER app_ddl ON ddl_command_end EXECUTE FUNCTION app_on_ddl();
 """
 OF_THE_OWNER = """
@@ -64,6 +72,10 @@ INSERT INTO app_notes VALUES (1, 'agent-0');
 CREATE POLICY app_notes_own ON app_notes
   USING (EXISTS (SELECT FROM agents a WHERE a.id = app_notes.agent));
 CREATE INDEX app_by_role ON messages (role) WHERE role <> 'public.agents';
+ALTER TABLE agents ADD app_no bigint GENERATED ALWAYS AS IDENTITY, ADD app_serial serial,
+  ADD app_code text CHECK (app_code ~ '^\\d+$');
+CREATE TABLE app_docs (e vector(2)); CREATE INDEX app_docs_e ON app_docs USING hnsw (e vector_l2_ops);
+CREATE TABLE "users backup" (id int);
 CREATE TYPE app_mood AS ENUM ('good', 'bad'); CREATE TABLE app_moods (mood app_mood);
 """
 REFUSED = """
@@ -113,7 +125,9 @@ def test_what_a_release_makes_is_what_we_know_of_it(place: Kept) -> None:
     """Else a backup in this scope would lack a table, and nobody would see it."""
     query = """
         SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
-        AND relkind IN ('r', 'S') AND relname !~ '^app_'
+        AND relkind IN ('r', 'S') AND relname !~ '^(app_|users backup)' AND NOT EXISTS (
+          SELECT FROM pg_depend d WHERE relkind = 'S' AND d.objid = pg_class.oid
+          AND deptype IN ('a', 'i'))
     """
     types = """
         SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype <> 'b'
@@ -172,13 +186,21 @@ def test_rows_of_an_application_that_refer_to_what_goes_back_stay(
     before = census(place)
     (identifier,) = [row[0] for row in place.sql("SELECT id FROM agents WHERE name = 'newer'")]
     place.sql("INSERT INTO app_profiles VALUES (7, %s)", identifier)
+    as_owner(place, "CREATE INDEX app_later ON agents (name)")
     answer = place.run("--json", "backup", "restore", backup.id, "--yes", "--no-smoke")
     assert answer.code == 0, answer.err
+    assert "index app_later of table agents stays with what was replaced" in answer.err
+    make_agent(place.deployment, "with-a-number")  # its columns have sequences that count on
+    as_owner(place, "CREATE TABLE letta_previous.app_rescued AS SELECT * FROM app_profiles")
+    refused = place.json("backup", "restore", "--drop-previous", "--yes", code=1)["error"]
+    assert (refused["code"], "app_rescued" in refused["message"]) == ("database-foreign", True)
+    as_owner(place, "DROP TABLE letta_previous.app_rescued")
     assert "app_of" in answer.err
     assert "NOT VALID" in answer.err
     assert place.sql("SELECT agent_id FROM app_profiles") == [(identifier,)]
     place.json("backup", "restore", "--undo", "--yes", "--no-smoke")
-    place.sql("DELETE FROM app_profiles")
+    place.sql("DELETE FROM app_profiles; DROP INDEX app_later")
+    assert place.sql("SELECT relname FROM pg_class WHERE relname ~ 'app_ran_as'") == []
     assert changes(before, census(place)) == []
 
 

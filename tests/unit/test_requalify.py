@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backups.requalify import Homes, names_in, requalified, statements
+from backups.requalify import Homes, name_at, requalified, statements
 
 KNOWN = Homes(
     {
@@ -54,6 +54,8 @@ def test_statements_end_where_they_do() -> None:
     ]
 
 
-def test_names_are_those_with_a_schema() -> None:
-    (tokens,) = statements('CREATE INDEX i ON public.agents USING btree (a) WHERE ("X".f(b) > 1.5)')
-    assert list(names_in(tokens)) == [("public", "agents"), ("X", "f")]
+def test_a_name_is_taken_apart_where_it_stands() -> None:
+    (tokens,) = statements('ALTER TABLE "A ""b""".c')
+    assert name_at(tokens, 4) == ('A "b"', "c")
+    (tokens,) = statements("ALTER TABLE Plain ADD x int")
+    assert name_at(tokens, 4) == (None, "plain")

@@ -38,7 +38,9 @@ LISTING = """;
 3505; 3256 5 POLICY public agents app_own letta
 3506; 0 16385 COMMENT public COLUMN agents.name letta
 3507; 0 16385 COMMENT public TABLE agents letta
-3508; 2618 6 RULE public agents app_rule letta""".splitlines()
+3508; 2618 6 RULE public agents app_rule letta
+3509; 0 16385 ROW SECURITY public agents letta
+3510; 0 16386 ROW SECURITY public app_agents letta""".splitlines()
 
 
 def of_letta() -> object:
@@ -72,12 +74,15 @@ def test_a_schema_that_nobody_knows_is_refused() -> None:
 def test_only_what_is_lettas_is_chosen_of_a_dump() -> None:
     names = Names(("agents", "message_seq_id"), ("sandboxtype",))
     homes = homes_of("public", names, SideSchemas("side", "records", None))
-    chosen = [entry.text.removesuffix(" letta") for entry in own_entries(LISTING, homes)]
+    chosen = [
+        entry.text.removesuffix(" letta")
+        for entry in own_entries(LISTING, homes, with_security=True)
+    ]
     assert chosen == [
         "TABLE public agents", "SEQUENCE public message_seq_id", "TABLE letta_ops audit",
         "TYPE public sandboxtype", "TABLE DATA public agents", "SEQUENCE SET public message_seq_id",
         "CONSTRAINT public agents agents_pkey", "INDEX public of_somebody",
-        "COMMENT public COLUMN agents.name", "COMMENT public TABLE agents",
+        "COMMENT public COLUMN agents.name", "COMMENT public TABLE agents", "ROW SECURITY public agents",
     ]  # fmt: skip
 
 

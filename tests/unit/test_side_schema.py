@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backups.requalify import statements
-from backups.side_schema import _copies, _is_index
+from backups.side_schema import _copies, _is_index, _subject
 from infra.errors import LettaOpsError
 
 SCRIPT = (
@@ -55,3 +55,30 @@ def test_rows_that_are_cut_are_an_error(at: int) -> None:
 def test_indexes_are_made_side_by_side(statement: str, expected: bool) -> None:
     (tokens,) = statements(statement)
     assert _is_index(tokens) is expected
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("CREATE TABLE public.agents (id int)", ("public", "agents")),
+        ('CREATE TABLE public."agents of the app" (id int)', ("public", "agents of the app")),
+        ("ALTER TABLE ONLY public.agents ADD x int", ("public", "agents")),
+        ("COMMENT ON COLUMN public.agents.name IS 'x'", ("public", "agents")),
+        ("COPY public.agents (id) FROM stdin", ("public", "agents")),
+        ("SELECT pg_catalog.setval('public.s', 5, true)", ("public", "s")),
+        ('CREATE UNIQUE INDEX "a b" ON ONLY public.agents USING btree (x)', ("public", "agents")),
+        ("CREATE INDEX i ON public.docs USING hnsw (e public.vector_ops)", ("public", "docs")),
+        # What no dump of a table holds.
+        ("DROP TABLE public.agents", None),
+        ("CREATE FUNCTION public.agents() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$", None),
+        ("SELECT pg_catalog.lo_unlink(1)", None),
+        ("DO $$ BEGIN END $$", None),
+        ("ALTER ROLE letta SUPERUSER", None),
+        ("/* */ DELETE FROM public.agents", None),
+    ],
+)
+def test_a_statement_is_about_a_table_or_is_refused(
+    statement: str, expected: tuple[str, str] | None
+) -> None:
+    (tokens,) = statements(statement)
+    assert _subject([token for token in tokens if token.strip()]) == expected
