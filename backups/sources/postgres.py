@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     import psycopg
 
 LOCK_SECONDS = 60  # how long a table may be locked by somebody else
+POLICIES = """
+SELECT pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid) FROM pg_policy
+WHERE polrelid = ANY(%s::oid[])
+"""
 # A snapshot, its time, and how many bytes are in it.
 TAKEN = """
 SELECT pg_export_snapshot(), now(), CASE WHEN %(only)s::oid[] IS NULL
@@ -201,6 +205,9 @@ def begin_locked(link: psycopg.Connection[Any], only: list[int] | None) -> None:
     link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     tables = sql.SQL(", ").join(sql.SQL("ONLY {}").format(name) for name in names)
     link.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables))
+    if only is not None:
+        # To write a policy down, pg_dump locks what the policy asks: without end, where we don't before.
+        link.execute(POLICIES, [only])
 
 
 class _Counting:

@@ -146,7 +146,7 @@ def test_what_is_lettas_comes_back_and_nothing_else_is_touched(place: Kept, back
     assert sorted(database.extensions) == ["vector"]
     assert place.json("backup", "drill", backup.id)["verdict"] == "passed"
     with place.access() as access, access.connect("letta") as link, link.transaction():
-        link.execute("LOCK TABLE auth.users, app_notes, app_profiles")
+        link.execute("LOCK TABLE auth.users, app_notes, app_docs")
         place.json("backup", "create")  # it waits for nobody
 
     before, tables = census(place), place.tables()
