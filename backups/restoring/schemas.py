@@ -135,9 +135,10 @@ class Schemas:
         yield partial(Names.of, record.revision, record)
         if present is not None:
             yield partial(Names.of, present.revision)
+        with self._administrator() as ours:
+            yield partial(ensure_claim, ours, deployment_id(self.deployment))
         with self._link() as link:
             yield partial(ensure_not_older, link, backup)
-            yield partial(ensure_claim, link, deployment_id(self.deployment))
             yield partial(_ensure_extensions, link, record)
             yield partial(self._ensure_rights, link)
             yield partial(self._ensure_free, link)
@@ -324,10 +325,7 @@ class Schemas:
             asked = {"made": made.relations, "live": [*live.relations, *live.types]}
             stray = [what for (what,) in link.execute(STRAY, asked)]
             ensure_equal([f"{what} refers to a table that is live" for what in stray])
-            with (
-                host(self.deployment).administrator() as access,
-                access.examine(self.database) as ours,
-            ):
+            with self._administrator() as ours:
                 merge(link, name + RECORDS, ours)
                 claim(ours, deployment_id(self.deployment))
             link.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name + RECORDS)))
@@ -354,6 +352,12 @@ class Schemas:
     @contextmanager
     def _link(self) -> Iterator[psycopg.Connection[Any]]:
         with self.owner.examine(self.database) as link:
+            yield link
+
+    @contextmanager
+    def _administrator(self) -> Iterator[psycopg.Connection[Any]]:
+        """To the same database, for our own records: they may be an administrator's."""
+        with host(self.deployment).administrator() as access, access.examine(self.database) as link:
             yield link
 
     def _live(self, link: psycopg.Connection[Any]) -> Own:
