@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 
 from backups.verdicts import PASSED, overall
 from backups.verify import verify
-from infra.api import api
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.database_url import as_document, secrets_of
@@ -149,29 +147,18 @@ def test_no_secret_of_the_url_is_seen_anywhere(direct: DockerStack) -> None:
     assert 'url = "env:EXTERNAL_DIRECT_URL"' in direct.folder.profile.read_text()
 
 
-def test_backups_restore_with_what_the_documents_say_that_the_role_needs(
+def test_whole_databases_restore_with_what_the_documents_say_that_the_role_needs(
     direct: DockerStack, postgres: External, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, url in direct.machine.extra.items():
         monkeypatch.setenv(name, url)
     place = kept(direct, tmp_path)
-    make_agent(direct.deployment, "backed-up")
+    place.environment["LETTA_OPS_BACKUP_SCOPE"] = "database"
     made = place.create()
+    assert made.manifest.database.scope == "database"
     assert (
         overall([check.verdict for check in verify(place.store, made, place.key, print)]) == PASSED
     )
-    with api(direct.deployment) as client:
-        newer = client.agents.list(name="backed-up").items[0]
-        client.agents.delete(newer.id)
-    # What is Letta's alone needs no more; the whole database does.
-    words = ("backup", "restore", made.id, "--yes")
-    assert place.json(*words)["previous"] == "letta_previous"
-    assert [each["name"] for each in direct.json("agent", "list")] == ["backed-up"]
-    place.json("backup", "restore", "--undo", "--yes")
-    place.json("backup", "restore", "--drop-previous", "--yes")
-    place = replace(place, environment={**place.environment, "LETTA_OPS_BACKUP_SCOPE": "database"})
-    made = place.create()
-    assert made.manifest.database.scope == "database"
     make_agent(direct.deployment, "newer")
     words = ("backup", "restore", made.id, "--yes")
     assert place.refused(*words) == "database-privileges"
