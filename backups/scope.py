@@ -7,11 +7,11 @@ nothing of anybody else is read, locked, dumped or replaced then.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backups.layout import LETTA_OPS
-from backups.manifest import LETTA, WHOLE, DatabaseRecord
+from backups.manifest import LETTA, WHOLE, Address, DatabaseRecord, Rights
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.stack.releases import RELEASES, release_at
@@ -127,6 +127,36 @@ class Own:
     @property
     def parameters(self) -> Mapping[str, Any]:
         return {"relations": self.relations, "types": self.types}
+
+
+def only_lettas(record: DatabaseRecord, *, with_records: bool) -> DatabaseRecord:
+    """Of a backup's database what is Letta's, and ours with it."""
+    names = Names.of(record.revision, record)
+    kept = {f"{record.schema}.{name}" for name in names.relations}
+    prefix = f"{LETTA_OPS}." if with_records else "\n"
+    tables = {n: t for n, t in record.tables.items() if n in kept or n.startswith(prefix)}
+    sequences = {name: value for name, value in record.sequences.items() if name in kept}
+    return replace(record, tables=tables, sequences=sequences)
+
+
+def rights_in(record: DatabaseRecord, schema: str) -> Rights:
+    """The rights on what is Letta's, as of tables in `schema`."""
+    assert record.rights is not None  # noqa: S101  # the caller has seen them
+    names = Names.of(record.revision, record)
+    own = {*names.relations, *names.types}
+
+    def moved(address: Address) -> Address | None:
+        home, *rest = address.names or ("",)
+        if home != record.schema or not rest or rest[0] not in own:
+            return None
+        return replace(address, names=(schema, *rest))
+
+    return Rights(
+        record.rights.owner,
+        grants=tuple(
+            (here, acl) for each, acl in record.rights.grants if (here := moved(each)) is not None
+        ),
+    )
 
 
 def scope_of(deployment: Deployment) -> str:

@@ -19,14 +19,26 @@ from backups.catalog import Backup, deployment_id
 from backups.contents import compare
 from backups.extensions import extensions_of
 from backups.layout import LETTA_OPS
-from backups.manifest import Address, DatabaseRecord, Rights
+from backups.manifest import DatabaseRecord
 from backups.opening import Key
-from backups.requalify import quoted
 from backups.restoring.databases import ensure_equal, ensure_not_older
 from backups.restoring.generations import Moves, Present, count
-from backups.restoring.hanging import hang, others_on, read_hanging, take_off
+from backups.restoring.hanging import hang, read_hanging, take_off
+from backups.restoring.hung import others_on
+from backups.restoring.in_schema import (
+    all_in,
+    inside,
+    lock,
+    make_schema,
+    mark,
+    move,
+    moved,
+    references,
+    revision_in,
+    strangers_in,
+)
 from backups.rights import apply_rights, missing_roles
-from backups.scope import OURS, Names, Own, ensure_name, find_own
+from backups.scope import Names, Own, ensure_name, find_own, only_lettas, rights_in
 from backups.side_database import failed
 from backups.side_schema import SideSchemas, restore_schemas
 from backups.stores.store import Store
@@ -38,7 +50,6 @@ from infra.database.facts import (
     database_facts,
     find_pgvector,
     first_schema,
-    is_plain_table,
 )
 from infra.errors import LettaOpsError
 from infra.process import Report
@@ -62,43 +73,6 @@ SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace W
 COMMENT = """
 SELECT coalesce(obj_description(oid, 'pg_namespace'), ''), pg_has_role(nspowner, 'USAGE')
 FROM pg_namespace WHERE nspname = %s
-"""
-MAY_LOOK = """
-SELECT DISTINCT coalesce(g.rolname, '') FROM pg_namespace n, aclexplode(n.nspacl) x
-LEFT JOIN pg_roles g ON g.oid = x.grantee WHERE n.nspname = %s AND x.grantee <> n.nspowner
-"""
-ALL = """
-SELECT 'pg_class', c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'S')
-UNION ALL SELECT 'pg_type', t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-WHERE n.nspname = %(schema)s AND t.typtype = 'e'
-"""
-# Indexes, row types and the sequences of columns go along with their tables.
-MOVED = """
-SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.relname FROM pg_class c
-WHERE c.oid = ANY(%(relations)s::oid[]) AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d
-  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')))
-UNION ALL SELECT 'TYPE', typname FROM pg_type WHERE oid = ANY(%(types)s::oid[])
-"""
-# What is in a schema besides what is Letta's and ours, and what belongs to that.
-STRANGERS = """
-SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d
-LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
-LEFT JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid
-WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace(%(quoted)s)
-AND NOT (coalesce(c.relname, t.typname, '') = ANY(%(known)s)
-  AND pg_has_role(coalesce(c.relowner, t.typowner), 'USAGE'))
-AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = d.classid AND p.objid = d.objid
-  AND p.deptype IN ('a', 'i')) ORDER BY 1
-"""
-# What of the restored tables refers to live ones: nothing may.
-STRAY = """
-SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_depend d
-LEFT JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
-LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
-LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
-WHERE coalesce(a.adrelid, c.conrelid, i.indrelid, d.objid) = ANY(%(made)s::oid[])
-AND d.refobjid = ANY(%(live)s::oid[])
 """
 RIGHTS = """
 SELECT has_database_privilege(current_database(), 'CREATE'), has_schema_privilege(%s, 'CREATE')
@@ -147,7 +121,7 @@ class Schemas:
         if record.rights is None or self.exists(self.live):
             return []  # who may do what is taken over from the tables that are there
         with self._link() as link:
-            return missing_roles(link, _rights_in(record, self.live))
+            return missing_roles(link, rights_in(record, self.live))
 
     def slots(self) -> list[str]:
         return []
@@ -180,10 +154,8 @@ class Schemas:
                 "give yours another name (ALTER SCHEMA ... RENAME TO ...), then run this again",
             )
         with self._link() as link:
-            known = Names.known()
-            asked = {"quoted": quoted(name), "known": [*known.relations, *known.types, *OURS]}
-            others = [what for (what,) in link.execute(STRANGERS, asked)]
-            if others := others or others_on(link, _all(link, name)):
+            others = strangers_in(link, name) or others_on(link, all_in(link, name))
+            if others:
                 raise LettaOpsError(
                     "database-foreign",
                     f"something that letta-ops did not make is in the schema {name}, or needs what is:"
@@ -193,7 +165,7 @@ class Schemas:
 
     def adopt(self, name: str) -> None:
         with self._link() as link:
-            _mark(link, name)
+            mark(link, name)
 
     def drop(self, name: str) -> None:
         from psycopg import sql
@@ -234,22 +206,22 @@ class Schemas:
 
         link.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; SET LOCAL statement_timeout = 0")
         going = self._live(link)
-        _lock(link, going)  # from here on nobody hangs anything on them
+        lock(link, going)  # from here on nobody hangs anything on them
         hanging = read_hanging(link, self.live, going)
         if rehearse:
             _ensure_none(hanging.refusals)
         coming: set[str] = set()
         for old, new in moves:
             if new == self.live:
-                coming = {name for _, name in link.execute(MOVED, _all(link, old).parameters)}
+                coming = {name for _, name in moved(link, all_in(link, old))}
         if coming:  # else all of it goes along with the tables, and comes back with them
             take_off(link, hanging, coming)
         for old, new in moves:
             if old == self.live:
-                self._make_schema(link, new)
-                _move(link, going, old, new)
+                make_schema(link, new)
+                move(link, going, old, new)
             elif new == self.live:
-                _move(link, _all(link, old), old, new)
+                move(link, all_in(link, old), old, new)
                 link.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(old)))
             else:
                 rename = sql.SQL("ALTER SCHEMA {} RENAME TO {}")
@@ -257,7 +229,7 @@ class Schemas:
         if not coming or not going.relations:
             return []
         now = find_own(link, self.live, Names(coming, coming))
-        now = replace(now, relations=_inside(link, now.relations, self.live))
+        now = replace(now, relations=inside(link, now.relations, self.live))
         return list(hang(link, hanging, coming, now))
 
     def read(self, name: str, since: datetime | None) -> Present | None:
@@ -269,7 +241,7 @@ class Schemas:
             try:
                 extension = find_pgvector(link)
                 home = extension and extension.schema
-                return count(link, name, home, _revision(link, name), since)
+                return count(link, name, home, revision_in(link, name), since)
             except psycopg.Error as error:
                 raise LettaOpsError(
                     "database-refused",
@@ -280,10 +252,10 @@ class Schemas:
     def differences(self, name: str, record: DatabaseRecord) -> list[str]:
         renamed = {str(record.schema): name, LETTA_OPS: name + RECORDS}
         with self._link() as link, self._link() as more:
-            own = _all(link, name) if name != self.live else self._live(link)
-            records = _all(link, name + RECORDS)
-            expected = _only(record, with_records=bool(records.relations))
-            only = [*_inside(link, own.relations, name), *records.relations]
+            own = all_in(link, name) if name != self.live else self._live(link)
+            records = all_in(link, name + RECORDS)
+            expected = only_lettas(record, with_records=bool(records.relations))
+            only = [*inside(link, own.relations, name), *records.relations]
             return compare(link, expected, renamed, [more], only)
 
     def make(
@@ -304,8 +276,8 @@ class Schemas:
         try:
             self.drop(name)
             with self._link() as link, link.transaction():
-                self._make_schema(link, name)
-                self._make_schema(link, name + RECORDS)
+                make_schema(link, name)
+                make_schema(link, name + RECORDS)
                 extension = find_pgvector(link)
             home = extension and extension.schema
             side = SideSchemas(name, name + RECORDS, home, alone=present is None)
@@ -321,16 +293,15 @@ class Schemas:
         from psycopg import sql
 
         with self._link() as link:
-            made, live = _all(link, name), self._live(link)
-            asked = {"made": made.relations, "live": [*live.relations, *live.types]}
-            stray = [what for (what,) in link.execute(STRAY, asked)]
+            made, live = all_in(link, name), self._live(link)
+            stray = references(link, made, live)
             ensure_equal([f"{what} refers to a table that is live" for what in stray])
             with self._administrator() as ours:
                 merge(link, name + RECORDS, ours)
                 claim(ours, deployment_id(self.deployment))
             link.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name + RECORDS)))
             if alone and record.rights is not None:
-                rights = _rights_in(record, name)
+                rights = rights_in(record, name)
                 for line in apply_rights(link, rights, self._role, trusted=False):
                     report(f"database: leaving out {line}")
 
@@ -341,7 +312,7 @@ class Schemas:
         from psycopg import sql
 
         with self._link() as link:
-            for kind, table in link.execute(MOVED, self._live(link).parameters).fetchall():
+            for kind, table in moved(link, self._live(link)):
                 if kind == "TABLE":
                     link.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(name, table)))
 
@@ -363,21 +334,10 @@ class Schemas:
     def _live(self, link: psycopg.Connection[Any]) -> Own:
         """Letta's tables that serve. Those of a release that we don't know are never all of them: a plan
         refuses it, and only a way back comes here."""
-        revision = _revision(link, self.live)
+        revision = revision_in(link, self.live)
         names = Names.of(revision) if release_at(revision) else Names.known()
         found = find_own(link, self.live, names)
-        return replace(found, relations=_inside(link, found.relations, self.live))
-
-    def _make_schema(self, link: psycopg.Connection[Any], name: str) -> None:
-        from psycopg import sql
-
-        schema = sql.Identifier(name)
-        link.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
-        # What default privileges say is for what serves.
-        for (grantee,) in link.execute(MAY_LOOK, [name]).fetchall():
-            whom = sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC")
-            link.execute(sql.SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(schema, whom))
-        _mark(link, name)
+        return replace(found, relations=inside(link, found.relations, self.live))
 
     def _ensure_rights(self, link: psycopg.Connection[Any]) -> None:
         create, use = link.execute(RIGHTS, [self.live]).fetchone() or (False, False)
@@ -418,96 +378,6 @@ def _ensure_none(refusals: list[str]) -> None:
             "drop these for the time of the restore, and make them again after it; or let their"
             " owner make the role a member of his own (GRANT ... TO ...)",
         )
-
-
-def _lock(link: psycopg.Connection[Any], own: Own) -> None:
-    from psycopg import sql
-
-    query = """
-        SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.oid = ANY(%s::oid[]) AND c.relkind = 'r' ORDER BY 1, 2
-    """
-    names = [sql.Identifier(*row) for row in link.execute(query, [own.relations])]
-    if names:
-        link.execute(
-            sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.SQL(", ").join(names))
-        )
-
-
-def _mark(link: psycopg.Connection[Any], name: str) -> None:
-    from psycopg import sql
-
-    link.execute(
-        sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(name), sql.Literal(MARK))
-    )
-
-
-def _revision(link: psycopg.Connection[Any], schema: str) -> str | None:
-    from psycopg import sql
-
-    if not is_plain_table(link, schema, "alembic_version"):
-        return None
-    table = sql.Identifier(schema, "alembic_version")
-    row = link.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchone()
-    return None if row is None else str(row[0])
-
-
-def _all(link: psycopg.Connection[Any], schema: str) -> Own:
-    """All that is in a schema which a restore has made."""
-    rows = link.execute(ALL, {"schema": schema}).fetchall()
-    return Own(
-        [oid for catalog, oid in rows if catalog == "pg_class"],
-        [oid for catalog, oid in rows if catalog == "pg_type"],
-    )
-
-
-def _inside(link: psycopg.Connection[Any], relations: list[int], schema: str) -> list[int]:
-    """Of `relations` those in a schema: without our own records."""
-    query = """
-        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.oid = ANY(%s::oid[]) AND n.nspname = %s
-    """
-    return [oid for (oid,) in link.execute(query, [relations, schema])]
-
-
-def _move(link: psycopg.Connection[Any], own: Own, source: str, target: str) -> None:
-    from psycopg import sql
-
-    for kind, name in link.execute(MOVED, own.parameters).fetchall():
-        move = sql.SQL("ALTER {} {} SET SCHEMA {}")
-        link.execute(
-            move.format(sql.SQL(kind), sql.Identifier(source, name), sql.Identifier(target))
-        )
-
-
-def _only(record: DatabaseRecord, *, with_records: bool) -> DatabaseRecord:
-    """Of a backup's database what is Letta's, and ours with it."""
-    names = Names.of(record.revision, record)
-    kept = {f"{record.schema}.{name}" for name in names.relations}
-    prefix = f"{LETTA_OPS}." if with_records else "\n"
-    tables = {n: t for n, t in record.tables.items() if n in kept or n.startswith(prefix)}
-    sequences = {name: value for name, value in record.sequences.items() if name in kept}
-    return replace(record, tables=tables, sequences=sequences)
-
-
-def _rights_in(record: DatabaseRecord, schema: str) -> Rights:
-    """The rights on what is Letta's, as of tables in `schema`."""
-    assert record.rights is not None  # noqa: S101  # the caller has seen them
-    names = Names.of(record.revision, record)
-    own = {*names.relations, *names.types}
-
-    def moved(address: Address) -> Address | None:
-        home, *rest = address.names or ("",)
-        if home != record.schema or not rest or rest[0] not in own:
-            return None
-        return replace(address, names=(schema, *rest))
-
-    return Rights(
-        record.rights.owner,
-        grants=tuple(
-            (here, acl) for each, acl in record.rights.grants if (here := moved(each)) is not None
-        ),
-    )
 
 
 def _ensure_extensions(link: psycopg.Connection[Any], record: DatabaseRecord) -> None:

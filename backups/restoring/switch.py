@@ -15,6 +15,7 @@ from backups.restoring.scratch import remove_leftovers
 from backups.sources.memory_files import MemoryPlace
 from infra.audit.log import Event
 from infra.audit.trail import append
+from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.servers import start_server, stop_server
@@ -54,7 +55,14 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
             changed = generations.exchange(moves_back(generations, journal))
         elif journal.undoes and not generations.exists(journal.name):
             changed = generations.exchange([(journal.previous, journal.name)])
-        generations.drop(journal.side)
+        try:
+            generations.drop(journal.side)
+        except LettaOpsError as error:
+            if error.code != "database-foreign":
+                raise
+            changed.append(
+                f"{journal.side} stays: {error.message}"
+            )  # it keeps nobody from going back
     for line in changed:
         report(f"database: {line}")
     if journal.had_memory:
