@@ -197,7 +197,7 @@ def test_a_manifest_of_a_newer_format_is_said_to_be_one(
     copy = damaged_copy(place, backup, MANIFEST, "middle", tmp_path / "store")
     text = (place.folder(backup) / MANIFEST).read_text()
     (copy.folder(backup) / MANIFEST).write_text(
-        text.replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}')
+        re.sub(r'"format": \d+', f'"format": {FORMAT + 1}', text)
     )
     assert copy.refused("backup", "restore", backup.id, "--yes") == "manifest-newer"
 
