@@ -21,7 +21,7 @@ from tests.live.docker_stack import DockerStack
 from tests.live.machine import Machine, Stack, chosen_target
 
 # They make containers of their own: once is enough.
-OF_DOCKER = ("test_containers.py", "test_external.py", "test_images.py")
+OF_DOCKER = ("test_containers.py", "test_external.py", "test_images.py", "test_supabase.py")
 # What stands above the port is proven on `local`; the port itself, by its contract, on every target.
 ALSO_ON_DOCKER = (
     "test_port.py",
@@ -31,8 +31,9 @@ ALSO_ON_DOCKER = (
 # Files that take longest come first, so that no worker has one of them left when others are done.
 HEAVIEST_FIRST = (
     "test_switch.py", "test_proxy.py", "test_restore.py", "test_backup_faults.py", "test_documents.py",
-    "test_external.py", "test_images.py", "test_changes.py", "test_interruptions.py",
-    "test_errors.py", "test_backup.py", "test_engine_errors.py", "test_memory_files.py",
+    "test_letta_scope.py", "test_external.py", "test_images.py", "test_supabase.py", "test_changes.py",
+    "test_interruptions.py", "test_errors.py", "test_backup.py", "test_engine_errors.py",
+    "test_memory_files.py",
 )  # fmt: skip
 # They leave the stack of their own as they found it, or remove it: the next one of them has it, too.
 SHARING = ("changes", "documents", "errors", "interruptions", "security", "two-stacks")
