@@ -52,6 +52,11 @@ def statements(script: str) -> Iterator[list[str]]:
         yield tokens
 
 
+def words_of(tokens: Iterable[str]) -> list[str]:
+    """A statement without blanks."""
+    return [token for token in tokens if token.strip()]
+
+
 def requalified(tokens: Iterable[str], homes: Homes) -> str:
     """The statement, with the names that `homes` knows in their new schemas."""
     given = list(tokens)

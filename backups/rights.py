@@ -364,7 +364,7 @@ def _grants(link: psycopg.Connection[Any], address: Address, acl: Acl) -> Iterat
         what: sql.Composable = sql.SQL(_privilege(privilege))
         if column is not None:
             what = sql.SQL("{} ({})").format(what, column)
-        yield _grant(what, target, who, more=more)
+        yield grant(what, target, who, more=more)
 
 
 def _default_grants(role: str, schema: str | None, kind: str, acl: Acl) -> Iterator[sql.Composed]:
@@ -378,16 +378,23 @@ def _default_grants(role: str, schema: str | None, kind: str, acl: Acl) -> Itera
     if schema is None:  # it says all, and not only what it adds
         yield whose + sql.SQL(" REVOKE ALL{} FROM PUBLIC").format(target)
     for who, privilege, more in acl:
-        grant = _grant(sql.SQL(_privilege(privilege)), target, who, more=more)
-        yield whose + sql.SQL(" ") + grant
+        statement = grant(sql.SQL(_privilege(privilege)), target, who, more=more)
+        yield whose + sql.SQL(" ") + statement
 
 
-def _grant(what: sql.Composable, target: sql.Composable, who: str, *, more: bool) -> sql.Composed:
+def grant(what: sql.Composable, target: sql.Composable, who: str, *, more: bool) -> sql.Composed:
+    """`more`: it may be handed on."""
     from psycopg import sql
 
-    grantee = sql.Identifier(who) if who else sql.SQL("PUBLIC")
     option = sql.SQL(" WITH GRANT OPTION") if more else sql.SQL("")
-    return sql.SQL("GRANT {}{} TO {}{}").format(what, target, grantee, option)
+    return sql.SQL("GRANT {}{} TO {}{}").format(what, target, grantee_of(who), option)
+
+
+def grantee_of(who: str) -> sql.Composable:
+    """Whom a statement names."""
+    from psycopg import sql
+
+    return sql.Identifier(who) if who else sql.SQL("PUBLIC")
 
 
 def _not_made(link: psycopg.Connection[Any], trigger: EventTrigger, *, trusted: bool) -> str | None:

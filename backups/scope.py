@@ -6,7 +6,7 @@ nothing of anybody else is read, locked, dumped or replaced then.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,14 @@ class Own:
     relations: list[int]
     types: list[int]
 
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, int]]) -> Own:
+        """Of pairs of a catalog and a number in it."""
+        found: dict[str, list[int]] = {"pg_class": [], "pg_type": []}
+        for catalog, oid in rows:
+            found[catalog].append(oid)
+        return cls(found["pg_class"], found["pg_type"])
+
     @property
     def parameters(self) -> Mapping[str, Any]:
         return {"relations": self.relations, "types": self.types}
@@ -165,20 +173,18 @@ def scope_of(deployment: Deployment) -> str:
     return chosen or (WHOLE if host(deployment).provides_database else LETTA)
 
 
-def find_own(link: psycopg.Connection[Any], schema: str, names: Names) -> Own:
-    """What of `names` is in `schema`, and our records. Raises psycopg.Error."""
+def find_own(
+    link: psycopg.Connection[Any], schema: str, names: Names, *, with_records: bool = False
+) -> Own:
+    """What of `names` is in `schema`, and our records with it. Raises psycopg.Error."""
     asked = {
         "schema": schema,
         "relations": list(names.relations),
         "types": list(names.types),
         "letta_ops": LETTA_OPS,
-        "ours": list(OURS),
+        "ours": list(OURS) if with_records else [],
     }
-    rows = link.execute(FOUND, asked).fetchall()
-    return Own(
-        [oid for catalog, oid in rows if catalog == "pg_class"],
-        [oid for catalog, oid in rows if catalog == "pg_type"],
-    )
+    return Own.of(link.execute(FOUND, asked))
 
 
 def ensure_name(schema: str) -> None:

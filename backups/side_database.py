@@ -8,6 +8,7 @@ database and what only he may make; everything else is done by its owner.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -89,6 +90,7 @@ def restore_database(
     """
     import psycopg
 
+    drop = partial(drop_database, access, side.name)
     try:
         create_database(access, side, backup.manifest.database.properties, report)
         _prepare(access, side, backup, report)
@@ -99,10 +101,10 @@ def restore_database(
         _put_right(access, side, backup, report, trusted=trusted)
     except psycopg.Error as error:
         failure = failed(error)
-        drop_after(failure, access, side.name)
+        drop_after(failure, drop, side.name)
         raise failure from None
     except BaseException as error:
-        drop_after(error, access, side.name)
+        drop_after(error, drop, side.name)
         raise
 
 
@@ -205,12 +207,12 @@ def _is_empty(access: DatabaseAccess, name: str) -> bool:
         return link.execute(ANYTHING).fetchone() is None
 
 
-def drop_after(error: BaseException, access: DatabaseAccess, name: str) -> bool:
-    """Drop a database because of `error`, which is told when that fails too; False: it did."""
+def drop_after(error: BaseException, drop: Callable[[], None], name: str) -> bool:
+    """Drop what is called `name` because of `error`, which is told when that fails too; False: it did."""
     import psycopg
 
     try:
-        drop_database(access, name)
+        drop()
     except (psycopg.Error, LettaOpsError):
         note = (
             f"{name} could not be dropped; the next `letta-ops backup create` or `restore` does it"

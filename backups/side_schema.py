@@ -7,8 +7,8 @@ come through it as well, since it knows the form of a dump, and go in by COPY.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import ChainMap, deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup
 from backups.contents import settle
+from backups.layout import LETTA_OPS
 from backups.loading import JOBS, PSQL_COMMAND, TELLING, Dump, load
 from backups.manifest import Part
 from backups.opening import Key
 from backups.parallel import Stop, concurrently
 from backups.programs import Version
-from backups.requalify import Homes, bare, name_at, requalified, statements
+from backups.requalify import Homes, bare, name_at, requalified, statements, words_of
 from backups.scope import OURS, Names, type_statements
 from backups.sources.rows import TableName
 from backups.stores.store import Store
@@ -89,7 +90,7 @@ class _MovedDump(Dump):
     """A dump on its way into other schemas than it came from."""
 
     homes: dict[tuple[str, str], str]
-    of_extension: Mapping[tuple[str, str], str]
+    of_extension: dict[tuple[str, str], str]
     side: SideSchemas
 
     @classmethod
@@ -217,7 +218,7 @@ class _MovedDump(Dump):
         the database in which others live.
         """
         for tokens in statements(script):
-            words = [token for token in tokens if token.strip()]
+            words = words_of(tokens)
             # A session's settings are ours to make.
             if words[0] == "SET" or "".join(words[:4]) == "SELECTpg_catalog.set_config":
                 continue
@@ -243,7 +244,7 @@ class _MovedDump(Dump):
 
     def _learn_sequence(self, tokens: list[str]) -> None:
         """Of one that belongs to a column of ours, its name says nothing."""
-        words = [token for token in tokens if token.strip()]
+        words = words_of(tokens)
         head, text = words[:2], " ".join(words)
         subject = _subject(words)
         if subject is None:
@@ -256,7 +257,7 @@ class _MovedDump(Dump):
             self.homes[_named(words, words.index("NAME") + 1)] = self.homes[subject]
 
     def _moved(self, tokens: list[str]) -> bytes:
-        moved = requalified(tokens, Homes({**self.of_extension, **self.homes}))
+        moved = requalified(tokens, Homes(ChainMap(self.homes, self.of_extension)))
         return moved.encode(self._codec)
 
     @property
@@ -266,8 +267,6 @@ class _MovedDump(Dump):
 
 def homes_of(schema: str, names: Names, side: SideSchemas) -> dict[tuple[str, str], str]:
     """Where what is Letta's in `schema`, and ours, goes."""
-    from backups.layout import LETTA_OPS
-
     return {
         **{(schema, name): side.tables for name in (*names.relations, *names.types)},
         **{(LETTA_OPS, name): side.records for name in OURS},
@@ -297,7 +296,7 @@ def _named(words: list[str], at: int) -> tuple[str, str]:
 
 def _is_index(tokens: list[str]) -> bool:
     """Whether a statement makes an index, or what makes one: several may be made at the same time."""
-    words = [token for token in tokens if token.strip()]
+    words = words_of(tokens)
     if words[0] == "CREATE":
         return "INDEX" in words[:3]
     behind = words[words.index("CONSTRAINT") + 2 :] if "CONSTRAINT" in words else []

@@ -55,11 +55,11 @@ def hang(
     as it was."""
     import psycopg
 
-    there = set(coming)
-    for table, part in sorted(hanging.standing.parts - Standing.of(link, own).parts):
+    there, now = set(coming), Standing.of(link, own)
+    for table, part in sorted(hanging.standing.parts - now.parts):
         if table in there:
             yield f"{part} of table {table} stays with what was replaced: what comes has none"
-    give_standing(link, hanging.schema, hanging.standing, own)
+    give_standing(link, hanging.schema, hanging.standing, now, own)
     for each in hanging.things:
         if each.refused:
             yield f"{each.what} stays with what was replaced: {each.refused}"

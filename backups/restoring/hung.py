@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from backups.rights import ENABLED
 from backups.scope import Own
 
 if TYPE_CHECKING:
@@ -103,7 +104,6 @@ WHERE c.oid = ANY(%(relations)s::oid[]) AND NOT pg_has_role(c.relowner, 'USAGE')
 # At the end of the comment of a constraint that a restore could not make valid.
 NOT_VALID = "[not valid since a restore by letta-ops]"
 COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "ALL"}
-ENABLED = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 
 
 @dataclass(frozen=True)

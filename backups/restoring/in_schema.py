@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backups.requalify import quoted
+from backups.rights import grantee_of
 from backups.scope import OURS, Names, Own
 from infra.database.facts import MARK, is_plain_table
 
@@ -58,8 +59,8 @@ def make_schema(link: psycopg.Connection[Any], name: str) -> None:
     link.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
     # What default privileges say is for what serves.
     for (grantee,) in link.execute(MAY_LOOK, [name]).fetchall():
-        whom = sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC")
-        link.execute(sql.SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(schema, whom))
+        revoke = sql.SQL("REVOKE ALL ON SCHEMA {} FROM {}")
+        link.execute(revoke.format(schema, grantee_of(grantee)))
     mark(link, name)
 
 
@@ -118,20 +119,7 @@ def revision_in(link: psycopg.Connection[Any], schema: str) -> str | None:
 
 def all_in(link: psycopg.Connection[Any], schema: str) -> Own:
     """All that is in a schema which a restore has made."""
-    rows = link.execute(ALL, {"schema": schema}).fetchall()
-    return Own(
-        [oid for catalog, oid in rows if catalog == "pg_class"],
-        [oid for catalog, oid in rows if catalog == "pg_type"],
-    )
-
-
-def inside(link: psycopg.Connection[Any], relations: list[int], schema: str) -> list[int]:
-    """Of `relations` those in a schema: without our own records."""
-    query = """
-        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.oid = ANY(%s::oid[]) AND n.nspname = %s
-    """
-    return [oid for (oid,) in link.execute(query, [relations, schema])]
+    return Own.of(link.execute(ALL, {"schema": schema}))
 
 
 def move(link: psycopg.Connection[Any], own: Own, source: str, target: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from backups.catalog import Backup, deployment_id
 from backups.contents import compare
 from backups.extensions import extensions_of
 from backups.layout import LETTA_OPS
-from backups.manifest import DatabaseRecord
+from backups.manifest import LETTA, DatabaseRecord
 from backups.opening import Key
 from backups.restoring.databases import ensure_equal, ensure_not_older
 from backups.restoring.generations import Moves, Present, count
@@ -27,7 +27,6 @@ from backups.restoring.hanging import hang, read_hanging, take_off
 from backups.restoring.hung import others_on
 from backups.restoring.in_schema import (
     all_in,
-    inside,
     lock,
     make_schema,
     mark,
@@ -129,7 +128,7 @@ class Schemas:
     def exists(self, name: str) -> bool:
         if name == self.live:
             return self.number(name) != 0
-        return self._comment(name) is not None
+        return self._ours(name) is not None
 
     def number(self, name: str) -> int:
         return int(self._value(NUMBER, name) or 0)
@@ -139,14 +138,13 @@ class Schemas:
         return None if found is None else str(found)
 
     def is_ours(self, name: str) -> bool:
-        with self._link() as link:
-            row = link.execute(COMMENT, [name]).fetchone()
-        return row is not None and str(row[0]).endswith(MARK) and bool(row[1])
+        return bool(self._ours(name))
 
     def ensure_ours(self, name: str) -> None:
-        if self._comment(name) is None:
+        ours = self._ours(name)
+        if ours is None:
             return
-        if not self.is_ours(name):
+        if not ours:
             raise LettaOpsError(
                 "database-foreign",
                 f"there is a schema {name} that letta-ops did not make: it needs that name, and drops"
@@ -210,10 +208,10 @@ class Schemas:
         hanging = read_hanging(link, self.live, going)
         if rehearse:
             _ensure_none(hanging.refusals)
-        coming: set[str] = set()
-        for old, new in moves:
-            if new == self.live:
-                coming = {name for _, name in moved(link, all_in(link, old))}
+        # Whatever schema they are in, their numbers stay.
+        source = next((old for old, new in moves if new == self.live), None)
+        arriving = Own([], []) if source is None else all_in(link, source)
+        coming = {name for _, name in moved(link, arriving)}
         if coming:  # else all of it goes along with the tables, and comes back with them
             take_off(link, hanging, coming)
         for old, new in moves:
@@ -221,16 +219,14 @@ class Schemas:
                 make_schema(link, new)
                 move(link, going, old, new)
             elif new == self.live:
-                move(link, all_in(link, old), old, new)
+                move(link, arriving, old, new)
                 link.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(old)))
             else:
                 rename = sql.SQL("ALTER SCHEMA {} RENAME TO {}")
                 link.execute(rename.format(sql.Identifier(old), sql.Identifier(new)))
         if not coming or not going.relations:
             return []
-        now = find_own(link, self.live, Names(coming, coming))
-        now = replace(now, relations=inside(link, now.relations, self.live))
-        return list(hang(link, hanging, coming, now))
+        return list(hang(link, hanging, coming, arriving))
 
     def read(self, name: str, since: datetime | None) -> Present | None:
         import psycopg
@@ -255,7 +251,7 @@ class Schemas:
             own = all_in(link, name) if name != self.live else self._live(link)
             records = all_in(link, name + RECORDS)
             expected = only_lettas(record, with_records=bool(records.relations))
-            only = [*inside(link, own.relations, name), *records.relations]
+            only = [*own.relations, *records.relations]
             return compare(link, expected, renamed, [more], only)
 
     def make(
@@ -336,8 +332,7 @@ class Schemas:
         refuses it, and only a way back comes here."""
         revision = revision_in(link, self.live)
         names = Names.of(revision) if release_at(revision) else Names.known()
-        found = find_own(link, self.live, names)
-        return replace(found, relations=inside(link, found.relations, self.live))
+        return find_own(link, self.live, names)
 
     def _ensure_rights(self, link: psycopg.Connection[Any]) -> None:
         create, use = link.execute(RIGHTS, [self.live]).fetchone() or (False, False)
@@ -359,9 +354,11 @@ class Schemas:
         hung on others."""
         _ensure_none(read_hanging(link, self.live, self._live(link)).refusals)
 
-    def _comment(self, name: str) -> str | None:
-        found = self._value(COMMENT, name)
-        return None if found is None else str(found)
+    def _ours(self, name: str) -> bool | None:
+        """Whether a restore has made the schema; None: there is none."""
+        with self._link() as link:
+            row = link.execute(COMMENT, [name]).fetchone()
+        return None if row is None else str(row[0]).endswith(MARK) and bool(row[1])
 
     def _value(self, query: str, value: object) -> Any:
         with self._link() as link:
@@ -381,7 +378,7 @@ def _ensure_none(refusals: list[str]) -> None:
 
 
 def _ensure_extensions(link: psycopg.Connection[Any], record: DatabaseRecord) -> None:
-    wanted = extensions_of(record) if record.scope == "letta" else {"vector"}
+    wanted = extensions_of(record) if record.scope == LETTA else {"vector"}
     there = {name for (name,) in link.execute("SELECT extname FROM pg_extension")}
     if missing := sorted(set(wanted) - there):
         raise LettaOpsError(

@@ -7,12 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from backups.catalog import deployment_id
 from backups.humanize import size_in_words
 from backups.restoring.generations import Generations, generations_of
 from backups.restoring.journal import names_of
+from backups.side_database import drop_after
 from infra.errors import LettaOpsError
 from infra.files import make_folder
 from infra.process import Report
@@ -34,7 +36,8 @@ def scratch_folder(deployment: Deployment, generations: Generations) -> Iterator
     try:
         yield made
     except BaseException as error:
-        if _drop_after(error, generations, names_of(deployment).side):
+        side = names_of(deployment).side
+        if drop_after(error, partial(generations.drop, side), side):
             shutil.rmtree(made, ignore_errors=True)
         raise
     shutil.rmtree(made, ignore_errors=True)
@@ -64,20 +67,6 @@ def remove_leftovers(deployment: Deployment, report: Report) -> None:
             generations.drop(names.side)
     for folder in left:  # last: as long as they are there, the next run finds them
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _drop_after(error: BaseException, generations: Generations, name: str) -> bool:
-    """Drop what was made because of `error`, which is told when that fails too; False: it did."""
-    import psycopg
-
-    try:
-        generations.drop(name)
-    except (psycopg.Error, LettaOpsError):
-        error.add_note(
-            f"{name} could not be dropped; the next `letta-ops backup create` or `restore` does it"
-        )
-        return False
-    return True
 
 
 def _prefix(deployment: Deployment) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from backups.rights import grant, grantee_of
 from backups.scope import Own
 
 if TYPE_CHECKING:
     import psycopg
-    from psycopg import sql
 
 # Whose they are, and what identifies their rows to a subscriber.
 OWNERS = """
@@ -75,10 +75,13 @@ class Standing:
         )
 
 
-def give_standing(link: psycopg.Connection[Any], schema: str, before: Standing, own: Own) -> None:
-    """Let what is in `schema` now (`own`) stand as what was there before. Raises psycopg.Error."""
-    _copy_owners(link, schema, before, Standing.of(link, own))
-    _copy_grants(link, schema, before.acls, _acls(link, own))
+def give_standing(
+    link: psycopg.Connection[Any], schema: str, before: Standing, now: Standing, own: Own
+) -> None:
+    """Let what is in `schema` (`own`), and stands as `now`, stand as what was there before. Raises
+    psycopg.Error."""
+    _copy_owners(link, schema, before, now)
+    _copy_grants(link, schema, before.acls, _acls(link, own))  # a new owner changes them
 
 
 def _acls(link: psycopg.Connection[Any], own: Own) -> Acls:
@@ -118,14 +121,6 @@ def _copy_grants(link: psycopg.Connection[Any], schema: str, was: Acls, now: Acl
         if column is not None:
             target = sql.SQL(" ({})").format(sql.Identifier(column)) + target
         for grantee in dict.fromkeys(who for who, *_ in link.execute(GRANTED, [standing])):
-            link.execute(sql.SQL("REVOKE ALL{} FROM {}").format(target, _grantee(grantee)))
+            link.execute(sql.SQL("REVOKE ALL{} FROM {}").format(target, grantee_of(grantee)))
         for grantee, privilege, more in link.execute(GRANTED, [granted]).fetchall():
-            option = sql.SQL(" WITH GRANT OPTION" if more else "")
-            grant = sql.SQL("GRANT {}{} TO {}{}")
-            link.execute(grant.format(sql.SQL(privilege), target, _grantee(grantee), option))
-
-
-def _grantee(name: str) -> sql.Composable:
-    from psycopg import sql
-
-    return sql.Identifier(name) if name else sql.SQL("PUBLIC")
+            link.execute(grant(sql.SQL(privilege), target, grantee, more=more))

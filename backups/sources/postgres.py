@@ -153,7 +153,7 @@ def snapshot(access: DatabaseAccess, name: str, scope: str) -> Iterator[Snapshot
             if scope == LETTA:
                 names = Names.of(facts.revision)
                 ensure_name(facts.schema)
-                own = find_own(link, facts.schema, names)
+                own = find_own(link, facts.schema, names, with_records=True)
                 ensure_all(link, facts.schema, own, names)
             only = own.relations if own else None
             known = _known(link, name, facts, own)

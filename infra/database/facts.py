@@ -98,11 +98,7 @@ def _in_order(link: psycopg.Connection[Any]) -> list[str]:
     """The schemas with Letta's tables: in the order of the search path that a new session has here, also
     where this one has another."""
     rows = link.execute(HOMES).fetchall()
-    row = link.execute(
-        "SELECT reset_val, current_user FROM pg_settings WHERE name = 'search_path'"
-    ).fetchone()
-    path, user = row or ("", "")
-    names = [user if name == "$user" else name for name in names_in(path)]
+    names = _search_path(link)
     return sorted(
         (schema for (schema,) in rows),
         key=lambda schema: names.index(schema) if schema in names else len(names),
@@ -111,13 +107,17 @@ def _in_order(link: psycopg.Connection[Any]) -> list[str]:
 
 def first_schema(link: psycopg.Connection[Any]) -> str | None:
     """The first schema of the search path that a new session has here, of those that are there."""
+    there = {name for (name,) in link.execute("SELECT nspname FROM pg_namespace")}
+    return next((name for name in _search_path(link) if name in there), None)
+
+
+def _search_path(link: psycopg.Connection[Any]) -> list[str]:
+    """That of a new session here, whatever this one has."""
     row = link.execute(
         "SELECT reset_val, current_user FROM pg_settings WHERE name = 'search_path'"
     ).fetchone()
     path, user = row or ("", "")
-    there = {name for (name,) in link.execute("SELECT nspname FROM pg_namespace")}
-    names = (user if name == "$user" else name for name in names_in(path))
-    return next((name for name in names if name in there), None)
+    return [user if name == "$user" else name for name in names_in(path)]
 
 
 def names_in(text: str) -> list[str]:
