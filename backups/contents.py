@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from backups.manifest import DatabaseRecord, Table
@@ -56,6 +57,24 @@ JOIN pg_namespace n ON n.nspname = s.schemaname
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.sequencename
 WHERE %(only)s::oid[] IS NULL OR c.oid = ANY(%(only)s::oid[])
 """
+# As many bytes of each at a time. Where nothing was written, there are zeros, however they are stored.
+LARGE_OBJECTS = """
+WITH RECURSIVE piece AS (
+  SELECT oid, 0::bigint AS start, lo_get(oid, 0, %(size)s) AS data FROM pg_largeobject_metadata
+  UNION ALL
+  SELECT oid, start + %(size)s, lo_get(oid, start + %(size)s, %(size)s) FROM piece
+  WHERE length(data) = %(size)s)
+SELECT count(*) FILTER (WHERE start = 0),
+  sum(('x' || left(h, {half}))::bit(64)::bigint), sum(('x' || right(h, {half}))::bit(64)::bigint)
+FROM (SELECT start, md5(record_send(ROW(oid::bigint, start, data))) AS h FROM piece) AS hashed
+"""
+PIECE = 1024 * 1024
+VIEWS = """
+SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'm' AND c.relispopulated
+AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+"""
+FILLING = "SET LOCAL lock_timeout = '1s'"  # nobody else may read a view that is just filled
 # Types whose binary form is the same for every value that is written alike. Not so arrays (one that
 # had a NULL is another one), floating-point numbers (there are many NaNs), and what has numbers of
 # other things in it: those go in as text.
@@ -109,6 +128,48 @@ def read_sequences(link: psycopg.Connection[Any], only: list[int] | None = None)
     return {str(name): int(value) for name, value in rows}
 
 
+def read_large_objects(link: psycopg.Connection[Any]) -> Table:
+    """How many there are, and a digest of what is in them. Raises psycopg.Error."""
+    from psycopg import sql
+
+    query = sql.SQL(LARGE_OBJECTS).format(half=sql.Literal(HALF))
+    return _table(link.execute(query, {"size": PIECE}).fetchone())
+
+
+def read_views(link: psycopg.Connection[Any]) -> dict[str, int]:
+    """Return the rows of every materialized view, by `schema.name`, but for those that are not filled,
+    or just being filled, or that we may not read."""
+    import psycopg
+    from psycopg import sql
+
+    found = {}
+    for schema, name in link.execute(VIEWS).fetchall():
+        query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, name))
+        with suppress(psycopg.errors.LockNotAvailable), link.transaction(force_rollback=True):
+            link.execute(FILLING)
+            row = link.execute(query).fetchone()
+            found[f"{schema}.{name}"] = int(row[0]) if row else 0
+    return found
+
+
+def compare_views(
+    link: psycopg.Connection[Any],
+    expected: DatabaseRecord,
+    renamed: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return in words which materialized views differ from `expected`: a restore fills them anew."""
+    if expected.views is None:
+        return []
+    there = read_views(link)
+    wanted = {_here(name, renamed): rows for name, rows in expected.views.items()}
+    return [
+        f"materialized view {name} has {there.get(name, 'no')} rows, in the backup"
+        f" {wanted.get(name, 'none')}"
+        for name in sorted(there.keys() | wanted.keys())
+        if there.get(name) != wanted.get(name)
+    ]
+
+
 def compare(
     link: psycopg.Connection[Any],
     expected: DatabaseRecord,
@@ -122,14 +183,18 @@ def compare(
     `more_links` and `only`: see `read_tables`.
     """
     found, sequences = read_tables(link, more_links, only), read_sequences(link, only)
+    tables = {_here(name, renamed): table for name, table in expected.tables.items()}
+    wanted = {_here(name, renamed): value for name, value in expected.sequences.items()}
+    return [
+        *_tables_differ(tables, found),
+        *_sequences_differ(wanted, sequences),
+        *_large_objects_differ(link, expected),
+    ]
 
-    def here(name: str) -> str:
-        schema, _, rest = name.partition(".")
-        return f"{(renamed or {}).get(schema, schema)}.{rest}"
 
-    tables = {here(name): table for name, table in expected.tables.items()}
-    wanted = {here(name): value for name, value in expected.sequences.items()}
-    return [*_tables_differ(tables, found), *_sequences_differ(wanted, sequences)]
+def _here(name: str, renamed: Mapping[str, str] | None) -> str:
+    schema, _, rest = name.partition(".")
+    return f"{(renamed or {}).get(schema, schema)}.{rest}"
 
 
 def _read(link: psycopg.Connection[Any], tables: deque[Any]) -> dict[str, Table]:
@@ -142,9 +207,25 @@ def _read(link: psycopg.Connection[Any], tables: deque[Any]) -> dict[str, Table]
         except IndexError:
             return found
         row = link.execute(_digest_query(link, schema, name, oid)).fetchone()
-        rows, first, second = row or (0, 0, 0)
-        digest = f"{int(first) % (1 << 64):016x}{int(second) % (1 << 64):016x}"
-        found[f"{schema}.{name}"] = Table(int(rows), digest)
+        found[f"{schema}.{name}"] = _table(row)
+
+
+def _table(row: tuple[Any, ...] | None) -> Table:
+    rows, first, second = row or (0, 0, 0)
+    return Table(
+        int(rows), "".join(f"{int(half or 0) % (1 << 64):016x}" for half in (first, second))
+    )
+
+
+def _large_objects_differ(link: psycopg.Connection[Any], expected: DatabaseRecord) -> Iterator[str]:
+    wanted = expected.large_objects
+    if wanted is None:
+        return
+    there = read_large_objects(link)
+    if there.rows != wanted.rows:
+        yield f"there are {there.rows} large objects, in the backup {wanted.rows}"
+    elif there != wanted:
+        yield "the content of large objects differs"
 
 
 def _tables_differ(expected: Mapping[str, Table], found: Mapping[str, Table]) -> Iterator[str]:
@@ -181,8 +262,8 @@ def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: in
     columns = [_column(*column) for column in link.execute(COLUMNS, [oid])]
     return sql.SQL(
         "SELECT count(*),"
-        " coalesce(sum(('x' || left(h, {half}))::bit(64)::bigint), 0),"
-        " coalesce(sum(('x' || right(h, {half}))::bit(64)::bigint), 0)"
+        " sum(('x' || left(h, {half}))::bit(64)::bigint),"
+        " sum(('x' || right(h, {half}))::bit(64)::bigint)"
         # Without OFFSET the planner writes both halves out, and each row is hashed twice.
         " FROM (SELECT md5(record_send(ROW({columns}))) AS h FROM ONLY {table} OFFSET 0) AS hashed"
     ).format(

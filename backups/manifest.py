@@ -11,7 +11,9 @@ from typing import Any
 
 from infra.errors import LettaOpsError
 
-FORMAT = 3  # 1 knew nothing of extensions and rights, 2 nothing of scopes
+# 1 knew nothing of extensions and rights, 2 nothing of scopes, 3 nothing of large objects and views.
+FORMAT = 4
+LATER = {3: ("scope", "types", "leaning"), 4: ("large_objects", "views")}  # of the database
 MANIFEST = "manifest.json"
 KEEP = "keep.json"  # beside it: a mark that prune respects
 DRILLS = "drills/"
@@ -168,7 +170,10 @@ class DatabaseRecord:
     the order in which they were made, `rights` and `properties` are not known of backups of format 1.
 
     In the scope `letta` the dump has no types: they are in `types`, each with its words. `leaning` are
-    entries of the dump, as `Rights` calls them, that need something of others, which is not in it."""
+    entries of the dump, as `Rights` calls them, that need something of others, which is not in it.
+
+    `large_objects` are counted like a table's rows; `views` are the materialized ones, by `schema.name`,
+    with their rows: a restore fills them anew. None: not of this scope, or of an earlier format."""
 
     name: str
     schema: str | None  # where Letta's tables are
@@ -185,6 +190,8 @@ class DatabaseRecord:
     scope: str = WHOLE
     types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     leaning: Mapping[str, str] = field(default_factory=dict)
+    large_objects: Table | None = None
+    views: Mapping[str, int] | None = None
 
     def rows(self, table: str) -> int | None:
         """How many rows a table of Letta has, by its plain name."""
@@ -264,11 +271,13 @@ class Manifest:
     def _body(self) -> dict[str, Any]:
         body = asdict(self)
         del body["signature"]
-        if self.database.scope == LETTA:
-            return {"format": FORMAT, **body}
-        for key in ("scope", "types", "leaning"):  # one of before has none, and is signed without
-            del body["database"][key]
-        return {"format": 2, **body}
+        database = self.database
+        number = 4 if database.views is not None else 3 if database.scope == LETTA else 2
+        for later, keys in LATER.items():
+            if number < later:  # those of before have none, and are signed without
+                for key in keys:
+                    del body["database"][key]
+        return {"format": number, **body}
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
@@ -305,8 +314,10 @@ def _manifest(document: dict[str, Any], signature: dict[str, str] | None) -> Man
     extensions = {name: Extension(**each) for name, each in database.get("extensions", {}).items()}
     rights = Rights.parse(database["rights"]) if database.get("rights") else None
     properties = Properties.parse(database["properties"]) if database.get("properties") else None
+    large = database.get("large_objects")
     parsed = {
         "tables": tables,
+        "large_objects": Table(**large) if large else None,
         "extensions": extensions,
         "rights": rights,
         "properties": properties,

@@ -1,13 +1,23 @@
 """Run every benchmark (or those named) on a stack of their own and print their figures.
 
-python -m benchmarks [cli] [start] [provisioning] [messages] [containers] [backups] [memory] [pgbackrest]
+python -m benchmarks [cli] [start] [provisioning] [messages] [containers] [backups] [down_time] [memory]
+    [pgbackrest]
 """
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import backup_rivals, backups, cli, containers, messages, provisioning, start
+from benchmarks import (
+    backup_rivals,
+    backups,
+    cli,
+    containers,
+    down_time,
+    messages,
+    provisioning,
+    start,
+)
 from benchmarks.stage import stage
 
 BENCHMARKS = {
@@ -17,6 +27,7 @@ BENCHMARKS = {
     "messages": messages.measure,
     "containers": containers.measure,
     "backups": backups.measure,
+    "down_time": down_time.measure,
     "memory": backups.measure_memory,
     "pgbackrest": backup_rivals.pgbackrest,
 }

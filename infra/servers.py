@@ -8,6 +8,7 @@ from infra.api import answers
 from infra.errors import LettaOpsError
 from infra.stack.deployment import SERVICE_SERVER, Deployment
 from infra.targets import host
+from infra.targets.target import Standby
 
 START_SECONDS = 240.0
 POLL_SECONDS = 0.3
@@ -46,6 +47,18 @@ def start_server(deployment: Deployment) -> None:
 def _started(deployment: Deployment) -> bool:
     host(deployment).start(SERVICE_SERVER)
     return answers(deployment)
+
+
+def standby(deployment: Deployment) -> Standby | None:
+    """What can serve while the deployment's servers are stopped and started; None where nothing can."""
+    return host(deployment).standby() if is_ours(deployment) else None
+
+
+def remove_standby(deployment: Deployment, patience: int = 0) -> None:
+    """End what a command has let serve in the servers' place; requests that it has at hand are given as
+    many seconds. Nothing happens where there is none."""
+    if (found := standby(deployment)) is not None:
+        found.remove(patience)
 
 
 def ensure_can_stop(deployment: Deployment) -> None:

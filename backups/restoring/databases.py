@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from backups import side_database
 from backups.catalog import Backup, deployment_id
-from backups.contents import compare
+from backups.contents import compare, compare_views
 from backups.extensions import ensure_offered
 from backups.layout import apply_settings, copy_settings, first_grants, reach_extension
 from backups.manifest import DatabaseRecord
@@ -30,11 +31,14 @@ from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import ADMIN_ROLE, Deployment
 from infra.targets import host
+from infra.targets.target import Standby
 
 if TYPE_CHECKING:
     import psycopg
 
 BUSY_SECONDS = 20.0  # clients may connect again and again until the server is really gone
+MOMENTS, POLL_SECONDS = 50, 0.02
+BUSY = "SELECT count(*) FROM pg_stat_activity WHERE datname = ANY(%s) AND state <> 'idle'"
 FIRST_SCHEMA = "public"  # where a server looks whose database nobody has configured
 OID = "SELECT oid FROM pg_database WHERE datname = %s"
 NAME = "SELECT datname FROM pg_database WHERE oid = %s"
@@ -73,6 +77,9 @@ class Databases:
         with self.access.connect(self.access.maintenance) as link:
             return read_slots(link, self.live)
 
+    def sessions(self, name: str) -> Mapping[str, str]:
+        return {"database": name}
+
     def exists(self, name: str) -> bool:
         # That which we connect to is there.
         return self.access.maintenance == name or self.number(name) != 0
@@ -97,13 +104,15 @@ class Databases:
     def drop(self, name: str) -> None:
         side_database.drop_database(self.access, name)
 
-    def exchange(self, moves: Moves, *, rehearse: bool = False) -> list[str]:
+    def exchange(
+        self, moves: Moves, *, rehearse: bool = False, standby: Standby | None = None
+    ) -> list[str]:
         import psycopg
 
         if rehearse:
             return []  # nothing is in its way but sessions, which are ended
         deadline = time.monotonic() + BUSY_SECONDS
-        with self.access.connect(self._elsewhere) as link:
+        with self.access.connect(self._elsewhere) as link, _held(link, standby, moves):
             try:
                 while True:
                     try:
@@ -147,7 +156,8 @@ class Databases:
         with self.access.examine(name) as link, self.access.examine(name) as more:
             schema = database_facts(link).schema
             renamed = {record.schema: schema} if record.schema and schema else {}
-            return compare(link, record, renamed, [more])
+            found = compare(link, record, renamed, [more])
+            return [*found, *(compare_views(link, record, renamed) if name == self.live else ())]
 
     def make(
         self,
@@ -267,6 +277,28 @@ def _set_as_it_was(
                 apply_settings(link, [(role, assignment)], side.name)
         except psycopg.Error as error:
             report(f"database: leaving out {assignment}: {str(error).strip().splitlines()[0]}")
+
+
+@contextmanager
+def _held(link: psycopg.Connection[Any], standby: Standby | None, moves: Moves) -> Iterator[None]:
+    """Let `standby` do nothing in the block: it would connect again at once. It is taken at a moment
+    when it is not in the middle of a transaction, where such a moment comes."""
+    if standby is None:
+        yield
+        return
+    databases = [old for old, _ in moves]
+    try:
+        for _ in range(MOMENTS):
+            standby.hold()
+            if link.execute(BUSY, [databases]).fetchone() == (0,):
+                break
+            standby.go_on()
+            time.sleep(POLL_SECONDS)
+        else:
+            standby.hold()
+        yield
+    finally:
+        standby.go_on()
 
 
 def _close(link: psycopg.Connection[Any], name: str) -> None:

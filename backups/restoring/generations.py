@@ -6,7 +6,7 @@ In the scope `database` each generation is a database of its own, and they chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +20,7 @@ from infra.database.facts import is_plain_table
 from infra.process import Report
 from infra.stack.deployment import Deployment
 from infra.targets import host
+from infra.targets.target import Standby
 
 if TYPE_CHECKING:
     import psycopg
@@ -67,6 +68,9 @@ class Generations(Protocol):
     def slots(self) -> list[str]:
         """Slots of replication that stay with what is replaced."""
 
+    def sessions(self, name: str) -> Mapping[str, str]:
+        """What a server's sessions must have that works on one, also while it becomes the live one."""
+
     def exists(self, name: str) -> bool: ...
 
     def number(self, name: str) -> int:
@@ -86,9 +90,11 @@ class Generations(Protocol):
     def drop(self, name: str) -> None:
         """Drop one that restores made; nothing happens where there is none."""
 
-    def exchange(self, moves: Moves, *, rehearse: bool = False) -> list[str]:
+    def exchange(
+        self, moves: Moves, *, rehearse: bool = False, standby: Standby | None = None
+    ) -> list[str]:
         """Rename, all or none; return in words what is not as it was. `rehearse`: see whether that
-        would work, where that can be seen."""
+        would work, where that can be seen. `standby` works on what becomes live."""
 
     def read(self, name: str, since: datetime | None) -> Present | None:
         """Count what one holds; None when it is missing, or was never migrated.

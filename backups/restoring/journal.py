@@ -38,6 +38,8 @@ class Journal:
     proven: bool = False  # nobody goes back any more
     record: str | None = None  # the id of its record in the audit trail
     scope: str = WHOLE
+    # What was restored has clients before it is live: going back keeps it.
+    has_standby: bool = False
 
     @property
     def side(self) -> str:

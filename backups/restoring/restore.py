@@ -24,9 +24,17 @@ from backups.scope import scope_of
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from backups.streams import chunks_of
+from infra.api import answers
 from infra.errors import LettaOpsError
 from infra.process import Report
-from infra.servers import ensure_can_stop, is_ours, start_server, stop_server
+from infra.servers import (
+    ensure_can_stop,
+    is_ours,
+    remove_standby,
+    standby,
+    start_server,
+    stop_server,
+)
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
 from infra.stack.locations import stack_folder
@@ -40,6 +48,9 @@ from infra.stack.profile import (
     remembered,
 )
 from infra.targets import host
+from infra.targets.target import Standby
+
+DRAIN_SECONDS = 300  # requests at hand are answered before a server that stood in ends
 
 ConfirmServer = Callable[
     [Deployment], None
@@ -81,9 +92,14 @@ def restore(
     report: Report,
     *,
     record: Record,
+    stop_first: bool = False,
 ) -> Restored:
     """Carry out `plan`. The live database serves until the restored one was found to be equal to the
-    backup; on any failure after that, everything is as it was. Raises LettaOpsError."""
+    backup; on any failure after that, everything is as it was. Raises LettaOpsError.
+
+    Where the target can, a server works on what was restored before the one that serves is stopped, and
+    stands in for it; not with `stop_first`.
+    """
     started = time.monotonic()
     live = generations.live
     ensure_no_other(deployment)
@@ -106,18 +122,22 @@ def restore(
         lock.ensure_held()
         generations.drop(journal.older)  # of a restore that was proven, and then killed
         generations.exchange(moves_of(generations, journal), rehearse=True)
+        standby = (
+            None if stop_first else _start_standby(deployment, generations, plan, journal, report)
+        )
+        journal = replace(journal, has_standby=standby is not None)
         if generations.must_be_alone:
             lock.release_database()
         journal.write(journal_file(deployment))
-        stopped = time.monotonic()
-        _switch(deployment, generations, plan, journal, confirm_server, report)
+        down = _switch(deployment, generations, plan, journal, standby, confirm_server, report)
         record.detail |= {
             "backup": plan.backup.id,
             "previous": journal.previous if journal.had_database else None,
-            "down_seconds": round(time.monotonic() - stopped, 1),
+            "down_seconds": round(down, 1),
         }
         record.took_effect()
         journal_file(deployment).unlink()
+        remove_standby(deployment, DRAIN_SECONDS)
     for gone in (journal.older, journal.undone):
         generations.drop(gone)
     _freshen(generations, report)
@@ -185,29 +205,72 @@ def _make_beside(
             MemoryPlace.of(deployment).write(chunks_of(source))
 
 
+def _start_standby(
+    deployment: Deployment,
+    generations: Generations,
+    plan: Plan,
+    journal: Journal,
+    report: Report,
+) -> Standby | None:
+    """Start a server on what was restored, and see it do its work, while that of before serves.
+
+    None where that can't be had: then clients wait. Raises LettaOpsError (`server-not-proven`).
+    """
+    found = standby(deployment)
+    if found is None or plan.provisions or not answers(deployment):
+        return None
+    report("switching: a server is started on what was restored, beside the one that serves")
+    try:
+        found.start(generations.sessions(journal.side))
+    except LettaOpsError as error:
+        if error.code != "standby-not-started":
+            raise
+        report(f"switching: clients have to wait, since {error.message}")
+        return None
+    return found
+
+
 def _switch(
     deployment: Deployment,
     generations: Generations,
     plan: Plan,
     journal: Journal,
+    standby: Standby | None,
     confirm_server: ConfirmServer,
     report: Report,
-) -> None:
+) -> float:
+    """Return for how many seconds nothing has served."""
     try:
         start_guard(deployment)
+        at_once = standby is not None and not _has_repositories(deployment, plan, journal)
+        if standby is not None and at_once:
+            report("switching: the server beside serves")
+            standby.serve()
+        gone = time.monotonic()
         report("switching: the server is stopped")
         stop_server(deployment)
-        for line in generations.exchange(moves_of(generations, journal)):
+        if at_once:
+            gone = time.monotonic()
+        for line in generations.exchange(moves_of(generations, journal), standby=standby):
             report(f"database: {line}")
         if journal.had_memory:
             MemoryPlace.of(deployment).swap()
+        if standby is not None and not at_once:
+            report("switching: the server beside serves")
+            standby.serve()
+        back = time.monotonic()
         _start(deployment, generations, plan, journal, report)
+        if standby is not None:
+            standby.hand_back()
         if is_ours(deployment):
             confirm_server(load(stack_folder(deployment.stack), deployment.profile))
+        if standby is None:
+            back = time.monotonic()
     except BaseException as error:
         _undo(deployment, journal, report, error)
         raise
     replace(journal, proven=True).write(journal_file(deployment))
+    return back - gone
 
 
 def _undo(deployment: Deployment, journal: Journal, report: Report, error: BaseException) -> None:
@@ -248,6 +311,14 @@ def _freshen(generations: Generations, report: Report) -> None:
         generations.freshen(generations.live)
     except (psycopg.Error, LettaOpsError):
         report("the planner's statistics could not be made; autovacuum does it within minutes")
+
+
+def _has_repositories(deployment: Deployment, plan: Plan, journal: Journal) -> bool:
+    """Whether what a server writes to memory for its last clients would get into that of the other."""
+    if not journal.had_memory:
+        return False
+    restored, live = plan.backup.manifest.memory, MemoryPlace.of(deployment)
+    return restored.repositories > 0 or live.digest().repositories > 0
 
 
 def _has_memory(deployment: Deployment, plan: Plan) -> bool:

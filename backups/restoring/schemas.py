@@ -7,7 +7,7 @@ hangs on the tables goes along to those that come (`backups.restoring.hanging`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,6 +55,7 @@ from infra.process import Report
 from infra.stack.deployment import Deployment
 from infra.stack.releases import release_at
 from infra.targets import host
+from infra.targets.target import Standby
 
 if TYPE_CHECKING:
     import psycopg
@@ -125,6 +126,16 @@ class Schemas:
     def slots(self) -> list[str]:
         return []
 
+    def sessions(self, name: str) -> Mapping[str, str]:
+        from psycopg import sql
+
+        with self._link() as link:
+            extension = find_pgvector(link)
+            homes = [name, self.live, *([extension.schema] if extension else [])]
+            return {
+                "search_path": ", ".join(sql.Identifier(each).as_string(link) for each in homes)
+            }
+
     def exists(self, name: str) -> bool:
         if name == self.live:
             return self.number(name) != 0
@@ -175,7 +186,13 @@ class Schemas:
                     sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(each))
                 )
 
-    def exchange(self, moves: Moves, *, rehearse: bool = False) -> list[str]:
+    def exchange(
+        self,
+        moves: Moves,
+        *,
+        rehearse: bool = False,
+        standby: Standby | None = None,  # noqa: ARG002  # it waits for a lock, as everybody does
+    ) -> list[str]:
         import psycopg
 
         deadline = time.monotonic() + BUSY_SECONDS
@@ -184,7 +201,8 @@ class Schemas:
                 try:
                     with self._link() as link, link.transaction(force_rollback=rehearse):
                         return self._exchange(link, moves, rehearse=rehearse)
-                except psycopg.errors.LockNotAvailable:
+                # A server that stands in works on the tables that come.
+                except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                     if rehearse:  # the server that runs is in the way: it will be stopped
                         return []
                     if time.monotonic() > deadline:

@@ -18,6 +18,7 @@ from backups.side_database import drop_after
 from infra.errors import LettaOpsError
 from infra.files import make_folder
 from infra.process import Report
+from infra.servers import remove_standby
 from infra.stack.deployment import Deployment
 from infra.stack.locations import stack_folder
 
@@ -61,6 +62,7 @@ def remove_leftovers(deployment: Deployment, report: Report) -> None:
     if not left:
         return
     report("an earlier restore was killed: what it had made beside the live database is removed")
+    remove_standby(deployment)
     names = names_of(deployment)
     with generations_of(deployment, names.scope) as generations:
         if generations.is_ours(names.side):  # else the next restore says whose name it needs

@@ -18,7 +18,7 @@ from infra.audit.trail import append
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
-from infra.servers import start_server, stop_server
+from infra.servers import remove_standby, start_server, stop_server
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
 from infra.stack.profile import ADOPTED_KEY, ENCRYPTION_KEY, remember
@@ -45,11 +45,12 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     Raises LettaOpsError when that is not possible now; the journal stays until it was.
     """
     report("going back: the server is stopped, and what was there before takes its place again")
+    remove_standby(deployment)
     stop_server(deployment)
     changed: list[str] = []
     with generations_of(deployment, journal.scope, journal.name) as generations:
         if generations.name_of(journal.side_oid) == journal.side:
-            generations.adopt(journal.side)  # whoever wrote the journal has made it
+            _set_aside(generations, journal)
         if generations.name_of(journal.side_oid) == journal.name:
             generations.drop(journal.side)  # not that one: of an earlier time
             changed = generations.exchange(moves_back(generations, journal))
@@ -78,6 +79,14 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
         start_server(deployment)
     journal_file(deployment).unlink(missing_ok=True)
     report("going back: done, the server runs with what it had before")
+
+
+def _set_aside(generations: Generations, journal: Journal) -> None:
+    """Of a restore whose switch did not come to pass: it is dropped, unless it had clients."""
+    generations.adopt(journal.side)  # whoever wrote the journal has made it
+    if journal.has_standby:
+        generations.drop(journal.undone)
+        generations.exchange([(journal.side, journal.undone)])
 
 
 def _adopt(deployment: Deployment) -> None:

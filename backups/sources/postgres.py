@@ -8,11 +8,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backups.contents import OWN_TABLES, read_sequences, read_tables, settle
+from backups.contents import (
+    OWN_TABLES,
+    read_large_objects,
+    read_sequences,
+    read_tables,
+    read_views,
+    settle,
+)
 from backups.extensions import read_extensions
 from backups.foresight import foreseen
 from backups.layout import read_properties
-from backups.manifest import LETTA, WHOLE, DatabaseRecord, Extension, Table
+from backups.manifest import LETTA, WHOLE, DatabaseRecord, Extension
 from backups.programs import Program, Version
 from backups.rights import read_rights
 from backups.scope import (
@@ -122,7 +129,7 @@ class Snapshot:
 
     def contents(self) -> DatabaseRecord:
         """Wait for the counting, and return what the snapshot holds."""
-        return DatabaseRecord(**self._facts, tables=self._counted.result())
+        return DatabaseRecord(**self._facts, **self._counted.result())
 
 
 HINT = (
@@ -211,13 +218,13 @@ def begin_locked(link: psycopg.Connection[Any], only: list[int] | None) -> None:
 
 
 class _Counting:
-    """Counts and digests all tables over the connection that holds the snapshot."""
+    """Counts and digests all content over the connection that holds the snapshot."""
 
     def __init__(self, link: psycopg.Connection[Any], only: list[int] | None) -> None:
         self._link = link
-        self._reading = Background(lambda: read_tables(link, only=only), "counting")
+        self._reading = Background(lambda: _contents(link, only), "counting")
 
-    def result(self) -> dict[str, Table]:
+    def result(self) -> dict[str, Any]:
         import psycopg
 
         try:
@@ -231,6 +238,14 @@ class _Counting:
             with suppress(Exception):  # it may have ended by now
                 self._link.cancel_safe(timeout=5)
             self._reading.wait(10)
+
+
+def _contents(link: psycopg.Connection[Any], only: list[int] | None) -> dict[str, Any]:
+    """By the names that a `DatabaseRecord` has for it. In scope `letta` only tables are Letta's."""
+    tables = read_tables(link, only=only)
+    if only is not None:
+        return {"tables": tables}
+    return {"tables": tables, "large_objects": read_large_objects(link), "views": read_views(link)}
 
 
 def refused(error: Exception, name: str) -> LettaOpsError:

@@ -2,12 +2,14 @@
 
 Run by the interpreter of a Letta release, which has none of our packages: standard library only.
 
-    python launch.py ENVIRONMENT.json MODULE:FUNCTION [ARGUMENT ...]
+    python launch.py [--sessions=JSON] ENVIRONMENT.json MODULE:FUNCTION [ARGUMENT ...]
 
 The file holds `environment`, `secrets` (values) and `secret_names`, and the module to
 `import_first`. Letta prints its password when it starts; whoever reads the log must not learn it.
 And it hands its whole environment to the tools of agents: once it has read its secrets, they leave
 the environment. Most of its start is imports and schemas, of which more than half is spared here.
+
+JSON is for a server that works on what a restore brings, while another serves: see `direct_sessions`.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 REDACTED = "[redacted]"
+SESSIONS = "--sessions="
+NO_SUCH_DATABASE = "3D000"  # PostgreSQL's documentation, "Appendix A"
 FASTAPI = ("0.116.1",)  # those whose inside is known here
 NO_SCHEMA: dict[str, Any] = {"paths": {}, "info": {}, "components": {"schemas": {}}}
 
@@ -122,8 +126,31 @@ def unchecked(target: Any = None, **_: Any) -> Any:
     return target if target is not None else unchecked
 
 
+def direct_sessions(parameters: Mapping[str, str]) -> None:
+    """Let sessions with Postgres work in another `database`, for as long as there is one of that name,
+    or with another `search_path`: what is restored gets its lasting name while this server works on it.
+    """
+    event: Any = importlib.import_module("sqlalchemy.event")
+    engine: Any = importlib.import_module("sqlalchemy.engine")
+    path, name = parameters.get("search_path"), parameters.get("database")
+
+    @event.listens_for(engine.Engine, "do_connect")  # type: ignore[untyped-decorator,unused-ignore]
+    def connect(dialect: Any, _: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        if path is not None:
+            options["server_settings"] = {**options.get("server_settings", {}), "search_path": path}
+        if name is not None:
+            try:
+                return dialect.connect(*arguments, **{**options, "database": name})
+            except Exception as error:
+                if getattr(error, "sqlstate", None) != NO_SUCH_DATABASE:
+                    raise
+        return None  # as it would be without us
+
+
 def main() -> None:
-    path, entry_point, *arguments = sys.argv[1:]
+    given = sys.argv[1:]
+    sessions = given.pop(0).removeprefix(SESSIONS) if given[0].startswith(SESSIONS) else "{}"
+    path, entry_point, *arguments = given
     module, _, function = entry_point.partition(":")
     with Path(path).open() as source:
         settings = json.load(source)
@@ -133,6 +160,8 @@ def main() -> None:
     sys.stderr = RedactingStream(sys.stderr, secrets)
     sys.argv = [module, *arguments]
     del sys.path[0]  # our own folder
+    if directed := json.loads(sessions):
+        direct_sessions(directed)
     with quick_imports():
         if first := settings["import_first"]:
             with schemas_on_demand(first):

@@ -25,6 +25,7 @@ SERVICE_POSTGRES = "postgres"
 SERVICE_MODEL = "model"
 SERVICE_SMOLLM2 = "smollm2"
 SERVICE_SERVER = "letta"
+SERVICE_STANDBY = "standby"  # a server that takes over for a moment
 SERVICE_SCHEDULER = "scheduler"
 SERVICE_PROXY = "proxy"
 SERVICE_REDIS = "redis"

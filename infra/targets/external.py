@@ -48,6 +48,9 @@ class ExternalHost:
     def start(self, service: str) -> None:
         raise self._elsewhere(f"{service} can't be started from here")
 
+    def standby(self) -> None:
+        return None
+
     def administrator(self) -> AbstractContextManager[DatabaseAccess]:
         return self.owner()
 

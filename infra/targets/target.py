@@ -135,6 +135,9 @@ class Host(Protocol):
     def start(self, service: str) -> None:
         """Start every instance of the service; one that runs goes on. Nobody waits for its health."""
 
+    def standby(self) -> Standby | None:
+        """A further server beside those that run; None where clients could not be sent to it."""
+
     def administrator(self) -> AbstractContextManager[DatabaseAccess]:
         """The administrator's way to Postgres, for as long as the block; else that of its owner.
 
@@ -186,6 +189,39 @@ class Host(Protocol):
 
     def disk(self) -> DiskSpace:
         """The room left where the data is."""
+
+
+class Standby(Protocol):
+    """A server that takes over while those of the stack are stopped and started, and only then.
+
+    What a killed command left of it is found by every other: `remove` is safe at any time.
+    """
+
+    def start(self, sessions: Mapping[str, str]) -> None:
+        """Start it and see that it does its work. No client is sent to it yet. Its sessions with the
+        database are those of the stack's servers but for `sessions` (see `infra.embedded.launch`).
+
+        Raises LettaOpsError: `standby-not-started` where there is none now, `server-not-proven` for one
+        that runs and doesn't do its work.
+        """
+
+    def serve(self) -> None:
+        """Send all new requests to it; those at hand are answered by whoever has them."""
+
+    def hold(self) -> None:
+        """Let it do nothing; requests wait until `go_on`."""
+
+    def go_on(self) -> None: ...
+
+    def hand_back(self) -> None:
+        """Wait until the stack's servers, which were started, do their work; send requests to them.
+
+        Raises LettaOpsError like `start`.
+        """
+
+    def remove(self, patience: int) -> None:
+        """End it, after as many seconds if it must answer so long; clients are sent to the stack's
+        servers. Nothing happens where there is none."""
 
 
 class Programs(Protocol):

@@ -24,6 +24,8 @@ from backups.verdicts import PASSED, overall
 from backups.verify import verify
 from infra.api import authorized_http
 from infra.errors import LettaOpsError
+from infra.stack.deployment import SERVICE_STANDBY
+from tests.live.docker_stack import DockerStack
 from tests.live.kept import OF_A_START, Kept
 from tests.live.machine import LETTA_OPS, Answer, wait_until
 from tests.live.stack import Stack
@@ -240,6 +242,8 @@ def assert_whole(place: Kept, backup: Backup) -> None:
 def assert_nothing_left(place: Kept, before: set[str], commands: Sequence[Command]) -> None:
     """After the next run: no process, database, folder or container of those that were killed."""
     wait_until("all processes have ended", lambda: not _processes(place, commands), 60)
+    if isinstance(place.stack, DockerStack):
+        assert place.stack.containers(SERVICE_STANDBY) == []
     assert not (strays := (place.databases() | place.schemas()) - OF_A_RESTORE), strays
     assert not (new := in_folder(place.stack) - before - LOGS_AND_LOCKS), new
 

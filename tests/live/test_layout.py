@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backups.contents import compare, read_sequences, read_tables
+from backups.contents import (
+    compare,
+    compare_views,
+    read_large_objects,
+    read_sequences,
+    read_tables,
+    read_views,
+)
 from backups.layout import copy_settings, move_extension, move_schema
 from backups.manifest import DatabaseRecord
 from backups.sources.rows import TableName, read_rows, tables_with_vectors, write_rows
@@ -45,6 +52,8 @@ CREATE TRIGGER touched BEFORE UPDATE ON "Agents" FOR EACH ROW EXECUTE FUNCTION t
 INSERT INTO "Agents" (name, size) VALUES ('a', 1), ('b', NULL), (NULL, 3);
 INSERT INTO passages (agent, embedding) VALUES (1, '[1,2,3]'), (2, '[0.1,0.2,-0.3]'), (NULL, NULL);
 INSERT INTO parted VALUES (1), (1);
+SELECT lo_from_bytea(70001, 'of letta'), lo_from_bytea(70002, ''), lo_create(70003);
+SELECT lo_put(70003, 1500000, 'after much that is nothing');
 """
 
 
@@ -74,9 +83,17 @@ def databases(stack: Stack, *names: str) -> Iterator[list[psycopg.Connection[Any
                 maintenance.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@contextmanager
+def databases_again(stack: Stack, name: str) -> Iterator[psycopg.Connection[Any]]:
+    with host(stack.deployment).administrator() as access, access.connect(name) as link:
+        yield link
+
+
 def manifest_of(link: psycopg.Connection[Any]) -> DatabaseRecord:
-    tables, sequences = read_tables(link), read_sequences(link)
-    return DatabaseRecord("x", "public", None, "18", None, "public", "UTF8", tables, sequences)
+    return DatabaseRecord(
+        "x", "public", None, "18", None, "public", "UTF8", read_tables(link), read_sequences(link),
+        large_objects=read_large_objects(link), views=read_views(link),
+    )  # fmt: skip
 
 
 def left_in(link: psycopg.Connection[Any], schema: str) -> list[str]:
@@ -137,6 +154,9 @@ CHANGES = {
     "a table more": "CREATE TABLE surprise ()",
     "a table less": "DROP TABLE parted",
     "a sequence set back": "SELECT setval('message_seq_id', 1)",
+    "a large object more": "SELECT lo_create(70009)",
+    "a large object less": "SELECT lo_unlink(70002)",
+    "what is in a large object": "SELECT lo_put(70003, 1048576, 'x')",
     "a sequence less": "ALTER TABLE passages ALTER id DROP IDENTITY",
 }
 
@@ -150,6 +170,9 @@ def test_the_order_of_rows_and_the_session_make_no_difference(
     link.execute("UPDATE passages SET agent = agent")
     link.execute("UPDATE parted SET at = at")
     link.execute("VACUUM FULL")
+    link.execute(
+        "SELECT lo_put(70003, 700000, repeat('\\000', 5000)::bytea)"
+    )  # it was nothing, too
     link.execute(SESSIONS)
     assert compare(link, before) == []
     link.execute("RESET ALL")
@@ -163,6 +186,28 @@ def test_whatever_was_changed_is_named(change: str, link: psycopg.Connection[Any
     link.execute("RESET ALL")
     link.execute(CHANGES[change])
     assert len(compare(link, before)) == 1
+
+
+def test_a_view_that_a_restore_fills_anew_is_told_and_one_that_is_being_filled_is_waited_for_not_long(
+    stack: Stack,
+) -> None:
+    with databases(stack, "viewed") as (link,):
+        link.execute(EVERYTHING)
+        before = manifest_of(link)
+        assert before.views == {"public.counted": 1}
+        assert compare_views(link, before) == []
+        link.execute("RESET ALL")
+        link.execute('CREATE MATERIALIZED VIEW named AS SELECT name FROM "Agents"')
+        link.execute("CREATE MATERIALIZED VIEW empty AS SELECT 1 WITH NO DATA")
+        with databases_again(stack, "viewed") as other, other.transaction():
+            other.execute("REFRESH MATERIALIZED VIEW counted")
+            with link.transaction():
+                assert compare_views(link, before) == [
+                    "materialized view public.counted has no rows, in the backup 1",
+                    "materialized view public.named has 3 rows, in the backup none",
+                ]
+                assert link.execute("SHOW lock_timeout").fetchone() == ("0",)
+        assert len(compare_views(link, before, {"public": ODD})) == 3
 
 
 SETTINGS: dict[str, str] = {

@@ -51,6 +51,8 @@ ALTER TABLE app_sums OWNER TO letta;
 INSERT INTO app_sums (a) VALUES (1), (2);
 CREATE MATERIALIZED VIEW app_counted AS SELECT count(*) AS n FROM app_sums;
 ALTER MATERIALIZED VIEW app_counted OWNER TO letta;
+SELECT lo_from_bytea(70001, 'a large object');
+ALTER LARGE OBJECT 70001 OWNER TO app_owner;
 CREATE SEQUENCE app_numbers; ALTER SEQUENCE app_numbers OWNER TO app_owner;
 CREATE PUBLICATION app_changes FOR TABLE app_sums;
 CREATE PUBLICATION app_all FOR ALL TABLES WITH (publish = 'insert');

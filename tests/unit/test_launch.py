@@ -128,3 +128,73 @@ def test_what_describes_the_api_is_made_when_it_is_asked_for(
     assert done.returncode == 0, done.stderr
     whole = {"paths": {"/": 1}, "info": {"title": "Letta API"}, "components": {"schemas": {}}}
     assert done.stdout == f"{early} {whole} True {generated}\n"
+
+
+SESSIONS = {
+    "sqlalchemy/__init__.py": "",
+    "sqlalchemy/engine.py": "class Engine:\n    pass\n",
+    "sqlalchemy/event.py": """\
+from sqlalchemy.engine import Engine
+def listens_for(target, name):
+    assert (target, name) == (Engine, 'do_connect')
+    return lambda call: globals().update(connect=call)
+""",
+    "app.py": """\
+from sqlalchemy import event
+there = ['letta', 'letta_restoring']
+class Refused(Exception):
+    def __init__(self, sqlstate):
+        self.sqlstate = sqlstate
+class Dialect:
+    def connect(self, host, database, server_settings=None):
+        if database not in there:
+            raise Refused('3D000')
+        if host == 'down':
+            raise Refused('08006')
+        return f"{database} {server_settings}"
+def connect(host='here'):
+    options = {'database': 'letta', 'server_settings': {'a': 'b'}}
+    made = event.connect(Dialect(), None, (host,), options)
+    return made or Dialect().connect(host, **options)
+def main():
+    print(connect())
+    try:
+        print(connect('down'))
+    except Refused as error:
+        print(error.sqlstate)
+    there.remove('letta_restoring')
+    print(connect())
+""",
+}
+OF_APP = "{'a': 'b'}"
+
+
+@pytest.mark.parametrize(
+    ("sessions", "printed"),
+    [
+        (
+            {"database": "letta_restoring"},
+            [f"letta_restoring {OF_APP}", "08006", f"letta {OF_APP}"],
+        ),
+        (
+            {"search_path": '"a, b", public'},
+            ["letta {'a': 'b', 'search_path': '\"a, b\", public'}", "08006"],
+        ),
+    ],
+    ids=["database", "schema"],
+)
+def test_sessions_work_where_they_are_told_until_that_has_its_lasting_name(
+    tmp_path: Path, sessions: dict[str, str], printed: list[str]
+) -> None:
+    (tmp_path / "sqlalchemy").mkdir()
+    for name, text in SESSIONS.items():
+        (tmp_path / name).write_text(text)
+    document = tmp_path / "document.json"
+    document.write_text(launch_document({}, [], ""))
+    done = subprocess.run(
+        [sys.executable, launch.__file__, f"--sessions={json.dumps(sessions)}", document, "app:main"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[: len(printed)] == printed

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from backups.manifest import LETTA, WHOLE, parse_manifest
+from backups.manifest import LETTA, WHOLE, Table, parse_manifest
 from backups.restoring.journal import Journal
 from backups.scope import Names, scope_of
 from backups.side_schema import SideSchemas, homes_of
@@ -52,10 +52,14 @@ def of_letta() -> object:
 
 
 def test_a_manifest_of_either_scope_is_read_as_it_was_written() -> None:
-    for made, number in ((manifest(), 2), (of_letta(), 3)):
+    whole = manifest()
+    record = replace(whole.database, large_objects=Table(2, "0" * 32), views={"public.counted": 1})
+    later = replace(whole, database=record)
+    for made, number in ((whole, 2), (of_letta(), 3), (later, 4)):
         text = made.as_text()  # type: ignore[attr-defined]
         assert json.loads(text)["format"] == number
-        assert ("scope" in json.loads(text)["database"]) is (number == 3)
+        assert ("scope" in json.loads(text)["database"]) is (number > 2)
+        assert ("views" in json.loads(text)["database"]) is (number > 3)
         assert parse_manifest(text.encode(), "there") == made
 
 

@@ -31,6 +31,7 @@ from infra.targets.docker.images.recipes import installed_packages
 from infra.targets.docker.names import PYTHON, Names
 from infra.targets.docker.postgres import administrator_access, inside, owner_inside
 from infra.targets.docker.programs import ContainerPrograms
+from infra.targets.docker.standby import ContainerStandby
 from infra.targets.facts import Containers, DiskSpace, Fact, Listeners, Running, Services
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class DockerHost:
         with engine(STOP_SECONDS) as client:
             for each in own_containers(client, self.names.prefix, service):
                 each.start()
+
+    def standby(self) -> ContainerStandby:
+        return ContainerStandby(self.names, self.deployment.secrets)
 
     @contextmanager
     def administrator(self) -> Iterator[DatabaseAccess]:

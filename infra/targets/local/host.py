@@ -78,6 +78,10 @@ class LocalHost:
                 return
             time.sleep(supervisor.POLL_SECONDS)
 
+    def standby(self) -> None:
+        # One port of this machine, and nothing before it that could send clients elsewhere.
+        return None
+
     @contextmanager
     def administrator(self) -> Iterator[DatabaseAccess]:
         yield administrator_access(self.folder, database_of(self.deployment).port)

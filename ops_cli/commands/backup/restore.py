@@ -61,6 +61,10 @@ def restore_backup(
     undo: Annotated[
         bool, typer.Option("--undo", help="Go back to what the last restore has replaced.")
     ] = False,
+    stop_first: Annotated[
+        bool,
+        typer.Option("--stop-first", help="Stop the server before another starts: it needs less."),
+    ] = False,
     no_smoke: NoSmoke = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -86,6 +90,7 @@ def restore_backup(
         identity,
         options,
         drop_previous,
+        stop_first=stop_first,
         with_models=not no_smoke,
         yes=yes,
         dry_run=dry_run,
@@ -99,6 +104,7 @@ def _restore(
     options: Options,
     drop_previous: bool,
     *,
+    stop_first: bool,
     with_models: bool,
     yes: bool,
     dry_run: bool,
@@ -141,8 +147,9 @@ def _restore(
             secrets_lost=options.accept_lost_secrets,
         )
         done = restore(
-            deployment, generations, store, plan, key, lock, confirm_server, report, record=event
-        )
+            deployment, generations, store, plan, key, lock, confirm_server, report, record=event,
+            stop_first=stop_first,
+        )  # fmt: skip
     dropped = _drop(invocation, deployment, store) if drop_previous else None
     found_out = replace(plan, present=done.replaced or plan.present)
     answer = {
@@ -311,7 +318,7 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
             ("  replaces", replaced),
             *(("  goes back", line) for line in _few(plan.losses)),
             *(("  drops", _database(each)) for each in plan.drops),
-            ("  down", _down(plan)),
+            ("  down", _down(plan, deployment)),
             ("  last drill", drill),
             ("  signed", None if plan.signed else "NO, or by nobody who is known here"),
             ("  lacks roles", _roles(plan)),
@@ -329,8 +336,12 @@ def _few(lines: tuple[str, ...]) -> Iterator[str]:
         yield f"and {len(lines) - SHOWN} more: --dry-run --json has all"
 
 
-def _down(plan: Plan) -> str:
+def _down(plan: Plan, deployment: Deployment) -> str:
+    from infra.servers import standby
+
     if plan.down_seconds is None:
+        if standby(deployment) is not None and not plan.provisions:
+            return "a moment: a server that works on it takes over before this one is stopped"
         return "as long as the server takes to stop, to start and to be proven"
     return f"about {plan.down_seconds:.0f} s, as the last time"
 

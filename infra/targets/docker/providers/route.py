@@ -17,26 +17,18 @@ from infra.stack.locations import StackFolder
 from infra.targets.docker import agent_guard
 from infra.targets.docker.engine.client import last_lines
 from infra.targets.docker.engine.execution import execute
-from infra.targets.docker.inside import prove
 from infra.targets.docker.names import PROXY_PORT, PROXY_TLS_PORT, PYTHON
 from infra.targets.docker.postgres import administrator
+from infra.targets.docker.proof import ask
+from infra.targets.docker.proxy import SETTINGS, SWITCH
 from infra.targets.docker.proxy_settings import acme_settings, nginx_settings, servers_of
 from infra.targets.providers.provider import Properties, Provider
 
-SETTINGS = "/data/proxy/nginx.conf"
 ACME_SETTINGS = "/data/acme/settings"
 START_SECONDS = 60.0
 ATTEMPTS = 4
-PROOF = Path(prove.__file__)
 REACH = Path(reach.__file__)
 
-# nginx checks the new file first; what it refuses doesn't replace what it runs.
-SWITCH = f"""\
-set -eu; umask 077; mkdir -p /data/proxy /run/proxy/tmp; cat > {SETTINGS}.new
-nginx -t -q -e stderr -c {SETTINGS}.new
-mv {SETTINGS}.new {SETTINGS}
-if [ -s /run/proxy/nginx.pid ]; then nginx -e stderr -c {SETTINGS} -s reload; fi
-"""
 ACME = f"""\
 set -eu; umask 077; mkdir -p /data/acme; cat > {ACME_SETTINGS}.new
 cmp -s {ACME_SETTINGS}.new {ACME_SETTINGS} || mv {ACME_SETTINGS}.new {ACME_SETTINGS}
@@ -127,7 +119,7 @@ def _prove(server: str, inputs: Mapping[str, Any], serving: Sequence[str]) -> in
     Where none serves, one whose model doesn't answer is better than none: it is told.
     """
     handles = [f"--{name}={inputs[name]}" for name in ("model", "embedding") if inputs.get(name)]
-    outcome = _ask(server, handles)
+    outcome = ask(server, handles)
     if outcome.get("failed") == "message" and not serving:
         print(f"the model gave no answer: {outcome['reason']}", file=sys.stderr, flush=True)
     elif "failed" in outcome:
@@ -192,14 +184,14 @@ def _ensure_no_agent_lost(
         if agents >= max(others):
             return
         time.sleep(attempt)
-        agents = int(_ask(server, []).get("agents", 0))
+        agents = int(ask(server).get("agents", 0))
     raise agent_guard.missing(folder, agents, max(others), "on the server that serves now")
 
 
 def _answers(server: str) -> dict[str, Any]:
     """What a server says of itself; {} when it doesn't run or doesn't answer."""
     try:
-        outcome = _ask(server, [])
+        outcome = ask(server)
     except LettaOpsError:
         return {}
     return {} if "failed" in outcome else outcome
@@ -213,7 +205,7 @@ def _ensure_through(inputs: Mapping[str, Any]) -> None:
     through = f"http{'s' if tls else ''}://{host}:{port}"
     deadline = time.monotonic() + START_SECONDS
     while True:
-        outcome = _ask(inputs["upstreams"][0], [f"--through={through}"])
+        outcome = ask(inputs["upstreams"][0], [f"--through={through}"])
         if "failed" not in outcome:
             return
         if time.monotonic() > deadline:
@@ -224,15 +216,6 @@ def _ensure_through(inputs: Mapping[str, Any]) -> None:
                 "mend the cause (the tls settings above all), then run the same command again",
             )
         time.sleep(0.5)
-
-
-def _ask(server: str, arguments: Sequence[str]) -> dict[str, Any]:
-    answer = execute(server, [PYTHON, "-c", PROOF.read_text(), *arguments])
-    try:
-        outcome = json.loads(answer.output.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        outcome = {"failed": "start", "reason": answer.output.strip()[-400:] or "no answer"}
-    return dict(outcome)
 
 
 def _apply(inputs: Mapping[str, Any]) -> None:
