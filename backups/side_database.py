@@ -31,7 +31,7 @@ from backups.rights import apply_rights
 from backups.scope import make_types
 from backups.stores.store import Store
 from infra.database.administration import DatabaseAccess
-from infra.database.facts import MARK, find_pgvector
+from infra.database.facts import MARK, find_pgvector, read_slots
 from infra.errors import LettaOpsError
 from infra.process import Report
 
@@ -305,6 +305,30 @@ def _each(access: DatabaseAccess, side: SideDatabase, statement: str) -> None:
 
 
 def _drop(link: psycopg.Connection[Any], name: str) -> None:
+    import psycopg
     from psycopg import sql
 
-    link.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    try:
+        link.execute(
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        )
+    except psycopg.errors.ObjectInUse as error:
+        slots = read_slots(link, name)
+        names = f" (its slots of replication: {', '.join(slots)})" if slots else ""
+        raise LettaOpsError(
+            "database-in-use",
+            f"database {name} can't be dropped: {error.diag.message_primary}{names}",
+            "end what reads from it (pg_replication_slots, pg_prepared_xacts), then run this again",
+        ) from None
+
+
+def ensure_unused(link: psycopg.Connection[Any], *names: str) -> None:
+    """Raise LettaOpsError (`database-in-use`) where somebody reads from one by a slot of replication."""
+    slots = [slot for name in names for slot in read_slots(link, name, active=True)]
+    if slots:
+        raise LettaOpsError(
+            "database-in-use",
+            f"an earlier restore has left a database that can't be dropped: {', '.join(slots)} of"
+            " replication is read from",
+            "end what reads from it, then run this again",
+        )

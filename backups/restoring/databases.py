@@ -20,6 +20,7 @@ from backups.layout import apply_settings, copy_settings, first_grants, reach_ex
 from backups.manifest import DatabaseRecord
 from backups.opening import Key
 from backups.restoring.generations import Moves, Present, count
+from backups.restoring.journal import names_of
 from backups.rights import missing_roles
 from backups.side_database import SideDatabase, failed, restore_database, set_mark
 from backups.stores.store import Store
@@ -66,6 +67,8 @@ class Databases:
         with self.access.connect(self.access.maintenance) as link:
             yield partial(ensure_not_older, link, backup)
             yield partial(ensure_offered, link, backup.manifest.database)
+            names = names_of(self.deployment)
+            yield partial(side_database.ensure_unused, link, names.side, names.older)
 
     def missing_roles(self, record: DatabaseRecord) -> list[str]:
         if record.rights is None:

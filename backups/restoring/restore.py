@@ -139,7 +139,10 @@ def restore(
         journal_file(deployment).unlink()
         remove_standby(deployment, DRAIN_SECONDS)
     for gone in (journal.older, journal.undone):
-        generations.drop(gone)
+        try:
+            generations.drop(gone)
+        except LettaOpsError as error:  # the next restore begins with it, or says the same
+            report(f"database: {gone} stays: {error.message}")
     _freshen(generations, report)
     previous = journal.previous if journal.had_database else None
     (kept,) = (

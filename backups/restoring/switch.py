@@ -59,7 +59,7 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
         try:
             generations.drop(journal.side)
         except LettaOpsError as error:
-            if error.code != "database-foreign":
+            if error.code not in ("database-foreign", "database-in-use"):
                 raise
             changed.append(
                 f"{journal.side} stays: {error.message}"

@@ -74,10 +74,14 @@ def database_facts(link: psycopg.Connection[Any]) -> DatabaseFacts:
     return DatabaseFacts(name, version.split()[0], find_pgvector(link), _tables(link))
 
 
-def read_slots(link: psycopg.Connection[Any], *names: str) -> list[str]:
-    """The slots of logical replication of databases, by their names."""
-    query = "SELECT slot_name FROM pg_replication_slots WHERE database = ANY(%s) ORDER BY 1"
-    return [slot for (slot,) in link.execute(query, [list(names)])]
+def read_slots(link: psycopg.Connection[Any], *names: str, active: bool | None = None) -> list[str]:
+    """The slots of logical replication of databases, by their names; `active`: that are read from, or
+    that aren't."""
+    query = (
+        "SELECT slot_name FROM pg_replication_slots WHERE database = ANY(%s)"
+        " AND active = coalesce(%s, active) ORDER BY 1"
+    )
+    return [slot for (slot,) in link.execute(query, [list(names), active])]
 
 
 def find_pgvector(link: psycopg.Connection[Any]) -> Pgvector | None:

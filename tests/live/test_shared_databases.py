@@ -4,18 +4,23 @@ rights than the database's owner has."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from backups.catalog import write_object
 from backups.manifest import MANIFEST
+from infra.stack.deployment import SERVICE_POSTGRES
 from infra.targets import host
 from tests.live.census import taken
 from tests.live.kept import OF_A_START, Kept, assert_same, kept
-from tests.live.machine import Stack
+from tests.live.machine import Stack, wait_until
 
 ROLES = ("app_owner", "dashboard", "authenticated")
 THEIRS = """
@@ -224,6 +229,60 @@ def test_what_a_restore_will_fail_by_is_told_while_it_is_backed_up(place: Kept) 
         assert "app_label" in failed["summary"]
     finally:
         place.sql("DROP TABLE app_books")
+
+
+def test_who_reads_by_a_slot_is_named_and_keeps_nobody_from_a_restore(place: Kept) -> None:
+    """A slot of logical replication stays with the database that it was made in."""
+    place.sql("ALTER SYSTEM SET wal_level = 'logical'", name="postgres")
+    try:
+        restart_postgres(place)
+        place.sql("SELECT pg_create_logical_replication_slot('app_slot', 'pgoutput')")
+        backup = place.create()
+        words = ("backup", "restore", backup.id)
+        assert place.json(*words, "--dry-run")["replication_slots"] == ["app_slot"]
+        with reading(place, "letta"):
+            place.json(*words, "--yes", "--no-smoke")
+        found = place.run("--json", "check").json["findings"]
+        (seen,) = [check for check in found if check["name"] == "replication"]
+        assert (seen["state"], "app_slot" in seen["summary"]) == ("WARNING", True)
+        with reading(place, "letta_previous"):
+            error = place.json("backup", "restore", "--drop-previous", "--yes", code=1)["error"]
+            assert (error["code"], "app_slot" in error["message"]) == ("database-in-use", True)
+        with reading(place, "letta_previous"):
+            # What it replaces would have to go.
+            done = place.run("--json", *words, "--yes", "--no-smoke")
+            assert done.code == 0, done.err
+        place.json(*words, "--yes", "--no-smoke")
+        place.json("backup", "restore", "--drop-previous", "--yes")
+        assert place.sql("SELECT slot_name FROM pg_replication_slots") == []
+    finally:
+        place.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+        place.sql("ALTER SYSTEM RESET wal_level", name="postgres")
+        restart_postgres(place)
+
+
+def restart_postgres(place: Kept) -> None:
+    where = host(place.deployment)
+    where.stop(SERVICE_POSTGRES)
+    where.start(SERVICE_POSTGRES)
+    wait_until("the stack is well", lambda: place.run("smoke").code == 0)
+
+
+@contextmanager
+def reading(place: Kept, name: str) -> Iterator[None]:
+    """Somebody reads from the slot, as a subscription or a change feed does."""
+    with place.access() as access:
+        words = {**access.settings, "dbname": name, "replication": "database"}
+        link = psycopg.pq.PGconn.connect(make_conninfo("", **words).encode())
+    try:
+        answer = link.exec_(
+            b"START_REPLICATION SLOT app_slot LOGICAL 0/0"
+            b" (proto_version '1', publication_names 'app_all')"
+        )
+        assert answer.status == psycopg.pq.ExecStatus.COPY_BOTH, link.error_message
+        yield
+    finally:
+        link.finish()
 
 
 def properties(here: Kept, name: str) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from infra.targets.docker.engine.client import (
     last_lines,
     own_containers,
 )
+from infra.targets.docker.engine.execution import execute
 from infra.targets.docker.engine.oneshot import remove
 from infra.targets.docker.health import running_server
 from infra.targets.docker.names import LABEL_SERVICE, LAUNCH, Names
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 START_SECONDS = 240.0
 POLL_SECONDS = 0.3
 BEFORE_IT_IS_UP = ("start", "health")  # steps of the proof
+# Not the engine's way to pause a container: on a busy machine the kernel refuses to freeze it (seen).
+HOLD = """\
+for one in $(cat /proc/1/task/1/children); do
+    kill -STOP $one
+    until grep -q '^State:.T' /proc/$one/status; do sleep 0.01; done
+done
+"""
+GO_ON = "kill -CONT $(cat /proc/1/task/1/children)"
 ENDED = ("exited", "dead")
 
 
@@ -59,12 +68,10 @@ class ContainerStandby:
         send_to(self.names, self._name)
 
     def hold(self) -> None:
-        with engine() as client:
-            client.containers.get(self._name).pause()
+        self._signal(HOLD)
 
     def go_on(self) -> None:
-        with engine() as client:
-            _go_on(client.containers.get(self._name))
+        self._signal(GO_ON)
 
     def hand_back(self) -> None:
         with engine() as client:
@@ -77,13 +84,23 @@ class ContainerStandby:
             for found in own_containers(client, self.names.prefix, SERVICE_STANDBY):
                 with suppress(LettaOpsError):  # `up` mends a proxy that doesn't run
                     send_to(self.names, None)
-                _go_on(found)
+                with suppress(LettaOpsError):
+                    self.go_on()
                 found.stop(timeout=patience)
                 remove(client, str(found.id))
 
     @property
     def _name(self) -> str:
         return self.names.container(SERVICE_STANDBY)
+
+    def _signal(self, script: str) -> None:
+        answer = execute(self._name, ["sh", "-euc", script])
+        if answer.code != 0:
+            raise LettaOpsError(
+                "standby-not-started",
+                f"the server {self._name} can't be held: {answer.output.strip()}",
+                "run the same command again with --stop-first",
+            )
 
     def _start(self, sessions: Mapping[str, str]) -> None:
         self.remove(0)
@@ -142,9 +159,3 @@ def _copy(
         if network != first:
             client.networks.get(network).connect(made["Id"])
     return client.containers.get(made["Id"])
-
-
-def _go_on(container: Container) -> None:
-    container.reload()
-    if container.status == "paused":
-        container.unpause()
