@@ -41,7 +41,7 @@ def docker(place: Kept) -> DockerStack:
     return place.stack
 
 
-@pytest.mark.parametrize("scope", ["database", "letta"])
+@pytest.mark.parametrize("scope", ["database", pytest.param("letta", marks=pytest.mark.long)])
 def test_clients_hardly_notice_a_restore(place: Kept, scope: str) -> None:
     environment = {"LETTA_OPS_BACKUP_SCOPE": scope}
     with talking(place.stack) as clients:
@@ -93,6 +93,7 @@ def test_a_server_that_can_not_work_on_what_was_restored_never_gets_a_client(pla
     assert not place.databases() & {"letta_restoring"}
 
 
+@pytest.mark.long
 def test_where_no_other_can_be_started_clients_wait_and_nothing_of_others_is_touched(
     place: Kept,
 ) -> None:
@@ -109,4 +110,13 @@ def test_where_no_other_can_be_started_clients_wait_and_nothing_of_others_is_tou
             other.remove()
     assert done.code == 0, done.err
     assert "clients have to wait, since no server could be started beside" in done.err
-    assert BESIDE not in place.run("--json", *RESTORE, "--stop-first").err
+
+
+@pytest.mark.long
+def test_without_room_for_two_the_first_is_stopped_before(place: Kept) -> None:
+    place.json("backup", "create")
+    with talking(place.stack) as clients:
+        done = place.run("--json", *RESTORE, "--stop-first")
+    assert done.code == 0, done.err
+    assert BESIDE not in done.err
+    assert clients.failures != []
