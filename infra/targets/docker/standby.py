@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 START_SECONDS = 240.0
-POLL_SECONDS = 0.3
+POLL_SECONDS = 1.0  # each look starts a Python in the container
 BEFORE_IT_IS_UP = ("start", "health")  # steps of the proof
 # Not the engine's way to pause a container: on a busy machine the kernel refuses to freeze it (seen).
 HOLD = """\
