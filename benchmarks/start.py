@@ -32,7 +32,7 @@ def measure(machine: Machine) -> Iterator[Figure]:
     release = next((each for each in releases if each.is_complete()), None)
     assert release is not None, "bring a stack up first: `make up`"
     home = machine.root / "home"
-    home.mkdir()
+    home.mkdir(parents=True)
     environment = {
         **TELEMETRY_OFF,
         "PATH": os.defpath,
