@@ -49,7 +49,7 @@ def _started(deployment: Deployment) -> bool:
     return answers(deployment)
 
 
-def standby(deployment: Deployment) -> Standby | None:
+def standby_of(deployment: Deployment) -> Standby | None:
     """What can serve while the deployment's servers are stopped and started; None where nothing can."""
     return host(deployment).standby() if is_ours(deployment) else None
 
@@ -57,7 +57,7 @@ def standby(deployment: Deployment) -> Standby | None:
 def remove_standby(deployment: Deployment, patience: int = 0) -> None:
     """End what a command has let serve in the servers' place; requests that it has at hand are given as
     many seconds. Nothing happens where there is none."""
-    if (found := standby(deployment)) is not None:
+    if (found := standby_of(deployment)) is not None:
         found.remove(patience)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +32,7 @@ from infra.servers import (
     ensure_can_stop,
     is_ours,
     remove_standby,
-    standby,
+    standby_of,
     start_server,
     stop_server,
 )
@@ -122,22 +123,22 @@ def restore(
         lock.ensure_held()
         generations.drop(journal.older)  # of a restore that was proven, and then killed
         generations.exchange(moves_of(generations, journal), rehearse=True)
-        standby = (
-            None if stop_first else _start_standby(deployment, generations, plan, journal, report)
-        )
-        journal = replace(journal, has_standby=standby is not None)
-        if generations.must_be_alone:
-            lock.release_database()
-        journal.write(journal_file(deployment))
-        down = _switch(deployment, generations, plan, journal, standby, confirm_server, report)
-        record.detail |= {
-            "backup": plan.backup.id,
-            "previous": journal.previous if journal.had_database else None,
-            "down_seconds": round(down, 1),
-        }
-        record.took_effect()
-        journal_file(deployment).unlink()
-        remove_standby(deployment, DRAIN_SECONDS)
+        with _standby(
+            deployment, generations, plan, journal, report, wanted=not stop_first
+        ) as standby:
+            lock.ensure_held()
+            journal = replace(journal, has_standby=standby is not None)
+            if generations.must_be_alone:
+                lock.release_database()
+            journal.write(journal_file(deployment))
+            down = _switch(deployment, generations, plan, journal, standby, confirm_server, report)
+            record.detail |= {
+                "backup": plan.backup.id,
+                "previous": journal.previous if journal.had_database else None,
+                "down_seconds": round(down, 1),
+            }
+            record.took_effect()
+            journal_file(deployment).unlink()
     for gone in (journal.older, journal.undone):
         try:
             generations.drop(gone)
@@ -208,29 +209,48 @@ def _make_beside(
             MemoryPlace.of(deployment).write(chunks_of(source))
 
 
-def _start_standby(
+@contextmanager
+def _standby(
     deployment: Deployment,
     generations: Generations,
     plan: Plan,
     journal: Journal,
     report: Report,
-) -> Standby | None:
-    """Start a server on what was restored, and see it do its work, while that of before serves.
+    *,
+    wanted: bool,
+) -> Iterator[Standby | None]:
+    """Yield a server that does its work on what was restored, while that of before serves; it is gone in
+    the end.
 
     None where that can't be had: then clients wait. Raises LettaOpsError (`server-not-proven`).
     """
-    found = standby(deployment)
-    if found is None or plan.provisions or not answers(deployment):
-        return None
+    found = standby_of(deployment) if wanted and not plan.provisions else None
+    if found is not None and answers(deployment):
+        found = _started(found, generations.sessions(journal.side), report)
+    else:
+        found = None
+    try:
+        yield found
+    except BaseException:
+        with suppress(LettaOpsError):
+            remove_standby(deployment)
+        raise
+    try:
+        remove_standby(deployment, DRAIN_SECONDS)
+    except LettaOpsError as error:  # it has no clients any more
+        report(f"the server that stood in stays until the next restore: {error.message}")
+
+
+def _started(standby: Standby, sessions: Mapping[str, str], report: Report) -> Standby | None:
     report("switching: a server is started on what was restored, beside the one that serves")
     try:
-        found.start(generations.sessions(journal.side))
+        standby.start(sessions)
     except LettaOpsError as error:
         if error.code != "standby-not-started":
             raise
         report(f"switching: clients have to wait, since {error.message}")
         return None
-    return found
+    return standby
 
 
 def _switch(

@@ -160,7 +160,7 @@ def test_whole_databases_restore_with_what_the_documents_say_that_the_role_needs
         overall([check.verdict for check in verify(place.store, made, place.key, print)]) == PASSED
     )
     make_agent(direct.deployment, "newer")
-    words = ("backup", "restore", made.id, "--yes")
+    words = ("backup", "restore", made.id, "--yes", "--stop-first")
     assert place.refused(*words) == "database-privileges"
     assert len(direct.json("agent", "list")) == 1
     postgres.sql("direct", "ALTER ROLE direct CREATEDB; ALTER DATABASE direct OWNER TO direct")

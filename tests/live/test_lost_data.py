@@ -32,7 +32,7 @@ def test_an_empty_stack_comes_back_for_a_backup_and_no_key_is_ever_deleted(
         assert "up --data-lost" in error["hint"]
     here.json("up", "--data-lost", "--no-smoke")
     assert {name: remembered(own_stack.folder.profile, name) for name in KEYS} == keys
-    done = here.json("backup", "restore", backup.id, "--yes")
+    done = here.json("backup", "restore", backup.id, "--yes", "--stop-first")
     assert (done["signed"], done["of_other_deployment"], done["secrets_lost"]) == (
         True,
         False,

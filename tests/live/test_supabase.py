@@ -187,7 +187,9 @@ def test_a_restore_that_is_killed_is_undone_there_too(
     place: Kept, postgres: External, tmp_path: Path
 ) -> None:
     backup, before, now = place.find(), census(postgres), agents(place)
-    command = start(place, "restore", backup.id, "--yes", "--no-smoke", log=tmp_path / "log")
+    command = start(
+        place, "restore", backup.id, "--yes", "--no-smoke", "--stop-first", log=tmp_path / "log"
+    )
     assert command.wait_for("switching: the server is started"), command.said
     command.kill(alone=False)
     journal = place.stack.folder.root / "restore.json"

@@ -337,10 +337,10 @@ def _few(lines: tuple[str, ...]) -> Iterator[str]:
 
 
 def _down(plan: Plan, deployment: Deployment) -> str:
-    from infra.servers import standby
+    from infra.servers import standby_of
 
     if plan.down_seconds is None:
-        if standby(deployment) is not None and not plan.provisions:
+        if standby_of(deployment) is not None and not plan.provisions:
             return "a moment: a server that works on it takes over before this one is stopped"
         return "as long as the server takes to stop, to start and to be proven"
     return f"about {plan.down_seconds:.0f} s, as the last time"
