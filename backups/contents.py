@@ -57,17 +57,21 @@ JOIN pg_namespace n ON n.nspname = s.schemaname
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.sequencename
 WHERE %(only)s::oid[] IS NULL OR c.oid = ANY(%(only)s::oid[])
 """
+HALF = 16  # hex digits of MD5 that make a bigint
+# Of MD5s `h`, whatever their order.
+DIGEST = f"""
+sum(('x' || left(h, {HALF}))::bit(64)::bigint), sum(('x' || right(h, {HALF}))::bit(64)::bigint)
+"""
 # As many bytes of each at a time. Where nothing was written, there are zeros, however they are stored.
-LARGE_OBJECTS = """
+LARGE_OBJECTS = f"""
 WITH RECURSIVE piece AS (
   SELECT oid, 0::bigint AS start, lo_get(oid, 0, %(size)s) AS data FROM pg_largeobject_metadata
   UNION ALL
   SELECT oid, start + %(size)s, lo_get(oid, start + %(size)s, %(size)s) FROM piece
   WHERE length(data) = %(size)s)
-SELECT count(*) FILTER (WHERE start = 0),
-  sum(('x' || left(h, {half}))::bit(64)::bigint), sum(('x' || right(h, {half}))::bit(64)::bigint)
+SELECT count(*) FILTER (WHERE start = 0), {DIGEST}
 FROM (SELECT start, md5(record_send(ROW(oid::bigint, start, data))) AS h FROM piece) AS hashed
-"""
+"""  # noqa: S608  # of constants
 PIECE = 1024 * 1024
 VIEWS = """
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -100,7 +104,6 @@ JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnames
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attname
 """  # noqa: S608  # a constant
-HALF = 16  # hex digits of MD5 that make a bigint
 
 
 def read_tables(
@@ -130,10 +133,7 @@ def read_sequences(link: psycopg.Connection[Any], only: list[int] | None = None)
 
 def read_large_objects(link: psycopg.Connection[Any]) -> Table:
     """How many there are, and a digest of what is in them. Raises psycopg.Error."""
-    from psycopg import sql
-
-    query = sql.SQL(LARGE_OBJECTS).format(half=sql.Literal(HALF))
-    return _table(link.execute(query, {"size": PIECE}).fetchone())
+    return _table(link.execute(LARGE_OBJECTS, {"size": PIECE}).fetchone())
 
 
 def read_views(link: psycopg.Connection[Any]) -> dict[str, int]:
@@ -261,13 +261,10 @@ def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: in
 
     columns = [_column(*column) for column in link.execute(COLUMNS, [oid])]
     return sql.SQL(
-        "SELECT count(*),"
-        " sum(('x' || left(h, {half}))::bit(64)::bigint),"
-        " sum(('x' || right(h, {half}))::bit(64)::bigint)"
+        f"SELECT count(*), {DIGEST}"  # noqa: S608  # a constant
         # Without OFFSET the planner writes both halves out, and each row is hashed twice.
         " FROM (SELECT md5(record_send(ROW({columns}))) AS h FROM ONLY {table} OFFSET 0) AS hashed"
     ).format(
-        half=sql.Literal(HALF),
         columns=sql.SQL(", ").join(columns),
         table=sql.Identifier(schema, name),
     )

@@ -34,6 +34,17 @@ def main():
 }
 
 
+def launched(modules: Path, *arguments: str | Path) -> str:
+    """What a program prints that is started with modules of the folder; it succeeds."""
+    done = subprocess.run(
+        [sys.executable, launch.__file__, *arguments],
+        env={**os.environ, "PYTHONPATH": str(modules), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("has_typeguard", [True, False])
 def test_imports_are_spared_what_serves_nobody(tmp_path: Path, has_typeguard: bool) -> None:
     for name, text in MODULES.items():
@@ -46,13 +57,10 @@ def test_imports_are_spared_what_serves_nobody(tmp_path: Path, has_typeguard: bo
             (tmp_path / name).write_text("".join(kept).replace(", typeguard", ""))
     document = tmp_path / "document.json"
     document.write_text(launch_document({"SECRET": "a-long-secret"}, ["SECRET"], "slow"))
-    done = subprocess.run(
-        [sys.executable, launch.__file__, document, "served:main", "--port", "1"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "served ['--port', '1'] [redacted]\n"
+    assert (
+        launched(tmp_path, document, "served:main", "--port", "1")
+        == "served ['--port', '1'] [redacted]\n"
+    )
     assert json.loads(document.read_text())["import_first"] == "slow"
 
 
@@ -120,14 +128,9 @@ def test_what_describes_the_api_is_made_when_it_is_asked_for(
         (tmp_path / name).write_text(text.replace("%s", version))
     document = tmp_path / "document.json"
     document.write_text(launch_document({}, [], "app"))
-    done = subprocess.run(
-        [sys.executable, launch.__file__, document, "app:main"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    printed = launched(tmp_path, document, "app:main")
     whole = {"paths": {"/": 1}, "info": {"title": "Letta API"}, "components": {"schemas": {}}}
-    assert done.stdout == f"{early} {whole} True {generated}\n"
+    assert printed == f"{early} {whole} True {generated}\n"
 
 
 SESSIONS = {
@@ -191,10 +194,5 @@ def test_sessions_work_where_they_are_told_until_that_has_its_lasting_name(
         (tmp_path / name).write_text(text)
     document = tmp_path / "document.json"
     document.write_text(launch_document({}, [], ""))
-    done = subprocess.run(
-        [sys.executable, launch.__file__, f"--sessions={json.dumps(sessions)}", document, "app:main"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[: len(printed)] == printed
+    found = launched(tmp_path, f"--sessions={json.dumps(sessions)}", document, "app:main")
+    assert found.splitlines()[: len(printed)] == printed
