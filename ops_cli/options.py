@@ -75,13 +75,13 @@ def stack_name(name: str) -> str:
     return name
 
 
-def settings(pairs: list[str]) -> dict[str, str]:
+def pairs(words: list[str], option: str = "--config") -> dict[str, str]:
     """Turn `KEY=VALUE` words into a mapping; raises typer.BadParameter."""
     found: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
+    for word in words:
+        key, equals, value = word.partition("=")
         if not equals or not key.strip():
-            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--config")
+            raise typer.BadParameter(f"{word!r} is not KEY=VALUE", param_hint=option)
         found[key.strip()] = value
     return found
 

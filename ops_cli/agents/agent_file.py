@@ -1,8 +1,7 @@
-"""Agent files (`.af`): read and judged before anything is sent anywhere."""
+"""Agent files (`.af`) of format 2: what the commands ask of one."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import LettaOpsError
-
-LFS_MARK = b"version https://git-lfs.github.com/spec/"
-SECTIONS = ("agents", "groups", "blocks", "files", "sources", "tools", "mcp_servers")
+from ops_cli.agents.converting import converted, is_format_1
+from ops_cli.agents.reading import parse
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,11 @@ class FileAgent:
 
 @dataclass(frozen=True)
 class AgentFile:
-    """A whole agent file of format 2, as it was read: `content` is its JSON."""
+    """A whole agent file: `content` is its JSON, in format 2; `notes` tell of a conversion to it."""
 
     source: str
     content: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def agents(self) -> tuple[FileAgent, ...]:
@@ -67,47 +66,14 @@ def read_agent_file(path: Path) -> AgentFile:
 
 
 def parse_agent_file(data: bytes, source: str) -> AgentFile:
-    """Judge `data`, read from `source`.
+    """Read `data`, which came from `source`. Only its format is looked at: see `checking` for the rest.
 
-    Raises LettaOpsError: `agent-file-pointer` (Git LFS), `agent-file-broken` (no JSON, or not an
-    agent file), `agent-file-v1` (the format that servers since 0.13 refuse).
+    Raises LettaOpsError as `parse` and `converted` do.
     """
-    if data.startswith(LFS_MARK):
-        raise LettaOpsError(
-            "agent-file-pointer",
-            f"{source} is a Git LFS pointer, not the agent file itself",
-            "fetch the file with `git lfs pull` in the repository that it comes from",
-        )
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _broken(source, f"is not JSON ({error})") from None
-    if isinstance(content, str):  # some tools encode the document twice; the server accepts that
-        return parse_agent_file(content.encode(errors="surrogatepass"), source)
-    if not isinstance(content, dict):
-        raise _broken(source, f"holds a JSON {type(content).__name__}, not an object")
-    if "agents" not in content and ("agent_type" in content or "core_memory" in content):
-        raise LettaOpsError(
-            "agent-file-v1",
-            f"{source} is an agent file of format 1, which Letta servers since 0.13 refuse",
-            "import it into a Letta server up to 0.11.7, export it there, and import that file",
-        )
-    problems = list(_problems(content))
-    if problems:
-        raise _broken(source, "is not a complete agent file: " + "; ".join(problems))
-    return AgentFile(source, content)
-
-
-def _problems(content: dict[str, Any]) -> Iterator[str]:
-    for section in SECTIONS:
-        if not isinstance(content.get(section), list):
-            yield f"{section} is {'not a list' if section in content else 'missing'}"
-    agents = content.get("agents")
-    if agents == []:
-        yield "agents is empty"
-    for number, agent in enumerate(agents if isinstance(agents, list) else []):
-        if not isinstance(agent, dict) or not isinstance(agent.get("name"), str):
-            yield f"agents[{number}] has no name"
+    content, notes = parse(data, source), tuple[str, ...]()
+    if is_format_1(content):
+        content, notes = converted(content, source)
+    return AgentFile(source, content, notes)
 
 
 def _agent(entry: dict[str, Any]) -> FileAgent:
@@ -121,12 +87,4 @@ def _agent(entry: dict[str, Any]) -> FileAgent:
         embedding=(entry.get("embedding_config") or {}).get("handle") or entry.get("embedding"),
         messages=len(entry.get("messages") or []),
         secrets=tuple(sorted(secrets)),
-    )
-
-
-def _broken(source: str, reason: str) -> LettaOpsError:
-    return LettaOpsError(
-        "agent-file-broken",
-        f"{source} {reason}",
-        "get the file again from where it comes from; nothing was sent to the server",
     )

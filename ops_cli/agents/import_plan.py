@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import LettaOpsError
 from ops_cli.agents.agent_file import AgentFile
-from ops_cli.agents.listing import every_agent
+from ops_cli.agents.judging import Mends
+from ops_cli.agents.listing import PAGE, every_agent
 
 if TYPE_CHECKING:
     from letta_client import Letta
 
-# Of an agent (and of a source): the configuration of a model, and the key of its endpoint in it.
-MODEL, EMBEDDING = ("llm_config", "model_endpoint"), ("embedding_config", "embedding_endpoint")
+DIFF_LINES = 40
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Of an agent (and of a source): the keys of a model's configuration, of its endpoint in it, and
+    of its handle where there is no configuration; and what else of it is the server's own."""
+
+    config: str
+    endpoint: str
+    handle: str
+    keys: tuple[str, ...]
+
+
+MODEL = Kind(
+    "llm_config", "model_endpoint", "model",
+    ("model", "model_endpoint_type", "model_endpoint", "provider_name", "provider_category",
+     "context_window", "put_inner_thoughts_in_kwargs", "handle", "temperature", "max_tokens"),
+)  # fmt: skip
+EMBEDDING = Kind(
+    "embedding_config", "embedding_endpoint", "embedding",
+    ("embedding_endpoint_type", "embedding_endpoint", "embedding_model", "embedding_dim",
+     "embedding_chunk_size", "handle", "batch_size"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ImportChoices:
-    """How an agent file is imported; None keeps what the file says."""
+    """How an agent file is imported; None keeps what the file says.
+
+    `models` says which handle is taken instead of another one, models and embedding models alike.
+    """
 
     name: str | None = None
     model: str | None = None
     embedding: str | None = None
-    override_tools: bool = False
+    models: Mapping[str, str] = field(default_factory=dict)
+    overwrite_tools: bool = False
     allow_unknown_model: bool = False
+    replace_nul: bool = False
+    mends: Mends = field(default_factory=Mends)
 
 
 @dataclass(frozen=True)
 class ServerModels:
-    """What the server has: the endpoints of its models and embedding models, by handle."""
+    """What the server has: the configurations of its models and embedding models, by handle."""
 
-    models: Mapping[str, str | None]
-    embeddings: Mapping[str, str | None]
+    models: Mapping[str, dict[str, Any]]
+    embeddings: Mapping[str, dict[str, Any]]
 
-    def endpoints(self, kind: tuple[str, str]) -> Mapping[str, str | None]:
-        return self.models if kind == MODEL else self.embeddings
+    def of(self, kind: Kind) -> Mapping[str, dict[str, Any]]:
+        return self.models if kind is MODEL else self.embeddings
 
 
 @dataclass(frozen=True)
@@ -51,31 +81,36 @@ class PlannedAgent:
 
 
 @dataclass(frozen=True)
+class PlannedTool:
+    """A tool of the file: `created`; `reused`, which is the same on the server; `kept` or `replaced`,
+    which is another there, by `difference` (a unified diff)."""
+
+    name: str
+    fate: str
+    difference: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What an import would make, what the person should know beforehand, and what to send."""
 
     agents: tuple[PlannedAgent, ...]
+    tools: tuple[PlannedTool, ...]
     warnings: tuple[str, ...]
     content: dict[str, Any]
 
 
 def make_plan(client: Letta, file: AgentFile, choices: ImportChoices) -> Plan:
-    """Compare `file` with the server; nothing is changed there.
+    """Compare `file`, which was checked, with the server; nothing is changed there.
 
     Raises LettaOpsError: `model-unknown` when an agent would have a model that the server does not
-    have, `name-refused` when one name is to be given to several agents.
+    have.
     """
-    if choices.name and len(file.agents) > 1:
-        raise LettaOpsError(
-            "name-refused",
-            f"{file.source} holds {len(file.agents)} agents: they can't all be '{choices.name}'",
-            "leave --name out",
-        )
     agents = tuple(
         PlannedAgent(
-            choices.name or agent.name,
-            choices.model or agent.model,
-            choices.embedding or agent.embedding,
+            agent.name,
+            choices.model or choices.models.get(agent.model or "", agent.model),
+            choices.embedding or choices.models.get(agent.embedding or "", agent.embedding),
             agent.messages,
         )
         for agent in file.agents
@@ -84,9 +119,11 @@ def make_plan(client: Letta, file: AgentFile, choices: ImportChoices) -> Plan:
     unknown = list(unknown_models(agents, server))
     if unknown and not choices.allow_unknown_model:
         raise _model_unknown(unknown)
-    content, moved = with_own_endpoints(file.content, server, choices)
-    warnings = (*unknown, *moved, *_warnings(client, file, agents, choices))
-    return Plan(agents, warnings, content)
+    content, moved = with_own_models(file.content, server, choices)
+    tools = tuple(_planned_tools(client, file, choices))
+    servers = tuple(_keep_servers(client, content, choices))
+    warnings = (*unknown, *moved, *servers, *_warnings(client, file, agents))
+    return Plan(agents, tools, warnings, content)
 
 
 def unknown_models(agents: Iterable[PlannedAgent], server: ServerModels) -> Iterator[str]:
@@ -103,10 +140,10 @@ def unknown_models(agents: Iterable[PlannedAgent], server: ServerModels) -> Iter
             )
 
 
-def with_own_endpoints(
+def with_own_models(
     content: dict[str, Any], server: ServerModels, choices: ImportChoices
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return a copy of an agent file's content that uses the server's endpoints, and what changed.
+    """Return a copy of an agent file's content that uses the server's models, and what changed.
 
     An agent file names the URL of its model, and the server would use it as it is: an imported
     agent would talk to the provider of whoever exported it, and send it this server's API key.
@@ -116,37 +153,89 @@ def with_own_endpoints(
     for kind, chosen in ((MODEL, choices.model), (EMBEDDING, choices.embedding)):
         if chosen:
             continue  # then the server replaces the whole configuration itself
+        for entry in changed["agents"]:
+            said += _map(entry, kind, server, choices.models)
         for entry in (*changed["agents"], *changed["sources"]):
-            said += _move(entry.get(kind[0]), kind[1], server.endpoints(kind))
+            said += _move(entry.get(kind.config), kind, server)
     return changed, tuple(dict.fromkeys(said))
 
 
-def _move(
-    configured: dict[str, Any] | None, key: str, endpoints: Mapping[str, str | None]
+def _map(
+    entry: dict[str, Any], kind: Kind, server: ServerModels, models: Mapping[str, str]
 ) -> Iterator[str]:
+    """Give an agent the configuration of the model that it is to have instead of its own, or that it
+    only names: the import asks for the whole."""
+    configured = entry.get(kind.config)
+    handle = str((configured or {}).get("handle") or entry.get(kind.handle) or "")
+    wanted = models.get(handle, handle)
+    own = server.of(kind).get(wanted)
+    if own is None or (configured and wanted == handle):
+        return
+    entry[kind.config] = {key: own[key] for key in kind.keys if own.get(key) is not None}
+    entry[kind.handle] = None
+    if wanted != handle:
+        yield f"{wanted} is used instead of {handle}"
+    before, after = (configured or {}).get("embedding_dim"), own.get("embedding_dim")
+    if before and after and before != after:
+        yield f"{wanted} has {after} dimensions, {handle} had {before}: files are embedded anew"
+
+
+def _move(configured: dict[str, Any] | None, kind: Kind, server: ServerModels) -> Iterator[str]:
     if not configured:
         return
-    handle, url = configured.get("handle"), configured.get(key)
-    own = endpoints.get(handle) if handle else None
+    handle, url = configured.get("handle"), configured.get(kind.endpoint)
+    known = server.of(kind).get(handle) if handle else None
+    own = (known or {}).get(kind.endpoint)
     if own is None and url:
         served = handle or "its model"
         yield f"the agent will use {url} for {served}, as the file says: do you trust it?"
     elif own is not None and url != own:
-        configured[key] = own
+        configured[kind.endpoint] = own
         yield f"{handle} is used at {own}, as this server does; the file says {url}"
 
 
-def _warnings(
-    client: Letta, file: AgentFile, agents: tuple[PlannedAgent, ...], choices: ImportChoices
-) -> Iterator[str]:
+def _planned_tools(client: Letta, file: AgentFile, choices: ImportChoices) -> Iterator[PlannedTool]:
+    names = list(file.tools)
+    found = client.tools.list(names=names, limit=PAGE) if names else ()
+    there = {tool.name: tool.source_code or "" for tool in found}
+    for name, source in file.tools.items():
+        if name not in there:
+            yield PlannedTool(name, "created")
+        elif source is None or there[name] == source:
+            yield PlannedTool(name, "reused")
+        else:
+            fate = "replaced" if choices.overwrite_tools else "kept"
+            yield PlannedTool(name, fate, _difference(name, there[name], source))
+
+
+def _difference(name: str, here: str, there: str) -> str:
+    lines = list(
+        difflib.unified_diff(
+            here.splitlines(), there.splitlines(), f"{name} on the server", f"{name} in the file",
+            lineterm="",
+        )
+    )  # fmt: skip
+    cut = [f"({len(lines) - DIFF_LINES} more lines)"] if len(lines) > DIFF_LINES else []
+    return "\n".join(lines[:DIFF_LINES] + cut)
+
+
+def _keep_servers(client: Letta, content: dict[str, Any], choices: ImportChoices) -> Iterator[str]:
+    """Leave MCP servers out that are here under the same name: an import would overwrite them."""
+    if not content["mcp_servers"] or choices.overwrite_tools:
+        return
+    there = {server.server_name for server in client.mcp_servers.list()}
+    here = {entry["server_name"] for entry in content["mcp_servers"]}
+    for name in sorted(here & there):
+        yield f"the server has an MCP server '{name}' already: it stays as it is (--overwrite-tools)"
+    content["mcp_servers"] = [
+        entry for entry in content["mcp_servers"] if entry["server_name"] not in there
+    ]
+
+
+def _warnings(client: Letta, file: AgentFile, agents: tuple[PlannedAgent, ...]) -> Iterator[str]:
     for name in dict.fromkeys(agent.name for agent in agents):
         if any(found.name == name for found in every_agent(client, name=name)):
             yield f"the server has an agent named '{name}' already; only their ids tell them apart"
-    sources = {name: code for name, code in file.tools.items() if code}
-    for tool in client.tools.list(names=list(sources), limit=200) if sources else ():
-        if tool.name in sources and tool.source_code != sources[tool.name]:
-            fate = "is replaced" if choices.override_tools else "stays (see --override-tools)"
-            yield f"the server's tool '{tool.name}' is another than the file's, and {fate}"
     for agent in file.agents:
         if agent.secrets:
             names = ", ".join(agent.secrets)
@@ -157,9 +246,13 @@ def _warnings(
 
 def _server_models(client: Letta) -> ServerModels:
     return ServerModels(
-        {model.handle: model.api_model_endpoint for model in client.models.list() if model.handle},
         {
-            model.handle: model.embedding_endpoint
+            model.handle: {**model.to_dict(), "model_endpoint": model.api_model_endpoint}
+            for model in client.models.list()
+            if model.handle
+        },
+        {
+            model.handle: model.to_dict()
             for model in client.models.embeddings.list()
             if model.handle
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +12,11 @@ import typer
 
 from ops_cli.auditing import audited
 from ops_cli.invocation import Invocation, current
-from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, new_app
+from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, new_app, pairs
 from ops_cli.output import Part, Table, note, present
 
 if TYPE_CHECKING:
-    from ops_cli.agents.import_plan import Plan
+    from ops_cli.agents.import_plan import Plan, PlannedTool
 
 app = new_app("List, export and import agents.")
 
@@ -80,15 +81,48 @@ def import_agents(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="An agent file of format 2, or - for stdin.")
     ],
+    *,
     name: Annotated[str | None, typer.Option("--name", help="Another name for the agent.")] = None,
     model: ModelHandle = None,
     embedding: EmbeddingHandle = None,
-    override_tools: Annotated[
-        bool, typer.Option("--override-tools", help="Replace the server's tools of the same name.")
+    map_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map-model",
+            metavar="OLD=NEW",
+            help="Use NEW where the file has OLD. May be repeated.",
+        ),
+    ] = None,
+    overwrite_tools: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite-tools",
+            "--override-tools",
+            help="Replace the server's tools and MCP servers of the same name.",
+        ),
     ] = False,
     allow_unknown_model: Annotated[
         bool,
         typer.Option("--allow-unknown-model", help="Import although the server lacks the model."),
+    ] = False,
+    allow_commands: Annotated[
+        bool,
+        typer.Option(
+            "--allow-commands", help="Take MCP servers that run a command on the Letta server."
+        ),
+    ] = False,
+    last_messages: Annotated[
+        int,
+        typer.Option(
+            "--last-messages",
+            metavar="N",
+            min=0,
+            help="Where an agent's context is empty, put its last N messages there.",
+        ),
+    ] = 0,
+    replace_nul: Annotated[
+        bool,
+        typer.Option("--replace-nul", help="Put U+FFFD for characters that no Postgres holds."),
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -96,10 +130,14 @@ def import_agents(
     from ops_cli.agents import importing
     from ops_cli.agents.agent_file import read_agent_file
     from ops_cli.agents.import_plan import ImportChoices
+    from ops_cli.agents.judging import Mends
 
     invocation = current(context)
+    choices = ImportChoices(
+        name, model, embedding, pairs(map_model or [], "--map-model"), overwrite_tools,
+        allow_unknown_model, replace_nul, Mends(last_messages, allow_commands),
+    )  # fmt: skip
     agent_file = read_agent_file(file.expanduser())
-    choices = ImportChoices(name, model, embedding, override_tools, allow_unknown_model)
     if dry_run:
         plan = importing.plan_import(invocation.deployment(), agent_file, choices)
         _present_plan(invocation, plan)
@@ -109,31 +147,38 @@ def import_agents(
         operation.deployment = deployment
         imported = importing.import_agents(deployment, agent_file, choices)
         operation.detail["agents"] = [agent.id for agent in imported.agents]
-    _warn(imported.warnings)
+    _warn(imported.warnings, imported.tools)
     answer = {
         "stack": invocation.stack,
         "agents": [agent.as_json() for agent in imported.agents],
+        "tools": [asdict(tool) for tool in imported.tools],
         "warnings": list(imported.warnings),
     }
     present(invocation, answer, _render_import)
 
 
 def _present_plan(invocation: Invocation, plan: Plan) -> None:
-    from dataclasses import asdict
-
-    _warn(plan.warnings)
+    _warn(plan.warnings, plan.tools)
     answer = {
         "stack": invocation.stack,
         "dry_run": True,
         "agents": [asdict(agent) for agent in plan.agents],
+        "tools": [asdict(tool) for tool in plan.tools],
         "warnings": list(plan.warnings),
     }
     present(invocation, answer, _render_plan)
 
 
-def _warn(warnings: tuple[str, ...]) -> None:
+def _warn(warnings: tuple[str, ...], tools: tuple[PlannedTool, ...]) -> None:
     for warning in warnings:
         note(f"warning: {warning}")
+    for tool in tools:
+        if tool.difference:
+            fate = "is replaced" if tool.fate == "replaced" else "stays (see --overwrite-tools)"
+            note(
+                f"warning: the server's tool '{tool.name}' is another than the file's, and {fate}:"
+            )
+            note(tool.difference)
 
 
 def _render_list(agents: list[dict[str, Any]]) -> Iterator[Part]:
@@ -162,3 +207,5 @@ def _render_plan(answer: dict[str, Any]) -> Iterator[Part]:
             f"would import {agent['name']} with {agent['messages']} message(s),"
             f" model {agent['model'] or '-'}, embedding {agent['embedding'] or '-'}"
         )
+    for tool in answer["tools"]:
+        yield f"would have the tool {tool['name']} {tool['fate']}"

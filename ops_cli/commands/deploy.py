@@ -14,7 +14,7 @@ from infra.process import Report
 from infra.stack.profile import load
 from ops_cli.auditing import audited, known_deployment
 from ops_cli.invocation import Invocation, current
-from ops_cli.options import Config, DryRun, NoSmoke, Yes, new_app, settings
+from ops_cli.options import Config, DryRun, NoSmoke, Yes, new_app, pairs
 from ops_cli.output import Part, Table, UnsuccessfulError, facts, present
 from ops_cli.progress import progress
 
@@ -159,7 +159,7 @@ def _request(invocation: Invocation, config: list[str] | None) -> Request:
             "a profile names a server that is there already; name a stack with --stack",
             param_hint="--profile",
         )
-    return Request(stack=invocation.stack, config=settings(config or []))
+    return Request(stack=invocation.stack, config=pairs(config or []))
 
 
 def _preview(invocation: Invocation, request: Request, gate: Gate = Gate.NEVER) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from ops_cli.options import hoist, settings, stack_name, wants_json
+from ops_cli.options import hoist, pairs, stack_name, wants_json
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_a_name_that_cannot_be_a_stack_is_a_usage_error() -> None:
 
 
 def test_settings_keep_everything_after_the_first_equals_sign() -> None:
-    assert settings(["a.b=c=d", "e="]) == {"a.b": "c=d", "e": ""}
+    assert pairs(["a.b=c=d", "e="]) == {"a.b": "c=d", "e": ""}
 
 
 @pytest.mark.parametrize("pair", ["server.port", "=8283", " =1"])
 def test_a_setting_without_a_key_or_a_value_is_refused(pair: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not KEY=VALUE"):
-        settings([pair])
+        pairs([pair])

@@ -1,0 +1,1 @@
+"""What runs in a Letta release's own interpreter, without our packages."""
