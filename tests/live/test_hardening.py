@@ -21,6 +21,7 @@ from infra.targets.docker.names import (
     SERVER_USER,
 )
 from tests.live.docker_stack import DockerStack
+from tests.live.machine import wait_until
 
 pytestmark = pytest.mark.target("docker", reason="it is about containers")
 
@@ -84,11 +85,17 @@ def host(inspected: dict[str, Any]) -> Any:
 
 
 def test_every_container_runs_and_is_healthy(containers: DockerStack) -> None:
+    # The engine asks for itself, some seconds after `up` has proven them.
+    wait_until(
+        "the engine calls every container healthy",
+        lambda: all(
+            each["State"]["Health"]["Status"] == "healthy" for each in containers.containers()
+        ),
+    )
     found = containers.containers()
     assert {each["Config"]["Labels"][LABEL_SERVICE] for each in found} == set(SERVICES)
     for each in found:
         assert each["State"]["Running"]
-        assert each["State"]["Health"]["Status"] == "healthy"
         assert each["RestartCount"] == 0
 
 

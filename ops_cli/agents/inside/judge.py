@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import types
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,9 +24,9 @@ from typing import Any
 # Where memory runs short it is this program that has to go, not the server beside it.
 with suppress(OSError):
     Path("/proc/self/oom_score_adj").write_text("1000")
-# Importing the release must leave nothing behind: it writes its settings to a file otherwise.
-os.environ["MEMGPT_CONFIG_PATH"] = "/dev/null"
-os.environ.setdefault("HOME", "/")
+# Importing the release must leave nothing behind: it writes its settings and a log into its home.
+HOME = tempfile.TemporaryDirectory()
+os.environ.update(MEMGPT_CONFIG_PATH="/dev/null", HOME=HOME.name)
 # The judge and the schema name other services in signatures only, and they import the whole server.
 JUDGE = "letta.services.agent_serialization_manager"
 STUBBED = re.compile(r"letta\.services\.(\w+_manager|file_processor)(\..+)?")

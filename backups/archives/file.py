@@ -1,0 +1,370 @@
+"""The file of an agent archive: a tar of small pieces, compressed by zstd, encrypted by age.
+
+`archive.json` comes first and says what it is; then the rows of each table in pieces,
+`rows/TABLE/0001`, which put together are what Postgres' COPY wrote; `manifest.json` is last, with the
+count of rows and SHA-256 of each table: what has none is not complete. Nothing of it is ever unpacked
+to a disk, so no name in it leads anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from backups.crypto import decrypt_stream, encrypt_stream, open_with_passphrase
+from backups.encryption import Encryption
+from backups.opening import Key
+from backups.stores.store import Sink
+from backups.streams import ChunkSource, Tally, chunks_of, compressed, decompressed, pulled
+from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
+
+FORMAT = 1
+KIND = "letta-agent-archive"
+HEADER, MANIFEST = "archive.json", "manifest.json"
+PIECE = 1 << 20
+LARGEST_JSON = 1 << 26
+NAME = re.compile(r"rows/([A-Za-z_][A-Za-z0-9_]{0,62})/(\d{4,})")
+# Before the age file of an archive that a passphrase opens: its identity, sealed with the passphrase.
+SEALED = b"letta-ops sealed identity "
+AGE = b"age-encryption.org/"
+ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True)
+class ArchivedTable:
+    """`format` is COPY's; `role` says why the rows come along (see `closure.Role`)."""
+
+    columns: tuple[str, ...]
+    format: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an archive is of. `providers` are names by id: of a server's own, no more is carried;
+    `left_out` counts what belongs to the agents and is not in here; `secrets` are encrypted by the key
+    with `key_fingerprint`."""
+
+    created_at: str
+    deployment: str
+    release: str | None
+    revision: str | None
+    postgres: str
+    schema: str
+    agents: tuple[dict[str, str], ...]
+    tables: Mapping[str, ArchivedTable]
+    providers: Mapping[str, str]
+    left_out: Mapping[str, int]
+    key_fingerprint: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"kind": KIND, "format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def parse(cls, document: Any) -> Header:
+        """Raises ValueError for anything else."""
+        if not isinstance(document, dict) or document.get("kind") != KIND:
+            raise ValueError("it is no agent archive")
+        if document.get("format") != FORMAT:
+            raise ValueError(f"its format is {document.get('format')!r}: a newer letta-ops made it")
+        try:
+            given = {key: value for key, value in document.items() if key not in ("kind", "format")}
+            tables = {
+                name: ArchivedTable(tuple(table["columns"]), table["format"], table["role"])
+                for name, table in given.pop("tables").items()
+            }
+            return cls(**{**given, "tables": tables, "agents": tuple(given["agents"])})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"its description can't be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What of a table is in an archive: `sha256` is of all its pieces."""
+
+    rows: int
+    sha256: str
+
+
+# Gives the pieces of a table, and how many rows they held when they have ended.
+Rows = Callable[[str], tuple[Iterable[bytes], Callable[[], int]]]
+
+
+def packed(header: Header, rows: Rows) -> Iterator[bytes]:
+    """Yield the tar of an archive; `rows` is asked for each table in the header's order."""
+    counted: dict[str, Any] = {}
+    yield from _member(HEADER, json.dumps(header.as_json(), indent=1).encode())
+    for table in header.tables:
+        tally = Tally()
+        pieces, count = rows(table)
+        for number, piece in enumerate(_in_pieces(pieces), 1):
+            tally.add(piece)
+            yield from _member(f"rows/{table}/{number:04}", piece)
+        counted[table] = asdict(Counted(count(), tally.sha256))
+    yield from _member(MANIFEST, json.dumps({"tables": counted}, indent=1).encode())
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def write_archive(path: Path, chunks: Iterable[bytes], encryption: Encryption) -> int:
+    """Write `chunks` (a tar) to `path`, whole or not at all, mode 0600; return its size in bytes.
+
+    Raises LettaOpsError (`output-refused`), and what `chunks` raises.
+    """
+    descriptor, name = _draft(path)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as sink:
+            source = ChunkSource(compressed(chunks, Tally()))
+            if encryption.sealed_identity is not None:
+                sealed = encryption.sealed_identity
+                sink.write(SEALED + b"%d\n" % len(sealed) + sealed)
+            if encryption.on:
+                encrypt_stream(source, sink, encryption.recipients)
+            else:
+                for chunk in chunks_of(source):
+                    sink.write(chunk)
+            sink.flush()
+            os.fsync(sink.fileno())
+        size = draft.stat().st_size
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise _refused(path, error) from None
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return size
+
+
+def _draft(path: Path) -> tuple[int, str]:
+    try:
+        return tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+    except OSError as error:
+        raise _refused(path, error) from None
+
+
+def _refused(path: Path, error: OSError) -> LettaOpsError:
+    return LettaOpsError(
+        "output-refused",
+        f"cannot write {path}: {error.strerror}",
+        "free some disk space, or name a file in a folder that you may write to",
+    )
+
+
+class OpenArchive:
+    """An archive that is being read, once, from its beginning to its end."""
+
+    def __init__(self, path: Path, chunks: Iterator[bytes]) -> None:
+        self._path = path
+        source: Any = _Whole(chunks)
+        self._tar = tarfile.open(fileobj=source, mode="r|")  # noqa: SIM115
+        self.counted: dict[str, Counted] = {}
+        self.header = self._header()
+
+    def tables(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Each table with its pieces, which are to be read to their end; then the whole was compared.
+
+        Raises LettaOpsError (`archive-damaged`).
+        """
+        digests: dict[str, Any] = {}
+        pending = self._next()
+        while pending is not None and pending.name != MANIFEST:
+            table = self._table_of(pending)
+            digests[table] = hashlib.sha256()
+            follow: list[tarfile.TarInfo | None] = [pending]
+
+            def pieces(
+                digest: Any = digests[table], table: str = table, follow: Any = follow
+            ) -> Iterator[bytes]:
+                number = 0
+                while follow[0] is not None and follow[0].name.startswith(f"rows/{table}/"):
+                    number += 1
+                    if follow[0].name != f"rows/{table}/{number:04}":
+                        raise self.damaged("its pieces are not in their order")
+                    for chunk in chunks_of(self._content(follow[0])):
+                        digest.update(chunk)
+                        yield chunk
+                    follow[0] = self._next()
+
+            yield table, pieces()
+            pending = follow[0]
+            if pending is not None and pending.name.startswith(f"rows/{table}/"):
+                raise AssertionError("the pieces of a table were not read")
+        self._compare(pending, {table: digest.hexdigest() for table, digest in digests.items()})
+
+    def damaged(self, why: str) -> LettaOpsError:
+        return LettaOpsError(
+            "archive-damaged",
+            f"{self._path} can't be trusted: {why}",
+            "use another copy of it, or another archive; nothing was changed",
+        )
+
+    def _header(self) -> Header:
+        member = self._next()
+        if member is None or member.name != HEADER:
+            raise self.damaged("it does not begin like an agent archive")
+        try:
+            return Header.parse(json.loads(self._text(member)))
+        except ValueError as error:
+            raise self.damaged(str(error)) from None
+
+    def _compare(self, member: tarfile.TarInfo | None, digests: Mapping[str, str]) -> None:
+        if member is None:
+            raise self.damaged("it is cut: its manifest is missing")
+        try:
+            document = json.loads(self._text(member))
+            self.counted = {name: Counted(**each) for name, each in document["tables"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise self.damaged(f"its manifest can't be read: {error}") from None
+        if list(self.counted) != list(self.header.tables):
+            raise self.damaged("its manifest is of other tables")
+        for table, counted in self.counted.items():
+            if digests.get(table, hashlib.sha256().hexdigest()) != counted.sha256:
+                raise self.damaged(f"the rows of {table} are not what went in")
+        if self._next() is not None:
+            raise self.damaged("there is something behind its end")
+
+    def _table_of(self, member: tarfile.TarInfo) -> str:
+        match = NAME.fullmatch(member.name)
+        if match is None or not member.isfile() or match[1] not in self.header.tables:
+            raise self.damaged(f"it holds {member.name!r}, which is no part of an archive")
+        return match[1]
+
+    def _next(self) -> tarfile.TarInfo | None:
+        try:
+            found: tarfile.TarInfo | None = self._tar.next()
+        except (tarfile.TarError, ValueError, EOFError) as error:
+            raise self.damaged(str(error)) from None
+        return found
+
+    def _text(self, member: tarfile.TarInfo) -> bytes:
+        if member.size > LARGEST_JSON:
+            raise self.damaged(f"{member.name} is too large")
+        return b"".join(chunks_of(self._content(member)))
+
+    def _content(self, member: tarfile.TarInfo) -> Any:
+        found = self._tar.extractfile(member)
+        if found is None:
+            raise self.damaged(f"{member.name} is no file")
+        return _Guarded(found, self.damaged)
+
+
+@contextmanager
+def open_archive(path: Path, key: Key) -> Iterator[OpenArchive]:
+    """Yield the archive at `path`, to be read once.
+
+    Raises LettaOpsError: `archive-unreadable`, `archive-damaged`, `identity-missing`, `wrong-identity`.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise LettaOpsError(
+            "archive-unreadable", f"cannot read {path}: {error.strerror}", "name another file"
+        ) from None
+    with file, ExitStack() as stack:
+        yield OpenArchive(path, _plain(path, file, key, stack))
+
+
+def _plain(path: Path, file: BinaryIO, key: Key, stack: ExitStack) -> Iterator[bytes]:
+    start = file.peek(64)[:64] if isinstance(file, io.BufferedReader) else b""
+    chunks = chunks_of(file)
+    if start.startswith((SEALED, AGE)):
+        identities = _identities(path, file, start, key)
+
+        def decrypt(sink: Sink) -> None:
+            decrypt_stream(file, sink, identities)
+
+        chunks = stack.enter_context(pulled(decrypt))
+    elif not start.startswith(ZSTD):
+        raise LettaOpsError(
+            "archive-damaged",
+            f"{path} is no agent archive",
+            "name a file that `letta-ops agent archive` wrote; agent files (.af) are for `agent import`",
+        )
+    return _decompressed(path, chunks)
+
+
+def _decompressed(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from decompressed(ChunkSource(chunks))
+    except ValueError as error:
+        raise LettaOpsError(
+            "archive-damaged",
+            f"{path} can't be trusted: {error}",
+            "use another copy of it, or another archive; nothing was changed",
+        ) from None
+
+
+def _identities(path: Path, file: BinaryIO, start: bytes, key: Key) -> tuple[Sensitive, ...]:
+    if start.startswith(SEALED):
+        line = file.readline(len(SEALED) + 12)
+        size = int(line[len(SEALED) :]) if line[len(SEALED) :].strip().isdigit() else 0
+        sealed = file.read(min(size, LARGEST_JSON))
+        if key.passphrase is not None:
+            return (open_with_passphrase(sealed, key.passphrase),)
+        wanted = "its passphrase: give it as backup.passphrase, by reference"
+    elif key.identities:
+        return key.identities
+    else:
+        wanted = "an identity that it was made for: --identity file:PATH"
+    raise LettaOpsError("identity-missing", f"{path} is encrypted, and there is no key", wanted)
+
+
+class _Whole:
+    """What tarfile reads from: as many bytes as it asks for, but at the end."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._source = ChunkSource(chunks)
+
+    def read(self, size: int) -> bytes:
+        parts, left = [], size
+        while left and (part := self._source.read(left)):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+
+
+class _Guarded:
+    """A member's content; that it ends too early is told in our words."""
+
+    def __init__(self, file: Any, damaged: Callable[[str], LettaOpsError]) -> None:
+        self._file, self._damaged = file, damaged
+
+    def read(self, size: int) -> bytes:
+        try:
+            data: bytes = self._file.read(size)
+        except (tarfile.TarError, EOFError) as error:
+            raise self._damaged(str(error)) from None
+        return data
+
+
+def _member(name: str, data: bytes) -> Iterator[bytes]:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    member.mode = 0o600
+    yield member.tobuf(tarfile.PAX_FORMAT)
+    yield data
+    yield bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def _in_pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    held, size = [], 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= PIECE:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)

@@ -1,0 +1,218 @@
+"""Agents -> an agent archive: all their rows out of one snapshot, straight into one file."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backups.archives.closure import LEFT_OUT, ROOT, Closure, Model, read_model, with_members
+from backups.archives.file import ArchivedTable, Header, packed, write_archive
+from backups.catalog import deployment_id
+from backups.contents import OF_PGVECTOR, settle
+from backups.encryption import encryption_of
+from backups.sources.postgres import refused
+from backups.streams import joined
+from infra.database.connection import database_of
+from infra.database.facts import database_facts
+from infra.errors import LettaOpsError
+from infra.process import Report
+from infra.stack.deployment import Deployment
+from infra.stack.fingerprint import key_fingerprint
+from infra.targets import host
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import sql
+
+BINARY, TEXT = "binary", "text"
+GIT_MEMORY_TAG = "git-memory-enabled"
+# What can't be found from its keys, counted by its agent.
+COUNTED_BY_AGENT = ("provider_traces", "provider_trace_metadata", "llm_batch_items")
+WITH_VECTORS = f"""
+SELECT DISTINCT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid
+WHERE n.nspname = %s AND c.relkind = 'r' AND NOT a.attisdropped AND {OF_PGVECTOR}
+"""  # noqa: S608  # a constant
+
+
+@dataclass(frozen=True)
+class Archived:
+    """An archive that was written: its size in bytes, the agents, rows by table."""
+
+    path: Path
+    size: int
+    encrypted: bool
+    header: Header
+    rows: dict[str, int]
+
+
+def archive(
+    deployment: Deployment,
+    wanted: Sequence[str] | None,
+    path: Path,
+    report: Report,
+) -> Archived:
+    """Write the agents `wanted` (ids, or names that one has; None: all) to `path`, and what is theirs.
+
+    Raises LettaOpsError: `agent-unknown`, `agent-ambiguous`, `not-letta`, `output-refused`, and those
+    of the database.
+    """
+    encryption = encryption_of(deployment.backups, path.absolute().parent.as_uri())
+    with agents_in(deployment) as (link, model):
+        found = find_agents(link, model, wanted)
+        agents = with_members(link, model, found)
+        report(f"archive: {len(agents)} agent(s), out of one snapshot")
+        closure = Closure(link, model, agents)
+        header = _header(deployment, link, model, agents)
+        counts: dict[str, int] = {}
+
+        def rows(table: str) -> tuple[Iterable[bytes], Any]:
+            return _rows(link, closure, header.tables[table], table, counts), lambda: counts[table]
+
+        size = write_archive(path, packed(header, rows), encryption)
+    return Archived(path, size, encryption.on, header, counts)
+
+
+@contextmanager
+def agents_in(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Model]]:
+    """Yield the deployment's database in one snapshot, and the model of its Letta tables.
+
+    Raises LettaOpsError: `not-letta`, `database-refused`, and those of the way there.
+    """
+    import psycopg
+
+    database = database_of(deployment)
+    with host(deployment).administrator() as access, access.examine(database.name) as link:
+        try:
+            settle(link)
+            schema = database_facts(link).schema
+            if schema is None:
+                raise LettaOpsError(
+                    "not-letta",
+                    f"the database {database.name} holds no Letta tables",
+                    "see with `letta-ops check` whether this is the server's database",
+                )
+            link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield link, read_model(link, schema)
+        except psycopg.Error as error:
+            if link.broken:
+                raise  # `connect` tells it
+            raise refused(error, database.name) from None
+        finally:
+            link.close()  # it has only read: there is nothing to commit
+
+
+def find_agents(
+    link: psycopg.Connection[Any], model: Model, wanted: Sequence[str] | None
+) -> list[str]:
+    """The ids of the agents `wanted`, which may be names. Raises LettaOpsError."""
+    from psycopg import sql
+
+    table = model.table(ROOT)
+    if wanted is None:
+        return [
+            row[0] for row in link.execute(sql.SQL("SELECT id FROM {} ORDER BY id").format(table))
+        ]
+    query = sql.SQL("SELECT id, name FROM {} WHERE id = ANY(%s) OR name = ANY(%s)").format(table)
+    rows = link.execute(query, [list(wanted), list(wanted)]).fetchall()
+    found: dict[str, None] = {}
+    for each in wanted:
+        matches = [row for row in rows if row[0] == each] or [row for row in rows if row[1] == each]
+        if not matches:
+            raise LettaOpsError(
+                "agent-unknown",
+                f"there is no agent '{each}' in this database",
+                "`letta-ops agent list` shows the agents with their ids",
+            )
+        if len(matches) > 1:
+            listing = ", ".join(sorted(row[0] for row in matches))
+            raise LettaOpsError(
+                "agent-ambiguous",
+                f"{len(matches)} agents have the name '{each}': {listing}",
+                "name one of them by its id",
+            )
+        found[matches[0][0]] = None
+    return list(found)
+
+
+def _header(
+    deployment: Deployment, link: psycopg.Connection[Any], model: Model, agents: Sequence[str]
+) -> Header:
+    from psycopg import sql
+
+    facts = database_facts(link)
+    vectors = {row[0] for row in link.execute(WITH_VECTORS, [model.schema])}
+    names = sql.SQL("SELECT id, name FROM {} WHERE id = ANY(%s) ORDER BY id").format(
+        model.table(ROOT)
+    )
+    key = deployment.server.encryption_key
+    providers = sql.SQL("SELECT id, name FROM {}").format(model.table("providers"))
+    return Header(
+        created_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        deployment=deployment_id(deployment),
+        release=deployment.release,
+        revision=facts.revision,
+        postgres=facts.version,
+        schema=model.schema,
+        agents=tuple(
+            {"id": identifier, "name": name or ""}
+            for identifier, name in link.execute(names, [list(agents)])
+        ),
+        tables={
+            table: ArchivedTable(
+                tuple(model.names(table)), BINARY if table in vectors else TEXT, model.roles[table]
+            )
+            for table in model.in_order()
+        },
+        providers=dict(link.execute(providers).fetchall()) if "providers" in model.columns else {},
+        left_out=dict(_left_out(link, model, agents)),
+        key_fingerprint=None if key is None else key_fingerprint(key),
+    )
+
+
+def _left_out(
+    link: psycopg.Connection[Any], model: Model, agents: Sequence[str]
+) -> Iterator[tuple[str, int]]:
+    """What the agents have that an archive does not carry, counted."""
+    from psycopg import sql
+
+    for table in COUNTED_BY_AGENT:
+        if table in LEFT_OUT and table in model.columns and "agent_id" in model.names(table):
+            query = sql.SQL("SELECT count(*) FROM {} WHERE agent_id = ANY(%s)")
+            row = link.execute(query.format(model.table(table)), [list(agents)]).fetchone()
+            if row and row[0]:
+                yield table, int(row[0])
+    if "agents_tags" in model.columns:
+        query = sql.SQL("SELECT count(*) FROM {} WHERE agent_id = ANY(%s) AND tag = %s")
+        row = link.execute(
+            query.format(model.table("agents_tags")), [list(agents), GIT_MEMORY_TAG]
+        ).fetchone()
+        if row and row[0]:
+            yield "git memory repositories", int(row[0])
+
+
+def _rows(
+    link: psycopg.Connection[Any],
+    closure: Closure,
+    archived: ArchivedTable,
+    table: str,
+    counts: dict[str, int],
+) -> Iterator[bytes]:
+    query = copy_of(closure, archived, table)
+    with link.cursor() as cursor:
+        with cursor.copy(query) as rows:
+            yield from joined(rows)
+        counts[table] = cursor.rowcount
+
+
+def copy_of(closure: Closure, archived: ArchivedTable, table: str) -> sql.Composed:
+    from psycopg import sql
+
+    names = sql.SQL(", ").join(sql.Identifier(name) for name in archived.columns)
+    return sql.SQL("COPY (SELECT {} {}) TO STDOUT (FORMAT {})").format(
+        names, closure.rows(table), sql.SQL(archived.format)
+    )
