@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup
 from backups.contents import settle
+from backups.dump_script import copies
 from backups.layout import LETTA_OPS
-from backups.loading import JOBS, PSQL_COMMAND, TELLING, Dump, load
+from backups.loading import JOBS, TELLING, Dump, load
 from backups.manifest import Part
 from backups.opening import Key
 from backups.parallel import Stop, concurrently
@@ -55,7 +56,6 @@ KINDS_OF_STATEMENT = tuple(
         r"CREATE (UNIQUE )?INDEX \S+ ON (ONLY )?",
     )
 )
-END_OF_ROWS = b"\\.\n"
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _MovedDump(Dump):
             self.command("--section=data", "--file=-", only=self.entries, into=None) as job,
             filtered(job, chunks, **TELLING) as out,
         ):
-            for script, rows in _copies(chunks_of(out)):
+            for script, rows in copies(chunks_of(out)):
                 moved = [self._moved(each) for each in self._own(script.decode(self._codec))]
                 if rows is None:
                     self._run(link, moved)
@@ -308,55 +308,3 @@ def _next(queue: deque[bytes]) -> bytes | None:
         return queue.popleft()
     except IndexError:
         return None
-
-
-def _copies(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, Iterator[bytes] | None]]:
-    """Take a script apart: statements, and each COPY with its rows, to be read to their end."""
-    script = _Script(chunks)
-    before: list[bytes] = []
-    while line := script.line():
-        if not (line.startswith(b"COPY ") and line.endswith(b" FROM stdin;\n")):
-            if not PSQL_COMMAND.fullmatch(line):
-                before.append(line)
-            continue
-        yield b"".join(before), None
-        before = []
-        yield line, script.rows()
-    yield b"".join(before), None
-
-
-class _Script:
-    """What pg_restore writes, as it comes."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._data = chunks, b""
-
-    def line(self) -> bytes:
-        """The next line with its end; nothing at the end of all."""
-        while b"\n" not in self._data and self._more():
-            pass
-        line, end, self._data = self._data.partition(b"\n")
-        return line + end
-
-    def rows(self) -> Iterator[bytes]:
-        """Yield what stands ahead of a COPY's end. Raises LettaOpsError where that doesn't come."""
-        while len(self._data) < len(END_OF_ROWS) and self._more():
-            pass
-        if self._data.startswith(END_OF_ROWS):
-            self._data = self._data[len(END_OF_ROWS) :]
-            return
-        while (at := self._data.find(b"\n" + END_OF_ROWS)) < 0:
-            kept = len(END_OF_ROWS)  # they may be the beginning of the end
-            yield self._data[:-kept]
-            self._data = self._data[-kept:]
-            if not self._more():
-                raise LettaOpsError(
-                    TELLING["code"], "the rows that pg_restore writes are cut", TELLING["hint"]
-                )
-        yield self._data[: at + 1]
-        self._data = self._data[at + 1 + len(END_OF_ROWS) :]
-
-    def _more(self) -> bool:
-        chunk = next(self._chunks, b"")
-        self._data += chunk
-        return bool(chunk)

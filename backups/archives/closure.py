@@ -25,6 +25,7 @@ SHARED = ("organizations", "users")
 OF_SERVER = ("providers", "provider_models", "sandbox_configs", "sandbox_environment_variables")
 # Traces of what was sent to models, and sessions with other services, which must be begun anew.
 LEFT_OUT = ("provider_traces", "provider_trace_metadata", "mcp_oauth", "llm_batch_items")
+OUTSIDE = (*SHARED, *OF_SERVER, *LEFT_OUT)
 # Attached, and used by many: never overwritten, whoever uses it.
 COMMON = ("tools", "mcp_server", "identities")
 # A group belongs to the agent that manages it: to be a member is not to own it.
@@ -125,8 +126,16 @@ class Model:
     def names(self, table: str) -> list[str]:
         return [column.name for column in self.columns[table]]
 
+    def primary(self, table: str) -> tuple[str, ...]:
+        """The columns that tell its rows apart: of its primary key, else of another unique index."""
+        found = sorted(self.unique.get(table, ()), key=lambda each: not each.primary)
+        return found[0].columns if found else tuple(self.names(table))
+
     def of_child(self, table: str) -> Iterator[Link]:
         return (link for link in self.links if link.child == table)
+
+    def of_parent(self, table: str) -> Iterator[Link]:
+        return (link for link in self.links if link.parent == table)
 
     def in_order(self) -> list[str]:
         """The tables of the archive, each after those that it points at, as far as that can be."""
@@ -164,7 +173,7 @@ def read_model(link: psycopg.Connection[Any], schema: str) -> Model:
     links = [
         Link(child, tuple(map(_quoted, mine)), parent, tuple(theirs), nullable, True)
         for child, parent, mine, theirs, nullable in link.execute(KEYS, [schema])
-        if not {child, parent} & {*LEFT_OUT, *OF_SERVER}
+        if child not in (*LEFT_OUT, *OF_SERVER) and parent not in LEFT_OUT
     ]
     links += [
         Link(child, (expression,), parent, (key,), True, False)
@@ -209,7 +218,7 @@ def _spread(
             there
             for link in model.links
             for here, there in [(link.parent, link.child) if down else (link.child, link.parent)]
-            if found.get(here) in of and there not in found and there not in (*SHARED, *LEFT_OUT)
+            if found.get(here) in of and there not in found and there not in OUTSIDE
         }
         if not new:
             return

@@ -36,7 +36,7 @@ WITH_VECTORS = f"""
 SELECT DISTINCT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid
 WHERE n.nspname = %s AND c.relkind = 'r' AND NOT a.attisdropped AND {OF_PGVECTOR}
-"""  # noqa: S608  # a constant
+"""
 
 
 @dataclass(frozen=True)

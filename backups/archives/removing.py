@@ -1,0 +1,134 @@
+"""Taking agents out of a live database: all that is theirs, and what is attached to nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from backups.archives.closure import COMMON, Closure, Link, Model, Role
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import sql
+
+
+def remove(link: psycopg.Connection[Any], model: Model, agents: list[str]) -> dict[str, int]:
+    """Delete agents in the transaction of `link`; return the rows by table. What is everybody's stays.
+
+    Raises psycopg.Error.
+    """
+    from psycopg import sql
+
+    closure = Closure(link, model, agents)
+    tables = [
+        table
+        for table in model.in_order()
+        if model.roles[table] is not Role.SHARED and table not in COMMON
+    ]
+    for table in tables:
+        link.execute(
+            sql.SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT {} {} AND NOT {} AND {}").format(
+                sql.Identifier(_gone(table)),
+                sql.SQL(", ").join(map(sql.Identifier, _keys(model, table))),
+                closure.rows(table),
+                used_by_others(model, closure, table),
+                _with_parents(model, table, tables),
+            )
+        )
+    for table in tables:
+        for column in deferred(model, table):
+            link.execute(
+                _of_gone("UPDATE {0} l SET {2} = NULL FROM {1} g WHERE ", model, table, column)
+            )
+    counts: dict[str, int] = {}
+    for table in reversed(tables):
+        done = link.execute(_of_gone("DELETE FROM {0} l USING {1} g WHERE ", model, table))
+        if done.rowcount:
+            counts[table] = done.rowcount
+    return counts
+
+
+def used_by_others(model: Model, closure: Closure, table: str) -> sql.Composable:
+    """A condition of rows of `table`: that somebody points at them who is not of the closure."""
+    from psycopg import sql
+
+    if model.roles[table] is not Role.ATTACHED:
+        return sql.SQL("false")
+    ways = [
+        sql.SQL("({}) IN (SELECT {} FROM {} WHERE ({}) IS NOT TRUE)").format(
+            sql.SQL(", ").join(map(sql.Identifier, link.keys)),
+            sql.SQL(", ").join(map(sql.SQL, link.columns)),
+            model.table(link.child),
+            closure.condition(link.child),
+        )
+        for link in model.of_parent(table)
+        if model.roles.get(link.child) is Role.OWN
+    ]
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(ways) if ways else sql.SQL("false"))
+
+
+def content_links(model: Model, table: str) -> Iterator[Link]:
+    """What says whose content the rows of a table are: links to what is attached."""
+    if model.roles[table] not in (Role.ATTACHED, Role.CONTENT):
+        return
+    for link in model.of_child(table):
+        parent = model.roles.get(link.parent)
+        if link.keyed and parent in (Role.ATTACHED, Role.CONTENT) and link.child != link.parent:
+            if not (
+                model.roles[table] is Role.ATTACHED and link.columns[0] in _circular(model, table)
+            ):
+                yield link
+
+
+def deferred(model: Model, table: str) -> list[str]:
+    """The columns of a table that point at what comes after it, in a circle."""
+    return [column.strip('"') for column in _circular(model, table)]
+
+
+def _circular(model: Model, table: str) -> list[str]:
+    order = model.in_order()
+    return [
+        link.columns[0]
+        for link in model.of_child(table)
+        if link.keyed
+        and link.nullable
+        and link.parent in order
+        and order.index(link.parent) > order.index(table)
+    ]
+
+
+def _with_parents(model: Model, table: str, tables: list[str]) -> sql.Composable:
+    """That what the row is content of goes, too."""
+    from psycopg import sql
+
+    ways = [
+        sql.SQL("({}) IN (SELECT {} FROM {})").format(
+            sql.SQL(", ").join(map(sql.SQL, link.columns)),
+            sql.SQL(", ").join(map(sql.Identifier, link.keys)),
+            sql.Identifier("pg_temp", _gone(link.parent)),
+        )
+        for link in content_links(model, table)
+        if link.parent in tables and not link.nullable
+    ]
+    return sql.SQL(" AND ").join(ways) if ways else sql.SQL("true")
+
+
+def _gone(table: str) -> str:
+    return f"gone {table}"
+
+
+def _keys(model: Model, table: str) -> list[str]:
+    pointed_at = [key for link in model.of_parent(table) for key in link.keys]
+    return list(dict.fromkeys((*model.primary(table), *pointed_at)))
+
+
+def _of_gone(query: str, model: Model, table: str, column: str = "") -> sql.Composed:
+    from psycopg import sql
+
+    same = sql.SQL(" AND ").join(
+        sql.SQL("l.{0} = g.{0}").format(sql.Identifier(key)) for key in model.primary(table)
+    )
+    named = sql.SQL(query).format(
+        model.table(table), sql.Identifier("pg_temp", _gone(table)), sql.Identifier(column or "-")
+    )
+    return sql.Composed([named, same])

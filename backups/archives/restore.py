@@ -1,0 +1,258 @@
+"""An agent archive -> the live database, in one transaction: ids kept where they are free, or all new.
+
+What is everybody's (organizations, tools, identities) is matched or made, never overwritten; what other
+agents use stays as it is. Nothing is lost: what would have to give way is archived first, and a block
+that says something else than the archive's keeps its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backups.archives.closure import ROOT, Model, read_model
+from backups.archives.deciding import decide
+from backups.archives.file import Header, open_archive
+from backups.archives.removing import deferred, remove
+from backups.archives.staging import FATE, MADE, Staging, equal, keep_only, roots, stage
+from backups.contents import settle
+from backups.opening import Key
+from backups.sources.postgres import refused
+from infra.database.connection import database_of
+from infra.database.facts import database_facts
+from infra.errors import LettaOpsError
+from infra.process import Report
+from infra.stack.deployment import Deployment
+from infra.stack.fingerprint import key_fingerprint
+from infra.targets import host
+
+if TYPE_CHECKING:
+    import psycopg
+
+FAIL, SKIP, REPLACE = "fail", "skip", "replace"
+CONFLICTS = (FAIL, SKIP, REPLACE)
+SECRETS = "_enc"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """`on_conflict`: what happens where an agent with this id is there (`CONFLICTS`)."""
+
+    on_conflict: str = FAIL
+    new_ids: bool = False
+    without_secrets: bool = False
+    dry_run: bool = False
+
+
+@dataclass
+class Outcome:
+    """What was restored, or would be: agents with their ids in the archive, rows that were made by
+    table, and what there is to say of it."""
+
+    agents: list[dict[str, str]] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    set_aside: Path | None = None
+
+
+# Archives agents (ids), and says where to.
+SetAside = Callable[[list[str]], Path]
+
+
+def restore(
+    deployment: Deployment,
+    path: Path,
+    key: Key,
+    choices: Choices,
+    set_aside: SetAside,
+    report: Report,
+) -> Outcome:
+    """Restore the archive at `path`; either all of it is there afterwards, or nothing was changed.
+
+    Raises LettaOpsError: `archive-damaged`, `archive-other-revision`, `agent-exists`, `id-taken`,
+    `other-encryption-key`, `restore-refused`, and those of the database.
+    """
+    with open_archive(path, key) as archive, _live(deployment) as (link, model, facts):
+        _ensure_revision(path, archive.header, facts.revision)
+        report(f"restore: reading {len(archive.header.agents)} agent(s)")
+        staging = stage(link, model, archive)
+        return put(deployment, staging, archive.header, choices, set_aside, report)
+
+
+def put(
+    deployment: Deployment,
+    staging: Staging,
+    header: Header,
+    choices: Choices,
+    set_aside: SetAside,
+    report: Report,
+) -> Outcome:
+    """Bring what was staged into the live tables, and commit; with `dry_run`, take it back."""
+    outcome = Outcome(notes=staging.notes)
+    _ensure_key(deployment, staging, header, choices)
+    _conflicts(staging, choices, set_aside, outcome)
+    names = dict(roots(staging))
+    decide(staging, header, new_ids=choices.new_ids)
+    new = dict(staging.run("SELECT old, new FROM pg_temp.letta_ops_ids").fetchall())
+    outcome.agents = [
+        {"id": new.get(identifier, identifier), "archived_id": identifier, "name": name}
+        for identifier, name in names.items()
+    ]
+    outcome.rows = _insert(staging)
+    report(f"restore: {sum(outcome.rows.values())} rows")
+    staging.link.execute("ROLLBACK" if choices.dry_run else "COMMIT")
+    return outcome
+
+
+@contextmanager
+def _live(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Model, Any]]:
+    """The live database as its owner, in a transaction that sees nothing of what others do meanwhile."""
+    import psycopg
+
+    database = database_of(deployment)
+    with host(deployment).owner() as access, access.examine(database.name) as link:
+        try:
+            settle(link)
+            facts = database_facts(link)
+            if facts.schema is None:
+                raise LettaOpsError(
+                    "not-letta",
+                    f"the database {database.name} holds no Letta tables",
+                    "see with `letta-ops check` whether this is the server's database",
+                )
+            link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            yield link, read_model(link, facts.schema), facts
+        except psycopg.errors.SerializationFailure:
+            raise LettaOpsError(
+                "agent-in-use",
+                "somebody else changed the same agent in the meantime; nothing was changed here",
+                "let the agent finish what it is doing, then run this again",
+            ) from None
+        except psycopg.errors.UniqueViolation as error:
+            raise LettaOpsError(
+                "restore-refused",
+                f"the database refuses a row: {error.diag.message_primary} ({error.diag.message_detail});"
+                " nothing was changed",
+                "with --new-ids the agent comes beside what is there",
+            ) from None
+        except psycopg.Error as error:
+            if link.broken:
+                raise  # `connect` tells it
+            raise refused(error, database.name) from None
+        finally:
+            link.close()  # what was not committed is undone
+
+
+def _ensure_revision(path: Path, header: Header, here: str | None) -> None:
+    if header.revision == here:
+        return
+    raise LettaOpsError(
+        "archive-other-revision",
+        f"{path} was made of a database of revision {header.revision} (Letta {header.release}), this"
+        f" one is of {here}; nothing was changed",
+        "restore it into a server of that release, and upgrade that",
+    )
+
+
+def _ensure_key(deployment: Deployment, staging: Staging, header: Header, choices: Choices) -> None:
+    """Secrets that no key here opens would be lost without a word: their server can't read them."""
+    from psycopg import sql
+
+    columns = [
+        (table, column.name)
+        for table in staging.tables
+        for column in staging.model.columns[table]
+        if column.name.endswith(SECRETS)
+    ]
+    held = {
+        (table, column): count
+        for table, column in columns
+        if (
+            count := staging.value(
+                "SELECT count({}) FROM {}", sql.Identifier(column), staging.staged(table)
+            )
+        )
+    }
+    if choices.without_secrets:
+        staging.run("DELETE FROM {}", staging.staged("agent_environment_variables"))
+        for table, column in held:
+            if table != "agent_environment_variables":
+                staging.run(f'UPDATE {{}} SET "{column}" = NULL', staging.staged(table))
+        if held:
+            staging.notes.append(f"{sum(held.values())} secret(s) were left out, as you said")
+        return
+    key = deployment.server.encryption_key
+    here = None if key is None else key_fingerprint(key)
+    if not held or here == header.key_fingerprint:
+        return
+    raise LettaOpsError(
+        "other-encryption-key",
+        f"{sum(held.values())} secret(s) of the archive are encrypted with the key"
+        f" {header.key_fingerprint or '(none)'}, this server has {here or 'none'}; nothing was changed",
+        "restore it into a server with that key; or --without-secrets, and set them anew",
+    )
+
+
+def _conflicts(staging: Staging, choices: Choices, set_aside: SetAside, outcome: Outcome) -> None:
+    """Agents that are there already under their ids."""
+    if choices.new_ids:
+        return
+    table = staging.model.table(ROOT)
+    found = staging.run(
+        "SELECT l.id, l.name FROM {} l JOIN {} s USING (id) ORDER BY 1", table, staging.staged(ROOT)
+    ).fetchall()
+    if not found:
+        return
+    there = [identifier for identifier, _ in found]
+    if choices.on_conflict == FAIL:
+        listing = "\n".join(f"  - {identifier}  {name}" for identifier, name in found)
+        raise LettaOpsError(
+            "agent-exists",
+            f"{len(found)} agent(s) of the archive are there already; nothing was changed\n{listing}",
+            "choose: --on-conflict skip leaves them, --on-conflict replace archives them first and"
+            " then replaces them, --new-ids restores beside them",
+        )
+    if choices.on_conflict == SKIP:
+        outcome.skipped = there
+        staging.notes.append(f"{len(there)} agent(s) are there already and stay as they are")
+        keep_only(staging, [each for each, _ in roots(staging) if each not in there])
+        return
+    outcome.replaced = there
+    if not choices.dry_run:
+        outcome.set_aside = set_aside(there)
+    remove(staging.link, staging.model, there)
+
+
+def _insert(staging: Staging) -> dict[str, int]:
+    """Make the rows whose fate that is, parents first; what points in a circle is set at the end."""
+    from psycopg import sql
+
+    made: dict[str, int] = {}
+    later: list[tuple[str, str]] = []
+    for table in staging.tables:
+        columns = staging.model.names(table)
+        circular = [column for column in deferred(staging.model, table) if column in columns]
+        later += [(table, column) for column in circular]
+        names = sql.SQL(", ").join(map(sql.Identifier, columns))
+        values = sql.SQL(", ").join(
+            sql.SQL("NULL") if column in circular else sql.Identifier(column) for column in columns
+        )
+        done = staging.run(
+            f"INSERT INTO {{}} ({{}}) SELECT {{}} FROM {{}} WHERE {FATE} = {MADE}",
+            staging.model.table(table), names, values, staging.staged(table),
+        )  # fmt: skip
+        if done.rowcount:
+            made[table] = done.rowcount
+    for table, column in later:
+        staging.run(
+            f"UPDATE {{0}} l SET {{1}} = s.{{1}} FROM {{2}} s WHERE {{3}} AND s.{FATE} = {MADE}"
+            " AND s.{1} IS NOT NULL",
+            staging.model.table(table), sql.Identifier(column), staging.staged(table),
+            equal(staging.model.primary(table), "s", "l"),
+        )  # fmt: skip
+    return made
