@@ -249,45 +249,50 @@ class Closure:
     def _condition(self, table: str) -> sql.Composable:
         from psycopg import sql
 
-        links = [link for link in self._model.links if link.child == table]
-        roles = self._model.roles
-        role = roles[table]
         if table == ROOT:
             return sql.SQL(f"id = ANY({AGENTS})")
+        content = self._model.roles[table] is Role.CONTENT
+        conditions = [
+            self._points(link, or_nothing=content and link.nullable)
+            if link.child == table
+            else self._pointed_at(link)
+            for link in self.ways(table)
+        ]
+        return sql.SQL("({})").format(sql.SQL(" AND " if content else " OR ").join(conditions))
+
+    def ways(self, table: str) -> list[Link]:
+        """The links by which rows of `table` are found: its own, and those of others that point at it.
+
+        Each of them is one; but content is only what all of its links lead to.
+        """
+        roles = self._model.roles
+        role, links = roles[table], list(self._model.of_child(table))
+        if role is Role.SHARED:
+            return [link for link in self._model.of_child(ROOT) if link.parent == table]
+        if role is Role.CONTENT:
+            return [
+                each for each in links if roles.get(each.parent) in (Role.ATTACHED, Role.CONTENT)
+            ]
+        if role is Role.ATTACHED:
+            far = self._distance
+            near = self._pointing(table, (Role.OWN, Role.ATTACHED))
+            return [
+                *(link for link in near if far[link.child] < far[table]),
+                *(
+                    link
+                    for link in links
+                    if roles.get(link.parent) is Role.ATTACHED
+                    and self._comes_first(link.parent, table)
+                ),
+            ]
         if table == MEMBERSHIP[0]:
             links = [link for link in links if link.parent == MEMBERSHIP[1]]
-        if role is Role.OWN:
-            direct = [link for link in links if link.parent == ROOT]
-            owners = direct or [link for link in links if roles.get(link.parent) is Role.OWN]
-            ways = [self._points(link) for link in owners]
-            if direct and not any(link.keyed for link in direct):
-                # Not every release fills a column that no key guards.
-                ways += [self._pointed_at(link) for link in self._pointing(table, (Role.OWN,))]
-            return sql.SQL("({})").format(sql.SQL(" OR ").join(ways))
-        if role is Role.CONTENT:
-            parents = [
-                link for link in links if roles.get(link.parent) in (Role.ATTACHED, Role.CONTENT)
-            ]
-            return sql.SQL("({})").format(
-                sql.SQL(" AND ").join(
-                    self._points(link, or_nothing=link.nullable) for link in parents
-                )
-            )
-        if role is Role.SHARED:
-            links = [link for link in self._model.of_child(ROOT) if link.parent == table]
-            return self._pointed_at(links[0])
-        far = self._distance
-        ways = [
-            self._pointed_at(link)
-            for link in self._pointing(table, (Role.OWN, Role.ATTACHED))
-            if far[link.child] < far[table]
-        ]
-        ways += [
-            self._points(link)
-            for link in links
-            if roles.get(link.parent) is Role.ATTACHED and self._comes_first(link.parent, table)
-        ]
-        return sql.SQL("({})").format(sql.SQL(" OR ").join(ways))
+        direct = [link for link in links if link.parent == ROOT]
+        if not direct:
+            return [link for link in links if roles.get(link.parent) is Role.OWN]
+        # Not every release fills a column that no key guards.
+        keyed = any(link.keyed for link in direct)
+        return [*direct, *(() if keyed else self._pointing(table, (Role.OWN,)))]
 
     def _pointing(self, table: str, roles: Sequence[Role]) -> Iterator[Link]:
         return (

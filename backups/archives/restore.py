@@ -7,7 +7,7 @@ that says something else than the archive's keeps its id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 from backups.archives.closure import ROOT, Model, read_model
 from backups.archives.deciding import decide
 from backups.archives.file import Header, open_archive
+from backups.archives.from_backup import stage_from_backup
 from backups.archives.removing import deferred, remove
 from backups.archives.staging import FATE, MADE, Staging, equal, keep_only, roots, stage
+from backups.catalog import Backup
 from backups.contents import settle
 from backups.opening import Key
 from backups.sources.postgres import refused
+from backups.stores.store import Store
 from infra.database.connection import database_of
 from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
@@ -78,10 +81,34 @@ def restore(
     `other-encryption-key`, `restore-refused`, and those of the database.
     """
     with open_archive(path, key) as archive, _live(deployment) as (link, model, facts):
-        _ensure_revision(path, archive.header, facts.revision)
+        header = archive.header
+        _ensure_revision(str(path), header.revision, header.release, facts.revision)
         report(f"restore: reading {len(archive.header.agents)} agent(s)")
         staging = stage(link, model, archive)
         return put(deployment, staging, archive.header, choices, set_aside, report)
+
+
+def restore_from_backup(
+    deployment: Deployment,
+    store: Store,
+    backup: Backup,
+    key: Key,
+    wanted: Sequence[str],
+    choices: Choices,
+    set_aside: SetAside,
+    report: Report,
+) -> Outcome:
+    """Restore only the agents `wanted` of a backup, into the live database: it goes on meanwhile.
+
+    Raises like `restore`, and `agent-unknown`, `agent-ambiguous`.
+    """
+    with _live(deployment) as (link, model, facts):
+        manifest = backup.manifest
+        _ensure_revision(
+            f"backup {backup.id}", manifest.database.revision, manifest.release, facts.revision
+        )
+        staging, header = stage_from_backup(link, model, store, backup, key, wanted, report)
+        return put(deployment, staging, header, choices, set_aside, report)
 
 
 def put(
@@ -148,12 +175,14 @@ def _live(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Mod
             link.close()  # what was not committed is undone
 
 
-def _ensure_revision(path: Path, header: Header, here: str | None) -> None:
-    if header.revision == here:
+def _ensure_revision(
+    source: str, revision: str | None, release: str | None, here: str | None
+) -> None:
+    if revision == here:
         return
     raise LettaOpsError(
         "archive-other-revision",
-        f"{path} was made of a database of revision {header.revision} (Letta {header.release}), this"
+        f"{source} was made of a database of revision {revision} (Letta {release}), this"
         f" one is of {here}; nothing was changed",
         "restore it into a server of that release, and upgrade that",
     )

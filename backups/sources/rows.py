@@ -7,7 +7,7 @@ restore. The form: https://www.postgresql.org/docs/current/sql-copy.html, "Binar
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,35 @@ def count_rows(source: Source) -> int:
     if not reader.at_end():
         raise ValueError("there is something behind its end")
     return rows
+
+
+def raw_rows(
+    source: Source, is_wanted: Callable[[Sequence[bytes | None]], bool]
+) -> Iterator[bytes]:
+    """Yield rows again, in the same form, but only those whose fields are wanted; reads to the end.
+
+    Raises ValueError for anything else.
+    """
+    reader = _Reader(source)
+    start = reader.take(len(SIGNATURE) + 4)
+    if not start.startswith(SIGNATURE):
+        raise ValueError("it does not begin like rows")
+    extension = reader.number(4)
+    yield start + struct.pack(">i", extension) + reader.take(extension)
+    while (count := reader.number(2)) != -1:
+        fields: list[bytes | None] = []
+        for _ in range(count):
+            size = reader.number(4)
+            fields.append(None if size < 0 else reader.take(size))
+        if is_wanted(fields):
+            yield struct.pack(">h", count) + b"".join(map(_field, fields))
+    yield struct.pack(">h", -1)
+    if not reader.at_end():
+        raise ValueError("there is something behind its end")
+
+
+def _field(data: bytes | None) -> bytes:
+    return struct.pack(">i", -1) if data is None else struct.pack(">i", len(data)) + data
 
 
 class _Reader:
