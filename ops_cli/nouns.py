@@ -43,7 +43,7 @@ NOUNS = (
     Noun("logs", "logs", "What the services have logged; secrets are redacted.", verb=True),
     Noun("smoke", "smoke", "Let an agent do its work once, and clean up.", verb=True),
     Noun("doctor", "doctor", "Is this machine able to run a stack?", verb=True),
-    Noun("agent", "agent", "List, export and import agents."),
+    Noun("agent", "agent.app", "Move, keep, restore and look at agents."),
     Noun("audit", "audit", "Who changed what, when, and with which result."),
     Noun("backup", "backup.app", "Make, prove and restore backups."),
     Noun("secret", "secret", "Show a secret of the stack."),

@@ -132,3 +132,11 @@ ModelHandle = Annotated[
 EmbeddingHandle = Annotated[
     str | None, typer.Option("--embedding", metavar="HANDLE", help="The embedding model to use.")
 ]
+Identity = Annotated[
+    str | None,
+    typer.Option(
+        "--identity",
+        metavar="REFERENCE",
+        help="What opens what is encrypted: file:PATH, env:NAME or cmd:COMMAND.",
+    ),
+]

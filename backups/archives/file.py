@@ -260,6 +260,12 @@ class OpenArchive:
         return _Guarded(found, self.damaged)
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file begins like an archive, or like one that is encrypted."""
+    with path.open("rb") as file:
+        return file.read(64).startswith((SEALED, AGE, ZSTD))
+
+
 @contextmanager
 def open_archive(path: Path, key: Key) -> Iterator[OpenArchive]:
     """Yield the archive at `path`, to be read once.

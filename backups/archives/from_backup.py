@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from backups.archives.agents import find_agents
 from backups.archives.closure import (
     MEMBERSHIP,
     OF_SERVER,
@@ -24,7 +25,7 @@ from backups.archives.closure import (
 )
 from backups.archives.file import Header
 from backups.archives.staging import Staging, empty, keep_only
-from backups.archives.write import BINARY, TEXT, find_agents
+from backups.archives.write import BINARY, TEXT
 from backups.catalog import Backup
 from backups.dump_script import copies
 from backups.loading import TELLING

@@ -69,15 +69,16 @@ def used_by_others(model: Model, closure: Closure, table: str) -> sql.Composable
 
 def content_links(model: Model, table: str) -> Iterator[Link]:
     """What says whose content the rows of a table are: links to what is attached."""
-    if model.roles[table] not in (Role.ATTACHED, Role.CONTENT):
-        return
-    for link in model.of_child(table):
-        parent = model.roles.get(link.parent)
-        if link.keyed and parent in (Role.ATTACHED, Role.CONTENT) and link.child != link.parent:
-            if not (
-                model.roles[table] is Role.ATTACHED and link.columns[0] in _circular(model, table)
-            ):
-                yield link
+    below = (Role.ATTACHED, Role.CONTENT)
+    if model.roles[table] in below:
+        circular = _circular(model, table)
+        yield from (
+            link
+            for link in model.of_child(table)
+            if link.keyed
+            and model.roles.get(link.parent) in below
+            and link.columns[0] not in circular
+        )
 
 
 def deferred(model: Model, table: str) -> list[str]:

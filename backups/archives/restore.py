@@ -80,9 +80,9 @@ def restore(
     Raises LettaOpsError: `archive-damaged`, `archive-other-revision`, `agent-exists`, `id-taken`,
     `other-encryption-key`, `restore-refused`, and those of the database.
     """
-    with open_archive(path, key) as archive, _live(deployment) as (link, model, facts):
+    with open_archive(path, key) as archive, live(deployment) as (link, model, facts):
         header = archive.header
-        _ensure_revision(str(path), header.revision, header.release, facts.revision)
+        ensure_revision(str(path), header.revision, header.release, facts.revision)
         report(f"restore: reading {len(archive.header.agents)} agent(s)")
         staging = stage(link, model, archive)
         return put(deployment, staging, archive.header, choices, set_aside, report)
@@ -102,13 +102,29 @@ def restore_from_backup(
 
     Raises like `restore`, and `agent-unknown`, `agent-ambiguous`.
     """
-    with _live(deployment) as (link, model, facts):
+    with live(deployment) as (link, model, facts):
         manifest = backup.manifest
-        _ensure_revision(
+        ensure_revision(
             f"backup {backup.id}", manifest.database.revision, manifest.release, facts.revision
         )
         staging, header = stage_from_backup(link, model, store, backup, key, wanted, report)
         return put(deployment, staging, header, choices, set_aside, report)
+
+
+def delete(
+    deployment: Deployment, agents: list[str], set_aside: SetAside
+) -> tuple[Path, dict[str, int]]:
+    """Archive agents (ids), then delete them with all that is theirs and nobody else's; return where the
+    archive is, and the deleted rows by table.
+
+    Raises LettaOpsError like `restore`: then nothing was deleted.
+    """
+    with live(deployment) as (link, model, _):
+        # In this order: what changes after the snapshot of the first is a conflict, and not lost.
+        counts = remove(link, model, agents)
+        path = set_aside(agents)
+        link.execute("COMMIT")
+    return path, counts
 
 
 def put(
@@ -137,7 +153,7 @@ def put(
 
 
 @contextmanager
-def _live(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Model, Any]]:
+def live(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Model, Any]]:
     """The live database as its owner, in a transaction that sees nothing of what others do meanwhile."""
     import psycopg
 
@@ -175,7 +191,7 @@ def _live(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Mod
             link.close()  # what was not committed is undone
 
 
-def _ensure_revision(
+def ensure_revision(
     source: str, revision: str | None, release: str | None, here: str | None
 ) -> None:
     if revision == here:

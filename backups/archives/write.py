@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backups.archives.closure import LEFT_OUT, ROOT, Closure, Model, read_model, with_members
+from backups.archives.agents import agents_in, find_agents
+from backups.archives.closure import LEFT_OUT, ROOT, Closure, Model, with_members
 from backups.archives.file import ArchivedTable, Header, packed, write_archive
 from backups.catalog import deployment_id
-from backups.contents import OF_PGVECTOR, settle
+from backups.contents import OF_PGVECTOR
 from backups.encryption import encryption_of
-from backups.sources.postgres import refused
 from backups.streams import joined
-from infra.database.connection import database_of
 from infra.database.facts import database_facts
-from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
-from infra.targets import host
 
 if TYPE_CHECKING:
     import psycopg
@@ -75,68 +71,6 @@ def archive(
 
         size = write_archive(path, packed(header, rows), encryption)
     return Archived(path, size, encryption.on, header, counts)
-
-
-@contextmanager
-def agents_in(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Model]]:
-    """Yield the deployment's database in one snapshot, and the model of its Letta tables.
-
-    Raises LettaOpsError: `not-letta`, `database-refused`, and those of the way there.
-    """
-    import psycopg
-
-    database = database_of(deployment)
-    with host(deployment).administrator() as access, access.examine(database.name) as link:
-        try:
-            settle(link)
-            schema = database_facts(link).schema
-            if schema is None:
-                raise LettaOpsError(
-                    "not-letta",
-                    f"the database {database.name} holds no Letta tables",
-                    "see with `letta-ops check` whether this is the server's database",
-                )
-            link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield link, read_model(link, schema)
-        except psycopg.Error as error:
-            if link.broken:
-                raise  # `connect` tells it
-            raise refused(error, database.name) from None
-        finally:
-            link.close()  # it has only read: there is nothing to commit
-
-
-def find_agents(
-    link: psycopg.Connection[Any], model: Model, wanted: Sequence[str] | None
-) -> list[str]:
-    """The ids of the agents `wanted`, which may be names. Raises LettaOpsError."""
-    from psycopg import sql
-
-    table = model.table(ROOT)
-    if wanted is None:
-        return [
-            row[0] for row in link.execute(sql.SQL("SELECT id FROM {} ORDER BY id").format(table))
-        ]
-    query = sql.SQL("SELECT id, name FROM {} WHERE id = ANY(%s) OR name = ANY(%s)").format(table)
-    rows = link.execute(query, [list(wanted), list(wanted)]).fetchall()
-    found: dict[str, None] = {}
-    for each in wanted:
-        matches = [row for row in rows if row[0] == each] or [row for row in rows if row[1] == each]
-        if not matches:
-            raise LettaOpsError(
-                "agent-unknown",
-                f"there is no agent '{each}' in this database",
-                "`letta-ops agent list` shows the agents with their ids",
-            )
-        if len(matches) > 1:
-            listing = ", ".join(sorted(row[0] for row in matches))
-            raise LettaOpsError(
-                "agent-ambiguous",
-                f"{len(matches)} agents have the name '{each}': {listing}",
-                "name one of them by its id",
-            )
-        found[matches[0][0]] = None
-    return list(found)
 
 
 def _header(

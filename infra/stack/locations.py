@@ -107,6 +107,11 @@ class StackFolder:
         return self.root / "authority-key.pem"
 
     @property
+    def agent_archives(self) -> Path:
+        """Where agents are archived before they are deleted or replaced."""
+        return self.root / "archives"
+
+    @property
     def agent_count(self) -> Path:
         """How many agents there were before the last update (see `infra.targets.docker.agent_guard`)."""
         return self.root / "agent-count.json"

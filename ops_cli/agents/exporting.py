@@ -65,12 +65,12 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     raise LettaOpsError("output-refused", f"{path} {problem}", hint)
 
 
-def save(exported: Exported, path: Path) -> None:
+def save(text: str, path: Path) -> None:
     """Write the agent file, whole or not at all, mode 0600: it holds conversations."""
     from infra.files import write_private
 
     try:
-        write_private(path, exported.text)
+        write_private(path, text)
     except OSError as error:
         raise LettaOpsError(
             "output-refused",

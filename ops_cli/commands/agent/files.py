@@ -1,4 +1,4 @@
-"""`letta-ops agent`: list, export and import agents."""
+"""`letta-ops agent export`, `import` and `convert`: agent files (.af)."""
 
 from __future__ import annotations
 
@@ -12,49 +12,33 @@ import typer
 
 from ops_cli.auditing import audited
 from ops_cli.invocation import Invocation, current
-from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, new_app, pairs
-from ops_cli.output import Part, Table, note, present
+from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, pairs
+from ops_cli.output import Part, note, present
 
 if TYPE_CHECKING:
     from ops_cli.agents.import_plan import Plan, PlannedTool
 
-app = new_app("List, export and import agents.")
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")]
 
 
-@app.command("list")
-def list_agents(
-    context: typer.Context,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only agents with this tag.")] = None,
-) -> None:
-    """List all agents, the oldest first."""
-    from infra.api import api
-    from ops_cli.agents.listing import every_agent
-
-    invocation = current(context)
-    filters = {"tags": [tag]} if tag else {}
-    with api(invocation.deployment()) as client:
-        answer = [agent.as_json() for agent in every_agent(client, **filters)]
-    present(invocation, answer, _render_list)
-
-
-@app.command("export")
 def export_agent(
     context: typer.Context,
     agent: Annotated[
         str,
         typer.Argument(metavar="AGENT", help="The agent's id, or its name if no other has it."),
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    output: Output = None,
+    force: Force = False,
 ) -> None:
     """Write an agent file (.af) to stdout, or to FILE."""
     from ops_cli.agents import exporting
 
     invocation = current(context)
-    target = None if output is None or str(output) == "-" else output.expanduser()
+    target = _target(output)
     if target is not None:
         exporting.check_output(target, overwrite=force)
     exported = exporting.export_agent(invocation.deployment(), agent)
@@ -63,7 +47,7 @@ def export_agent(
     if target is None:
         sys.stdout.write(exported.text + ("" if exported.text.endswith("\n") else "\n"))
         return
-    exporting.save(exported, target)
+    exporting.save(exported.text, target)
     answer = {
         "id": exported.agent.id,
         "name": exported.agent.name,
@@ -75,7 +59,6 @@ def export_agent(
     present(invocation, answer, _render_export)
 
 
-@app.command("import")
 def import_agents(
     context: typer.Context,
     file: Annotated[
@@ -157,6 +140,38 @@ def import_agents(
     present(invocation, answer, _render_import)
 
 
+def convert_file(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An agent file, or - for stdin.")],
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Write an agent file of format 1 (Letta up to 0.11) in format 2, which servers take."""
+    import json
+
+    from ops_cli.agents import exporting
+    from ops_cli.agents.agent_file import read_agent_file
+
+    invocation = current(context)
+    target = _target(output)
+    if target is not None:
+        exporting.check_output(target, overwrite=force)
+    converted = read_agent_file(file.expanduser())
+    for word in converted.notes or ("it is of format 2 already",):
+        note(word)
+    text = json.dumps(converted.content, indent=2, ensure_ascii=False)
+    if target is None:
+        sys.stdout.write(text + "\n")
+        return
+    exporting.save(text, target)
+    answer = {"file": str(target), "converted": bool(converted.notes), "notes": converted.notes}
+    present(invocation, answer, lambda shown: [f"wrote {shown['file']}"])
+
+
+def _target(output: Path | None) -> Path | None:
+    return None if output is None or str(output) == "-" else output.expanduser()
+
+
 def _present_plan(invocation: Invocation, plan: Plan) -> None:
     _warn(plan.warnings, plan.tools)
     answer = {
@@ -179,17 +194,6 @@ def _warn(warnings: tuple[str, ...], tools: tuple[PlannedTool, ...]) -> None:
                 f"warning: the server's tool '{tool.name}' is another than the file's, and {fate}:"
             )
             note(tool.difference)
-
-
-def _render_list(agents: list[dict[str, Any]]) -> Iterator[Part]:
-    if not agents:
-        yield "no agents"
-        return
-    rows = [
-        (agent["id"], agent["name"], agent["model"] or "-", (agent["created"] or "-")[:10])
-        for agent in agents
-    ]
-    yield Table(("id", "name", "model", "created"), rows)
 
 
 def _render_export(answer: dict[str, Any]) -> Iterator[Part]:

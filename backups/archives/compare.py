@@ -1,0 +1,221 @@
+"""Are two sets of agents the same? Row by row, field by field; under other ids too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backups.archives.agents import find_agents
+from backups.archives.closure import Closure, Model, Role, with_members
+from backups.archives.file import open_archive
+from backups.archives.from_backup import stage_from_backup
+from backups.archives.restore import ensure_revision, live
+from backups.archives.staging import IDS, Staging, empty, equal, names_of, stage
+from backups.catalog import Backup
+from backups.opening import Key
+from backups.stores.store import Store
+from infra.process import Report
+from infra.stack.deployment import Deployment
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import sql
+
+# Never shown, whatever they hold.
+SECRET = ("value", "token", "custom_headers")
+SHOWN = 60
+LISTED = 100
+# What says nothing of an agent that has other ids: numbers of a server's own.
+OF_SERVER = ("sequence_id",)
+
+# Stages one side in the transaction of a connection.
+Side = Callable[["psycopg.Connection[Any]", Model, str | None], Staging]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row that only one side has (`only`: "left" or "right"), or the fields in which they differ."""
+
+    table: str
+    key: str
+    only: str | None
+    fields: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`rows` are the left side's by table; `differences` at most `LISTED`, `count` says how many there
+    are. `mapped`: the sides have other ids, and were compared under a map of them."""
+
+    equal: bool
+    mapped: bool
+    rows: dict[str, int]
+    count: int
+    differences: tuple[Difference, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(deployment: Deployment, left: Side, right: Side) -> Comparison:
+    """Stage both sides beside the deployment's database, compare them, and forget them.
+
+    Raises LettaOpsError: what the sides raise, and those of the database.
+    """
+    with live(deployment) as (link, model, facts):
+        first = left(link, model, facts.revision)
+        tables = first.tables
+        for table in tables:
+            first.run("ALTER TABLE {} RENAME TO {}", first.staged(table), _name(_left(table)))
+        link.execute(f"DROP TABLE pg_temp.{IDS}")
+        second = right(link, model, facts.revision)
+        mapped = _map_right(second)
+        rows, found, count = {}, [], 0
+        for table in tables:
+            number = int(second.value("SELECT count(*) FROM {}", _of_left(table)))
+            if number:
+                rows[table] = number
+            different = list(_differences(second, table, mapped=mapped))
+            count += len(different)
+            found += different
+        return Comparison(count == 0, mapped, rows, count, tuple(found[:LISTED]))
+
+
+def of_live(wanted: Sequence[str]) -> Side:
+    """Agents (ids, or names that one has) as they are in the database now."""
+
+    def side(link: psycopg.Connection[Any], model: Model, _: str | None) -> Staging:
+        agents = with_members(link, model, find_agents(link, model, wanted))
+        staging = empty(link, model, {table: model.names(table) for table in model.roles})
+        closure = Closure(link, model, agents)
+        for table in staging.tables:
+            names = names_of(model.names(table))
+            staging.run(
+                "INSERT INTO {} ({}) SELECT {} {}",
+                staging.staged(table), names, names, closure.rows(table),
+            )  # fmt: skip
+        return staging
+
+    return side
+
+
+def of_archive(path: Path, key: Key) -> Side:
+    def side(link: psycopg.Connection[Any], model: Model, revision: str | None) -> Staging:
+        with open_archive(path, key) as archive:
+            header = archive.header
+            ensure_revision(str(path), header.revision, header.release, revision)
+            return stage(link, model, archive)
+
+    return side
+
+
+def of_backup(
+    store: Store, backup: Backup, key: Key, wanted: Sequence[str], report: Report
+) -> Side:
+    def side(link: psycopg.Connection[Any], model: Model, revision: str | None) -> Staging:
+        manifest = backup.manifest
+        source = f"backup {backup.id}"
+        ensure_revision(source, manifest.database.revision, manifest.release, revision)
+        return stage_from_backup(link, model, store, backup, key, wanted, report)[0]
+
+    return side
+
+
+def _map_right(staging: Staging) -> bool:
+    """Give the right side the ids of the left, where it has others: rows are paired in their order."""
+    paired = 0
+    for table in staging.tables:
+        if staging.model.primary(table) != ("id",) or staging.model.roles[table] is Role.SHARED:
+            continue
+        alone = (
+            "(SELECT s.id, row_number() OVER (ORDER BY {}) AS place FROM {} s"
+            " WHERE NOT EXISTS (SELECT FROM {} o WHERE o.id = s.id))"
+        )
+        order = _order(staging.model, table)
+        here, there = _of_left(table), staging.staged(table)
+        paired += staging.map_ids(
+            f"SELECT r.id, l.id FROM {alone} l JOIN {alone} r USING (place)",
+            order, here, there, order, there, here,
+        )  # fmt: skip
+    if paired:
+        staging.apply_ids()
+    return paired > 0
+
+
+def _order(model: Model, table: str) -> sql.Composed:
+    """By what two copies of a row have in common, whatever their ids are."""
+    from psycopg import sql
+
+    names = model.names(table)
+    first = [name for name in ("sequence_id", "sequence_number", "created_at") if name in names]
+    ids = [name for name in names if name == "id" or name.endswith("_id")]
+    ignored = sql.Literal([*ids, *OF_SERVER])
+    parts = [sql.SQL("s.{}").format(_name(name)) for name in first]
+    return sql.SQL(", ").join([*parts, sql.SQL("(to_jsonb(s) - {}::text[])::text").format(ignored)])
+
+
+def _differences(staging: Staging, table: str, *, mapped: bool) -> Iterator[Difference]:
+    columns = [name for name in staging.model.names(table) if not (mapped and name in OF_SERVER)]
+    keys = staging.model.primary(table)
+    label = _text_of(keys, "coalesce(l.{0}::text, r.{0}::text)")
+    # A value that JSON can't tell apart is told apart by its text.
+    fields = _text_of(
+        columns, "CASE WHEN l.{0}::text IS DISTINCT FROM r.{0}::text THEN {1} END", each=True
+    )
+    rows = staging.run(
+        "SELECT {0}, l.letta_ops_fate IS NULL, r.letta_ops_fate IS NULL, {1} FROM {2} l"
+        " FULL JOIN {3} r ON {4} WHERE l.letta_ops_fate IS NULL OR r.letta_ops_fate IS NULL OR {5}"
+        " ORDER BY 1",
+        label, fields, _of_left(table), staging.staged(table), equal(keys, "l", "r"),
+        _text_of(columns, "l.{0}::text IS DISTINCT FROM r.{0}::text", joined=" OR "),
+    )  # fmt: skip
+    for key, no_left, no_right, *values in rows:
+        if no_left or no_right:
+            yield Difference(table, str(key), "right" if no_left else "left", {})
+            continue
+        yield Difference(
+            table,
+            str(key),
+            None,
+            {
+                name: [_shown(name, table, text) for text in value]
+                for name, value in zip(columns, values, strict=True)
+                if value is not None
+            },
+        )
+
+
+def _text_of(
+    names: Sequence[str], pattern: str, *, each: bool = False, joined: str = ""
+) -> sql.Composed:
+    from psycopg import sql
+
+    both = "ARRAY[left(l.{0}::text, 200), left(r.{0}::text, 200)]" if each else ""
+    parts = [sql.SQL(pattern.replace("{1}", both)).format(_name(name)) for name in names]
+    return sql.SQL(joined or (", " if each else " || ' ' || ")).join(parts)
+
+
+def _shown(name: str, table: str, text: str | None) -> str:
+    if name.endswith("_enc") or (name in SECRET and "block" not in table):
+        return "(not shown)"
+    if text is None:
+        return "(nothing)"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _left(table: str) -> str:
+    return f"left {table}"
+
+
+def _of_left(table: str) -> sql.Identifier:
+    from psycopg import sql
+
+    return sql.Identifier("pg_temp", _left(table))
+
+
+def _name(name: str) -> sql.Identifier:
+    from psycopg import sql
+
+    return sql.Identifier(name)

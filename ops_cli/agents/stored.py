@@ -1,0 +1,185 @@
+"""An agent as it is in the database: asked there, so that a server that is down keeps nothing back."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from backups.archives.agents import agents_in, find_agents
+from infra.stack.deployment import Deployment
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from backups.archives.closure import Model
+
+# What is counted of an agent: a name, a table, and how its rows are found.
+BY_AGENT = "t.agent_id = %(agent)s"
+COUNTED = (
+    ("messages", "messages", BY_AGENT),
+    ("conversations", "conversations", BY_AGENT),
+    ("runs", "runs", BY_AGENT),
+    ("files", "files_agents", BY_AGENT),
+    ("secrets", "agent_environment_variables", BY_AGENT),
+    ("identities", "identities_agents", BY_AGENT),
+    (
+        "passages",
+        "archival_passages",
+        "t.archive_id IN (SELECT archive_id FROM {archives_agents} WHERE agent_id = %(agent)s)",
+    ),
+)
+BLOCKS = """
+SELECT b.label, b.value, b."limit", b.description, b.read_only FROM {block} b
+JOIN {blocks_agents} l ON l.block_id = b.id WHERE l.agent_id = %(agent)s ORDER BY b.label
+"""
+TOOLS = """
+SELECT t.name FROM {tools} t JOIN {tools_agents} l ON l.tool_id = t.id
+WHERE l.agent_id = %(agent)s ORDER BY 1
+"""
+TAGS = "SELECT tag FROM {agents_tags} WHERE agent_id = %(agent)s ORDER BY 1"
+LAST = "SELECT max(created_at) FROM {messages} WHERE agent_id = %(agent)s"
+CONTEXT = """
+SELECT m.role, count(*), sum(length(coalesce(m.content::text, m.text, ''))) FROM {messages} m
+WHERE m.id IN (SELECT json_array_elements_text(a.message_ids) FROM {agents} a WHERE a.id = %(agent)s)
+GROUP BY 1 ORDER BY 1
+"""
+MESSAGES = """
+SELECT m.id, m.role, m.created_at, m.conversation_id, m.name, m.content, m.text, m.tool_calls,
+  m.tool_returns, m.is_err
+FROM {messages} m WHERE m.agent_id = %(agent)s AND m.created_at >= %(since)s
+AND (%(conversation)s::text IS NULL OR m.conversation_id = %(conversation)s)
+ORDER BY m.sequence_id
+"""
+PAGE = 200
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """One message; `text` is what of its content is text, `calls` are the names of the tools it calls."""
+
+    id: str
+    role: str
+    created: str  # ISO 8601
+    conversation: str | None
+    text: str
+    calls: tuple[str, ...]
+    error: bool
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def show(deployment: Deployment, wanted: str) -> dict[str, Any]:
+    """What there is to know of an agent (id, or name that one has).
+
+    Raises LettaOpsError: `agent-unknown`, `agent-ambiguous`, `no-database`, and those of the database.
+    """
+    with agents_in(deployment) as (link, model):
+        (agent,) = find_agents(link, model, [wanted])
+        asked = _Asked(link, model, agent)
+        ((row,),) = asked.rows("SELECT to_jsonb(a) FROM {agents} a WHERE a.id = %(agent)s")
+        config = row.get("llm_config") or {}
+        ((last,),) = asked.rows(LAST)
+        return {
+            "id": agent,
+            "name": row.get("name"),
+            "type": row.get("agent_type"),
+            "description": row.get("description"),
+            "model": config.get("handle") or config.get("model"),
+            "embedding": (row.get("embedding_config") or {}).get("handle"),
+            "created": row.get("created_at"),
+            "last_message": None if last is None else last.isoformat(),
+            "last_stop_reason": row.get("last_stop_reason"),
+            "system": row.get("system"),
+            "context": {
+                "limit_tokens": config.get("context_window"),
+                "messages": len(row.get("message_ids") or []),
+                "system_characters": len(row.get("system") or ""),
+                "by_role": {
+                    role: {"messages": count, "characters": int(size or 0)}
+                    for role, count, size in asked.rows(CONTEXT)
+                },
+            },
+            "blocks": [
+                {
+                    "label": label,
+                    "characters": len(value or ""),
+                    "limit": limit,
+                    "read_only": read_only,
+                    "description": description,
+                    "value": value,
+                }
+                for label, value, limit, description, read_only in asked.rows(BLOCKS)
+            ],
+            "tools": [name for (name,) in asked.rows(TOOLS)],
+            "tags": [tag for (tag,) in asked.rows(TAGS)],
+            "counts": {
+                name: count
+                for name, table, condition in COUNTED
+                if (count := asked.count(table, condition)) is not None
+            },
+        }
+
+
+def messages(
+    deployment: Deployment,
+    wanted: str,
+    since: dt.datetime | None = None,
+    conversation: str | None = None,
+) -> Iterator[StoredMessage]:
+    """Yield an agent's messages of all conversations, the oldest first; raises like `show`."""
+    with agents_in(deployment) as (link, model):
+        (agent,) = find_agents(link, model, [wanted])
+        since = since or dt.datetime.min.replace(tzinfo=dt.UTC)
+        with link.cursor("letta_ops_messages") as cursor:  # on the server, a page at a time
+            cursor.itersize = PAGE
+            cursor.execute(
+                _named(model, MESSAGES),
+                {"agent": agent, "since": since, "conversation": conversation},
+            )
+            for row in cursor:
+                yield _message(row)
+
+
+def _message(row: Any) -> StoredMessage:
+    identifier, role, created, conversation, _, content, text, calls, returns, failed = row
+    parts = [text] if text and not content else []
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict):
+            parts += [str(part[key]) for key in ("text", "reasoning") if part.get(key)]
+    for each in returns if isinstance(returns, list) and not parts else ():
+        if isinstance(each, dict) and each.get("func_response"):
+            parts.append(str(each["func_response"]))
+    named = [
+        str((each.get("function") or {}).get("name"))
+        for each in (calls if isinstance(calls, list) else ())
+        if isinstance(each, dict)
+    ]
+    return StoredMessage(
+        identifier, role, created.isoformat(), conversation, "\n".join(parts), tuple(named), bool(failed)
+    )  # fmt: skip
+
+
+class _Asked:
+    """Questions about one agent; a table that this release doesn't have answers nothing."""
+
+    def __init__(self, link: psycopg.Connection[Any], model: Model, agent: str) -> None:
+        self._link, self._model, self._agent = link, model, agent
+
+    def rows(self, query: str) -> list[Any]:
+        return self._link.execute(_named(self._model, query), {"agent": self._agent}).fetchall()
+
+    def count(self, table: str, condition: str) -> int | None:
+        if table not in self._model.columns:
+            return None
+        ((count,),) = self.rows(f"SELECT count(*) FROM {{{table}}} t WHERE {condition}")  # noqa: S608
+        return int(count)
+
+
+def _named(model: Model, query: str) -> Any:
+    """A query whose {tables} are those of the schema."""
+    from psycopg import sql
+
+    return sql.SQL(query).format(**{table: model.table(table) for table in model.columns})
