@@ -73,8 +73,9 @@ def print_error(
 
 
 def note(text: str) -> None:
-    """Print something beside the answer: to stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """Print something beside the answer: to stderr, a line whole, whoever else prints."""
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
 
 
 def print_table(table: Table, stream: TextIO | None = None) -> None:

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from backups.parallel import in_parallel
 from infra.errors import LettaOpsError
+from infra.process import Report
 from infra.stack.deployment import Deployment
 from ops_cli.agents.agent_file import AgentFile, parse_agent_file
 from ops_cli.agents.listing import AgentSummary, find_agent
+from ops_cli.agents.loss import Loss, of_export
+from ops_cli.agents.redacting import redacted_content
 
 EXPORT_SECONDS = 600.0
-# What the server's exporter leaves out, read in its code and measured.
-LEFT_OUT = (
-    "archival memory",
-    "messages that are no longer in the context window",
-    "other conversations",
-    "identities",
-    "the values of secrets",
-)
+INDEX = "index.json"
+TOGETHER = 4  # exports at a time: the server reads one agent's rows for each
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How agents are exported: without their messages, or with secrets and personal data blackened."""
+
+    scrub_messages: bool = False
+    redact: bool = False
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An agent, and its agent file as the server wrote it."""
+    """An agent, and its agent file as the server wrote it; `losses` are what it doesn't carry."""
 
     agent: AgentSummary
     text: str
     file: AgentFile
+    losses: tuple[Loss, ...]
+    redacted: int = 0
 
     @property
     def messages(self) -> int:
         return sum(agent.messages for agent in self.file.agents)
 
 
-def export_agent(deployment: Deployment, wanted: str) -> Exported:
+def export_agent(deployment: Deployment, wanted: str, shape: Shape | None = None) -> Exported:
     """Export the agent with this id or unique name; what came is checked to be a whole agent file.
 
     Raises LettaOpsError as `find_agent` and `infra.api.api` do.
@@ -43,13 +56,89 @@ def export_agent(deployment: Deployment, wanted: str) -> Exported:
 
     from infra.api import api, unreachable
 
+    shape = shape or Shape()
     with api(deployment, EXPORT_SECONDS) as client:
         agent = find_agent(client, wanted)
+        scrubbed = {"extra_query": {"scrub_messages": "true"}} if shape.scrub_messages else {}
         try:
-            answer = client.agents.with_raw_response.export_file(agent.id).read()
+            answer = client.agents.with_raw_response.export_file(agent.id, **scrubbed).read()  # type: ignore[arg-type]
         except httpx.HTTPError as error:  # the client does not translate what fails in the body
             raise unreachable(deployment, str(error)) from None
-    return Exported(agent, answer.decode(), parse_agent_file(answer, "the server's export"))
+    file, text, redacted = parse_agent_file(answer, "the server's export"), answer.decode(), 0
+    losses = of_export(deployment, agent.id, file.content)
+    if shape.redact:
+        content, redacted = redacted_content(file.content)
+        file, text = AgentFile(file.source, content), json.dumps(content, indent=2)
+    return Exported(agent, text, file, losses, redacted)
+
+
+def export_agents(
+    deployment: Deployment,
+    agents: Sequence[AgentSummary],
+    folder: Path,
+    shape: Shape,
+    report: Report,
+    *,
+    again: bool = False,
+) -> list[dict[str, Any]]:
+    """Export each agent into a file of its own in `folder`, with an index that has their hashes.
+
+    What a run before has written stays, unless `again`: so one that was interrupted goes on. Raises
+    LettaOpsError like `export_agent`, and `output-refused`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {} if again else _indexed(folder)
+    writing = threading.Lock()
+    entries: dict[str, dict[str, Any]] = {}
+
+    def one(agent: AgentSummary) -> None:
+        entry = known.get(agent.id)
+        if entry is None or not _is_whole(folder, entry):
+            exported = export_agent(deployment, agent.id, shape)
+            name = f"{plain_name(agent.name)}-{agent.id.partition('-')[2][:8]}.af"
+            save(exported.text, folder / name)
+            entry = {
+                "id": agent.id,
+                "name": agent.name,
+                "file": name,
+                "sha256": hashlib.sha256(exported.text.encode()).hexdigest(),
+                "lost": {each.what: each.lost for each in exported.losses if each.lost},
+            }
+            report(f"export: {agent.name} ({agent.id})")
+        with writing:
+            entries[agent.id] = entry
+            kept = {**known, **entries}
+            save(json.dumps({"agents": list(kept.values())}, indent=1), folder / INDEX)
+
+    in_batches(one, agents)
+    return [entries[agent.id] for agent in agents]
+
+
+def in_batches(do: Callable[[AgentSummary], None], agents: Sequence[AgentSummary]) -> None:
+    for start in range(0, len(agents), TOGETHER):
+        in_parallel(do, agents[start : start + TOGETHER])
+
+
+def plain_name(name: str) -> str:
+    """A file's name of an agent's: nothing in it leads anywhere."""
+    kept = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    return kept.strip("-")[:80] or "agent"
+
+
+def _indexed(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        document = json.loads((folder / INDEX).read_text())
+        return {entry["id"]: entry for entry in document["agents"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _is_whole(folder: Path, entry: dict[str, Any]) -> bool:
+    try:
+        data = (folder / Path(entry["file"]).name).read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(data).hexdigest() == str(entry["sha256"])
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
 from ops_cli.agents.agent_file import AgentFile
 from ops_cli.agents.judging import Mends
 from ops_cli.agents.listing import PAGE, every_agent
@@ -46,7 +47,9 @@ EMBEDDING = Kind(
 class ImportChoices:
     """How an agent file is imported; None keeps what the file says.
 
-    `models` says which handle is taken instead of another one, models and embedding models alike.
+    `models` says which handle is taken instead of another one, models and embedding models alike;
+    `secrets` are values by name; with `again`, a file is imported though it was before. `keep_tools`
+    are not removed though an import fails that made them: others need them.
     """
 
     name: str | None = None
@@ -57,6 +60,9 @@ class ImportChoices:
     allow_unknown_model: bool = False
     replace_nul: bool = False
     mends: Mends = field(default_factory=Mends)
+    secrets: Mapping[str, Sensitive] = field(default_factory=dict)
+    again: bool = False
+    keep_tools: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def make_plan(client: Letta, file: AgentFile, choices: ImportChoices) -> Plan:
     content, moved = with_own_models(file.content, server, choices)
     tools = tuple(_planned_tools(client, file, choices))
     servers = tuple(_keep_servers(client, content, choices))
-    warnings = (*unknown, *moved, *servers, *_warnings(client, file, agents))
+    warnings = (*unknown, *moved, *servers, *_warnings(client, file, agents, choices.secrets))
     return Plan(agents, tools, warnings, content)
 
 
@@ -232,14 +238,22 @@ def _keep_servers(client: Letta, content: dict[str, Any], choices: ImportChoices
     ]
 
 
-def _warnings(client: Letta, file: AgentFile, agents: tuple[PlannedAgent, ...]) -> Iterator[str]:
+def _warnings(
+    client: Letta,
+    file: AgentFile,
+    agents: tuple[PlannedAgent, ...],
+    given: Mapping[str, Sensitive],
+) -> Iterator[str]:
     for name in dict.fromkeys(agent.name for agent in agents):
         if any(found.name == name for found in every_agent(client, name=name)):
             yield f"the server has an agent named '{name}' already; only their ids tell them apart"
     for agent in file.agents:
-        if agent.secrets:
-            names = ", ".join(agent.secrets)
+        if lacking := [name for name in agent.secrets if name not in given]:
+            names = ", ".join(lacking)
             yield f"'{agent.name}' needs secrets, which no agent file carries; set them: {names}"
+    known = {name for agent in file.agents for name in agent.secrets}
+    if unknown := sorted(given.keys() - known):
+        yield f"no agent of the file has a secret {', '.join(unknown)}: it is not set"
     if file.files:
         yield f"the server embeds {file.files} file(s) in the background, and marks what fails"
 

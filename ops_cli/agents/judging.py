@@ -77,6 +77,21 @@ def judge(content: dict[str, Any], mends: Mends) -> Judgement:
     return found
 
 
+def of_wrong_kind(content: dict[str, Any]) -> list[str]:
+    """What the schema would say first, for where no release is within reach to be asked."""
+    found = []
+    for section in SECTIONS:
+        listed = content.get(section)
+        if section in content and not isinstance(listed, list):
+            found.append(f"{section} is not a list")
+        for number, entry in enumerate(listed if isinstance(listed, list) else ()):
+            if not isinstance(entry, dict):
+                found.append(f"{section}[{number}] is not an object")
+            elif section == "agents" and not isinstance(entry.get("name"), str):
+                found.append(f"agents[{number}] has no name")
+    return found
+
+
 def entries(content: Any, section: str) -> Iterator[tuple[Path, Entry]]:
     """The objects of a list, with their paths; anything else is left out."""
     listed = content.get(section) if isinstance(content, dict) else None

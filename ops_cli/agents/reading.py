@@ -52,12 +52,12 @@ def broken(source: str, reason: str) -> LettaOpsError:
     )
 
 
-def refuse(source: str, problems: list[str]) -> NoReturn:
-    """Raise `agent-file-broken` with every problem."""
+def refusal(source: str, problems: list[str]) -> LettaOpsError:
+    """`agent-file-broken` with every problem."""
     shown = [f"\n  - {problem}" for problem in problems[:50]]
     more = f"\n  and {len(problems) - 50} more" if len(problems) > 50 else ""
     count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-    raise broken(source, f"can't be imported: {count}{''.join(shown)}{more}")
+    return broken(source, f"can't be imported: {count}{''.join(shown)}{more}")
 
 
 def where(path: Path) -> str:
@@ -140,7 +140,7 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
         raise broken(source, f"holds a JSON {_kind(content)}, not an object")
     problems = list(_too_deep(content)) or list(_twice(content, twice))
     if problems:
-        refuse(source, problems)
+        raise refusal(source, problems)
     return content
 
 

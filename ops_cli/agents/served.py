@@ -22,7 +22,14 @@ def show(deployment: Deployment, wanted: str) -> dict[str, Any]:
         state = client.agents.retrieve(
             found.id, include=["agent.blocks", "agent.tools", "agent.tags"]
         ).to_dict(mode="json")
-        passages = sum(1 for _ in client.agents.passages.list(found.id, limit=PAGE))
+        counts = {
+            "messages": len(
+                {each.id for each in client.agents.messages.list(found.id, limit=PAGE)}
+            ),
+            "passages": sum(1 for _ in client.agents.passages.list(found.id, limit=PAGE)),
+            "files": sum(1 for _ in client.agents.files.list(found.id, limit=PAGE)),
+            "secrets": len(state.get("secrets") or []),  # type: ignore[arg-type]
+        }
     config: Any = state.get("llm_config") or {}
     embedding: Any = state.get("embedding_config") or {}
     blocks: Any = state.get("blocks") or (state.get("memory") or {}).get("blocks") or []  # type: ignore[attr-defined]
@@ -59,7 +66,8 @@ def show(deployment: Deployment, wanted: str) -> dict[str, Any]:
         ],
         "tools": sorted(tool.get("name") or "" for tool in tools),
         "tags": state.get("tags") or [],
-        "counts": {"passages": passages},
+        "tool_rules": state.get("tool_rules") or [],
+        "counts": counts,
     }
 
 

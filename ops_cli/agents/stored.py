@@ -115,6 +115,7 @@ def show(deployment: Deployment, wanted: str) -> dict[str, Any]:
             ],
             "tools": [name for (name,) in asked.rows(TOOLS)],
             "tags": [tag for (tag,) in asked.rows(TAGS)],
+            "tool_rules": row.get("tool_rules") or [],
             "counts": {
                 name: count
                 for name, table, condition in COUNTED

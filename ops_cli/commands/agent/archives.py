@@ -42,13 +42,13 @@ def archive_agents(
 ) -> None:
     """Write agents with everything that is theirs into one file, out of one snapshot."""
     from backups.archives.write import archive
-    from ops_cli.agents.exporting import check_output
+    from ops_cli.agents.exporting import check_output, plain_name
 
     invocation = current(context)
     if every == bool(agents):
         raise typer.BadParameter("name agents, or say --all", param_hint="AGENT")
     name = "agents" if every or len(agents or ()) > 1 else (agents or ["agents"])[0]
-    path = (output or Path(_plain(name) + ENDING)).expanduser()
+    path = (output or Path(plain_name(name) + ENDING)).expanduser()
     check_output(path, overwrite=force)
     deployment = invocation.deployment()
     with (
@@ -223,12 +223,6 @@ def _set_aside(
         return archive(deployment, agents, target, report).path
 
     return archived
-
-
-def _plain(name: str) -> str:
-    """A file's name of an agent's: nothing in it leads anywhere."""
-    kept = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
-    return kept.strip("-")[:80] or "agent"
 
 
 def _archived(made: Archived) -> dict[str, Any]:

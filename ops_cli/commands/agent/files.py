@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from infra.errors import LettaOpsError
 from ops_cli.auditing import audited
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, pairs
-from ops_cli.output import Part, note, present
+from ops_cli.output import Part, UnsuccessfulError, note, present
+from ops_cli.progress import progress
 
 if TYPE_CHECKING:
-    from ops_cli.agents.import_plan import Plan, PlannedTool
+    from infra.sensitive import Sensitive
+    from infra.stack.deployment import Deployment
+    from ops_cli.agents.exporting import Shape
+    from ops_cli.agents.import_plan import ImportChoices, Plan, PlannedTool
+    from ops_cli.agents.importing import Imported
+    from ops_cli.agents.loss import Loss
 
 Output = Annotated[
     Path | None,
@@ -25,25 +32,69 @@ Output = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")]
 
 
+Strict = Annotated[bool, typer.Option("--strict", help="Fail when anything is lost.")]
+
+
 def export_agent(
     context: typer.Context,
-    agent: Annotated[
-        str,
-        typer.Argument(metavar="AGENT", help="The agent's id, or its name if no other has it."),
-    ],
-    output: Output = None,
+    agents: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="AGENT...", help="Ids, or names if no other agent has them."),
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All agents.")] = False,
+    tag: Annotated[
+        str | None, typer.Option("--tag", metavar="TAG", help="All agents with this tag.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="PATTERN", help="All with such a name: bot-*")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="A file; of several agents, a folder."),
+    ] = None,
+    scrub_messages: Annotated[
+        bool, typer.Option("--scrub-messages", help="Without any message.")
+    ] = False,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Blacken what looks like a secret or an address.")
+    ] = False,
+    strict: Strict = False,
     force: Force = False,
 ) -> None:
-    """Write an agent file (.af) to stdout, or to FILE."""
-    from ops_cli.agents import exporting
+    """Write agent files (.af): of one agent to stdout or a file, of several into a folder."""
+    from ops_cli.agents.exporting import Shape
 
     invocation = current(context)
+    shape = Shape(scrub_messages, redact)
     target = _target(output)
+    if not (every or tag or name) and len(agents or ()) == 1:
+        _export_one(invocation, (agents or [""])[0], target, shape, strict=strict, force=force)
+        return
+    if bool(agents) + every + bool(tag) + bool(name) != 1:
+        raise typer.BadParameter("name agents, or say --all, --tag or --name", param_hint="AGENT")
+    if target is None:
+        raise typer.BadParameter("name a folder for several agents", param_hint="--output")
+    _export_many(invocation, agents, tag, name, target, shape, strict=strict, force=force)
+
+
+def _export_one(
+    invocation: Invocation,
+    agent: str,
+    target: Path | None,
+    shape: Shape,
+    *,
+    strict: bool,
+    force: bool,
+) -> None:
+    from ops_cli.agents import exporting
+
     if target is not None:
         exporting.check_output(target, overwrite=force)
-    exported = exporting.export_agent(invocation.deployment(), agent)
-    note(f"the agent file carries {exported.messages} message(s); no agent file carries:")
-    note(f"  {', '.join(exporting.LEFT_OUT)}")
+    exported = exporting.export_agent(invocation.deployment(), agent, shape)
+    _tell_losses(exported.losses, "the agent file does not carry all that the agent has")
+    if strict and any(each.lost for each in exported.losses):
+        raise _lossy([each.as_json() for each in exported.losses])
     if target is None:
         sys.stdout.write(exported.text + ("" if exported.text.endswith("\n") else "\n"))
         return
@@ -54,15 +105,83 @@ def export_agent(
         "file": str(target),
         "bytes": target.stat().st_size,
         "messages": exported.messages,
-        "left_out": list(exporting.LEFT_OUT),
+        "left_out": [each.what for each in exported.losses if each.lost],
+        "loss": [each.as_json() for each in exported.losses],
+        "redacted": exported.redacted,
     }
     present(invocation, answer, _render_export)
 
 
+def _export_many(
+    invocation: Invocation,
+    wanted: list[str] | None,
+    tag: str | None,
+    pattern: str | None,
+    folder: Path,
+    shape: Shape,
+    *,
+    strict: bool,
+    force: bool,
+) -> None:
+    from fnmatch import fnmatchcase
+
+    from infra.api import api
+    from ops_cli.agents.exporting import export_agents
+    from ops_cli.agents.listing import every_agent, find_agent
+
+    deployment = invocation.deployment()
+    with api(deployment) as client:
+        if wanted:
+            agents = [find_agent(client, each) for each in wanted]
+        else:
+            filters = {"tags": [tag]} if tag else {}
+            agents = [
+                each
+                for each in every_agent(client, **filters)
+                if pattern is None or fnmatchcase(each.name, pattern)
+            ]
+    with progress(invocation) as report:
+        entries = export_agents(deployment, agents, folder, shape, report, again=force)
+    lossy = [entry for entry in entries if entry["lost"]]
+    if lossy:
+        note(
+            f"warning: {len(lossy)} of the files do not carry all that their agents have (index.json)"
+        )
+    answer = {"folder": str(folder), "agents": entries}
+    if strict and lossy:
+        raise _lossy([{"id": entry["id"], "lost": entry["lost"]} for entry in lossy])
+    present(
+        invocation,
+        answer,
+        lambda shown: [f"exported {len(shown['agents'])} agent(s) into {shown['folder']}"],
+    )
+
+
+def _tell_losses(losses: Sequence[Loss], words: str) -> None:
+    from ops_cli.agents.loss import in_words
+
+    lost = in_words(losses)
+    if lost:
+        note(f"warning: {words}: {'; '.join(lost)}")
+
+
+def _lossy(
+    losses: list[dict[str, Any]], answer: dict[str, Any] | None = None
+) -> UnsuccessfulError:
+    """`answer` is of what was done all the same."""
+    return UnsuccessfulError(
+        "loss",
+        "not all is carried, and --strict was said",
+        "`letta-ops agent archive` carries everything; without --strict the rest is told only",
+        {**(answer or {}), "loss": losses},
+    )
+
+
 def import_agents(
     context: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="An agent file of format 2, or - for stdin.")
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Agent files, folders of them, or - for stdin."),
     ],
     *,
     name: Annotated[str | None, typer.Option("--name", help="Another name for the agent.")] = None,
@@ -107,9 +226,21 @@ def import_agents(
         bool,
         typer.Option("--replace-nul", help="Put U+FFFD for characters that no Postgres holds."),
     ] = False,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret",
+            metavar="NAME=REFERENCE",
+            help="A secret of the agents, by reference (env:, file:, cmd:). May be repeated.",
+        ),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Import a file though it was imported before.")
+    ] = False,
+    strict: Strict = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make the agents of an agent file (.af) anew, with new ids."""
+    """Make the agents of agent files (.af) anew, with new ids; each file all or nothing, and once."""
     from ops_cli.agents import importing
     from ops_cli.agents.agent_file import read_agent_file
     from ops_cli.agents.import_plan import ImportChoices
@@ -119,25 +250,146 @@ def import_agents(
     choices = ImportChoices(
         name, model, embedding, pairs(map_model or [], "--map-model"), overwrite_tools,
         allow_unknown_model, replace_nul, Mends(last_messages, allow_commands),
+        _secrets(secret or []), again,
     )  # fmt: skip
-    agent_file = read_agent_file(file.expanduser())
+    paths = list(_paths(files))
+    if len(paths) > 1:
+        _import_many(invocation, paths, choices, strict=strict, dry_run=dry_run)
+        return
+    agent_file = read_agent_file(paths[0])
     if dry_run:
         plan = importing.plan_import(invocation.deployment(), agent_file, choices)
         _present_plan(invocation, plan)
         return
     deployment = invocation.deployment()
-    with audited(invocation, "agent import", str(file)) as operation:
+    with audited(invocation, "agent import", str(paths[0])) as operation:
         operation.deployment = deployment
         imported = importing.import_agents(deployment, agent_file, choices)
         operation.detail["agents"] = [agent.id for agent in imported.agents]
     _warn(imported.warnings, imported.tools)
+    losses = _import_losses(deployment, imported)
+    _tell_losses(losses, "not all of the file came in")
     answer = {
         "stack": invocation.stack,
         "agents": [agent.as_json() for agent in imported.agents],
+        "imported_before": imported.before,
         "tools": [asdict(tool) for tool in imported.tools],
+        "loss": [each.as_json() for each in losses],
         "warnings": list(imported.warnings),
     }
+    if strict and any(each.lost for each in losses):
+        raise _lossy([each.as_json() for each in losses], answer)
     present(invocation, answer, _render_import)
+
+
+def _import_many(
+    invocation: Invocation,
+    paths: list[Path],
+    choices: ImportChoices,
+    *,
+    strict: bool,
+    dry_run: bool,
+) -> None:
+    from ops_cli.agents import importing
+    from ops_cli.agents.agent_file import read_agent_file
+
+    if choices.name:
+        raise typer.BadParameter("is for one agent", param_hint="--name")
+    deployment = invocation.deployment()
+    read = [_or_error(lambda path=path: read_agent_file(path)) for path in paths]  # type: ignore[misc]
+    whole = [each for each in read if not isinstance(each, LettaOpsError)]
+    with progress(invocation) as report:
+        if dry_run:
+            done: list[Any] = [
+                _or_error(lambda file=file: importing.plan_import(deployment, file, choices))  # type: ignore[misc]
+                for file in whole
+            ]
+        else:
+            with audited(invocation, "agent import", f"{len(paths)} files") as operation:
+                operation.deployment = deployment
+                done = list(importing.import_files(deployment, whole, choices, report))
+                operation.detail["files"] = len(whole)
+    results = iter(done)
+    rows = []
+    for path, file in zip(paths, read, strict=True):
+        outcome = file if isinstance(file, LettaOpsError) else next(results)
+        losses = (
+            _import_losses(deployment, outcome) if isinstance(outcome, importing.Imported) else ()
+        )
+        rows.append(_row(path, outcome, losses, strict=strict))
+    answer = {"stack": invocation.stack, "dry_run": dry_run, "files": rows}
+    failed = [row for row in rows if row["error"]]
+    if failed:
+        listing = "\n".join(f"  - {row['file']}: {row['error']['message']}" for row in failed)
+        raise UnsuccessfulError(
+            "import-failed",
+            f"{len(failed)} of {len(rows)} files were not imported:\n{listing}",
+            "correct them and run this again: what was imported is not imported twice",
+            answer,
+        )
+    present(invocation, answer, _render_many)
+
+
+def _row(path: Path, outcome: Any, losses: Sequence[Loss], *, strict: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"file": str(path), "agents": [], "imported_before": False, "error": None}
+    if isinstance(outcome, LettaOpsError):
+        return {**row, "warnings": [], "error": outcome.as_json()}
+    if strict and any(each.lost for each in losses):
+        row["error"] = _lossy([]).as_json()
+    return {
+        **row,
+        "agents": [
+            each.as_json() if hasattr(each, "as_json") else asdict(each) for each in outcome.agents
+        ],
+        "imported_before": getattr(outcome, "before", False),
+        "loss": [each.as_json() for each in losses],
+        "warnings": list(outcome.warnings),
+    }
+
+
+def _or_error(do: Callable[[], Any]) -> Any:
+    try:
+        return do()
+    except LettaOpsError as error:
+        return error
+
+
+def _import_losses(deployment: Deployment, imported: Imported) -> Sequence[Loss]:
+    from ops_cli.agents.loss import of_import
+
+    if imported.before:
+        return ()
+    return of_import(deployment, [agent.id for agent in imported.agents], imported.content)
+
+
+def _paths(words: list[Path]) -> Iterator[Path]:
+    """The files; of a folder, those in it, in the order of their names."""
+    for word in words:
+        path = word.expanduser()
+        found = sorted(path.glob("*.af")) if path.is_dir() else [path]
+        if not found:
+            raise LettaOpsError("no-agent-files", f"{path} holds no *.af", "name another folder")
+        yield from found
+
+
+def _secrets(words: list[str]) -> dict[str, Sensitive]:
+    from infra.sensitive import Sensitive
+    from infra.stack.references import is_reference, resolve
+
+    found = {}
+    for name, reference in pairs(words, "--secret").items():
+        if not is_reference(reference):
+            raise typer.BadParameter(
+                f"{name} is to be given by reference: {name}=env:VARIABLE, file: or cmd:",
+                param_hint="--secret",
+            )
+        try:
+            found[name] = Sensitive(resolve(reference))
+        except ValueError as error:
+            raise LettaOpsError(
+                "secret", f"the secret {name} can't be had: {error}", "correct the reference"
+            ) from None
+    return found
 
 
 def convert_file(
@@ -202,7 +454,18 @@ def _render_export(answer: dict[str, Any]) -> Iterator[Part]:
 
 def _render_import(answer: dict[str, Any]) -> Iterator[Part]:
     for agent in answer["agents"]:
-        yield f"imported {agent['name']} as {agent['id']}"
+        if answer["imported_before"]:
+            yield f"{agent['name']} was imported before, as {agent['id']}; --again imports it anyway"
+        else:
+            yield f"imported {agent['name']} as {agent['id']}"
+
+
+def _render_many(answer: dict[str, Any]) -> Iterator[Part]:
+    verb = "would import" if answer["dry_run"] else "imported"
+    for row in answer["files"]:
+        names = ", ".join(f"{agent['name']} ({agent.get('id', 'new')})" for agent in row["agents"])
+        before = " (before)" if row["imported_before"] else ""
+        yield f"{verb}{before} {row['file']}: {names}"
 
 
 def _render_plan(answer: dict[str, Any]) -> Iterator[Part]:

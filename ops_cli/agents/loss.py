@@ -1,0 +1,101 @@
+"""What an agent file doesn't carry, counted: of an agent that is exported, or of a file that came in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infra.errors import LettaOpsError
+from infra.stack.deployment import Deployment
+from ops_cli.agents import served, stored
+from ops_cli.agents.judging import Entry, entries, messages
+
+NEVER_CARRIED = ("passages", "identities", "conversations")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One kind of thing: how many one side has, and how many of them are on the other."""
+
+    what: str
+    has: int
+    carried: int
+
+    @property
+    def lost(self) -> int:
+        return max(0, self.has - self.carried)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "lost": self.lost}
+
+
+def of_export(deployment: Deployment, agent: str, content: dict[str, Any]) -> tuple[Loss, ...]:
+    """Compare an agent (id) with the agent file that the server made of it.
+
+    Raises LettaOpsError like `stored.show` and `served.show`.
+    """
+    return tuple(_compared(known(deployment, agent), _carried(_first(content))))
+
+
+def of_import(
+    deployment: Deployment, agents: Iterable[str], content: dict[str, Any]
+) -> tuple[Loss, ...]:
+    """Compare a file with the agents (ids) that were made of it."""
+    has: dict[str, int] = {}
+    made: dict[str, int] = {}
+    for (_, entry), identifier in zip(entries(content, "agents"), agents, strict=False):
+        for totals, found in (
+            (has, _carried(entry, with_values=True)),
+            (made, known(deployment, identifier)),
+        ):
+            for what, count in found.items():
+                totals[what] = totals.get(what, 0) + count
+    return tuple(_compared(has, made))
+
+
+def known(deployment: Deployment, agent: str) -> dict[str, int]:
+    """How many of each an agent (id) has, as the database tells, or the API as far as it does."""
+    source = served if deployment.database is None else stored
+    try:
+        shown = source.show(deployment, agent)
+    except LettaOpsError as error:
+        if source is served or error.code not in ("database-unreachable", "no-database"):
+            raise
+        shown = served.show(deployment, agent)
+    return {
+        **shown["counts"],
+        **{what: len(shown[what]) for what in ("blocks", "tools", "tags", "tool_rules")},
+    }
+
+
+def _first(content: dict[str, Any]) -> Entry:
+    return next((entry for _, entry in entries(content, "agents")), {})
+
+
+def _carried(agent: Entry, *, with_values: bool = False) -> dict[str, int]:
+    secrets = {
+        **(agent.get("tool_exec_environment_variables") or {}),
+        **(agent.get("secrets") or {}),
+    }
+    return {
+        "messages": len(messages(agent)),
+        "blocks": len(agent.get("block_ids") or []) + len(agent.get("memory_blocks") or []),
+        "tools": len(agent.get("tool_ids") or []) + len(agent.get("tools") or []),
+        "tags": len(agent.get("tags") or []),
+        "tool_rules": len(agent.get("tool_rules") or []),
+        "files": len(agent.get("files_agents") or []),
+        # A file has their names; only with a value is one carried.
+        "secrets": len(secrets) if with_values else sum(bool(value) for value in secrets.values()),
+        **({} if with_values else dict.fromkeys(NEVER_CARRIED, 0)),
+    }
+
+
+def _compared(has: dict[str, int], carried: dict[str, int]) -> Iterator[Loss]:
+    for what, count in has.items():
+        if what in carried and count:
+            yield Loss(what, count, min(count, carried[what]))
+
+
+def in_words(losses: Iterable[Loss]) -> list[str]:
+    return [f"{each.what}: {each.carried} of {each.has}" for each in losses if each.lost]
