@@ -14,6 +14,7 @@ from infra.background import Background
 
 CHUNK = 1 << 18
 LEVEL = 1  # of zstd: embeddings, most of a dump, become no smaller with more of it, only slower
+BITE = 2048  # compressed bytes at a time: made up by somebody, they become 64 MiB, and not more
 QUEUED = 16  # pieces between two threads
 
 
@@ -116,12 +117,17 @@ def decompressed(source: Source) -> Iterator[bytes]:
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor().decompressobj()
-    try:
+
+    def pieces() -> Iterator[bytes]:
         for chunk in chunks_of(source):
-            if decompressor.eof:
-                raise ValueError("there is something behind its end")
-            if data := decompressor.decompress(chunk):
-                yield data
+            view = memoryview(chunk)
+            for start in range(0, len(view), BITE):
+                if decompressor.eof:
+                    raise ValueError("there is something behind its end")
+                yield decompressor.decompress(view[start : start + BITE])
+
+    try:
+        yield from joined(pieces())
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None
     if not decompressor.eof or decompressor.unused_data:

@@ -24,8 +24,17 @@ from typing import Any, BinaryIO
 from backups.crypto import decrypt_stream, encrypt_stream, open_with_passphrase
 from backups.encryption import Encryption
 from backups.opening import Key
-from backups.stores.store import Sink
-from backups.streams import ChunkSource, Tally, chunks_of, compressed, decompressed, pulled
+from backups.stores.store import Sink, Source
+from backups.streams import (
+    CHUNK,
+    ChunkSource,
+    TalliedSource,
+    Tally,
+    chunks_of,
+    compressed,
+    decompressed,
+    pulled,
+)
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 
@@ -39,6 +48,9 @@ NAME = re.compile(r"rows/([A-Za-z_][A-Za-z0-9_]{0,62})/(\d{4,})")
 SEALED = b"letta-ops sealed identity "
 AGE = b"age-encryption.org/"
 ZSTD = b"\x28\xb5\x2f\xfd"
+# A frame that every reader of zstd skips (RFC 8878, 3.1.2), with 32 bytes in it.
+SKIPPED = b"\x50\x2a\x4d\x18" + (32).to_bytes(4, "little")
+SEAL = len(SKIPPED) + 32
 
 
 @dataclass(frozen=True)
@@ -132,8 +144,7 @@ def write_archive(path: Path, chunks: Iterable[bytes], encryption: Encryption) -
             if encryption.on:
                 encrypt_stream(source, sink, encryption.recipients)
             else:
-                for chunk in chunks_of(source):
-                    sink.write(chunk)
+                _write_sealed(source, sink)
             sink.flush()
             os.fsync(sink.fileno())
         size = draft.stat().st_size
@@ -145,6 +156,13 @@ def write_archive(path: Path, chunks: Iterable[bytes], encryption: Encryption) -
         draft.unlink(missing_ok=True)
         raise
     return size
+
+
+def _write_sealed(source: Source, sink: BinaryIO) -> None:
+    """Write a frame of zstd, and behind it the SHA-256 of all its bytes: some of them change nothing."""
+    tally = Tally()
+    sink.writelines(chunks_of(TalliedSource(source, tally)))
+    sink.write(SKIPPED + bytes.fromhex(tally.sha256))
 
 
 def _draft(path: Path) -> tuple[int, str]:
@@ -167,8 +185,12 @@ class OpenArchive:
 
     def __init__(self, path: Path, chunks: Iterator[bytes]) -> None:
         self._path = path
-        source: Any = _Whole(chunks)
-        self._tar = tarfile.open(fileobj=source, mode="r|")  # noqa: SIM115
+        self._source = _Whole(chunks)
+        source: Any = self._source
+        try:
+            self._tar = tarfile.open(fileobj=source, mode="r|")  # noqa: SIM115
+        except tarfile.TarError as error:
+            raise self.damaged(str(error)) from None
         self.counted: dict[str, Counted] = {}
         self.header = self._header()
 
@@ -204,11 +226,7 @@ class OpenArchive:
         self._compare(pending, {table: digest.hexdigest() for table, digest in digests.items()})
 
     def damaged(self, why: str) -> LettaOpsError:
-        return LettaOpsError(
-            "archive-damaged",
-            f"{self._path} can't be trusted: {why}",
-            "use another copy of it, or another archive; nothing was changed",
-        )
+        return _damaged(self._path, why)
 
     def _header(self) -> Header:
         member = self._next()
@@ -232,7 +250,7 @@ class OpenArchive:
         for table, counted in self.counted.items():
             if digests.get(table, hashlib.sha256().hexdigest()) != counted.sha256:
                 raise self.damaged(f"the rows of {table} are not what went in")
-        if self._next() is not None:
+        if self._next() is not None or any(any(rest) for rest in chunks_of(self._source)):
             raise self.damaged("there is something behind its end")
 
     def _table_of(self, member: tarfile.TarInfo) -> str:
@@ -298,18 +316,36 @@ def _plain(path: Path, file: BinaryIO, key: Key, stack: ExitStack) -> Iterator[b
             f"{path} is no agent archive",
             "name a file that `letta-ops agent archive` wrote; agent files (.af) are for `agent import`",
         )
+    else:
+        chunks = _sealed(path, file)
     return _decompressed(path, chunks)
+
+
+def _sealed(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """The frame of an archive that is not encrypted, compared with the hash behind it at its end."""
+    left = os.fstat(file.fileno()).st_size - SEAL
+    digest = hashlib.sha256()
+    while left > 0 and (chunk := file.read(min(left, CHUNK))):
+        digest.update(chunk)
+        left -= len(chunk)
+        yield chunk
+    if file.read() != SKIPPED + digest.digest():
+        raise _damaged(path, "its bytes are not those that were written")
 
 
 def _decompressed(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
     try:
         yield from decompressed(ChunkSource(chunks))
     except ValueError as error:
-        raise LettaOpsError(
-            "archive-damaged",
-            f"{path} can't be trusted: {error}",
-            "use another copy of it, or another archive; nothing was changed",
-        ) from None
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, why: str) -> LettaOpsError:
+    return LettaOpsError(
+        "archive-damaged",
+        f"{path} can't be trusted: {why}",
+        "use another copy of it, or another archive; nothing was changed",
+    )
 
 
 def _identities(path: Path, file: BinaryIO, start: bytes, key: Key) -> tuple[Sensitive, ...]:
@@ -333,7 +369,7 @@ class _Whole:
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._source = ChunkSource(chunks)
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         parts, left = [], size
         while left and (part := self._source.read(left)):
             parts.append(part)

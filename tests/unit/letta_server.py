@@ -27,15 +27,17 @@ class FakeLetta:
     agents: dict[str, Content] = field(default_factory=dict)
     blocks: dict[str, Content] = field(default_factory=dict)
     tools: list[Content] = field(default_factory=list)
+    mcp_servers: list[Content] = field(default_factory=list)
     export: bytes = b""
     fails_after: int | None = None
     forms: list[dict[str, str]] = field(default_factory=list)  # of the imports, as they came
     pages: list[int] = field(default_factory=list)  # the limits of lists, as they came
 
-    def make(self, name: str, *tags: str) -> str:
+    def make(self, name: str, *tags: str, metadata: Content | None = None) -> str:
         identifier = f"agent-{uuid.uuid4()}"
         self.agents[identifier] = {
             "id": identifier, "name": name, "tags": list(tags), "model": "own/model",
+            "metadata": metadata,
             "created_at": f"2026-01-01T00:00:{len(self.agents) % 60:02d}Z", "message_ids": ["m"],
         }  # fmt: skip
         return identifier
@@ -56,13 +58,15 @@ class FakeLetta:
                 return self.take_in(body, kind)
             case ("GET", ["agents", _, "export"]):
                 return 200, self.export
-            case (_, ["agents", identifier]):
-                return self._one(method, identifier, body)
+            case (_, ["agents", identifier, *below]):
+                return self._one(method, identifier, body, below)
             case ("DELETE", ["blocks", identifier]):
                 return 200, self.blocks.pop(identifier)
         lists: dict[str, list[Content]] = {
             "blocks": list(self.blocks.values()),
             "tools": self.tools,
+            "mcp-servers": self.mcp_servers,
+            "folders": [],
             "models": [{"handle": "own/model", "model_endpoint": OWN}],
             "models/embedding": [{"handle": "own/embedding", "embedding_endpoint": OWN}],
         }
@@ -86,7 +90,8 @@ class FakeLetta:
         for agent in sent["agents"]:
             if len(made) == self.fails_after:
                 return 400, {"detail": "Import failed: 'message-7'"}
-            made.append(self.make(form.get("name", agent["name"]), *agent["tags"]))
+            name = form.get("name", agent["name"])
+            made.append(self.make(name, *agent["tags"], metadata=agent.get("metadata")))
         return 200, {"agent_ids": made}
 
     def _page(self, query: Query) -> tuple[int, Any]:
@@ -103,9 +108,11 @@ class FakeLetta:
             found = [agent for agent in found if query["tags"][0] in agent["tags"]]
         return 200, found[:limit]
 
-    def _one(self, method: str, identifier: str, body: bytes) -> tuple[int, Any]:
+    def _one(self, method: str, identifier: str, body: bytes, below: list[str]) -> tuple[int, Any]:
         if identifier not in self.agents:
             return 404, {"detail": "not found"}
+        if below:
+            return 200, {"files": [], "has_more": False} if below == ["files"] else []
         if method == "DELETE":
             return 200, self.agents.pop(identifier)
         if method == "PATCH":

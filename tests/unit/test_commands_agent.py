@@ -15,7 +15,15 @@ from ops_cli import main
 from tests.unit.letta_server import PASSWORD, FakeLetta, serving
 
 CONTENT = {
-    "agents": [{"id": "agent-0", "name": "Ada", "messages": []}],
+    "agents": [
+        {
+            "id": "agent-0",
+            "name": "Ada",
+            "tags": ["mine"],
+            "messages": [{"id": "message-0", "role": "system", "content": "Be kind."}],
+            "in_context_message_ids": ["message-0"],
+        }
+    ],
     **{name: [] for name in ("groups", "blocks", "files", "sources", "tools", "mcp_servers")},
 }
 
@@ -28,6 +36,7 @@ def letta(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeLetta
     with serving() as server:
         server.export = json.dumps(CONTENT).encode()
         monkeypatch.setenv("LETTA_OPS_STATE", str(tmp_path / "state"))
+        monkeypatch.setenv("LETTA_OPS_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("LETTA_OPS_SERVER_URL", server.url)
         monkeypatch.setenv("LETTA_OPS_SERVER_PASSWORD", PASSWORD)
         yield server
@@ -59,11 +68,11 @@ def test_agents_are_listed_in_text_and_in_json(
 def test_an_export_without_a_file_is_the_agent_file_alone_on_stdout(
     extra: list[str], letta: FakeLetta, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    letta.make("Ada")
+    letta.make("Ada", "one", "two")
     assert main.run(["agent", "export", "Ada", *extra]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == CONTENT
-    assert "archival memory" in captured.err
+    assert "does not carry all that the agent has: tags: 1 of 2" in captured.err
 
 
 def test_an_export_to_a_file_is_not_overwritten_without_force(
