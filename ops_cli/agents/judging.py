@@ -69,6 +69,7 @@ def judge(content: dict[str, Any], mends: Mends) -> Judgement:
         found.notes += _number_anew(content)
     for rule in (_labels, _tool_names):
         found.problems += rule(content)
+    found.notes += _source_types(content)
     found.notes += _groups(content)
     found.notes += _commands(content, mends)
     found.notes += _contexts(content, mends)
@@ -270,6 +271,14 @@ def _tool_names(content: dict[str, Any]) -> Iterator[str]:
             yield f"{where((*path, 'name'))} is {name!r}, as {where(first[name])} is"
         elif isinstance(name, str):
             first[name] = (*path, "name")
+
+
+def _source_types(content: dict[str, Any]) -> Iterator[str]:
+    """The database wants to know in which language a tool is written; for long there was only one."""
+    for path, tool in entries(content, "tools"):
+        if tool.get("source_code") and not tool.get("source_type"):
+            tool["source_type"] = "python"
+            yield f"{where((*path, 'source_type'))} was missing: it is taken for python"
 
 
 def _groups(content: dict[str, Any]) -> Iterator[str]:

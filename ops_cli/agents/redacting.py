@@ -22,14 +22,14 @@ PATTERNS = re.compile(
             r"\bAGE-SECRET-KEY-1[A-Z0-9]{20,}",
             r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}",
             r"(?<![\w.-])\+\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,4}){2,4}(?!\w)",
-            r"\b(?:\d[ -]?){13,16}\b(?![-\w])",
+            r"(?<![\w-])(?:\d[ -]?){12,15}\d(?![\w-])",
         )
     )
 )
 # By their names these hold nothing but secrets.
 SECRET_KEYS = ("secrets", "tool_exec_environment_variables")
 # Ids, hashes and dates look like numbers of cards; they are nobody's.
-PLAIN_KEYS = ("id", "created_at", "updated_at", "otid", "tool_call_id", "agent_id")
+PLAIN_KEYS = ("id", "created_at", "updated_at", "otid")
 
 
 def redacted_content(content: dict[str, Any]) -> tuple[dict[str, Any], int]:
@@ -45,7 +45,7 @@ def redacted_content(content: dict[str, Any]) -> tuple[dict[str, Any], int]:
             return {name: blackened(each, name) for name, each in value.items()}
         if isinstance(value, list):
             return [blackened(each, key) for each in value]
-        if isinstance(value, str) and key not in PLAIN_KEYS:
+        if isinstance(value, str) and key not in PLAIN_KEYS and not key.endswith("_id"):
             value, found = PATTERNS.subn(BLACK, value)
             count += found
         return value

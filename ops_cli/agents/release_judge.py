@@ -86,7 +86,7 @@ def in_words(content: dict[str, Any], errors: Sequence[dict[str, Any]]) -> Itera
             if fork == place or len(place) == deepest:
                 said[_sentence(content, place, error)] = None
         yield from said
-        tools = tools or (fork[:1] == ("sources",) and _looks_like_tool(content, fork))
+        tools = tools or (fork[:1] == ("sources",) and _looks_like_tool(content, fork[:2]))
     if tools:
         yield "what stands in sources looks like tools: move it to tools"
 
@@ -105,7 +105,7 @@ def _places(content: Any, error: dict[str, Any]) -> tuple[Place, Place]:
         if known or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             value = value[part]
             place = (*place, part)
-        elif number == len(parts) - 1 and error["type"] == "missing":
+        elif number == len(parts) - 1 and error["type"] in ("missing", "not_null"):
             place = (*place, part)
         elif fork is None:
             fork = place
@@ -117,7 +117,7 @@ def _sentence(content: Any, place: Place, error: dict[str, Any]) -> str:
     kind, allowed = error["type"], error["expected"]
     if not path or kind == "missing":
         return f"{path} is missing" if path else str(error["message"])
-    value = "..." if SECRET & set(place) else _at(content, place)
+    value = "..." if SECRET & set(place) or kind == "not_null" else _at(content, place)
     if kind in WANTED:
         said = f"is {KINDS[type(value)]}, {WANTED[kind]} is wanted"
     elif kind == "union_tag_invalid":
@@ -126,9 +126,12 @@ def _sentence(content: Any, place: Place, error: dict[str, Any]) -> str:
         said = f"is {_short(value)}; allowed: {allowed}"
     elif kind in SAID:
         said = SAID[kind]
+    elif kind == "not_null":
+        said = f"is missing, or empty: {error['message']}"
     else:
         message = str(error["message"]).removeprefix("Value error, ")
-        said = f"is {_short(value)}: {message[:1].lower()}{message[1:]}"
+        is_container = isinstance(value, (dict, list))
+        said = f"can't be taken: {message}" if is_container else f"is {_short(value)}: {message}"
     return f"{path} {said}"
 
 
@@ -146,7 +149,7 @@ def _short(value: Any) -> str:
 
 
 def _looks_like_tool(content: dict[str, Any], place: Place) -> bool:
-    entry = _at(content, place[:2])
+    entry = _at(content, place) if len(place) == 2 else None
     return isinstance(entry, dict) and bool({"source_code", "json_schema"} & entry.keys())
 
 

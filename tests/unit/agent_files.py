@@ -18,10 +18,11 @@ def whole(**of_agent: Any) -> Content:
     agent = {
         "id": "agent-0", "name": "Ada", "system": "Be kind.", "agent_type": "letta_v1_agent",
         "tool_ids": ["tool-0"], "block_ids": ["block-0"], "tool_rules": [], "messages": messages,
-        "in_context_message_ids": [each["id"] for each in messages], **of_agent,
+        "in_context_message_ids": [each["id"] for each in messages],
+        "include_base_tools": False, **of_agent,
     }  # fmt: skip
     tool = {"id": "tool-0", "name": "look", "tool_type": "custom", "source_code": "def look(): ...",
-            "json_schema": {"name": "look"}}  # fmt: skip
+            "source_type": "python", "json_schema": {"name": "look"}}  # fmt: skip
     return {
         "agents": [agent], "groups": [], "files": [], "sources": [], "mcp_servers": [],
         "blocks": [{"id": "block-0", "label": "human", "value": "Likes tea.", "limit": 100}],

@@ -226,6 +226,14 @@ def test_a_server_that_is_a_command_is_told_and_taken_only_when_allowed() -> Non
     assert len(allowed["mcp_servers"]) == 2
 
 
+def test_a_tool_without_a_language_is_taken_for_python() -> None:
+    given = whole()
+    del given["tools"][0]["source_type"]
+    _, notes = judged(given)
+    assert notes == ["tools[0].source_type was missing: it is taken for python"]
+    assert given == whole()
+
+
 def test_what_is_odd_is_told_and_keeps_nothing_back() -> None:
     given = whole(
         tool_rules=[{"type": "exit_loop", "tool_name": "nowhere"}, {"tool_name": "look"}],
@@ -309,7 +317,7 @@ def test_a_file_of_format_1_is_converted_with_all_that_it_says() -> None:
     assert (
         "format 1, of Letta 0.6.47: 2 message(s), 2 of them in context, 1 block(s)" in file.notes[0]
     )
-    assert judged(file.content) == ([], [])
+    assert judged(file.content)[0] == []
     assert (agent["name"], agent["tags"]) == ("Ada", ["mine"])
     assert agent["metadata"] == {"from": "a test"}
     assert agent["secrets"] == {"TOKEN": ""}

@@ -75,8 +75,56 @@ def judged(judge: Any, content: dict[str, Any]) -> list[dict[str, Any]]:
     except ValidationError as error:
         return [told(each) for each in error.errors(include_url=False, include_input=False)]
     except Exception as error:  # the judge's own, and those of validators that raise others
-        return [plain(error)]
-    return list(unmakeable(parsed))
+        return list(blamed(judge, content)) or [plain(error)]
+    return [*unmakeable(parsed), *without_a_value(parsed)]
+
+
+def blamed(judge: Any, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Whose fault it is where validators raised errors of their own, which end the validation."""
+    from pydantic import ValidationError
+
+    agents = content.get("agents")
+    for number, agent in enumerate(agents if isinstance(agents, list) else []):
+        given = {**agent, "messages": []} if isinstance(agent, dict) else {}
+        wrong = {key: error for key in given if (error := raised_alone(judge, key, given[key]))}
+        for key, error in wrong.items():
+            yield plain(error, ("agents", number, key))
+        try:
+            judge.AgentSchema(**{key: value for key, value in given.items() if key not in wrong})
+        except ValidationError as error:
+            for each in error.errors(include_url=False, include_input=False):
+                found = told(each)
+                yield {**found, "loc": ["agents", number, *found["loc"]]}
+        except Exception as error:
+            yield plain(error, ("agents", number))
+
+
+def raised_alone(judge: Any, key: str, value: Any) -> Exception | None:
+    from pydantic import ValidationError
+
+    try:
+        judge.AgentSchema(**{"id": "agent-0", key: value})
+    except ValidationError:
+        return None
+    except Exception as error:
+        return error
+    return None
+
+
+def without_a_value(parsed: Any) -> Iterator[dict[str, Any]]:
+    """What the database wants and the file leaves empty."""
+    from letta import orm
+
+    sections = {"blocks": "Block", "tools": "Tool", "sources": "Source", "mcp_servers": "MCPServer"}
+    for section, name in sections.items():
+        table = getattr(getattr(orm, name, None), "__table__", None)
+        for number, entry in enumerate(getattr(parsed, section)):
+            for column in table.columns if table is not None else ():
+                given = column.key in type(entry).model_fields
+                wanted = not column.nullable and column.key != "organization_id"  # the server's
+                if given and wanted and getattr(entry, column.key) is None:
+                    loc = (section, number, column.key)
+                    yield {**plain(ValueError("the database wants it"), loc), "type": "not_null"}
 
 
 class Ids:

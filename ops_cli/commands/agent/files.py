@@ -165,9 +165,7 @@ def _tell_losses(losses: Sequence[Loss], words: str) -> None:
         note(f"warning: {words}: {'; '.join(lost)}")
 
 
-def _lossy(
-    losses: list[dict[str, Any]], answer: dict[str, Any] | None = None
-) -> UnsuccessfulError:
+def _lossy(losses: list[dict[str, Any]], answer: dict[str, Any] | None = None) -> UnsuccessfulError:
     """`answer` is of what was done all the same."""
     return UnsuccessfulError(
         "loss",
