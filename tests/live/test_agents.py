@@ -159,40 +159,42 @@ UNFIT_BY_SCHEMA: list[tuple[str, Any, list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "said"), [row[1:] for row in UNFIT_BY_SCHEMA],
-                         ids=[row[0] for row in UNFIT_BY_SCHEMA])  # fmt: skip
-def test_the_release_judges_a_file_before_anything_is_sent(
-    clean: Stack, tmp_path: Path, change: Any, said: list[str]
-) -> None:
-    content = whole()
-    change(content)
-    file = tmp_path / "unfit.af"
-    file.write_text(json.dumps(content))
-    answer = clean.run("--json", "agent", "import", str(file), *HANDLES)
+def test_the_release_judges_files_before_anything_is_sent(clean: Stack, tmp_path: Path) -> None:
+    for name, change, _ in UNFIT_BY_SCHEMA:
+        content = whole()
+        change(content)
+        (tmp_path / f"{name}.af").write_text(json.dumps(content))
+    answer = clean.run("--json", "agent", "import", str(tmp_path), *HANDLES)
     assert answer.code == 1
-    assert answer.json["error"]["code"] == "agent-file-broken"
-    for part in said:
-        assert part in answer.json["error"]["message"]
+    errors = {Path(row["file"]).stem: row["error"] for row in answer.json["files"]}
+    for name, _, parts in UNFIT_BY_SCHEMA:
+        assert errors[name]["code"] == "agent-file-broken"
+        for part in parts:
+            assert part in errors[name]["message"]
     assert ids(clean) == set()
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {"in_context_message_ids": []},
-        {"in_context_message_ids": [], "messages": []},
-        {"llm_config": None, "embedding_config": None, "model": "openai-proxy/fake"},
-    ],
-    ids=["whole", "emptied", "without-messages", "only-a-handle"],
-)
-def test_whatever_is_imported_answers(clean: Stack, tmp_path: Path, more: dict[str, Any]) -> None:
-    file = tmp_path / "small.af"
-    file.write_bytes(json.dumps(whole(**more)).encode("utf-16"))
-    handles = ("--embedding", HANDLES[3]) if "model" in more else HANDLES
-    (agent,) = clean.json("agent", "import", str(file), *handles)["agents"]
+def test_whatever_is_imported_answers(clean: Stack, tmp_path: Path) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "whole": {},
+        "emptied": {"in_context_message_ids": []},
+        "without messages": {"in_context_message_ids": [], "messages": []},
+        "only a handle": {
+            "llm_config": None,
+            "embedding_config": None,
+            "model": "openai-proxy/fake",
+        },
+    }
+    for name, more in kinds.items():
+        file = tmp_path / f"{name}.af"
+        file.write_bytes(json.dumps(whole(name=name, **more)).encode("utf-16"))
+    taken = clean.json(
+        "agent", "import", str(tmp_path), "--map-model", "old/one=openai-proxy/fake", *HANDLES
+    )
     with api(clean.deployment) as client:
-        assert say(client, agent["id"], "Hello?")
+        for row in taken["files"]:
+            (agent,) = row["agents"]
+            assert say(client, agent["id"], "Hello?"), agent["name"]
 
 
 def test_a_command_is_not_taken_unasked(clean: Stack, tmp_path: Path) -> None:

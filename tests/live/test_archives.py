@@ -6,14 +6,18 @@ import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import letta_client
 import pytest
 
+from backups.archives.file import open_archive
+from backups.opening import Key
 from infra.api import api
 from tests.live.agents import ANOTHER, SECRET, Rich, asked, rich_agent, say
-from tests.live.machine import LETTA_OPS, Stack, kill_tree, wait_until
+from tests.live.machine import LETTA_OPS, ROOT, Stack, kill_tree, wait_until
 
 # What every agent of `rich_agent` has, by table: at least so many rows.
 EVERYTHING = {
@@ -31,7 +35,8 @@ def house(stack: Stack) -> Iterator[Stack]:
     yield stack
     with api(stack.deployment) as client:
         for agent in stack.json("agent", "list"):
-            client.agents.delete(agent["id"])
+            with suppress(letta_client.NotFoundError):  # it went with the one that manages it
+                client.agents.delete(agent["id"])
         for folder in list(client.folders.list()):
             client.folders.delete(folder.id)
 
@@ -338,3 +343,89 @@ def _waiting(house: Stack) -> bool:
             " AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
         ).fetchone()
     return bool(row and row[0])
+
+
+# Of the table in docs/agents.md: what the count of a loss is called, and the tables of an archive.
+FEATURES: dict[str, tuple[str | None, tuple[str, ...]]] = {
+    "name, system prompt, model, settings, tool rules, tags": ("tags", ("agents", "agents_tags")),
+    "memory blocks": ("blocks", ("block", "blocks_agents")),
+    "history of blocks": (None, ("block_history",)),
+    "messages in context": (None, ("messages",)),
+    "messages no longer in context": (None, ("messages",)),
+    "other conversations and their messages": (
+        "conversations",
+        ("conversations", "conversation_messages"),
+    ),
+    "steps and runs": (None, ("steps", "runs", "step_metrics", "run_metrics")),
+    "archival passages with their vectors": ("passages", ("archives", "archival_passages")),
+    "files and folders": ("files", ("files", "file_contents", "source_passages", "sources")),
+    "custom tools": ("tools", ("tools", "tools_agents")),
+    "MCP servers": (None, ("mcp_server", "mcp_tools")),
+    "secrets": ("secrets", ("agent_environment_variables",)),
+    "identities": ("identities", ("identities", "identities_agents")),
+    "group that it manages, with its members": (None, ("groups", "groups_agents")),
+    "what was sent to models (traces)": (None, ("provider_traces",)),
+    "sessions with other services (OAuth)": (None, ("mcp_oauth",)),
+    "git memory": (None, ()),
+}
+# What `rich_agent` has none of.
+WITHOUT_ROWS = {"block_history", "mcp_server", "mcp_tools", "groups", "groups_agents"}
+
+
+def test_the_table_of_what_comes_along_is_true(house: Stack, rich: Rich, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "agents.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    table = {name: (file, archive) for name, file, archive in rows[1:]}
+    assert table.keys() == FEATURES.keys()
+    exported = house.json("agent", "export", rich.id, "-o", str(tmp_path / "rich.af"))
+    losses = {each["what"]: each for each in exported["loss"]}
+    archive = house.json("agent", "archive", rich.id, "-o", str(tmp_path / "rich.agents"))
+    for name, (file, carried) in table.items():
+        what, tables = FEATURES[name]
+        if what is not None:
+            lost = losses[what]["lost"]
+            assert (lost == 0) is (file == "carried" or name.startswith("files")), name
+        for each in tables:
+            expected = carried == "carried" and each not in WITHOUT_ROWS
+            assert (each in archive["rows"]) is expected, (name, each)
+    with open_archive(tmp_path / "rich.agents", Key()) as opened:
+        known = set(opened.header.tables)
+        for _, pieces in opened.tables():
+            assert sum(map(len, pieces)) > 0
+    assert known >= WITHOUT_ROWS
+    assert archive["left_out"]["provider_traces"] > 0
+
+
+def test_a_group_comes_with_its_members_and_goes_back_together(
+    house: Stack, rich: Rich, tmp_path: Path
+) -> None:
+    """A sleeptime agent is another one that the first one manages: alone, neither works."""
+    model = house.deployment.model
+    with api(house.deployment) as client:
+        made = client.agents.create(
+            name="sleeper",
+            model=model.handle,
+            embedding=model.embedding,
+            enable_sleeptime=True,
+            agent_type="memgpt_v2_agent",
+            memory_blocks=[{"label": "human", "value": "Sleeps."}],
+        )
+    path = tmp_path / "sleeper.agents"
+    answer = house.json("agent", "archive", made.id, "-o", str(path))
+    assert len(answer["agents"]) == 2
+    assert answer["rows"]["groups"] == 1
+    assert answer["rows"]["groups_agents"] == 1
+    house.json("agent", "delete", made.id, "--yes")
+    house.json("agent", "restore", str(path))
+    equal(house, path, made.id)
+    copies = house.json("agent", "restore", str(path), "--new-ids")["agents"]
+    ids = {copy["archived_id"]: copy["id"] for copy in copies}
+    with house.administrator() as link:
+        row = link.execute(
+            "SELECT g.manager_agent_id, m.agent_id, g.agent_ids FROM groups g JOIN groups_agents m"
+            " ON m.group_id = g.id WHERE g.manager_agent_id = %s",
+            [ids[made.id]],
+        ).fetchone()
+    assert row is not None
+    assert {row[0], row[1]} == set(ids.values())
+    assert row[2] == [row[1]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from backups.dump_script import copies
 from backups.requalify import statements
-from backups.side_schema import _copies, _is_index, _subject
+from backups.side_schema import _is_index, _subject
 from infra.errors import LettaOpsError
 
 SCRIPT = (
@@ -17,7 +18,7 @@ SCRIPT = (
 
 def taken_apart(script: bytes, size: int) -> list[tuple[bytes, bytes | None]]:
     pieces = (script[at : at + size] for at in range(0, len(script), size))
-    return [(line, None if rows is None else b"".join(rows)) for line, rows in _copies(pieces)]
+    return [(line, None if rows is None else b"".join(rows)) for line, rows in copies(pieces)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64, 10_000])
