@@ -1,7 +1,7 @@
 """Run every benchmark (or those named) on a stack of their own and print their figures.
 
-python -m benchmarks [cli] [start] [provisioning] [messages] [containers] [backups] [down_time] [memory]
-    [pgbackrest]
+python -m benchmarks [cli] [start] [provisioning] [messages] [containers] [backups] [down_time] [agents]
+    [memory] [pgbackrest]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import (
+    agents,
     backup_rivals,
     backups,
     cli,
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "containers": containers.measure,
     "backups": backups.measure,
     "down_time": down_time.measure,
+    "agents": agents.measure,
     "memory": backups.measure_memory,
     "pgbackrest": backup_rivals.pgbackrest,
 }

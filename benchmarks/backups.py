@@ -47,7 +47,7 @@ def measure_memory(machine: Machine) -> Iterator[Figure]:
     for scale in (SCALE, SCALE * LARGER):
         with scene(machine, f"memory-{scale:g}".replace(".", "-"), scale) as here:
             made = here.ours("backup", "create")
-            put_back = _restored(here).cost
+            put_back = restored(here).cost
             for what, cost in (("create", made), ("restore", put_back)):
                 yield Figure(
                     f"backup {what}, memory of our process, database of"
@@ -88,7 +88,7 @@ def _restore(here: Scene) -> Iterator[Figure]:
     here.theirs([here.dump, "--format=custom", "--no-password", f"--file={dump}"])
     ours, theirs = [], []
     for _ in range(RUNS):
-        ours.append(_restored(here))
+        ours.append(restored(here))
         theirs.append(_plain_restore(here, dump))
     dump.unlink()
     until = [each.until_switched for each in ours]
@@ -111,7 +111,7 @@ def _restore(here: Scene) -> Iterator[Figure]:
     yield _peak("restore", whole)
 
 
-def _restored(here: Scene) -> Restored:
+def restored(here: Scene) -> Restored:
     started = time.perf_counter()
     at = [("planned", 0.0)]
 

@@ -39,7 +39,11 @@ AGENT = {
 
 PREPARATION = f"""
 CREATE FUNCTION pg_temp.id(kind text, n bigint) RETURNS text LANGUAGE sql IMMUTABLE
-  RETURN kind || '-' || md5(kind || n)::uuid;
+  -- Of version 4: the server refuses others.
+  RETURN kind || '-' || overlay(overlay(md5(kind || n) PLACING '4' FROM 13) PLACING '8' FROM 17)::uuid;
+
+CREATE FUNCTION pg_temp.block(label text, n bigint) RETURNS text LANGUAGE sql IMMUTABLE
+  RETURN replace(pg_temp.id(label, n), label || '-', 'block-');
 
 CREATE TEMP TABLE word AS SELECT n, (SELECT string_agg(
     substr('bcdfghklmnprstvw', 1 + floor(random() * 16)::int, 1)
@@ -178,10 +182,10 @@ def _copy_agents(link: psycopg.Connection[Any], given: Mapping[str, Any]) -> Non
         ),
         ("archives", {"id": archive, "name": "'archive ' || n"}, f"id IN {OWN_ARCHIVE}"),
         ("archives_agents", {"agent_id": agent, "archive_id": archive}, of_agent),
-        ("block", {"id": "pg_temp.id(t.label, n)"}, f"id IN {OWN_BLOCKS}"),
+        ("block", {"id": "pg_temp.block(t.label, n)"}, f"id IN {OWN_BLOCKS}"),
         (
             "blocks_agents",
-            {"agent_id": agent, "block_id": "pg_temp.id(t.block_label, n)"},
+            {"agent_id": agent, "block_id": "pg_temp.block(t.block_label, n)"},
             of_agent,
         ),
     ):

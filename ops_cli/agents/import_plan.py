@@ -12,7 +12,7 @@ from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from ops_cli.agents.agent_file import AgentFile
 from ops_cli.agents.judging import Mends
-from ops_cli.agents.listing import PAGE, every_agent
+from ops_cli.agents.listing import PAGE
 
 if TYPE_CHECKING:
     from letta_client import Letta
@@ -98,16 +98,26 @@ class PlannedTool:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an import would make, what the person should know beforehand, and what to send."""
+    """What an import would make, what the person should know beforehand, and what to send; `there` are
+    the server's tools of the same names, whole."""
 
     agents: tuple[PlannedAgent, ...]
     tools: tuple[PlannedTool, ...]
     warnings: tuple[str, ...]
     content: dict[str, Any]
+    there: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def make_plan(client: Letta, file: AgentFile, choices: ImportChoices) -> Plan:
+def make_plan(
+    client: Letta,
+    file: AgentFile,
+    choices: ImportChoices,
+    namesakes: Iterable[str] = (),
+    server: ServerModels | None = None,
+) -> Plan:
     """Compare `file`, which was checked, with the server; nothing is changed there.
+
+    `namesakes` are names of the file's that agents have already; `server` is asked for, if it is None.
 
     Raises LettaOpsError: `model-unknown` when an agent would have a model that the server does not
     have.
@@ -121,15 +131,16 @@ def make_plan(client: Letta, file: AgentFile, choices: ImportChoices) -> Plan:
         )
         for agent in file.agents
     )
-    server = _server_models(client)
+    server = server or server_models(client)
     unknown = list(unknown_models(agents, server))
     if unknown and not choices.allow_unknown_model:
         raise _model_unknown(unknown)
     content, moved = with_own_models(file.content, server, choices)
-    tools = tuple(_planned_tools(client, file, choices))
+    there = _tools_there(client, file)
+    tools = tuple(_planned_tools(file, there, choices))
     servers = tuple(_keep_servers(client, content, choices))
-    warnings = (*unknown, *moved, *servers, *_warnings(client, file, agents, choices.secrets))
-    return Plan(agents, tools, warnings, content)
+    warnings = (*unknown, *moved, *servers, *_warnings(file, namesakes, choices.secrets))
+    return Plan(agents, tools, warnings, content, there)
 
 
 def unknown_models(agents: Iterable[PlannedAgent], server: ServerModels) -> Iterator[str]:
@@ -200,18 +211,24 @@ def _move(configured: dict[str, Any] | None, kind: Kind, server: ServerModels) -
         yield f"{handle} is used at {own}, as this server does; the file says {url}"
 
 
-def _planned_tools(client: Letta, file: AgentFile, choices: ImportChoices) -> Iterator[PlannedTool]:
+def _tools_there(client: Letta, file: AgentFile) -> dict[str, dict[str, Any]]:
     names = list(file.tools)
     found = client.tools.list(names=names, limit=PAGE) if names else ()
-    there = {tool.name: tool.source_code or "" for tool in found}
+    return {tool.name: tool.to_dict() for tool in found if tool.name in names and tool.name}
+
+
+def _planned_tools(
+    file: AgentFile, there: Mapping[str, dict[str, Any]], choices: ImportChoices
+) -> Iterator[PlannedTool]:
     for name, source in file.tools.items():
+        here = str((there.get(name) or {}).get("source_code") or "")
         if name not in there:
             yield PlannedTool(name, "created")
-        elif source is None or there[name] == source:
+        elif source is None or here == source:
             yield PlannedTool(name, "reused")
         else:
             fate = "replaced" if choices.overwrite_tools else "kept"
-            yield PlannedTool(name, fate, _difference(name, there[name], source))
+            yield PlannedTool(name, fate, _difference(name, here, source))
 
 
 def _difference(name: str, here: str, there: str) -> str:
@@ -239,14 +256,10 @@ def _keep_servers(client: Letta, content: dict[str, Any], choices: ImportChoices
 
 
 def _warnings(
-    client: Letta,
-    file: AgentFile,
-    agents: tuple[PlannedAgent, ...],
-    given: Mapping[str, Sensitive],
+    file: AgentFile, namesakes: Iterable[str], given: Mapping[str, Sensitive]
 ) -> Iterator[str]:
-    for name in dict.fromkeys(agent.name for agent in agents):
-        if any(found.name == name for found in every_agent(client, name=name)):
-            yield f"the server has an agent named '{name}' already; only their ids tell them apart"
+    for name in dict.fromkeys(namesakes):
+        yield f"the server has an agent named '{name}' already; only their ids tell them apart"
     for agent in file.agents:
         if lacking := [name for name in agent.secrets if name not in given]:
             names = ", ".join(lacking)
@@ -258,7 +271,8 @@ def _warnings(
         yield f"the server embeds {file.files} file(s) in the background, and marks what fails"
 
 
-def _server_models(client: Letta) -> ServerModels:
+def server_models(client: Letta) -> ServerModels:
+    """Ask for them: of many files, once."""
     return ServerModels(
         {
             model.handle: {**model.to_dict(), "model_endpoint": model.api_model_endpoint}

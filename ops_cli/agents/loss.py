@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,38 +36,43 @@ def of_export(deployment: Deployment, agent: str, content: dict[str, Any]) -> tu
 
     Raises LettaOpsError like `stored.show` and `served.show`.
     """
-    return tuple(_compared(known(deployment, agent), _carried(_first(content))))
+    return tuple(_compared(known(deployment, [agent])[agent], _carried(_first(content))))
 
 
 def of_import(
     deployment: Deployment, agents: Iterable[str], content: dict[str, Any]
 ) -> tuple[Loss, ...]:
     """Compare a file with the agents (ids) that were made of it."""
-    has: dict[str, int] = {}
-    made: dict[str, int] = {}
+    agents = list(agents)
+    return compared_with(content, agents, known(deployment, agents))
+
+
+def compared_with(
+    content: dict[str, Any], agents: Iterable[str], counts: Mapping[str, dict[str, int]]
+) -> tuple[Loss, ...]:
+    """What `of_import` says, of agents whose `counts` are known."""
+    has: Counter[str] = Counter()
+    made: Counter[str] = Counter()
     for (_, entry), identifier in zip(entries(content, "agents"), agents, strict=False):
-        for totals, found in (
-            (has, _carried(entry, with_values=True)),
-            (made, known(deployment, identifier)),
-        ):
-            for what, count in found.items():
-                totals[what] = totals.get(what, 0) + count
+        has.update(_carried(entry, with_values=True))
+        made.update(counts[identifier])
     return tuple(_compared(has, made))
 
 
-def known(deployment: Deployment, agent: str) -> dict[str, int]:
-    """How many of each an agent (id) has, as the database tells, or the API as far as it does."""
-    source = served if deployment.database is None else stored
-    try:
-        shown = source.show(deployment, agent)
-    except LettaOpsError as error:
-        if source is served or error.code not in ("database-unreachable", "no-database"):
-            raise
-        shown = served.show(deployment, agent)
-    return {
-        **shown["counts"],
-        **{what: len(shown[what]) for what in ("blocks", "tools", "tags", "tool_rules")},
-    }
+def known(deployment: Deployment, agents: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many of each agents (ids) have, as the database tells, or the API as far as it does."""
+    if deployment.database is not None:
+        try:
+            return {shown["id"]: _counts(shown) for shown in stored.show_all(deployment, agents)}
+        except LettaOpsError as error:
+            if error.code not in ("database-unreachable", "no-database"):
+                raise
+    return {agent: _counts(served.show(deployment, agent)) for agent in agents}
+
+
+def _counts(shown: dict[str, Any]) -> dict[str, int]:
+    lists = ("blocks", "tools", "tags", "tool_rules")
+    return {**shown["counts"], **{what: len(shown[what]) for what in lists}}
 
 
 def _first(content: dict[str, Any]) -> Entry:
@@ -91,7 +97,7 @@ def _carried(agent: Entry, *, with_values: bool = False) -> dict[str, int]:
     }
 
 
-def _compared(has: dict[str, int], carried: dict[str, int]) -> Iterator[Loss]:
+def _compared(has: Mapping[str, int], carried: Mapping[str, int]) -> Iterator[Loss]:
     for what, count in has.items():
         if what in carried and count:
             yield Loss(what, count, min(count, carried[what]))

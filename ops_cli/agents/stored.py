@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,52 +76,60 @@ def show(deployment: Deployment, wanted: str) -> dict[str, Any]:
 
     Raises LettaOpsError: `agent-unknown`, `agent-ambiguous`, `no-database`, and those of the database.
     """
+    return next(iter(show_all(deployment, [wanted])))
+
+
+def show_all(deployment: Deployment, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The same of several, out of one snapshot."""
     with agents_in(deployment) as (link, model):
-        (agent,) = find_agents(link, model, [wanted])
-        asked = _Asked(link, model, agent)
-        ((row,),) = asked.rows("SELECT to_jsonb(a) FROM {agents} a WHERE a.id = %(agent)s")
-        config = row.get("llm_config") or {}
-        ((last,),) = asked.rows(LAST)
-        return {
-            "id": agent,
-            "name": row.get("name"),
-            "type": row.get("agent_type"),
-            "description": row.get("description"),
-            "model": config.get("handle") or config.get("model"),
-            "embedding": (row.get("embedding_config") or {}).get("handle"),
-            "created": row.get("created_at"),
-            "last_message": None if last is None else last.isoformat(),
-            "last_stop_reason": row.get("last_stop_reason"),
-            "system": row.get("system"),
-            "context": {
-                "limit_tokens": config.get("context_window"),
-                "messages": len(row.get("message_ids") or []),
-                "system_characters": len(row.get("system") or ""),
-                "by_role": {
-                    role: {"messages": count, "characters": int(size or 0)}
-                    for role, count, size in asked.rows(CONTEXT)
-                },
+        for agent in find_agents(link, model, wanted):
+            yield _shown(_Asked(link, model, agent), agent)
+
+
+def _shown(asked: _Asked, agent: str) -> dict[str, Any]:
+    ((row,),) = asked.rows("SELECT to_jsonb(a) FROM {agents} a WHERE a.id = %(agent)s")
+    config = row.get("llm_config") or {}
+    ((last,),) = asked.rows(LAST)
+    return {
+        "id": agent,
+        "name": row.get("name"),
+        "type": row.get("agent_type"),
+        "description": row.get("description"),
+        "model": config.get("handle") or config.get("model"),
+        "embedding": (row.get("embedding_config") or {}).get("handle"),
+        "created": row.get("created_at"),
+        "last_message": None if last is None else last.isoformat(),
+        "last_stop_reason": row.get("last_stop_reason"),
+        "system": row.get("system"),
+        "context": {
+            "limit_tokens": config.get("context_window"),
+            "messages": len(row.get("message_ids") or []),
+            "system_characters": len(row.get("system") or ""),
+            "by_role": {
+                role: {"messages": count, "characters": int(size or 0)}
+                for role, count, size in asked.rows(CONTEXT)
             },
-            "blocks": [
-                {
-                    "label": label,
-                    "characters": len(value or ""),
-                    "limit": limit,
-                    "read_only": read_only,
-                    "description": description,
-                    "value": value,
-                }
-                for label, value, limit, description, read_only in asked.rows(BLOCKS)
-            ],
-            "tools": [name for (name,) in asked.rows(TOOLS)],
-            "tags": [tag for (tag,) in asked.rows(TAGS)],
-            "tool_rules": row.get("tool_rules") or [],
-            "counts": {
-                name: count
-                for name, table, condition in COUNTED
-                if (count := asked.count(table, condition)) is not None
-            },
-        }
+        },
+        "blocks": [
+            {
+                "label": label,
+                "characters": len(value or ""),
+                "limit": limit,
+                "read_only": read_only,
+                "description": description,
+                "value": value,
+            }
+            for label, value, limit, description, read_only in asked.rows(BLOCKS)
+        ],
+        "tools": [name for (name,) in asked.rows(TOOLS)],
+        "tags": [tag for (tag,) in asked.rows(TAGS)],
+        "tool_rules": row.get("tool_rules") or [],
+        "counts": {
+            name: count
+            for name, table, condition in COUNTED
+            if (count := asked.count(table, condition)) is not None
+        },
+    }
 
 
 def messages(

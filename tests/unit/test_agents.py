@@ -28,7 +28,7 @@ from ops_cli.agents.import_plan import (
     unknown_models,
     with_own_models,
 )
-from ops_cli.agents.importing import MARK, import_agents, marked, plan_import
+from ops_cli.agents.importing import NOTE, import_agents, marked, plan_import
 from ops_cli.agents.listing import every_agent, find_agent
 from tests.unit.letta_server import OWN, PASSWORD, Content, FakeLetta, serving
 
@@ -115,12 +115,15 @@ def test_a_file_that_is_not_there_is_an_error_with_a_next_step(tmp_path: Path) -
 # What is sent
 
 
-def test_marking_changes_a_copy_only_and_keeps_the_tags() -> None:
+def test_marking_changes_a_copy_only_and_keeps_what_an_agent_says_of_itself() -> None:
     given = content("Ada")
-    assert marked(given, "m")["agents"][0]["tags"] == ["mine", "m"]
-    assert given["agents"][0]["tags"] == ["mine"]
-    del given["agents"][0]["tags"]
-    assert marked(given, "m")["agents"][0]["tags"] == ["m"]
+    given["agents"][0]["metadata"] = {"from": "me"}
+    note = {"sha256": "digest", "by": "mark"}
+    changed = marked(given, "digest", "mark")
+    assert changed["agents"][0]["metadata"] == {"from": "me", NOTE: note}
+    assert given["agents"][0]["metadata"] == {"from": "me"}
+    del given["agents"][0]["metadata"]
+    assert marked(given, "digest", "mark")["agents"][0]["metadata"] == {NOTE: note}
 
 
 SERVER = ServerModels(
@@ -313,4 +316,4 @@ def test_an_import_without_an_answer_tells_how_to_find_what_it_made(
     with pytest.raises(LettaOpsError) as caught:
         import_agents(deployment(letta), agent_file(content()), ImportChoices())
     assert caught.value.code == "import-unfinished"
-    assert f"agent list --tag {MARK}" in caught.value.hint
+    assert "not imported twice" in caught.value.hint

@@ -290,6 +290,7 @@ def _import_many(
 ) -> None:
     from ops_cli.agents import importing
     from ops_cli.agents.agent_file import read_agent_file
+    from ops_cli.agents.loss import compared_with, known
 
     if choices.name:
         raise typer.BadParameter("is for one agent", param_hint="--name")
@@ -309,11 +310,13 @@ def _import_many(
                 operation.detail["files"] = len(whole)
     results = iter(done)
     rows = []
+    made = [each for each in done if isinstance(each, importing.Imported) and not each.before]
+    counts = known(deployment, [agent.id for each in made for agent in each.agents])
     for path, file in zip(paths, read, strict=True):
         outcome = file if isinstance(file, LettaOpsError) else next(results)
-        losses = (
-            _import_losses(deployment, outcome) if isinstance(outcome, importing.Imported) else ()
-        )
+        losses: Sequence[Loss] = ()
+        if outcome in made:
+            losses = compared_with(outcome.content, [each.id for each in outcome.agents], counts)
         rows.append(_row(path, outcome, losses, strict=strict))
     answer = {"stack": invocation.stack, "dry_run": dry_run, "files": rows}
     failed = [row for row in rows if row["error"]]
