@@ -30,6 +30,7 @@ OUTSIDE = (*SHARED, *OF_SERVER, *LEFT_OUT)
 COMMON = ("tools", "mcp_server", "identities")
 # A group belongs to the agent that manages it: to be a member is not to own it.
 MEMBERSHIP = ("groups_agents", "groups")
+HELPERS = ("sleeptime", "voice_sleeptime")  # kinds of groups whose members serve their manager
 # Links that Letta keeps without a foreign key: of a table, an expression, and where it points.
 KEYLESS = (
     ("steps", "agent_id", "agents", "id"),
@@ -38,7 +39,8 @@ KEYLESS = (
     ("tools", "metadata_::jsonb -> 'mcp' ->> 'server_id'", "mcp_server", "id"),
 )
 SETTING = "letta_ops.agents"
-AGENTS = f"current_setting('{SETTING}')::text[]"
+# Not `= ANY`: that compares each row with each of a thousand.
+AGENTS = f"(SELECT unnest(current_setting('{SETTING}')::text[]))"
 KEYS = """
 SELECT c.relname, p.relname,
   (SELECT array_agg(a.attname ORDER BY k.place) FROM unnest(x.conkey) WITH ORDINALITY k(number, place)
@@ -250,7 +252,7 @@ class Closure:
         from psycopg import sql
 
         if table == ROOT:
-            return sql.SQL(f"id = ANY({AGENTS})")
+            return sql.SQL(f"id IN {AGENTS}")
         content = self._model.roles[table] is Role.CONTENT
         conditions = [
             self._points(link, or_nothing=content and link.nullable)
@@ -333,7 +335,7 @@ class Closure:
             columns, _names(link.keys), self.rows(link.parent)
         )
         if link.parent == ROOT:
-            found = sql.SQL(f"{{}} = ANY({AGENTS})").format(columns)
+            found = sql.SQL(f"{{}} IN {AGENTS}").format(columns)
         if or_nothing:
             return sql.SQL("({} IS NULL OR {})").format(sql.SQL(link.columns[0]), found)
         return found
@@ -360,9 +362,12 @@ def _names(names: Iterable[str]) -> sql.Composed:
 
 
 def with_members(
-    link: psycopg.Connection[Any], model: Model, agents: Iterable[str]
+    link: psycopg.Connection[Any], model: Model, agents: Iterable[str], *, helpers: bool = False
 ) -> tuple[str, ...]:
-    """`agents`, and the members of the groups that they manage: Letta's own exports take them, too."""
+    """`agents`, and the members of the groups that they manage: Letta's own exports take them, too.
+
+    `helpers`: only those that are nothing without them, as Letta deletes them together.
+    """
     from psycopg import sql
 
     if not set(MEMBERSHIP) <= model.columns.keys():
@@ -370,6 +375,7 @@ def with_members(
     query = sql.SQL(
         "WITH RECURSIVE found(id) AS (SELECT unnest(%s::text[]) UNION"
         " SELECT m.agent_id::text FROM found JOIN {} g ON g.manager_agent_id = found.id"
+        " AND (NOT %s OR g.manager_type = ANY(%s))"
         " JOIN {} m ON m.group_id = g.id) SELECT id FROM found"
     ).format(model.table(MEMBERSHIP[1]), model.table(MEMBERSHIP[0]))
-    return tuple(row[0] for row in link.execute(query, [list(agents)]))
+    return tuple(row[0] for row in link.execute(query, [list(agents), helpers, list(HELPERS)]))

@@ -12,7 +12,7 @@ from backups.archives.closure import Closure, Model, Role, with_members
 from backups.archives.file import open_archive
 from backups.archives.from_backup import stage_from_backup
 from backups.archives.restore import ensure_revision, live
-from backups.archives.staging import IDS, Staging, empty, equal, names_of, stage
+from backups.archives.staging import IDS, Staging, empty, equal, names_of, quoted, stage
 from backups.catalog import Backup
 from backups.opening import Key
 from backups.stores.store import Store
@@ -68,7 +68,7 @@ def compare(deployment: Deployment, left: Side, right: Side) -> Comparison:
         first = left(link, model, facts.revision)
         tables = first.tables
         for table in tables:
-            first.run("ALTER TABLE {} RENAME TO {}", first.staged(table), _name(_left(table)))
+            first.run("ALTER TABLE {} RENAME TO {}", first.staged(table), quoted(_left(table)))
         link.execute(f"DROP TABLE pg_temp.{IDS}")
         second = right(link, model, facts.revision)
         mapped = _map_right(second)
@@ -152,7 +152,7 @@ def _order(model: Model, table: str) -> sql.Composed:
     first = [name for name in ("sequence_id", "sequence_number", "created_at") if name in names]
     ids = [name for name in names if name == "id" or name.endswith("_id")]
     ignored = sql.Literal([*ids, *OF_SERVER])
-    parts = [sql.SQL("s.{}").format(_name(name)) for name in first]
+    parts = [sql.SQL("s.{}").format(quoted(name)) for name in first]
     return sql.SQL(", ").join([*parts, sql.SQL("(to_jsonb(s) - {}::text[])::text").format(ignored)])
 
 
@@ -193,7 +193,7 @@ def _text_of(
     from psycopg import sql
 
     both = "ARRAY[left(l.{0}::text, 200), left(r.{0}::text, 200)]" if each else ""
-    parts = [sql.SQL(pattern.replace("{1}", both)).format(_name(name)) for name in names]
+    parts = [sql.SQL(pattern.replace("{1}", both)).format(quoted(name)) for name in names]
     return sql.SQL(joined or (", " if each else " || ' ' || ")).join(parts)
 
 
@@ -213,9 +213,3 @@ def _of_left(table: str) -> sql.Identifier:
     from psycopg import sql
 
     return sql.Identifier("pg_temp", _left(table))
-
-
-def _name(name: str) -> sql.Identifier:
-    from psycopg import sql
-
-    return sql.Identifier(name)

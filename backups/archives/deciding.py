@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from backups.archives.closure import COMMON, OF_SERVER, Closure, Role
 from backups.archives.file import Header
 from backups.archives.removing import content_links, used_by_others
-from backups.archives.staging import FATE, LEFT_ALONE, MADE, THERE, Staging, equal, roots
+from backups.archives.staging import (
+    FATE,
+    LEFT_ALONE,
+    MADE,
+    THERE,
+    Staging,
+    equal,
+    literal,
+    quoted,
+    roots,
+)
 from infra.errors import LettaOpsError
 
 if TYPE_CHECKING:
@@ -67,7 +77,7 @@ def _match_organizations(staging: Staging) -> None:
         ).fetchall()
         for old, new in rows:
             staging.map_ids("VALUES (%s, %s)", values=[old, new])
-            _set_fate(staging, table, LEFT_ALONE, "s.id = {2}", _literal(old))
+            _set_fate(staging, table, LEFT_ALONE, "s.id = {2}", literal(old))
             for each in staging.tables:
                 for link in staging.model.of_child(each):
                     if link.parent == table:
@@ -188,13 +198,13 @@ def _follow_parents(staging: Staging) -> None:
                 LEFT_ALONE,
                 f"({columns}) IN ({parents})",
                 parent,
-                _literal(LEFT_ALONE),
+                literal(LEFT_ALONE),
             )
             _set_fate(
                 staging, table, THERE,
                 f"s.{FATE} = {MADE} AND ({columns}) IN ({parents}) AND EXISTS"
                 " (SELECT FROM {4} l WHERE {5})",
-                parent, _literal(THERE), staging.model.table(table),
+                parent, literal(THERE), staging.model.table(table),
                 equal(staging.model.primary(table), "s", "l"),
             )  # fmt: skip
 
@@ -254,7 +264,7 @@ def _renumber(staging: Staging) -> None:
             live, staged, name = (
                 staging.model.table(table),
                 staging.staged(table),
-                _name(column.name),
+                quoted(column.name),
             )
             taken = staging.value(
                 f"SELECT count(*) FROM {{0}} s JOIN {{1}} l USING ({{2}}) WHERE s.{FATE} = {MADE}",
@@ -270,8 +280,9 @@ def _renumber(staging: Staging) -> None:
             sequence = column.default[len("nextval(") : -1]
             staging.run(
                 f"SELECT setval({sequence}, found) FROM (SELECT max({{1}}) AS found FROM {{0}}"
-                f" WHERE {FATE} = {MADE}) m WHERE found > (SELECT last_value FROM pg_sequences WHERE"
-                f" format('%I.%I', schemaname, sequencename)::regclass = {sequence})",
+                f" WHERE {FATE} = {MADE}) m WHERE found > (SELECT coalesce(last_value, 0)"
+                f" FROM pg_sequences"
+                f" WHERE format('%I.%I', schemaname, sequencename)::regclass = {sequence})",
                 staged, name,
             )  # fmt: skip
 
@@ -291,23 +302,11 @@ def _set_fate(
     staging.run(
         f"UPDATE {{0}} s SET {FATE} = {{1}} WHERE {condition}",
         staging.staged(table),
-        _literal(fate),
+        literal(fate),
         *parts,
     )
 
 
 def _count(staging: Staging, table: str, fate: int) -> int:
     query = f"SELECT count(*) FROM {{}} WHERE {FATE} = {{}}"
-    return int(staging.value(query, staging.staged(table), _literal(fate)))
-
-
-def _literal(value: object) -> sql.Literal:
-    from psycopg import sql
-
-    return sql.Literal(value)
-
-
-def _name(name: str) -> sql.Identifier:
-    from psycopg import sql
-
-    return sql.Identifier(name)
+    return int(staging.value(query, staging.staged(table), literal(fate)))

@@ -89,7 +89,7 @@ class Staging:
             "SELECT s.id, regexp_replace(s.id, {1}, '') || gen_random_uuid() FROM {0} s"
             f" WHERE s.id ~ {{1}} AND {condition}",
             self.staged(table),
-            _literal(UUID_AT_THE_END),
+            literal(UUID_AT_THE_END),
             *parts,
         )
 
@@ -104,7 +104,7 @@ class Staging:
                     self.run(
                         f"UPDATE {{0}} s SET {{1}} = m.new FROM pg_temp.{IDS} m WHERE s.{{1}} = m.old",
                         self.staged(table),
-                        _name(column.name),
+                        quoted(column.name),
                     )
                 elif column.type in JSON_TYPES:
                     self._map_json(table, column.name, column.type)
@@ -122,7 +122,7 @@ class Staging:
         with self.link.cursor() as cursor:
             found = self.run(
                 "SELECT ctid::text, {0}::text FROM {1} WHERE {0}::text ~ {2}",
-                _name(column), self.staged(table), _literal(ID_IN_POSTGRES),
+                quoted(column), self.staged(table), literal(ID_IN_POSTGRES),
             )  # fmt: skip
             while rows := found.fetchmany(ROWS_AT_ONCE):
                 new = self._new_of(
@@ -140,7 +140,7 @@ class Staging:
     def _composed(self, query: str, table: str, column: str) -> sql.Composed:
         from psycopg import sql
 
-        return sql.SQL(query).format(self.staged(table), _name(column))
+        return sql.SQL(query).format(self.staged(table), quoted(column))
 
     def _new_of(self, old: set[str]) -> Mapping[str, str]:
         query = f"SELECT old, new FROM pg_temp.{IDS} WHERE old = ANY(%s)"
@@ -154,7 +154,7 @@ class Staging:
 
         columns = [sql.SQL("s." + column) for column in link.columns]
         pairs = sql.SQL(" AND ").join(
-            sql.SQL("p.{} = {}").format(_name(key), column)
+            sql.SQL("p.{} = {}").format(quoted(key), column)
             for key, column in zip(link.keys, columns, strict=True)
         )
         parents = [self.model.table(link.parent)]
@@ -179,11 +179,11 @@ def empty(
     for table in staging.tables:
         staging.run(
             "CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA",
-            _name(table), names_of(tables[table]), model.table(table),
+            quoted(table), names_of(tables[table]), model.table(table),
         )  # fmt: skip
         staging.run(
             "ALTER TABLE {} ADD COLUMN {} smallint NOT NULL DEFAULT 0",
-            staging.staged(table), _name(FATE),
+            staging.staged(table), quoted(FATE),
         )  # fmt: skip
     return staging
 
@@ -223,7 +223,7 @@ def equal(columns: tuple[str, ...], left: str, right: str, *, nulls: bool = Fals
 
     how = " IS NOT DISTINCT FROM " if nulls else " = "
     return sql.SQL(" AND ").join(
-        sql.SQL(f"{left}.{{0}}{how}{right}.{{0}}").format(_name(column)) for column in columns
+        sql.SQL(f"{left}.{{0}}{how}{right}.{{0}}").format(quoted(column)) for column in columns
     )
 
 
@@ -241,7 +241,7 @@ def keep_only(staging: Staging, agents: list[str]) -> None:
     for table in staging.tables:
         staging.run(
             "CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT ctid AS place {}",
-            _name(f"stays {table}"),
+            quoted(f"stays {table}"),
             closure.rows(table),
         )
     for table in staging.tables:
@@ -255,7 +255,7 @@ def _with_ids(text: str, new: Mapping[str, str]) -> str:
     return re.sub(ID_IN_JSON, lambda match: f'"{new.get(match[1], match[1])}"', text)
 
 
-def _name(name: str) -> sql.Identifier:
+def quoted(name: str) -> sql.Identifier:
     from psycopg import sql
 
     return sql.Identifier(name)
@@ -267,7 +267,7 @@ def names_of(names: Iterable[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
-def _literal(value: Any) -> sql.Literal:
+def literal(value: Any) -> sql.Literal:
     from psycopg import sql
 
     return sql.Literal(value)

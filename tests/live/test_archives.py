@@ -429,3 +429,67 @@ def test_a_group_comes_with_its_members_and_goes_back_together(
     assert row is not None
     assert {row[0], row[1]} == set(ids.values())
     assert row[2] == [row[1]]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(second_stack: Stack) -> Stack:
+    """Another server, with another database and another key."""
+    second_stack.up("--no-smoke")
+    return second_stack
+
+
+def test_an_agent_moves_to_another_server_with_everything_but_its_secrets(
+    house: Stack, rich: Rich, elsewhere: Stack, tmp_path: Path
+) -> None:
+    path = archived(house, rich.id, tmp_path)
+    refused = elsewhere.run("--json", "agent", "restore", str(path))
+    assert refused.json["error"]["code"] == "other-encryption-key"
+    elsewhere.json("agent", "restore", str(path), "--without-secrets")
+    there = elsewhere.json("agent", "show", rich.id)
+    here = house.json("agent", "show", rich.id)
+    assert there["counts"] == {**here["counts"], "secrets": 0}
+    assert there["blocks"] == here["blocks"]
+    with elsewhere.administrator() as link:
+        row = link.execute(
+            "SELECT nextval('message_seq_id') > (SELECT max(sequence_id) FROM messages)"
+        ).fetchone()
+    assert row == (True,)
+    with api(elsewhere.deployment) as client:
+        assert say(client, rich.id, "Where am I?")
+    # Once more, where all of it is: nothing is there twice.
+    elsewhere.json("agent", "delete", rich.id, "--yes")
+    elsewhere.json("agent", "restore", str(path), "--without-secrets")
+    assert elsewhere.json("agent", "show", rich.id)["counts"] == there["counts"]
+    elsewhere.json("agent", "delete", rich.id, "--yes")
+
+
+def test_a_fleet_moves_by_the_api_alone(
+    house: Stack, rich: Rich, elsewhere: Stack, tmp_path: Path
+) -> None:
+    def by_api(stack: Stack) -> dict[str, str]:
+        server = stack.deployment.server
+        assert server.password is not None
+        return {
+            "LETTA_OPS_SERVER_URL": server.url,
+            "LETTA_OPS_SERVER_PASSWORD": server.password.reveal(),
+            "LETTA_OPS_STATE": str(tmp_path / "state"),
+        }
+
+    def run(stack: Stack, *words: str) -> Any:
+        answer = stack.machine.run(LETTA_OPS, "--json", *words, environment=by_api(stack))
+        assert answer.code == 0, answer.out + answer.err
+        return answer.json
+
+    words = ("agent", "export", "--name", rich.name, "-o", str(tmp_path / "out"))
+    (row,) = run(house, *words)["agents"]
+    assert row["lost"]["passages"] == 2
+    taken = run(elsewhere, "agent", "import", str(tmp_path / "out"))
+    (made,) = taken["agents"]
+    shown = run(elsewhere, "agent", "show", made["id"])
+    assert {block["label"] for block in shown["blocks"]} == {"human", "house"}
+    assert "Hello" in [
+        message["text"] for message in run(elsewhere, "agent", "messages", made["id"])
+    ]
+    with api(elsewhere.deployment) as client:
+        assert say(client, made["id"], "Where am I?")
+        client.agents.delete(made["id"])

@@ -185,7 +185,8 @@ def delete_agents(
     if output is not None:
         check_output(output.expanduser(), overwrite=False)
     with agents_in(deployment) as (link, model):
-        found = list(with_members(link, model, find_agents(link, model, agents)))
+        wanted = find_agents(link, model, agents)
+        found = list(with_members(link, model, wanted, helpers=True))
     if dry_run:
         present(invocation, {"dry_run": True, "agents": found}, _render_deleted)
         return
