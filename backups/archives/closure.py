@@ -296,6 +296,20 @@ class Closure:
         keyed = any(link.keyed for link in direct)
         return [*direct, *(() if keyed else self._pointing(table, (Role.OWN,)))]
 
+    def needs(self, table: str) -> set[str]:
+        """The table, and all those whose rows are looked at to find its own."""
+        found: set[str] = set()
+        left = [table]
+        while left:
+            here = left.pop()
+            if here not in found:
+                found.add(here)
+                left += [
+                    link.parent if link.child == here else link.child
+                    for link in (self.ways(here) if here != ROOT else ())
+                ]
+        return found
+
     def _pointing(self, table: str, roles: Sequence[Role]) -> Iterator[Link]:
         return (
             link

@@ -8,9 +8,11 @@ then it is read once more.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from backups.archives.agents import find_agents
 from backups.archives.closure import (
@@ -36,12 +38,14 @@ from backups.sources.rows import COLUMNS, raw_rows
 from backups.stores.store import Store
 from backups.streams import chunks_of
 from backups.table_of_contents import reader_of
+from infra.background import Background
 from infra.errors import LettaOpsError
 from infra.process import Report, command, filtered
 
 if TYPE_CHECKING:
     import psycopg
 
+HELD = 16 << 20  # bytes of wanted rows that are held in memory
 LIGHT = 20_000  # rows: a table with no more is staged whole
 COPY = re.compile(rb"COPY (\S+)\.(\S+) \((.*)\) FROM stdin;\n")
 FIRST = (ROOT, *MEMBERSHIP)  # say which agents are wanted
@@ -74,9 +78,7 @@ def stage_from_backup(
                 f"the dump of backup {backup.id} has no rows of {', '.join(sorted(before))}",
                 "use another backup (`letta-ops backup list`)",
             )
-    for part in backup.manifest.parts:
-        if part.table is not None:
-            reading.read_rows(part.name, part.table.partition(".")[2])
+    reading.take_rows()
     keep_only(staging, list(reading.agents))
     return staging, reading.header()
 
@@ -102,6 +104,7 @@ class _Reading:
         self._wanted = wanted
         self.agents: tuple[str, ...] = ()
         self.providers: dict[str, str] = {}
+        self._rows: dict[str, tuple[list[str], Background[IO[bytes]]]] = {}
         record = backup.manifest.database
         self._schema = str(record.schema)
         self._apart = {
@@ -152,21 +155,37 @@ class _Reading:
             for _ in chunks:
                 pass  # to its end, where it is compared with the manifest
 
-    def read_rows(self, part: str, table: str) -> None:
-        """Take rows of a table with vectors, which lie apart from the dump."""
-        if table not in self._sizes:
-            return
-        chosen = self._by_keys(table)
-        link = self._staging.link
-        names = [row[0] for row in link.execute(COLUMNS, [self._staging.model.schema, table])]
-        columns = {} if chosen is None else chosen.columns
-        places = [(names.index(name), values) for name, values in columns.items()]
+    def take_rows(self) -> None:
+        """Stage the rows of tables with vectors, which lie apart from the dump."""
+        self._begin_rows()
+        for table, (names, reading) in self._rows.items():
+            with reading.result() as file:
+                self._staging.load(table, names, BINARY, chunks_of(file))
 
+    def _begin_rows(self) -> None:
+        """Begin to read, beside the dump, the rows of each table whose keys can be told by now."""
+        for part in self._backup.manifest.parts:
+            table = (part.table or "").partition(".")[2]
+            if table not in self._sizes or table in self._rows or not self.agents:
+                continue
+            chosen = self._by_keys(table)
+            if chosen is not None:
+                columns = self._staging.link.execute(COLUMNS, [self._staging.model.schema, table])
+                names = [row[0] for row in columns]
+                places = [(names.index(name), each) for name, each in chosen.columns.items()]
+                work = partial(self._wanted_rows, part.name, places)
+                self._rows[table] = names, Background(work, part.name)
+
+    def _wanted_rows(self, part: str, places: Sequence[tuple[int, set[bytes]]]) -> IO[bytes]:
         def is_wanted(fields: Sequence[bytes | None]) -> bool:
             return any(fields[place] in values for place, values in places)
 
+        file = tempfile.SpooledTemporaryFile(HELD)  # noqa: SIM115  # its reader closes it
         with opened_part(self._store, self._backup, part, self._key) as source:
-            self._staging.load(table, names, BINARY, raw_rows(source, is_wanted))
+            for piece in raw_rows(source, is_wanted):
+                file.write(piece)
+        file.seek(0)
+        return cast("IO[bytes]", file)
 
     def _take(self, statement: bytes, rows: Iterator[bytes]) -> None:
         found = COPY.fullmatch(statement)
@@ -181,6 +200,7 @@ class _Reading:
                 self._staging.load(table, names, TEXT, pieces)
                 self.left.discard(table)
                 self._resolve()
+                self._begin_rows()
         for _ in rows:
             pass
 
@@ -214,7 +234,7 @@ class _Reading:
         for link in links:
             points = link.child == table
             other = link.parent if points else link.child
-            if other in self.left:
+            if closure.needs(other) & self.left:
                 return None
             column = _bare(link.columns[0].encode()) if points else link.keys[0]
             chosen.columns.setdefault(column, set()).update(self._keys(closure, link, table))

@@ -166,7 +166,7 @@ def _version(folder: Path) -> tuple[int, ...]:
 
 def _here(interpreter: Path, question: str) -> Finished:
     job = command(
-        interpreter, "-I", script.__file__, environment={}, directory=Path("/"), stdin=question,
+        interpreter, "-I", script.__file__, environment={}, directory=Path("/"), stdin=f"{question}\n",
         timeout=SECONDS,
     )  # fmt: skip
     return attempt(job, code="agent-judge-failed", hint=HINT, what="judging the agent file")

@@ -1,6 +1,6 @@
 """Judges agent files by the release's own schema and id checks, in the release's interpreter.
 
-Reads a JSON list of the files' contents from stdin; writes one line of JSON: for each file the
+Reads a JSON list of the files' contents, in one line, from stdin; writes one line of JSON: for each file the
 errors, each with `loc` (pydantic's), `type`, `message` and what was `expected`. Standard library
 and the release only.
 """
@@ -35,7 +35,7 @@ AGENT = "agent-00000000-0000-4000-8000-000000000000"
 
 def main() -> None:
     out, sys.stdout = sys.stdout, sys.stderr  # the release may print while it is imported
-    contents = json.load(sys.stdin)
+    contents = json.loads(sys.stdin.readline())  # nobody closes it where this runs in a container
     version = release_version()
     sys.meta_path.insert(0, Stubs())
     judge = importlib.import_module(JUDGE)
