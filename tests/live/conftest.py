@@ -27,6 +27,8 @@ ALSO_ON_DOCKER = (
     "test_port.py",
     "test_lost_data.py",
     "test_a_drill_passes_is_kept_beside_the_backup_and_touches_nothing_alive",
+    "test_one_agent_comes_out_of_a_backup_while_the_server_serves",
+    "test_the_release_judges_files_before_anything_is_sent",
 )
 # Files that take longest come first, so that no worker has one of them left when others are done.
 HEAVIEST_FIRST = (

@@ -1,7 +1,7 @@
 """Judges agent files by the release's own schema and id checks, in the release's interpreter.
 
-Reads a JSON list of the files' contents, in one line, from stdin; writes one line of JSON: for each file the
-errors, each with `loc` (pydantic's), `type`, `message` and what was `expected`. Standard library
+Reads a JSON list of the files' contents from stdin, in one line; writes one line of JSON: for each file
+the errors, each with `loc` (pydantic's), `type`, `message` and what was `expected`. Standard library
 and the release only.
 """
 
