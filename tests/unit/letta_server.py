@@ -91,7 +91,8 @@ class FakeLetta:
             if len(made) == self.fails_after:
                 return 400, {"detail": "Import failed: 'message-7'"}
             name = form.get("name", agent["name"])
-            made.append(self.make(name, *agent["tags"], metadata=agent.get("metadata")))
+            tags = agent.get("tags") or ()
+            made.append(self.make(name, *tags, metadata=agent.get("metadata")))
         return 200, {"agent_ids": made}
 
     def _page(self, query: Query) -> tuple[int, Any]:

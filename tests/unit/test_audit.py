@@ -132,7 +132,10 @@ def _work(error: BaseException | None) -> None:
 
 
 @pytest.fixture
-def letta(folder: StackFolder) -> Iterator[FakeLetta]:
+def letta(
+    folder: StackFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[FakeLetta]:
+    monkeypatch.setenv("LETTA_OPS_CACHE", str(tmp_path / "cache"))  # no release to be asked
     with serving() as server:
         values = {"server.url": server.url, "server.password": PASSWORD}
         remember(folder.profile, values)
