@@ -100,13 +100,14 @@ def joined(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def compressed(chunks: Iterable[bytes], plain: Tally) -> Iterator[bytes]:
-    """Yield zstd of `chunks`, which `plain` counts. Two threads of its own, outside of Python."""
+def compressed(chunks: Iterable[bytes], plain: Tally | None = None) -> Iterator[bytes]:
+    """Yield zstd of `chunks`; `plain` counts them. Two threads of its own, outside of Python."""
     import zstandard
 
     compressor = zstandard.ZstdCompressor(level=LEVEL, threads=2, write_checksum=True).compressobj()
     for chunk in chunks:
-        plain.add(chunk)
+        if plain is not None:
+            plain.add(chunk)
         if data := compressor.compress(chunk):
             yield data
     yield compressor.flush()

@@ -188,7 +188,9 @@ def _meet(staging: Staging, table: str) -> None:
 def _follow_parents(staging: Staging) -> None:
     """Content of what is left alone is left alone; of what is there, it is made where it is missing."""
     for table in staging.tables:
-        for link in content_links(staging.model, table):
+        links = list(content_links(staging.model, table))
+        # Between a block and somebody's identity the block decides: the identity is always there.
+        for link in [each for each in links if each.parent not in COMMON] or links:
             parents = f"SELECT {', '.join(link.keys)} FROM {{2}} WHERE {FATE} = {{3}}"
             columns = ", ".join(f"s.{column}" for column in link.columns)
             parent = staging.staged(link.parent)

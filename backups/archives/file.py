@@ -137,7 +137,7 @@ def write_archive(path: Path, chunks: Iterable[bytes], encryption: Encryption) -
     draft = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as sink:
-            source = ChunkSource(compressed(chunks, Tally()))
+            source = ChunkSource(compressed(chunks))
             if encryption.sealed_identity is not None:
                 sealed = encryption.sealed_identity
                 sink.write(SEALED + b"%d\n" % len(sealed) + sealed)

@@ -71,7 +71,8 @@ def rich_agent(stack: Stack) -> Rich:
         _until_embedded(client, folder.id)
         client.agents.folders.attach(folder.id, agent_id=agent.id)
         identity = {"identifier_key": mark, "name": "Person", "identity_type": "user"}
-        client.post("/v1/identities/", cast_to=object, body={**identity, "agent_ids": [agent.id]})
+        owned = {"agent_ids": [agent.id], "block_ids": [block.id]}
+        client.post("/v1/identities/", cast_to=object, body={**identity, **owned})
         archive = next(iter(client.agents.passages.list(agent.id))).archive_id
     return Rich(agent.id, name, block.id, str(archive), talk.id)
 

@@ -23,8 +23,8 @@ from tests.live.machine import LETTA_OPS, ROOT, Stack, kill_tree, wait_until
 EVERYTHING = {
     "agents": 1, "agents_tags": 2, "agent_environment_variables": 1, "archival_passages": 2,
     "archives": 1, "block": 2, "conversations": 1, "conversation_messages": 2, "file_contents": 1,
-    "files": 1, "files_agents": 1, "identities": 1, "identities_agents": 1, "messages": 5,
-    "organizations": 1, "run_metrics": 1, "runs": 1, "source_passages": 1, "sources": 1,
+    "files": 1, "files_agents": 1, "identities": 1, "identities_agents": 1, "identities_blocks": 1,
+    "messages": 5, "organizations": 1, "run_metrics": 1, "runs": 1, "source_passages": 1, "sources": 1,
     "step_metrics": 1, "steps": 1, "tools": 1, "tools_agents": 1,
 }  # fmt: skip
 

@@ -190,7 +190,7 @@ def test_changes_are_in_the_database_where_its_reader_finds_them(
 ) -> None:
     stack.json("up", "--no-smoke")
     (agent,) = stack.json("agent", "import", str(EXAMPLE), *HANDLES)["agents"]
-    stack.json("agent", "import", str(EXAMPLE), "--model", "none/such", code=1)
+    stack.json("agent", "import", str(EXAMPLE), "--model", "none/such", "--again", code=1)
     stack.json("preview")
     failed, imported, up = stack.json("audit", "list", "--limit", "3")
     assert [each["command"] for each in (failed, imported, up)] == [
