@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from psycopg import sql
 
 # Never shown, whatever they hold.
-SECRET = ("value", "token", "custom_headers")
+SECRET = ("value", "token", "custom_headers", "stdio_config")
 SHOWN = 60
 LISTED = 100
 # What says nothing of an agent that has other ids: numbers of a server's own.

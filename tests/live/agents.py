@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.api import api
-from tests.live.machine import Stack
+from tests.live.machine import Stack, wait_until
 
 TOOL = '''
 def {name}(thing: str) -> str:
@@ -87,17 +87,23 @@ def say(client: Any, agent: str, text: str) -> list[str]:
     ]
 
 
-def asked(stack: Stack, agent: str) -> Any:
-    """What reached the model last in the agent's name: the messages of the request."""
-    query = (
-        "SELECT request_json FROM provider_traces WHERE agent_id = %s"
-        " ORDER BY created_at DESC LIMIT 1"
-    )
-    with stack.administrator() as link:
-        row = link.execute(query, [agent]).fetchone()
-    assert row is not None
-    request = row[0] if isinstance(row[0], dict) else json.loads(row[0])
-    return request["messages"]
+def asked(stack: Stack, agent: str, text: str, nth: int) -> Any:
+    """What reached the model in the agent's name when it was told `text` for the `nth` time: the messages
+    of the request. Letta writes them down beside its answer."""
+    found: list[Any] = []
+
+    def written() -> bool:
+        with stack.administrator() as link:
+            rows = link.execute(
+                "SELECT request_json FROM provider_traces WHERE agent_id = %s ORDER BY created_at",
+                [agent],
+            ).fetchall()
+        requests = [row[0] if isinstance(row[0], dict) else json.loads(row[0]) for row in rows]
+        found[:] = [each["messages"] for each in requests if text in json.dumps(each["messages"])]
+        return len(found) >= nth
+
+    wait_until("the request is written down", written)
+    return found[nth - 1]
 
 
 def _until_embedded(client: Any, folder: str) -> None:

@@ -117,12 +117,12 @@ def test_what_reaches_the_model_next_is_the_same_byte_by_byte(
     path = archived(house, rich.id, tmp_path)
     with api(house.deployment) as client:
         say(client, rich.id, ANOTHER)
-    before = asked(house, rich.id)
+    before = asked(house, rich.id, ANOTHER, 1)
     house.json("agent", "restore", str(path), "--on-conflict", "replace", "--yes")
     equal(house, path, rich.id)
     with api(house.deployment) as client:
         say(client, rich.id, ANOTHER)
-    assert json.dumps(asked(house, rich.id)) == json.dumps(before)
+    assert json.dumps(asked(house, rich.id, ANOTHER, 2)) == json.dumps(before)
 
 
 def test_an_agent_that_is_there_is_only_replaced_when_told_and_archived_first(
