@@ -17,7 +17,9 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def in_parallel(do: Callable[[Given], Made], items: Sequence[Given]) -> list[Made]:
+def in_parallel(
+    do: Callable[[Given], Made], items: Sequence[Given], threads: int = THREADS
+) -> list[Made]:
     """Return `do(item)` of every item, in their order; the first error stops the rest and is raised.
 
     The threads are daemons, which those of `concurrent.futures` are not: a store that hangs must not
@@ -38,7 +40,7 @@ def in_parallel(do: Callable[[Given], Made], items: Sequence[Given]) -> list[Mad
             except BaseException as error:  # noqa: BLE001  # raised below, where somebody sees it
                 failures.append(error)
 
-    for worker in [Background(work) for _ in range(min(THREADS, len(items)))]:
+    for worker in [Background(work) for _ in range(min(threads, len(items)))]:
         worker.wait()
     if failures:
         raise failures[0]

@@ -86,14 +86,14 @@ def chunks_of(source: Any, size: int = CHUNK) -> Iterator[bytes]:
         yield data
 
 
-def joined(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
-    """Yield the same bytes in fewer and larger pieces."""
+def joined(pieces: Iterable[bytes | bytearray | memoryview], least: int = CHUNK) -> Iterator[bytes]:
+    """Yield the same bytes in fewer and larger pieces: of at least so many bytes, but for the last."""
     held: list[bytes | bytearray | memoryview] = []
     size = 0
     for piece in pieces:
         held.append(piece)
         size += len(piece)
-        if size >= CHUNK:
+        if size >= least:
             yield b"".join(held)
             held, size = [], 0
     if held:

@@ -10,7 +10,7 @@ from backups.archives.closure import ROOT, Model, read_model
 from backups.contents import settle
 from backups.sources.postgres import refused
 from infra.database.connection import database_of
-from infra.database.facts import database_facts
+from infra.database.facts import DatabaseFacts, database_facts
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.targets import host
@@ -18,34 +18,51 @@ from infra.targets import host
 if TYPE_CHECKING:
     import psycopg
 
+    from infra.database.administration import DatabaseAccess
+
 
 @contextmanager
 def agents_in(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Model]]:
     """Yield the deployment's database in one snapshot, and the model of its Letta tables.
 
+    Raises LettaOpsError like `letta_tables`.
+    """
+    with (
+        host(deployment).administrator() as access,
+        letta_tables(access, database_of(deployment).name, "READ ONLY") as (link, model, _),
+    ):
+        yield link, model
+
+
+@contextmanager
+def letta_tables(
+    access: DatabaseAccess, name: str, mode: str
+) -> Iterator[tuple[psycopg.Connection[Any], Model, DatabaseFacts]]:
+    """Yield a transaction in database `name` that sees nothing of what others do meanwhile; what is not
+    committed is undone in the end. `mode` is `READ ONLY` or `READ WRITE`.
+
     Raises LettaOpsError: `not-letta`, `database-refused`, and those of the way there.
     """
     import psycopg
 
-    database = database_of(deployment)
-    with host(deployment).administrator() as access, access.examine(database.name) as link:
+    with access.examine(name) as link:
         try:
             settle(link)
-            schema = database_facts(link).schema
-            if schema is None:
+            facts = database_facts(link)
+            if facts.schema is None:
                 raise LettaOpsError(
                     "not-letta",
-                    f"the database {database.name} holds no Letta tables",
+                    f"the database {name} holds no Letta tables",
                     "see with `letta-ops check` whether this is the server's database",
                 )
-            link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield link, read_model(link, schema)
+            link.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ {mode}")
+            yield link, read_model(link, facts.schema), facts
         except psycopg.Error as error:
             if link.broken:
                 raise  # `connect` tells it
-            raise refused(error, database.name) from None
+            raise refused(error, name) from None
         finally:
-            link.close()  # it has only read: there is nothing to commit
+            link.close()
 
 
 def find_agents(

@@ -33,6 +33,7 @@ from backups.streams import (
     chunks_of,
     compressed,
     decompressed,
+    joined,
     pulled,
 )
 from infra.errors import LettaOpsError
@@ -110,7 +111,7 @@ class Counted:
 
 
 # Gives the pieces of a table, and how many rows they held when they have ended.
-Rows = Callable[[str], tuple[Iterable[bytes], Callable[[], int]]]
+Rows = Callable[[str], tuple[Iterable[bytes | bytearray | memoryview], Callable[[], int]]]
 
 
 def packed(header: Header, rows: Rows) -> Iterator[bytes]:
@@ -120,7 +121,7 @@ def packed(header: Header, rows: Rows) -> Iterator[bytes]:
     for table in header.tables:
         tally = Tally()
         pieces, count = rows(table)
-        for number, piece in enumerate(_in_pieces(pieces), 1):
+        for number, piece in enumerate(joined(pieces, PIECE), 1):
             tally.add(piece)
             yield from _member(f"rows/{table}/{number:04}", piece)
         counted[table] = asdict(Counted(count(), tally.sha256))
@@ -398,15 +399,3 @@ def _member(name: str, data: bytes) -> Iterator[bytes]:
     yield member.tobuf(tarfile.PAX_FORMAT)
     yield data
     yield bytes(-len(data) % tarfile.BLOCKSIZE)
-
-
-def _in_pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    held, size = [], 0
-    for chunk in chunks:
-        held.append(chunk)
-        size += len(chunk)
-        if size >= PIECE:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)

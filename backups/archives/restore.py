@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backups.archives.closure import ROOT, Model, read_model
+from backups.archives.agents import letta_tables
+from backups.archives.closure import ROOT, Model
 from backups.archives.deciding import decide
 from backups.archives.file import Header, open_archive
 from backups.archives.from_backup import stage_from_backup
 from backups.archives.removing import deferred, remove
 from backups.archives.staging import FATE, MADE, Staging, equal, keep_only, roots, stage
 from backups.catalog import Backup
-from backups.contents import settle
 from backups.opening import Key
-from backups.sources.postgres import refused
 from backups.stores.store import Store
 from infra.database.connection import database_of
-from infra.database.facts import database_facts
+from infra.database.facts import DatabaseFacts
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
@@ -153,23 +152,16 @@ def put(
 
 
 @contextmanager
-def live(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Model, Any]]:
+def live(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Model, DatabaseFacts]]:
     """The live database as its owner, in a transaction that sees nothing of what others do meanwhile."""
     import psycopg
 
-    database = database_of(deployment)
-    with host(deployment).owner() as access, access.examine(database.name) as link:
+    with (
+        host(deployment).owner() as access,
+        letta_tables(access, database_of(deployment).name, "READ WRITE") as opened,
+    ):
         try:
-            settle(link)
-            facts = database_facts(link)
-            if facts.schema is None:
-                raise LettaOpsError(
-                    "not-letta",
-                    f"the database {database.name} holds no Letta tables",
-                    "see with `letta-ops check` whether this is the server's database",
-                )
-            link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-            yield link, read_model(link, facts.schema), facts
+            yield opened
         except psycopg.errors.SerializationFailure:
             raise LettaOpsError(
                 "agent-in-use",
@@ -183,12 +175,6 @@ def live(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Mode
                 " nothing was changed",
                 "with --new-ids the agent comes beside what is there",
             ) from None
-        except psycopg.Error as error:
-            if link.broken:
-                raise  # `connect` tells it
-            raise refused(error, database.name) from None
-        finally:
-            link.close()  # what was not committed is undone
 
 
 def ensure_revision(

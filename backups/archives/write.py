@@ -14,7 +14,6 @@ from backups.archives.file import ArchivedTable, Header, packed, write_archive
 from backups.catalog import deployment_id
 from backups.contents import OF_PGVECTOR
 from backups.encryption import encryption_of
-from backups.streams import joined
 from infra.database.facts import database_facts
 from infra.process import Report
 from infra.stack.deployment import Deployment
@@ -66,7 +65,7 @@ def archive(
         header = _header(deployment, link, model, agents)
         counts: dict[str, int] = {}
 
-        def rows(table: str) -> tuple[Iterable[bytes], Any]:
+        def rows(table: str) -> tuple[Iterable[bytes | bytearray | memoryview], Any]:
             return _rows(link, closure, header.tables[table], table, counts), lambda: counts[table]
 
         size = write_archive(path, packed(header, rows), encryption)
@@ -135,11 +134,11 @@ def _rows(
     archived: ArchivedTable,
     table: str,
     counts: dict[str, int],
-) -> Iterator[bytes]:
+) -> Iterator[bytes | bytearray | memoryview]:
     query = copy_of(closure, archived, table)
     with link.cursor() as cursor:
         with cursor.copy(query) as rows:
-            yield from joined(rows)
+            yield from rows  # put together where they are written
         counts[table] = cursor.rowcount
 
 

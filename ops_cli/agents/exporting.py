@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,13 +110,8 @@ def export_agents(
             kept = {**known, **entries}
             save(json.dumps({"agents": list(kept.values())}, indent=1), folder / INDEX)
 
-    in_batches(one, agents)
+    in_parallel(one, agents, TOGETHER)
     return [entries[agent.id] for agent in agents]
-
-
-def in_batches(do: Callable[[AgentSummary], None], agents: Sequence[AgentSummary]) -> None:
-    for start in range(0, len(agents), TOGETHER):
-        in_parallel(do, agents[start : start + TOGETHER])
 
 
 def plain_name(name: str) -> str:

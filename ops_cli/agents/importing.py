@@ -95,10 +95,7 @@ def import_files(
         report(f"import: {files[number].source}: {len(made.agents)} agent(s)")
         return made
 
-    results: list[Imported | LettaOpsError] = []
-    for start in range(0, len(files), TOGETHER):
-        results += in_parallel(one, range(start, min(start + TOGETHER, len(files))))
-    return results
+    return in_parallel(one, range(len(files)), TOGETHER)
 
 
 def content_hash(content: dict[str, Any]) -> str:
