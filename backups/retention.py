@@ -75,6 +75,58 @@ def overdue(
     ]
 
 
+@dataclass(frozen=True)
+class End:
+    """A backup goes at the latest when the moment has come, there are so many newer backups, and none
+    of the reasons holds any more."""
+
+    latest: dt.datetime
+    newer: int
+    reasons: tuple[str, ...]
+
+
+def end_of(
+    backup: Backup, backups: Sequence[Backup], retention: Retention, now: dt.datetime
+) -> End:
+    """When `backup`, one of `backups`, will go by `retention`, if each coming period has a backup."""
+    newest_first = sorted(backups, key=_moment, reverse=True)
+    label = backup.manifest.label
+    group = [each for each in newest_first if each.manifest.label == label]
+    rank = group.index(backup)
+    made = backup.manifest.created_at
+    moments = [made + dt.timedelta(hours=retention.within)]
+    for unit, pattern in PERIODS.items():
+        count = getattr(retention, unit)
+        kept = [each for each, _ in _newest_of_each(group, pattern, count)]
+        if backup in kept:
+            newest = group[0].manifest.created_at.astimezone(dt.UTC)
+            # The period of now may have its backup yet to come.
+            has_one = newest.strftime(pattern) == now.strftime(pattern)
+            lacking = count - kept.index(backup) - (not has_one)
+            moments.append(_beginning(unit, now, lacking))
+    reasons = tuple(reason for each, reason in _protected(newest_first) if each is backup)
+    return End(
+        max(moments),
+        max(retention.last - rank, int(rank == 0)),
+        tuple(reason for reason in reasons if reason != NEWEST),
+    )
+
+
+def _beginning(unit: str, moment: dt.datetime, number: int) -> dt.datetime:
+    """When the `number`th period after that of `moment` (UTC) begins."""
+    day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    if unit == "hourly":
+        return day.replace(hour=moment.hour) + dt.timedelta(hours=number)
+    if unit == "daily":
+        return day + dt.timedelta(days=number)
+    if unit == "weekly":
+        return day + dt.timedelta(days=7 * number - day.weekday())
+    months = day.year * 12 + day.month - 1 + number
+    if unit == "yearly":
+        months = (day.year + number) * 12
+    return day.replace(year=months // 12, month=months % 12 + 1, day=1)
+
+
 def _protected(newest_first: Sequence[Backup]) -> Iterator[tuple[Backup, str]]:
     for backup in newest_first:
         if backup.kept is not None:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from infra.errors import LettaOpsError
 
@@ -31,20 +32,44 @@ def write_private(path: Path, text: str, owner: tuple[int, int] | None = None) -
 def write_file(path: Path, text: str, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Replace `path` by `text` in one step: written beside it, synced, then renamed over it."""
     make_folder(path.parent)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with draft_of(path, mode, owner) as sink:
+        sink.write(text.encode())
+
+
+@contextmanager
+def draft_of(path: Path, mode: int, owner: tuple[int, int] | None = None) -> Iterator[IO[bytes]]:
+    """Yield a file beside `path`, which takes its place when the block has ended well; else it goes."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
     draft = Path(name)
     try:
-        with os.fdopen(descriptor, "w") as sink:
+        with os.fdopen(descriptor, "wb") as sink:
             os.fchmod(descriptor, mode)
             if owner is not None:
                 os.fchown(descriptor, *owner)
-            sink.write(text)
+            yield sink
             sink.flush()
             os.fsync(descriptor)
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def output(path: Path) -> Iterator[IO[bytes]]:
+    """Yield what becomes the file at `path`, mode 0600, whole or not at all.
+
+    Raises LettaOpsError (`output-refused`) for what the file's disk and folder refuse.
+    """
+    try:
+        with draft_of(path, 0o600) as sink:
+            yield sink
+    except OSError as error:
+        raise LettaOpsError(
+            "output-refused",
+            f"cannot write {path}: {error.strerror}",
+            "free some disk space, or name a file in a folder that you may write to",
+        ) from None
 
 
 @contextmanager

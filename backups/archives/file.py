@@ -14,12 +14,11 @@ import json
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from backups.crypto import decrypt_stream, encrypt_stream, open_with_passphrase
 from backups.encryption import Encryption
@@ -37,6 +36,7 @@ from backups.streams import (
     pulled,
 )
 from infra.errors import LettaOpsError
+from infra.files import output
 from infra.sensitive import Sensitive
 
 FORMAT = 1
@@ -134,51 +134,23 @@ def write_archive(path: Path, chunks: Iterable[bytes], encryption: Encryption) -
 
     Raises LettaOpsError (`output-refused`), and what `chunks` raises.
     """
-    descriptor, name = _draft(path)
-    draft = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as sink:
-            source = ChunkSource(compressed(chunks))
-            if encryption.sealed_identity is not None:
-                sealed = encryption.sealed_identity
-                sink.write(SEALED + b"%d\n" % len(sealed) + sealed)
-            if encryption.on:
-                encrypt_stream(source, sink, encryption.recipients)
-            else:
-                _write_sealed(source, sink)
-            sink.flush()
-            os.fsync(sink.fileno())
-        size = draft.stat().st_size
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise _refused(path, error) from None
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    return size
+    with output(path) as sink:
+        source = ChunkSource(compressed(chunks))
+        if encryption.sealed_identity is not None:
+            sealed = encryption.sealed_identity
+            sink.write(SEALED + b"%d\n" % len(sealed) + sealed)
+        if encryption.on:
+            encrypt_stream(source, sink, encryption.recipients)
+        else:
+            _write_sealed(source, sink)
+    return path.stat().st_size
 
 
-def _write_sealed(source: Source, sink: BinaryIO) -> None:
+def _write_sealed(source: Source, sink: IO[bytes]) -> None:
     """Write a frame of zstd, and behind it the SHA-256 of all its bytes: some of them change nothing."""
     tally = Tally()
     sink.writelines(chunks_of(TalliedSource(source, tally)))
     sink.write(SKIPPED + bytes.fromhex(tally.sha256))
-
-
-def _draft(path: Path) -> tuple[int, str]:
-    try:
-        return tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-    except OSError as error:
-        raise _refused(path, error) from None
-
-
-def _refused(path: Path, error: OSError) -> LettaOpsError:
-    return LettaOpsError(
-        "output-refused",
-        f"cannot write {path}: {error.strerror}",
-        "free some disk space, or name a file in a folder that you may write to",
-    )
 
 
 class OpenArchive:

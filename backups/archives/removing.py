@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backups.archives.closure import COMMON, Closure, Link, Model, Role
@@ -17,6 +17,12 @@ def remove(link: psycopg.Connection[Any], model: Model, agents: list[str]) -> di
 
     Raises psycopg.Error.
     """
+    tables = mark(link, model, agents)
+    return delete_marked(link, model, tables)
+
+
+def mark(link: psycopg.Connection[Any], model: Model, agents: Sequence[str]) -> list[str]:
+    """Put what `remove` deletes into temporary tables (`marked`), parents first; return its tables."""
     from psycopg import sql
 
     closure = Closure(link, model, agents)
@@ -26,15 +32,32 @@ def remove(link: psycopg.Connection[Any], model: Model, agents: list[str]) -> di
         if model.roles[table] is not Role.SHARED and table not in COMMON
     ]
     for table in tables:
-        link.execute(
-            sql.SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT {} {} AND NOT {} AND {}").format(
-                sql.Identifier(_gone(table)),
-                sql.SQL(", ").join(map(sql.Identifier, _keys(model, table))),
-                closure.rows(table),
-                used_by_others(model, closure, table),
-                _with_parents(model, table, tables),
-            )
+        rows = sql.SQL("{} AND NOT {} AND {}").format(
+            closure.rows(table),
+            used_by_others(model, closure, table),
+            _with_parents(model, table, tables),
         )
+        make_marks(link, model, table, rows)
+    return tables
+
+
+def make_marks(
+    link: psycopg.Connection[Any], model: Model, table: str, rows: sql.Composable
+) -> None:
+    """Make `marked` of a table, for this transaction, with the keys of `rows` (FROM ...)."""
+    from psycopg import sql
+
+    link.execute(
+        sql.SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT {} {}").format(
+            marked(table), mark_of(model, table), rows
+        )
+    )
+
+
+def delete_marked(
+    link: psycopg.Connection[Any], model: Model, tables: Sequence[str]
+) -> dict[str, int]:
+    """Delete the marked rows of `tables`, children first; return how many there were in each."""
     for table in tables:
         for column in deferred(model, table):
             link.execute(
@@ -106,7 +129,7 @@ def _with_parents(model: Model, table: str, tables: list[str]) -> sql.Composable
         sql.SQL("({}) IN (SELECT {} FROM {})").format(
             sql.SQL(", ").join(map(sql.SQL, link.columns)),
             sql.SQL(", ").join(map(sql.Identifier, link.keys)),
-            sql.Identifier("pg_temp", _gone(link.parent)),
+            marked(link.parent),
         )
         for link in content_links(model, table)
         if link.parent in tables and not link.nullable
@@ -114,13 +137,20 @@ def _with_parents(model: Model, table: str, tables: list[str]) -> sql.Composable
     return sql.SQL(" AND ").join(ways) if ways else sql.SQL("true")
 
 
-def _gone(table: str) -> str:
-    return f"gone {table}"
+def marked(table: str) -> sql.Identifier:
+    """The temporary table with the keys of the rows of `table` that go."""
+    from psycopg import sql
+
+    return sql.Identifier("pg_temp", f"gone {table}")
 
 
-def _keys(model: Model, table: str) -> list[str]:
+def mark_of(model: Model, table: str) -> sql.Composed:
+    """The columns of `marked`: what tells rows apart, and what others point at."""
+    from psycopg import sql
+
     pointed_at = [key for link in model.of_parent(table) for key in link.keys]
-    return list(dict.fromkeys((*model.primary(table), *pointed_at)))
+    names = dict.fromkeys((*model.primary(table), *pointed_at))
+    return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
 def _of_gone(query: str, model: Model, table: str, column: str = "") -> sql.Composed:
@@ -129,7 +159,5 @@ def _of_gone(query: str, model: Model, table: str, column: str = "") -> sql.Comp
     same = sql.SQL(" AND ").join(
         sql.SQL("l.{0} = g.{0}").format(sql.Identifier(key)) for key in model.primary(table)
     )
-    named = sql.SQL(query).format(
-        model.table(table), sql.Identifier("pg_temp", _gone(table)), sql.Identifier(column or "-")
-    )
+    named = sql.SQL(query).format(model.table(table), marked(table), sql.Identifier(column or "-"))
     return sql.Composed([named, same])

@@ -151,13 +151,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 def save(text: str, path: Path) -> None:
     """Write the agent file, whole or not at all, mode 0600: it holds conversations."""
-    from infra.files import write_private
+    from infra.files import output
 
-    try:
-        write_private(path, text)
-    except OSError as error:
-        raise LettaOpsError(
-            "output-refused",
-            f"cannot write {path}: {error.strerror}",
-            "free some disk space, or name a file in a folder that you may write to",
-        ) from None
+    with output(path) as sink:
+        sink.write(text.encode())

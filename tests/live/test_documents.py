@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.api import api
 from tests.live.machine import ROOT, Stack, free_ports
 
 # `make test` in the README is what runs this very test.
@@ -44,6 +45,9 @@ def checkout(own_stack: Stack) -> Path:
     (copy / ".venv").symlink_to(ROOT / ".venv")
     configuration = own_stack.machine.root / "stacks" / f"Pulumi.{own_stack.name}.yaml"
     shutil.copy2(configuration, copy / "infra" / "stacks")
+    with api(own_stack.deployment) as client:  # as an application does
+        alice = {"identifier_key": "alice", "name": "Alice", "identity_type": "user"}
+        client.post("/v1/identities/", cast_to=object, body=alice)
     return copy
 
 
@@ -99,8 +103,6 @@ def test_the_example_is_one_of_lettas_own_agent_files(interpreter: Path) -> None
 def test_the_tour_a_real_agent_file_moves_in_answers_and_moves_out(
     own_stack: Stack, tmp_path: Path
 ) -> None:
-    from infra.api import api
-
     before = own_stack.json("status")["agents"]
     model = ["--model", "openai-proxy/fake", "--embedding", "openai/text-embedding-3-small"]
     answer = own_stack.json("agent", "import", str(EXAMPLE), "--name", "tourist", *model)

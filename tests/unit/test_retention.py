@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from backups.catalog import Backup, Drill
-from backups.retention import PERIODS, decide, overdue
+from backups.retention import PERIODS, End, decide, end_of, overdue
 from infra.stack.backup_settings import Retention
 from tests.unit.backups import NOON, manifest
 
@@ -245,3 +245,62 @@ def test_the_order_in_which_backups_are_given_decides_nothing(seed: int) -> None
     backups, retention = some_backups(chance), some_rules(chance)
     shuffled = chance.sample(backups, len(backups))
     assert kept_ids(backups, retention) == kept_ids(shuffled, retention)
+
+
+@pytest.mark.parametrize(
+    ("rules", "age", "latest", "newer"),
+    [
+        (Retention(last=3), 1 * DAY, NOON - DAY, 2),
+        (Retention(daily=3), 1 * DAY, dt.datetime(2026, 11, 22, tzinfo=dt.UTC), 0),
+        (Retention(daily=2), 3 * DAY, NOON - 3 * DAY, 0),
+        (Retention(hourly=1), 0 * DAY, dt.datetime(2026, 11, 20, 13, tzinfo=dt.UTC), 1),
+        (Retention(weekly=1), 0 * DAY, dt.datetime(2026, 11, 23, tzinfo=dt.UTC), 1),
+        (Retention(monthly=2), 0 * DAY, dt.datetime(2027, 1, 1, tzinfo=dt.UTC), 1),
+        (Retention(yearly=2), 0 * DAY, dt.datetime(2028, 1, 1, tzinfo=dt.UTC), 1),
+        (Retention(within=72), 1 * DAY, NOON + 2 * DAY, 0),
+    ],
+)
+def test_it_is_told_when_a_backup_goes_at_the_latest(
+    rules: Retention, age: dt.timedelta, latest: dt.datetime, newer: int
+) -> None:
+    backups = every(DAY, 5)
+    (one,) = [each for each in backups if each.manifest.created_at == NOON - age]
+    end = end_of(one, backups, rules, NOON)
+    assert (end.latest, end.newer) == (latest, newer)
+
+
+def test_what_else_keeps_a_backup_is_told_with_its_end() -> None:
+    marked, good, bad = (
+        backup(NOON - 2 * DAY, kept="a trial"),
+        backup(NOON - DAY, "passed"),
+        backup(NOON, "failed"),
+    )
+    ends = [
+        end_of(each, [marked, good, bad], Retention(last=1), NOON) for each in (marked, good, bad)
+    ]
+    assert ends == [
+        End(NOON - 2 * DAY, 0, ("kept: a trial",)),
+        End(
+            NOON - DAY,
+            0,
+            ("the newest backup that failed no drill", "the last that passed a drill"),
+        ),
+        End(NOON, 1, ()),
+    ]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_by_that_time_it_is_gone_if_each_day_has_a_backup(seed: int) -> None:
+    chance = drawn(seed)
+    backups = some_backups(chance)
+    units = {unit: chance.choice([0, 0, 1, 3]) for unit in ("last", "daily", "weekly", "monthly")}
+    rules = Retention(**units, within=chance.choice([0, 5, 100]))
+    one = chance.choice(backups)
+    end = end_of(one, backups, rules, NOON)
+    now = max(NOON, end.latest) + max(end.newer + 1, 2) * DAY
+    later = [
+        backup(NOON + day * DAY, "passed", label=one.manifest.label)
+        for day in range(1, (now - NOON).days + 1)
+    ]
+    kept = {each.backup.id for each in decide([*backups, *later], rules, now) if each.keep}
+    assert (one.id in kept) == (one.kept is not None)

@@ -6,6 +6,7 @@ from ops_cli.commands.agent.archives import archive_agents, delete_agents, resto
 from ops_cli.commands.agent.compare import diff_agents
 from ops_cli.commands.agent.files import convert_file, export_agent, import_agents
 from ops_cli.commands.agent.look import list_agents, show_agent, show_messages
+from ops_cli.commands.agent.person import show_person
 from ops_cli.options import new_app
 
 app = new_app("Move, keep, restore and look at agents.")
@@ -19,3 +20,4 @@ app.command("archive")(archive_agents)
 app.command("restore")(restore_agents)
 app.command("diff")(diff_agents)
 app.command("delete")(delete_agents)
+app.command("person")(show_person)
