@@ -160,7 +160,7 @@ def read_catalog(store: Store, deployment: str | None, *, every_drill: bool = Fa
     for entry in store.entries(f"{deployment}/" if deployment else ""):
         owner, _, rest = entry.name.partition("/")
         backup, slash, name = rest.partition("/")
-        if slash:
+        if slash and not owner.startswith("_"):  # agent archives: no deployment is called so
             folders.setdefault(folder_of(owner, backup), {})[name] = entry.modified
     complete = [folder for folder in sorted(folders) if MANIFEST in folders[folder]]
     found = in_parallel(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backups.archives.agents import find_agents
 from backups.archives.closure import Closure, Model, Role, with_members
 from backups.archives.file import open_archive
 from backups.archives.from_backup import stage_from_backup
+from backups.archives.place import Place
 from backups.archives.restore import ensure_revision, live
 from backups.archives.staging import IDS, Staging, empty, equal, names_of, quoted, stage
 from backups.catalog import Backup
@@ -101,11 +101,11 @@ def of_live(wanted: Sequence[str]) -> Side:
     return side
 
 
-def of_archive(path: Path, key: Key) -> Side:
+def of_archive(place: Place, key: Key) -> Side:
     def side(link: psycopg.Connection[Any], model: Model, revision: str | None) -> Staging:
-        with open_archive(path, key) as archive:
+        with open_archive(place, key) as archive:
             header = archive.header
-            ensure_revision(str(path), header.revision, header.release, revision)
+            ensure_revision(str(place), header.revision, header.release, revision)
             return stage(link, model, archive)
 
     return side

@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
+from backups.archives.place import Place
 from backups.crypto import decrypt_stream, encrypt_stream, open_with_passphrase
 from backups.encryption import Encryption
 from backups.opening import Key
@@ -36,7 +36,6 @@ from backups.streams import (
     pulled,
 )
 from infra.errors import LettaOpsError
-from infra.files import output
 from infra.sensitive import Sensitive
 
 FORMAT = 1
@@ -129,12 +128,13 @@ def packed(header: Header, rows: Rows) -> Iterator[bytes]:
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def write_archive(path: Path, chunks: Iterable[bytes], encryption: Encryption) -> int:
-    """Write `chunks` (a tar) to `path`, whole or not at all, mode 0600; return its size in bytes.
+def write_archive(place: Place, chunks: Iterable[bytes], encryption: Encryption) -> int:
+    """Write `chunks` (a tar) to `place`, whole or not at all; return its size in bytes.
 
-    Raises LettaOpsError (`output-refused`), and what `chunks` raises.
+    Raises LettaOpsError of the place, and what `chunks` raises.
     """
-    with output(path) as sink:
+    with place.write() as bare:
+        sink = _Counting(bare)
         source = ChunkSource(compressed(chunks))
         if encryption.sealed_identity is not None:
             sealed = encryption.sealed_identity
@@ -143,21 +143,37 @@ def write_archive(path: Path, chunks: Iterable[bytes], encryption: Encryption) -
             encrypt_stream(source, sink, encryption.recipients)
         else:
             _write_sealed(source, sink)
-    return path.stat().st_size
+    return sink.size
 
 
-def _write_sealed(source: Source, sink: IO[bytes]) -> None:
+class _Counting:
+    """A sink that counts the bytes that go into `sink`."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.size = 0
+
+    def write(self, data: bytes, /) -> int:
+        self.size += len(data)
+        return self._sink.write(data)
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+
+def _write_sealed(source: Source, sink: Sink) -> None:
     """Write a frame of zstd, and behind it the SHA-256 of all its bytes: some of them change nothing."""
     tally = Tally()
-    sink.writelines(chunks_of(TalliedSource(source, tally)))
+    for chunk in chunks_of(TalliedSource(source, tally)):
+        sink.write(chunk)
     sink.write(SKIPPED + bytes.fromhex(tally.sha256))
 
 
 class OpenArchive:
     """An archive that is being read, once, from its beginning to its end."""
 
-    def __init__(self, path: Path, chunks: Iterator[bytes]) -> None:
-        self._path = path
+    def __init__(self, place: Place, chunks: Iterator[bytes]) -> None:
+        self._place = place
         self._source = _Whole(chunks)
         source: Any = self._source
         try:
@@ -199,7 +215,7 @@ class OpenArchive:
         self._compare(pending, {table: digest.hexdigest() for table, digest in digests.items()})
 
     def damaged(self, why: str) -> LettaOpsError:
-        return _damaged(self._path, why)
+        return _damaged(self._place, why)
 
     def _header(self) -> Header:
         member = self._next()
@@ -258,26 +274,33 @@ def is_archive(path: Path) -> bool:
 
 
 @contextmanager
-def open_archive(path: Path, key: Key) -> Iterator[OpenArchive]:
-    """Yield the archive at `path`, to be read once.
+def open_archive(place: Place, key: Key) -> Iterator[OpenArchive]:
+    """Yield the archive at `place`, to be read once.
 
-    Raises LettaOpsError: `archive-unreadable`, `archive-damaged`, `identity-missing`, `wrong-identity`.
+    Raises LettaOpsError: `archive-damaged`, `identity-missing`, `wrong-identity`, those of the place.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise LettaOpsError(
-            "archive-unreadable", f"cannot read {path}: {error.strerror}", "name another file"
-        ) from None
-    with file, ExitStack() as stack:
-        yield OpenArchive(path, _plain(path, file, key, stack))
+    with place.read() as source, ExitStack() as stack:
+        file: io.BufferedReader = io.BufferedReader(_Raw(source), CHUNK)
+        yield OpenArchive(place, _plain(place, file, key, stack))
 
 
-def _plain(path: Path, file: BinaryIO, key: Key, stack: ExitStack) -> Iterator[bytes]:
-    start = file.peek(64)[:64] if isinstance(file, io.BufferedReader) else b""
-    chunks = chunks_of(file)
+class _Raw(io.RawIOBase):
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._source.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _plain(place: Place, file: io.BufferedReader, key: Key, stack: ExitStack) -> Iterator[bytes]:
+    start = file.peek(64)[:64]
     if start.startswith((SEALED, AGE)):
-        identities = _identities(path, file, start, key)
+        identities = _identities(place, file, start, key)
 
         def decrypt(sink: Sink) -> None:
             decrypt_stream(file, sink, identities)
@@ -286,42 +309,44 @@ def _plain(path: Path, file: BinaryIO, key: Key, stack: ExitStack) -> Iterator[b
     elif not start.startswith(ZSTD):
         raise LettaOpsError(
             "archive-damaged",
-            f"{path} is no agent archive",
+            f"{place} is no agent archive",
             "name a file that `letta-ops agent archive` wrote; agent files (.af) are for `agent import`",
         )
     else:
-        chunks = _sealed(path, file)
-    return _decompressed(path, chunks)
+        chunks = _sealed(place, file)
+    return _decompressed(place, chunks)
 
 
-def _sealed(path: Path, file: BinaryIO) -> Iterator[bytes]:
+def _sealed(place: Place, file: io.BufferedReader) -> Iterator[bytes]:
     """The frame of an archive that is not encrypted, compared with the hash behind it at its end."""
-    left = os.fstat(file.fileno()).st_size - SEAL
     digest = hashlib.sha256()
-    while left > 0 and (chunk := file.read(min(left, CHUNK))):
-        digest.update(chunk)
-        left -= len(chunk)
-        yield chunk
-    if file.read() != SKIPPED + digest.digest():
-        raise _damaged(path, "its bytes are not those that were written")
+    held = b""
+    for chunk in chunks_of(file):
+        whole = held + chunk
+        held = whole[-SEAL:]
+        if data := whole[:-SEAL]:
+            digest.update(data)
+            yield data
+    if held != SKIPPED + digest.digest():
+        raise _damaged(place, "its bytes are not those that were written")
 
 
-def _decompressed(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _decompressed(place: Place, chunks: Iterator[bytes]) -> Iterator[bytes]:
     try:
         yield from decompressed(ChunkSource(chunks))
     except ValueError as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged(place, str(error)) from None
 
 
-def _damaged(path: Path, why: str) -> LettaOpsError:
+def _damaged(place: Place, why: str) -> LettaOpsError:
     return LettaOpsError(
         "archive-damaged",
-        f"{path} can't be trusted: {why}",
+        f"{place} can't be trusted: {why}",
         "use another copy of it, or another archive; nothing was changed",
     )
 
 
-def _identities(path: Path, file: BinaryIO, start: bytes, key: Key) -> tuple[Sensitive, ...]:
+def _identities(place: Place, file: BinaryIO, start: bytes, key: Key) -> tuple[Sensitive, ...]:
     if start.startswith(SEALED):
         line = file.readline(len(SEALED) + 12)
         size = int(line[len(SEALED) :]) if line[len(SEALED) :].strip().isdigit() else 0
@@ -333,7 +358,7 @@ def _identities(path: Path, file: BinaryIO, start: bytes, key: Key) -> tuple[Sen
         return key.identities
     else:
         wanted = "an identity that it was made for: --identity file:PATH"
-    raise LettaOpsError("identity-missing", f"{path} is encrypted, and there is no key", wanted)
+    raise LettaOpsError("identity-missing", f"{place} is encrypted, and there is no key", wanted)
 
 
 class _Whole:

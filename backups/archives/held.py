@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backups.archives.place import ENDING, archives_in
 from backups.catalog import deployment_id, read_catalog
 from backups.restoring.generations import generations_of
 from backups.restoring.restore import kept_generations
@@ -55,10 +56,13 @@ def holders(
                 *(f"no longer {reason}" for reason in end.reasons),
             ]
             yield Holder("backup", backup.id, ", and ".join(conditions), end.latest)
-    for path in sorted(archives.glob("*.agents")) if archives.is_dir() else ():
+    for path in sorted(archives.glob(f"*{ENDING}")) if archives.is_dir() else ():
         written = dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
         if since is None or written >= since:
             yield Holder("archive", str(path), "you delete it")
+    for place, entry in archives_in(store, deployment_id(deployment)):
+        if since is None or entry.modified >= since:
+            yield Holder("archive", str(place), "you delete it (`agent archives --delete`)")
     with generations_of(deployment, scope_of(deployment)) as generations:
         for name in kept_generations(deployment, generations):
             yield Holder(

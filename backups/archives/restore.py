@@ -18,6 +18,7 @@ from backups.archives.closure import ROOT, Model
 from backups.archives.deciding import decide
 from backups.archives.file import Header, open_archive
 from backups.archives.from_backup import stage_from_backup
+from backups.archives.place import Place
 from backups.archives.removing import deferred, remove
 from backups.archives.staging import FATE, MADE, Staging, equal, keep_only, roots, stage
 from backups.catalog import Backup
@@ -68,20 +69,20 @@ SetAside = Callable[[list[str]], Path]
 
 def restore(
     deployment: Deployment,
-    path: Path,
+    place: Place,
     key: Key,
     choices: Choices,
     set_aside: SetAside,
     report: Report,
 ) -> Outcome:
-    """Restore the archive at `path`; either all of it is there afterwards, or nothing was changed.
+    """Restore the archive at `place`; either all of it is there afterwards, or nothing was changed.
 
     Raises LettaOpsError: `archive-damaged`, `archive-other-revision`, `agent-exists`, `id-taken`,
     `other-encryption-key`, `restore-refused`, and those of the database.
     """
-    with open_archive(path, key) as archive, live(deployment) as (link, model, facts):
+    with open_archive(place, key) as archive, live(deployment) as (link, model, facts):
         header = archive.header
-        ensure_revision(str(path), header.revision, header.release, facts.revision)
+        ensure_revision(str(place), header.revision, header.release, facts.revision)
         report(f"restore: reading {len(archive.header.agents)} agent(s)")
         staging = stage(link, model, archive)
         return put(deployment, staging, archive.header, choices, set_aside, report)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backups.archives.agents import agents_in, find_agents
 from backups.archives.closure import LEFT_OUT, ROOT, Closure, Model, with_members
 from backups.archives.file import ArchivedTable, Header, packed, write_archive
+from backups.archives.place import Place
 from backups.catalog import deployment_id
 from backups.contents import OF_PGVECTOR
 from backups.encryption import encryption_of
@@ -38,7 +38,7 @@ WHERE n.nspname = %s AND c.relkind = 'r' AND NOT a.attisdropped AND {OF_PGVECTOR
 class Archived:
     """An archive that was written: its size in bytes, the agents, rows by table."""
 
-    path: Path
+    place: Place
     size: int
     encrypted: bool
     header: Header
@@ -48,15 +48,15 @@ class Archived:
 def archive(
     deployment: Deployment,
     wanted: Sequence[str] | None,
-    path: Path,
+    place: Place,
     report: Report,
 ) -> Archived:
-    """Write the agents `wanted` (ids, or names that one has; None: all) to `path`, and what is theirs.
+    """Write the agents `wanted` (ids, or names that one has; None: all) to `place`, and what is theirs.
 
-    Raises LettaOpsError: `agent-unknown`, `agent-ambiguous`, `not-letta`, `output-refused`, and those
-    of the database.
+    Raises LettaOpsError: `agent-unknown`, `agent-ambiguous`, `not-letta`, `backup-unencrypted`, and
+    those of the place and of the database.
     """
-    encryption = encryption_of(deployment.backups, path.absolute().parent.as_uri())
+    encryption = encryption_of(deployment.backups, place.url)
     with agents_in(deployment) as (link, model):
         found = find_agents(link, model, wanted)
         agents = with_members(link, model, found)
@@ -68,8 +68,8 @@ def archive(
         def rows(table: str) -> tuple[Iterable[bytes | bytearray | memoryview], Any]:
             return _rows(link, closure, header.tables[table], table, counts), lambda: counts[table]
 
-        size = write_archive(path, packed(header, rows), encryption)
-    return Archived(path, size, encryption.on, header, counts)
+        size = write_archive(place, packed(header, rows), encryption)
+    return Archived(place, size, encryption.on, header, counts)
 
 
 def _header(

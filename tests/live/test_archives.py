@@ -14,6 +14,7 @@ import letta_client
 import pytest
 
 from backups.archives.file import open_archive
+from backups.archives.place import InFile
 from backups.opening import Key
 from infra.api import api
 from tests.live.agents import ANOTHER, SECRET, Rich, asked, rich_agent, say
@@ -109,6 +110,28 @@ def test_an_agent_is_archived_deleted_and_brought_back_to_the_letter(
         assert say(client, rich.id, "Still there?")
         assert client.agents.passages.list(rich.id)
     assert SECRET not in path.read_bytes().decode("latin-1")
+
+
+def test_an_archive_in_the_store_is_listed_restored_compared_and_deleted(
+    house: Stack, rich: Rich
+) -> None:
+    made = house.json("agent", "archive", rich.name, "--store")
+    name = made["file"].removeprefix("store:")
+    (held,) = [each for each in house.json("agent", "archives")["archives"] if each["name"] == name]
+    assert (held["bytes"], made["agents"][0]["id"]) == (made["bytes"], rich.id)
+    listing = house.json("backup", "list", "--all")
+    house.json("agent", "delete", rich.id, "--yes")
+    restored = house.json("agent", "restore", "store:latest")
+    assert [agent["id"] for agent in restored["agents"]] == [rich.id]
+    equal(house, "store:latest", rich.id)
+    # It is no backup, and no rubbish of one.
+    assert house.json("backup", "list", "--all") == listing
+    assert name not in str(house.json("backup", "prune"))
+    refused = house.run("--json", "agent", "archives", "--delete", name)
+    assert refused.json["error"]["code"] == "not-confirmed"
+    house.json("agent", "archives", "--delete", name, "--yes")
+    gone = house.run("--json", "agent", "restore", f"store:{name}")
+    assert (gone.code, gone.json["error"]["code"]) == (1, "no-archive")
 
 
 def test_what_reaches_the_model_next_is_the_same_byte_by_byte(
@@ -388,7 +411,7 @@ def test_the_table_of_what_comes_along_is_true(house: Stack, rich: Rich, tmp_pat
         for each in tables:
             expected = carried == "carried" and each not in WITHOUT_ROWS
             assert (each in archive["rows"]) is expected, (name, each)
-    with open_archive(tmp_path / "rich.agents", Key()) as opened:
+    with open_archive(InFile(tmp_path / "rich.agents"), Key()) as opened:
         known = set(opened.header.tables)
         for _, pieces in opened.tables():
             assert sum(map(len, pieces)) > 0

@@ -21,6 +21,7 @@ from backups.archives.file import (
     packed,
     write_archive,
 )
+from backups.archives.place import InFile
 from backups.crypto import new_identity, seal_with_passphrase
 from backups.encryption import BY_PASSPHRASE, BY_RECIPIENTS, Encryption
 from backups.opening import Key
@@ -48,12 +49,12 @@ def rows(table: str) -> tuple[Iterable[bytes], Callable[[], int]]:
 
 
 def written(path: Path, encryption: Encryption | None = None) -> Path:
-    write_archive(path, packed(HEADER, rows), encryption or Encryption())
+    write_archive(InFile(path), packed(HEADER, rows), encryption or Encryption())
     return path
 
 
 def read(path: Path, key: Key | None = None) -> dict[str, bytes]:
-    with open_archive(path, key or Key()) as archive:
+    with open_archive(InFile(path), key or Key()) as archive:
         assert archive.header == HEADER
         found = {table: b"".join(pieces) for table, pieces in archive.tables()}
         assert {name: each.rows for name, each in archive.counted.items()} == {
@@ -168,7 +169,7 @@ def test_an_archive_that_was_made_up_leads_nowhere(
 
 
 def count_bytes(path: Path) -> int:
-    with open_archive(path, Key()) as archive:
+    with open_archive(InFile(path), Key()) as archive:
         return sum(len(piece) for _, pieces in archive.tables() for piece in pieces)
 
 
@@ -218,7 +219,7 @@ def test_rows_that_fail_half_way_leave_nothing(tmp_path: Path) -> None:
         return pieces(), lambda: 1
 
     with pytest.raises(LettaOpsError, match="gone"):
-        write_archive(tmp_path / "x.agents", packed(HEADER, failing), Encryption())
+        write_archive(InFile(tmp_path / "x.agents"), packed(HEADER, failing), Encryption())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ops_cli.commands.agent.archives import archive_agents, delete_agents, restore_agents
 from ops_cli.commands.agent.compare import diff_agents
 from ops_cli.commands.agent.files import convert_file, export_agent, import_agents
+from ops_cli.commands.agent.in_store import list_archives
 from ops_cli.commands.agent.look import list_agents, show_agent, show_messages
 from ops_cli.commands.agent.person import show_person
 from ops_cli.options import new_app
@@ -17,6 +18,7 @@ app.command("export")(export_agent)
 app.command("import")(import_agents)
 app.command("convert")(convert_file)
 app.command("archive")(archive_agents)
+app.command("archives")(list_archives)
 app.command("restore")(restore_agents)
 app.command("diff")(diff_agents)
 app.command("delete")(delete_agents)

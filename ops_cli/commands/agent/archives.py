@@ -12,6 +12,7 @@ import typer
 
 from ops_cli.asking import confirm
 from ops_cli.auditing import audited
+from ops_cli.commands.agent.in_store import place_of
 from ops_cli.commands.backup.store import changing, opened
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, Identity, Yes
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from infra.process import Report
     from infra.stack.deployment import Deployment
 
-ENDING = ".agents"
 Agents = Annotated[
     list[str] | None,
     typer.Argument(metavar="AGENT...", help="Ids, or names if no other agent has them."),
@@ -39,24 +39,34 @@ def archive_agents(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the archive goes.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    to_store: Annotated[
+        bool, typer.Option("--store", help="Into the store of the backups, not into a file.")
+    ] = False,
 ) -> None:
-    """Write agents with everything that is theirs into one file, out of one snapshot."""
+    """Write agents with everything that is theirs into one archive, out of one snapshot."""
+    from backups.archives.place import ENDING, InFile, InStore, Place
     from backups.archives.write import archive
+    from backups.catalog import deployment_id
     from ops_cli.agents.exporting import check_output, plain_name
 
     invocation = current(context)
     if every == bool(agents):
         raise typer.BadParameter("name agents, or say --all", param_hint="AGENT")
-    name = "agents" if every or len(agents or ()) > 1 else (agents or ["agents"])[0]
-    path = (output or Path(plain_name(name) + ENDING)).expanduser()
-    check_output(path, overwrite=force)
-    deployment = invocation.deployment()
+    if to_store and output is not None:
+        raise typer.BadParameter("goes without --store", param_hint="--output")
+    name = plain_name("agents" if every or len(agents or ()) > 1 else (agents or ["agents"])[0])
+    deployment, store = opened(invocation)
+    place: Place = InStore(store, deployment_id(deployment), f"{_now()}-{name}")
+    if not to_store:
+        path = (output or Path(name + ENDING)).expanduser()
+        check_output(path, overwrite=force)
+        place = InFile(path)
     with (
         progress(invocation) as report,
-        audited(invocation, "agent archive", str(path)) as operation,
+        audited(invocation, "agent archive", str(place)) as operation,
     ):
         operation.deployment = deployment
-        made = archive(deployment, None if every else agents, path, report)
+        made = archive(deployment, None if every else agents, place, report)
         operation.detail = {"agents": [agent["id"] for agent in made.header.agents]}
     for what, count in made.header.left_out.items():
         note(f"warning: not in the archive: {count} of {what}")
@@ -66,7 +76,11 @@ def archive_agents(
 def restore_agents(
     context: typer.Context,
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="An agent archive; or use --backup.")
+        str | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="An agent archive: a file, or store:NAME (`latest`); or use --backup.",
+        ),
     ] = None,
     *,
     backup: Annotated[
@@ -108,7 +122,7 @@ def restore_agents(
         confirm("Replace agents that are there (they are archived first)?", REFUSAL)
     job = _from_backup(invocation, backup, agent or [], identity) if backup else None
     if job is None and file is not None:
-        job = _from_archive(invocation, file.expanduser(), identity)
+        job = _from_archive(invocation, file, identity)
     assert job is not None  # noqa: S101  # one of the two is given
     present(invocation, _restored(invocation, str(backup or file), choices, job), _render_restored)
 
@@ -118,14 +132,14 @@ REFUSAL = "this replaces agents, and there is no terminal to ask on"
 Job = Callable[["Deployment", "Choices", "Report"], "Outcome"]
 
 
-def _from_archive(invocation: Invocation, file: Path, identity: str | None) -> Job:
+def _from_archive(invocation: Invocation, word: str, identity: str | None) -> Job:
     def job(deployment: Deployment, choices: Choices, report: Report) -> Outcome:
         from backups.archives.restore import restore
         from backups.opening import Key
 
         key = Key.of(deployment.backups, identity)
         aside = _set_aside(invocation, deployment, report)
-        return restore(deployment, file, key, choices, aside, report)
+        return restore(deployment, place_of(invocation, word), key, choices, aside, report)
 
     return job
 
@@ -212,6 +226,7 @@ def _set_aside(
     invocation: Invocation, deployment: Deployment, report: Report, path: Path | None = None
 ) -> Callable[[list[str]], Path]:
     def archived(agents: list[str]) -> Path:
+        from backups.archives.place import ENDING, InFile
         from backups.archives.write import archive
         from infra.files import make_folder
 
@@ -219,16 +234,20 @@ def _set_aside(
         if path is None:
             make_folder(folder)
             folder.chmod(0o700)
-        now = dt.datetime.now(dt.UTC)
-        target = path or folder / f"{now:%Y%m%dT%H%M%S%fZ}-{agents[0]}{ENDING}"
-        return archive(deployment, agents, target, report).path
+        target = path or folder / f"{_now()}-{agents[0]}{ENDING}"
+        archive(deployment, agents, InFile(target), report)
+        return target
 
     return archived
 
 
+def _now() -> str:
+    return f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S%fZ}"
+
+
 def _archived(made: Archived) -> dict[str, Any]:
     return {
-        "file": str(made.path),
+        "file": str(made.place),
         "bytes": made.size,
         "encrypted": made.encrypted,
         "agents": list(made.header.agents),

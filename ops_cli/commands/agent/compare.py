@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ops_cli.commands.agent.in_store import place_of
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Identity
 from ops_cli.output import Part, Table, UnsuccessfulError, present
@@ -20,7 +21,8 @@ FROM_BACKUP = "backup:"
 Place = Annotated[
     str,
     typer.Argument(
-        help="An agent's id or name, an archive, an agent file, or backup:ID:AGENT.",
+        help="An agent's id or name, an archive (a file, or store:NAME), an agent file, or"
+        " backup:ID:AGENT.",
     ),
 ]
 
@@ -68,6 +70,7 @@ def _is_agent_file(word: str) -> bool:
 
 def _side(invocation: Invocation, deployment: Deployment, word: str, identity: str | None) -> Side:
     from backups.archives.compare import of_archive, of_backup, of_live
+    from backups.archives.place import IN_STORE
     from backups.opening import Key
 
     path = Path(word).expanduser()
@@ -82,8 +85,8 @@ def _side(invocation: Invocation, deployment: Deployment, word: str, identity: s
         backup = read_catalog(store, deployment_id(deployment)).find(name)
         key = Key.of(deployment.backups, identity)
         return of_backup(store, backup, key, [agent], lambda _: None)
-    if path.is_file():
-        return of_archive(path, Key.of(deployment.backups, identity))
+    if path.is_file() or word.startswith(IN_STORE):
+        return of_archive(place_of(invocation, word), Key.of(deployment.backups, identity))
     return of_live([word])
 
 
