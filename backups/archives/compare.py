@@ -10,12 +10,16 @@ from backups.archives.agents import find_agents
 from backups.archives.closure import Closure, Model, Role, with_members
 from backups.archives.file import open_archive
 from backups.archives.from_backup import stage_from_backup
+from backups.archives.memory import split
 from backups.archives.place import Place
 from backups.archives.restore import ensure_revision, live
 from backups.archives.staging import IDS, Staging, empty, equal, names_of, quoted, stage
+from backups.archives.write import with_git_memory
 from backups.catalog import Backup
 from backups.opening import Key
+from backups.sources.memory_files import reachable, read_memory
 from backups.stores.store import Store
+from backups.streams import ChunkSource
 from infra.process import Report
 from infra.stack.deployment import Deployment
 
@@ -72,7 +76,8 @@ def compare(deployment: Deployment, left: Side, right: Side) -> Comparison:
         link.execute(f"DROP TABLE pg_temp.{IDS}")
         second = right(link, model, facts.revision)
         mapped = _map_right(second)
-        rows, found, count = {}, [], 0
+        found = list(_other_memory(first, second))
+        rows, count = {}, len(found)
         for table in tables:
             number = int(second.value("SELECT count(*) FROM {}", _of_left(table)))
             if number:
@@ -83,7 +88,17 @@ def compare(deployment: Deployment, left: Side, right: Side) -> Comparison:
         return Comparison(count == 0, mapped, rows, count, tuple(found[:LISTED]))
 
 
-def of_live(wanted: Sequence[str]) -> Side:
+def _other_memory(first: Staging, second: Staging) -> Iterator[Difference]:
+    """Of which agents git memory differs: the right side has the left one's ids by now."""
+    left, right = first.memories.digests(), second.memories.digests()
+    for agent in sorted({*left, *right}):
+        if agent not in left or agent not in right:
+            yield Difference("git memory", agent, "left" if agent in left else "right", {})
+        elif left[agent] != right[agent]:
+            yield Difference("git memory", agent, None, {"digest": [left[agent], right[agent]]})
+
+
+def of_live(deployment: Deployment, wanted: Sequence[str]) -> Side:
     """Agents (ids, or names that one has) as they are in the database now."""
 
     def side(link: psycopg.Connection[Any], model: Model, _: str | None) -> Staging:
@@ -96,6 +111,10 @@ def of_live(wanted: Sequence[str]) -> Side:
                 "INSERT INTO {} ({}) SELECT {} {}",
                 staging.staged(table), names, names, closure.rows(table),
             )  # fmt: skip
+        having = with_git_memory(link, model, agents)
+        if having and reachable(deployment):
+            with read_memory(deployment, agents=having) as tar:
+                staging.memories = split(ChunkSource(tar).read, lambda _: True)
         return staging
 
     return side
@@ -141,6 +160,7 @@ def _map_right(staging: Staging) -> bool:
         )  # fmt: skip
     if paired:
         staging.apply_ids()
+        staging.memories.rename(dict(staging.run(f"SELECT old, new FROM pg_temp.{IDS}").fetchall()))
     return paired > 0
 
 

@@ -1,8 +1,9 @@
 """The file of an agent archive: a tar of small pieces, compressed by zstd, encrypted by age.
 
 `archive.json` comes first and says what it is; then the rows of each table in pieces,
-`rows/TABLE/0001`, which put together are what Postgres' COPY wrote; `manifest.json` is last, with the
-count of rows and SHA-256 of each table: what has none is not complete. Nothing of it is ever unpacked
+`rows/TABLE/0001`, which put together are what Postgres' COPY wrote; then, where there is some, git memory
+in pieces of one tar, `memory/0001`; `manifest.json` is last, with the count of rows and SHA-256 of each
+table: what has none is not complete. Nothing of it is ever unpacked
 to a disk, so no name in it leads anywhere.
 """
 
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from backups.archives.memory import Memories, split
 from backups.archives.place import Place
 from backups.crypto import decrypt_stream, encrypt_stream, open_with_passphrase
 from backups.encryption import Encryption
@@ -44,6 +46,7 @@ HEADER, MANIFEST = "archive.json", "manifest.json"
 PIECE = 1 << 20
 LARGEST_JSON = 1 << 26
 NAME = re.compile(r"rows/([A-Za-z_][A-Za-z0-9_]{0,62})/(\d{4,})")
+MEMORY = "memory/"
 # Before the age file of an archive that a passphrase opens: its identity, sealed with the passphrase.
 SEALED = b"letta-ops sealed identity "
 AGE = b"age-encryption.org/"
@@ -113,8 +116,9 @@ class Counted:
 Rows = Callable[[str], tuple[Iterable[bytes | bytearray | memoryview], Callable[[], int]]]
 
 
-def packed(header: Header, rows: Rows) -> Iterator[bytes]:
-    """Yield the tar of an archive; `rows` is asked for each table in the header's order."""
+def packed(header: Header, rows: Rows, memory: Iterable[bytes] = ()) -> Iterator[bytes]:
+    """Yield the tar of an archive; `rows` is asked for each table in the header's order, then `memory`
+    is read: a tar (see `memory`), or nothing."""
     counted: dict[str, Any] = {}
     yield from _member(HEADER, json.dumps(header.as_json(), indent=1).encode())
     for table in header.tables:
@@ -124,7 +128,12 @@ def packed(header: Header, rows: Rows) -> Iterator[bytes]:
             tally.add(piece)
             yield from _member(f"rows/{table}/{number:04}", piece)
         counted[table] = asdict(Counted(count(), tally.sha256))
-    yield from _member(MANIFEST, json.dumps({"tables": counted}, indent=1).encode())
+    tally = Tally()
+    for number, piece in enumerate(joined(memory, PIECE), 1):
+        tally.add(piece)
+        yield from _member(f"{MEMORY}{number:04}", piece)
+    manifest = {"tables": counted, "memory": tally.sha256 if tally.size else None}
+    yield from _member(MANIFEST, json.dumps(manifest, indent=1).encode())
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -181,38 +190,43 @@ class OpenArchive:
         except tarfile.TarError as error:
             raise self.damaged(str(error)) from None
         self.counted: dict[str, Counted] = {}
+        self.memories = Memories()
+        self._pending: tarfile.TarInfo | None = None
         self.header = self._header()
 
     def tables(self) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """Each table with its pieces, which are to be read to their end; then the whole was compared.
+        """Each table with its pieces, which are to be read to their end; then the whole was compared, and
+        `memories` are read: the caller closes them.
 
         Raises LettaOpsError (`archive-damaged`).
         """
-        digests: dict[str, Any] = {}
-        pending = self._next()
-        while pending is not None and pending.name != MANIFEST:
-            table = self._table_of(pending)
-            digests[table] = hashlib.sha256()
-            follow: list[tarfile.TarInfo | None] = [pending]
-
-            def pieces(
-                digest: Any = digests[table], table: str = table, follow: Any = follow
-            ) -> Iterator[bytes]:
-                number = 0
-                while follow[0] is not None and follow[0].name.startswith(f"rows/{table}/"):
-                    number += 1
-                    if follow[0].name != f"rows/{table}/{number:04}":
-                        raise self.damaged("its pieces are not in their order")
-                    for chunk in chunks_of(self._content(follow[0])):
-                        digest.update(chunk)
-                        yield chunk
-                    follow[0] = self._next()
-
-            yield table, pieces()
-            pending = follow[0]
-            if pending is not None and pending.name.startswith(f"rows/{table}/"):
+        digests = {}
+        self._pending = self._next()
+        while self._pending is not None and self._pending.name.startswith("rows/"):
+            table = self._table_of(self._pending)
+            tally = digests[table] = Tally()
+            yield table, self._pieces(f"rows/{table}/", tally)
+            if self._pending is not None and self._pending.name.startswith(f"rows/{table}/"):
                 raise AssertionError("the pieces of a table were not read")
-        self._compare(pending, {table: digest.hexdigest() for table, digest in digests.items()})
+        memory = Tally()
+        if self._pending is not None and self._pending.name.startswith(MEMORY):
+            source = ChunkSource(self._pieces(MEMORY, memory))
+            self.memories = split(source.read, lambda _: True)
+            for _ in chunks_of(source):
+                raise self.damaged("there is something behind its git memory")
+        self._compare({table: tally.sha256 for table, tally in digests.items()}, memory)
+
+    def _pieces(self, prefix: str, tally: Tally) -> Iterator[bytes]:
+        """The content of the members whose names begin like this, from the one that comes next on."""
+        number = 0
+        while self._pending is not None and self._pending.name.startswith(prefix):
+            number += 1
+            if self._pending.name != f"{prefix}{number:04}" or not self._pending.isfile():
+                raise self.damaged("its pieces are not in their order")
+            for chunk in chunks_of(self._content(self._pending)):
+                tally.add(chunk)
+                yield chunk
+            self._pending = self._next()
 
     def damaged(self, why: str) -> LettaOpsError:
         return _damaged(self._place, why)
@@ -226,12 +240,16 @@ class OpenArchive:
         except ValueError as error:
             raise self.damaged(str(error)) from None
 
-    def _compare(self, member: tarfile.TarInfo | None, digests: Mapping[str, str]) -> None:
+    def _compare(self, digests: Mapping[str, str], memory: Tally) -> None:
+        member = self._pending
         if member is None:
             raise self.damaged("it is cut: its manifest is missing")
+        if member.name != MANIFEST:
+            raise self.damaged(f"it holds {member.name!r}, which is no part of an archive")
         try:
             document = json.loads(self._text(member))
             self.counted = {name: Counted(**each) for name, each in document["tables"].items()}
+            whole_memory = document.get("memory")  # archives of before have none
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise self.damaged(f"its manifest can't be read: {error}") from None
         if list(self.counted) != list(self.header.tables):
@@ -239,6 +257,8 @@ class OpenArchive:
         for table, counted in self.counted.items():
             if digests.get(table, hashlib.sha256().hexdigest()) != counted.sha256:
                 raise self.damaged(f"the rows of {table} are not what went in")
+        if whole_memory != (memory.sha256 if memory.size else None):
+            raise self.damaged("its git memory is not what went in")
         if self._next() is not None or any(any(rest) for rest in chunks_of(self._source)):
             raise self.damaged("there is something behind its end")
 

@@ -26,12 +26,13 @@ from backups.archives.closure import (
     with_members,
 )
 from backups.archives.file import Header
+from backups.archives.memory import split
 from backups.archives.staging import Staging, empty, keep_only
 from backups.archives.write import BINARY, TEXT
 from backups.catalog import Backup
 from backups.dump_script import copies
 from backups.loading import TELLING
-from backups.manifest import DATABASE
+from backups.manifest import DATABASE, MEMORY
 from backups.opening import Key, opened_part
 from backups.programs import Version
 from backups.sources.rows import COLUMNS, raw_rows
@@ -79,6 +80,7 @@ def stage_from_backup(
                 "use another backup (`letta-ops backup list`)",
             )
     reading.take_rows()
+    reading.take_memories()
     keep_only(staging, list(reading.agents))
     return staging, reading.header()
 
@@ -161,6 +163,15 @@ class _Reading:
         for table, (names, reading) in self._rows.items():
             with reading.result() as file:
                 self._staging.load(table, names, BINARY, chunks_of(file))
+
+    def take_memories(self) -> None:
+        """Take git memory of the agents, where the backup has some."""
+        memory = self._backup.manifest.memory
+        if memory.repositories and self._backup.manifest.part(MEMORY) is not None:
+            with opened_part(self._store, self._backup, MEMORY, self._key) as source:
+                self._staging.memories = split(source.read, self.agents.__contains__)
+                for _ in chunks_of(source):
+                    pass  # to its end, where it is compared with the manifest
 
     def _begin_rows(self) -> None:
         """Begin to read, beside the dump, the rows of each table whose keys can be told by now."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from backups.archives.closure import ROOT, Model, with_members
 from backups.archives.removing import delete_marked, make_marks, mark, mark_of, marked
 from backups.archives.restore import live
+from backups.archives.write import with_git_memory
+from backups.sources.memory_files import MemoryPlace, reachable
 from infra.api import api
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
@@ -123,7 +125,10 @@ def erase(deployment: Deployment, wanted: str) -> Person:
                         client.conversations.recompile(conversation)
     with live(deployment) as (link, model, _):
         marks = Marked(link, model, wanted)
+        having = with_git_memory(link, model, marks.mine)
         marks.erase()
+        if having and reachable(deployment):
+            MemoryPlace.of(deployment).remove(having)
         link.execute("COMMIT")
     return marks.person
 
@@ -142,7 +147,7 @@ class Marked:
         agents = self._agents()
         blocks = self._blocks()
         whole = [each.id for each in agents if each.whole]
-        mine = self._mine = with_members(link, model, whole, helpers=True)
+        mine = self.mine = with_members(link, model, whole, helpers=True)
         helping = [each for each in mine if each not in {agent.id for agent in agents}]
         agents += [OfAgent(each, self._name(each), True, 0) for each in helping]
         self._told = sorted({*mine, *(each.id for each in agents if each.sent)})
@@ -250,7 +255,7 @@ class Marked:
         self._add(BLOCKS, sql.SQL("l.id = ANY({})").format(list(blocks)))
         self._add(MESSAGES, sql.SQL("l.sender_id = {}").format(person))
         # Of agents that are not hers: the agent, and one of its conversations or None.
-        self.prompts = [each for each in self._prompts() if each[0] not in self._mine]
+        self.prompts = [each for each in self._prompts() if each[0] not in self.mine]
         if self.prompts:
             told = sql.SQL(FORGOTTEN).format(
                 agents=[agent for agent, _ in self.prompts],

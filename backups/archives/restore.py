@@ -8,7 +8,7 @@ that says something else than the archive's keeps its id.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,10 @@ from backups.archives.from_backup import stage_from_backup
 from backups.archives.place import Place
 from backups.archives.removing import deferred, remove
 from backups.archives.staging import FATE, MADE, Staging, equal, keep_only, roots, stage
+from backups.archives.write import with_git_memory
 from backups.catalog import Backup
 from backups.opening import Key
+from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from infra.database.connection import database_of
 from infra.database.facts import DatabaseFacts
@@ -85,7 +87,8 @@ def restore(
         ensure_revision(str(place), header.revision, header.release, facts.revision)
         report(f"restore: reading {len(archive.header.agents)} agent(s)")
         staging = stage(link, model, archive)
-        return put(deployment, staging, archive.header, choices, set_aside, report)
+        with closing(staging.memories):
+            return put(deployment, staging, archive.header, choices, set_aside, report)
 
 
 def restore_from_backup(
@@ -108,7 +111,8 @@ def restore_from_backup(
             f"backup {backup.id}", manifest.database.revision, manifest.release, facts.revision
         )
         staging, header = stage_from_backup(link, model, store, backup, key, wanted, report)
-        return put(deployment, staging, header, choices, set_aside, report)
+        with closing(staging.memories):
+            return put(deployment, staging, header, choices, set_aside, report)
 
 
 def delete(
@@ -121,9 +125,12 @@ def delete(
     """
     with live(deployment) as (link, model, _):
         # In this order: what changes after the snapshot of the first is a conflict, and not lost.
+        having = with_git_memory(link, model, agents)
         counts = remove(link, model, agents)
         path = set_aside(agents)
         link.execute("COMMIT")
+    if having and reachable(deployment):
+        MemoryPlace.of(deployment).remove(having)
     return path, counts
 
 
@@ -148,8 +155,33 @@ def put(
     ]
     outcome.rows = _insert(staging)
     report(f"restore: {sum(outcome.rows.values())} rows")
+    staging.memories.rename(new)
+    if staging.memories.of and not choices.dry_run:
+        _put_memories(deployment, staging)
     staging.link.execute("ROLLBACK" if choices.dry_run else "COMMIT")
     return outcome
+
+
+def _put_memories(deployment: Deployment, staging: Staging) -> None:
+    """Before the rows are committed: memory without its agent harms nobody, an agent without it is not
+    what was restored."""
+    if not reachable(deployment):
+        count = len(staging.memories.of)
+        staging.notes.append(f"git memory of {count} agent(s) can't be put there from here")
+        return
+    rows = staging.run(
+        "SELECT id, organization_id FROM {} WHERE id = ANY(%s)",
+        staging.model.table(ROOT),
+        values=[list(staging.memories.of)],
+    )
+    organizations = dict(rows.fetchall())
+    staging.memories.keep(organizations)
+    aside = staging.memories.put(MemoryPlace.of(deployment), organizations)
+    if aside:
+        staging.notes.append(
+            f"other git memory of {', '.join(aside)} lay there: it is in .letta/memfs.aside of the"
+            " server's home"
+        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from backups.archives.closure import ROOT, Closure, Link, Model
 from backups.archives.file import OpenArchive
+from backups.archives.memory import Memories
 from infra.errors import LettaOpsError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Staging:
     link: psycopg.Connection[Any]
     model: Model
     tables: tuple[str, ...]  # each after those that it points at
+    memories: Memories = field(default_factory=Memories)
     notes: list[str] = field(default_factory=list)
 
     def count(self, table: str) -> int:
@@ -203,6 +205,7 @@ def stage(link: psycopg.Connection[Any], model: Model, archive: OpenArchive) -> 
     for table, counted in archive.counted.items():
         if loaded.get(table, 0) != counted.rows:
             raise archive.damaged(f"{table} has {loaded.get(table, 0)} rows of {counted.rows}")
+    staging.memories = archive.memories
     return staging
 
 
@@ -238,6 +241,7 @@ def keep_only(staging: Staging, agents: list[str]) -> None:
     from psycopg import sql
 
     closure = Closure(staging.link, replace(staging.model, schema="pg_temp"), agents)
+    staging.memories.keep(agents)
     for table in staging.tables:
         staging.run(
             "CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT ctid AS place {}",

@@ -14,6 +14,7 @@ from backups.archives.place import Place
 from backups.catalog import deployment_id
 from backups.contents import OF_PGVECTOR
 from backups.encryption import encryption_of
+from backups.sources.memory_files import reachable, read_memory
 from infra.database.facts import database_facts
 from infra.process import Report
 from infra.stack.deployment import Deployment
@@ -68,7 +69,8 @@ def archive(
         def rows(table: str) -> tuple[Iterable[bytes | bytearray | memoryview], Any]:
             return _rows(link, closure, header.tables[table], table, counts), lambda: counts[table]
 
-        size = write_archive(place, packed(header, rows), encryption)
+        memory = _memory(deployment, link, model, agents, report)
+        size = write_archive(place, packed(header, rows, memory), encryption)
     return Archived(place, size, encryption.on, header, counts)
 
 
@@ -102,13 +104,13 @@ def _header(
             for table in model.in_order()
         },
         providers=dict(link.execute(providers).fetchall()) if "providers" in model.columns else {},
-        left_out=dict(_left_out(link, model, agents)),
+        left_out=dict(_left_out(deployment, link, model, agents)),
         key_fingerprint=None if key is None else key_fingerprint(key),
     )
 
 
 def _left_out(
-    link: psycopg.Connection[Any], model: Model, agents: Sequence[str]
+    deployment: Deployment, link: psycopg.Connection[Any], model: Model, agents: Sequence[str]
 ) -> Iterator[tuple[str, int]]:
     """What the agents have that an archive does not carry, counted."""
     from psycopg import sql
@@ -119,13 +121,36 @@ def _left_out(
             row = link.execute(query.format(model.table(table)), [list(agents)]).fetchone()
             if row and row[0]:
                 yield table, int(row[0])
-    if "agents_tags" in model.columns:
-        query = sql.SQL("SELECT count(*) FROM {} WHERE agent_id = ANY(%s) AND tag = %s")
-        row = link.execute(
-            query.format(model.table("agents_tags")), [list(agents), GIT_MEMORY_TAG]
-        ).fetchone()
-        if row and row[0]:
-            yield "git memory repositories", int(row[0])
+    if not reachable(deployment) and (count := len(with_git_memory(link, model, agents))):
+        yield "git memory repositories", count
+
+
+def with_git_memory(
+    link: psycopg.Connection[Any], model: Model, agents: Sequence[str]
+) -> list[str]:
+    """Which of `agents` (ids) have git memory."""
+    from psycopg import sql
+
+    if "agents_tags" not in model.columns:
+        return []
+    query = sql.SQL("SELECT agent_id FROM {} WHERE agent_id = ANY(%s) AND tag = %s ORDER BY 1")
+    tags = query.format(model.table("agents_tags"))
+    return [row[0] for row in link.execute(tags, [list(agents), GIT_MEMORY_TAG])]
+
+
+def _memory(
+    deployment: Deployment,
+    link: psycopg.Connection[Any],
+    model: Model,
+    agents: Sequence[str],
+    report: Report,
+) -> Iterator[bytes]:
+    """The tar of their git memory; nothing where none has it, or where it can't be reached."""
+    having = with_git_memory(link, model, agents)
+    if having and reachable(deployment):
+        report(f"archive: git memory of {len(having)} agent(s)")
+        with read_memory(deployment, report, having) as tar:
+            yield from tar
 
 
 def _rows(

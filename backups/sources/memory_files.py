@@ -7,7 +7,7 @@ It lies outside of Postgres, in the home of the server. The work there is done b
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,8 +72,10 @@ def reachable(deployment: Deployment) -> bool:
 
 
 @contextmanager
-def read_memory(deployment: Deployment, report: Report = lambda _: None) -> Iterator[MemoryTar]:
-    """Yield the tar of all git-backed memory, consistent while the server writes.
+def read_memory(
+    deployment: Deployment, report: Report = lambda _: None, agents: Sequence[str] = ()
+) -> Iterator[MemoryTar]:
+    """Yield the tar of all git memory, or of these agents (ids), consistent while the server writes.
 
     Where it can't be reached the tar is empty, and `report` says so. Raises LettaOpsError
     (`memory-files`, `data-missing`, and those of the engine), also while the tar is iterated.
@@ -83,7 +85,7 @@ def read_memory(deployment: Deployment, report: Report = lambda _: None) -> Iter
         report(
             "memory files: git-backed memory can't be reached from here, and is not in this backup"
         )
-    tar = MemoryTar(_nothing() if home is None else home.output("read"), report)
+    tar = MemoryTar(_nothing() if home is None else home.output("read", *agents), report)
     try:
         yield tar
     finally:
@@ -147,6 +149,15 @@ class MemoryPlace:
             raise _damaged(error) from None
         assert reader.contents is not None  # noqa: S101  # the pieces have ended
         return _memory(reader.contents)
+
+    def add(self, chunks: Iterable[bytes]) -> bool:
+        """Put the tar of an agent's memory among the live ones, while the server serves; return whether
+        another lay there, which is set aside."""
+        return bool(self._run("add", chunks=chunks))
+
+    def remove(self, agents: Sequence[str]) -> list[str]:
+        """Remove the memory of agents, and what was set aside of it; return of which there was some."""
+        return [str(each) for each in self._run("remove", *agents)]
 
     def swap(self) -> None:
         """Put what was written in the place of what is live, which stays beside it."""

@@ -97,6 +97,7 @@ class TarWriter:
         self._tally = Tally()
         self._notes: list[str] = []
         self._left_out: dict[bytes, None] = {}
+        self._path, self._size, self._left, self._digest = b"", 0, 0, hashlib.sha256()
 
     def note(self, message: str) -> None:
         """Say something about what is written; it stands in the last member."""
@@ -107,24 +108,37 @@ class TarWriter:
         self._left_out[path] = None
 
     def folder(self, path: bytes) -> None:
-        self._write(_header(path, None))
-        self._tally.folder(path)
+        self.begin(path, None)
 
     def file(self, path: bytes, size: int, chunks: Iterable[bytes]) -> None:
         """Raises EOFError when `chunks` are fewer bytes than `size`; more are not taken."""
+        self.begin(path, size)
+        chunks = iter(chunks)
+        while self._left:
+            chunk = next(chunks, None)
+            if chunk is None:
+                raise EOFError(f"{path.decode(errors='replace')} became shorter while it was read")
+            self.data(chunk[: self._left])
+
+    def begin(self, path: bytes, size: int | None) -> None:
+        """Begin a folder (`size` is None), or a file, whose content comes by `data`, as much as it is."""
         self._write(_header(path, size))
-        digest, left = hashlib.sha256(), size
-        for chunk in chunks:
-            taken = chunk[:left]
-            digest.update(taken)
-            self._write(taken)
-            left -= len(taken)
-            if left == 0:
-                break
-        if left:
-            raise EOFError(f"{path.decode(errors='replace')} became shorter while it was read")
-        self._write(_padding(size))
-        self._tally.file(path, digest.hexdigest())
+        if size is None:
+            self._tally.folder(path)
+            return
+        self._path, self._size, self._left, self._digest = path, size, size, hashlib.sha256()
+        self._end_file()
+
+    def data(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._write(data)
+        self._left -= len(data)
+        self._end_file()
+
+    def _end_file(self) -> None:
+        if not self._left:
+            self._write(_padding(self._size))
+            self._tally.file(self._path, self._digest.hexdigest())
 
     def end(self) -> Contents:
         notes = self._notes[:NOTES]

@@ -759,6 +759,46 @@ def test_a_write_that_is_killed_leaves_nothing_that_could_be_swapped_in(
     assert which(home) == "new"
 
 
+def memory_of(agent: str, text: bytes) -> bytes:
+    above = ["memfs", "memfs/repository", "memfs/repository/org", f"memfs/repository/org/{agent}"]
+    return tar_of(*((each, None) for each in above), (f"{above[-1]}/which", text))
+
+
+def one(home: Home, agent: str) -> str:
+    return (home.live / "repository" / "org" / agent / "which").read_text()
+
+
+def test_one_agents_memory_is_read_added_and_removed_beside_the_others(home: Home) -> None:
+    assert home.run("add", stdin=memory_of("a", b"of a")) == b"false\n"
+    assert home.run("add", stdin=memory_of("b", b"of b")) == b"false\n"
+    assert home.run("read", "b") == memory_of("b", b"of b")
+    assert home.run("read", "c") == tar_of(("memfs", None), ("memfs/repository", None))
+    assert home.run("add", stdin=memory_of("a", b"new")) == b"true\n"
+    assert (one(home, "a"), one(home, "b")) == ("new", "of b")
+    (aside,) = home.live.with_name("memfs.aside").iterdir()
+    assert (aside / "which").read_text() == "of a"
+    assert home.attempt("add", stdin=memory_of("a", b"cut")[:-BLOCK]).returncode == 1
+    assert one(home, "a") == "new"
+    assert json.loads(home.run("remove", "a", "c")) == ["a"]
+    assert home.run("read") == memory_of("b", b"of b")
+    assert not any(home.live.with_name("memfs.aside").iterdir())
+
+
+@pytest.mark.parametrize("steps", range(3))
+def test_an_add_killed_at_any_step_loses_nothing_and_can_be_done_again(
+    home: Home, killed_script: Path, steps: int
+) -> None:
+    home.run("add", stdin=memory_of("a", b"old"))
+    new = memory_of("a", b"new")
+    assert kill_in(home, killed_script, "add", steps, stdin=new)
+    held = [path.read_text() for path in home.folder.rglob("which")]
+    assert "old" in held
+    home.run("add", stdin=new)
+    assert one(home, "a") == "new"
+    assert home.run("read") == new
+    assert "old" in [path.read_text() for path in home.folder.rglob("which")]
+
+
 def test_what_a_proven_swap_replaced_can_be_brought_back_whatever_waits(home: Home) -> None:
     tar = old_and_new(home, earlier=True)
     home.run("swap")

@@ -1,6 +1,7 @@
-"""One job, where the memory lies: `read write swap undo forget drop state fsck digest`.
+"""One job, where the memory lies: `read write swap undo forget drop state fsck digest add remove`.
 
     python -I -c PROGRAM JOB HOME [live|restoring]
+    python -I -c PROGRAM read|remove HOME [AGENT...]
 
 `read` writes a tar to stdout; all others print one JSON document. Exit code 0: done, and all of it.
 """
@@ -31,7 +32,9 @@ def main(arguments: list[str]) -> None:
     try:
         place = Place(home)
         if job == "read":
-            _read(place)
+            _read(place, which)
+        elif job == "remove":
+            print(json.dumps(place.remove(which)))
         else:
             answer = _run(job, place, which[0] if which else "live")
             print(json.dumps(answer))
@@ -39,17 +42,18 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"{job} of git memory: {error or type(error).__name__}")
 
 
-def _read(place: Place) -> None:
+def _read(place: Place, agents: list[str]) -> None:
     place.ensure_settled()
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb", OUT_BUFFER) as sink:
         writer = TarWriter(sink.write)
-        write_memory(writer, place.path(LIVE))
+        write_memory(writer, place.path(LIVE), {os.fsencode(each) for each in agents})
         writer.end()
 
 
 def _run(job: str, place: Place, which: str) -> Any:
     jobs: dict[str, Callable[[], Any]] = {
         "write": lambda: _write(place),
+        "add": lambda: place.add(_from_stdin),
         "swap": place.swap,
         "undo": place.undo,
         "forget": place.forget,
@@ -71,8 +75,12 @@ def _chosen(place: Place, which: str) -> bytes:
 
 
 def _write(place: Place) -> Any:
-    contents = place.write(lambda size: os.read(sys.stdin.fileno(), size)).contents
+    contents = place.write(_from_stdin).contents
     return None if contents is None else contents._asdict()
+
+
+def _from_stdin(size: int) -> bytes:
+    return os.read(sys.stdin.fileno(), size)
 
 
 def _digest(folder: bytes) -> Any:

@@ -9,6 +9,7 @@ and only then the objects are read.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from backups.sources.memory_inside.files import (
     is_folder,
@@ -35,14 +36,15 @@ from backups.sources.memory_tar import ROOT, TarWriter
 
 PATIENCE_SECONDS = 5.0  # for one repository: after that it is taken as it is, and that is told
 OBJECTS = b"objects"
+REPOSITORIES = b"/repository"  # in it a folder of each organization, with one of each agent
 
 
 class Refused(Exception):  # noqa: N818  # says what happened
     """The job can't be done; its words are for people."""
 
 
-def write_memory(writer: TarWriter, folder: bytes) -> None:
-    """Write the folder of all memory, or nothing where there is none.
+def write_memory(writer: TarWriter, folder: bytes, agents: Collection[bytes] = ()) -> None:
+    """Write the folder of all memory, or nothing where there is none; with `agents` (ids) only theirs.
 
     Raises Refused where something else lies there, and when history is removed at that moment.
     """
@@ -52,7 +54,19 @@ def write_memory(writer: TarWriter, folder: bytes) -> None:
         raise Refused(f"{shown(folder)} is not a plain folder: what it leads to is not read")
     if not has_git():
         writer.note("there is no git: nobody has looked whether repositories are whole")
-    _write_folder(writer, folder, ROOT)
+    if not agents:
+        _write_folder(writer, folder, ROOT)
+        return
+    writer.folder(ROOT)
+    if is_folder(folder + REPOSITORIES):
+        writer.folder(ROOT + REPOSITORIES)
+    for organization in names_in(folder + REPOSITORIES):
+        above = REPOSITORIES + b"/" + organization
+        found = [each for each in names_in(folder + above) if each in agents]
+        if found:
+            writer.folder(ROOT + above)
+        for each in found:
+            _write_any(writer, folder + above + b"/" + each, ROOT + above + b"/" + each)
 
 
 def _write_folder(writer: TarWriter, folder: bytes, name: bytes) -> None:

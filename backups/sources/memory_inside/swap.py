@@ -10,6 +10,8 @@ All is done by renaming folders of `.letta`, so that their names say how far it 
     memfs.older      what was live before the swap ahead of that one: an undo brings it back as `before`
     memfs.undoing    was live, its predecessor goes back into its place
     memfs.dropping   is being removed: never looked at
+    memfs.adding     one agent's memory, written whole: its folder is moved into the live ones
+    memfs.aside      what lay there before, by the time: nothing looks at it
 
     swap                                    undo
       live restoring [before]                 live before [older]
@@ -27,16 +29,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 
-from backups.sources.memory_inside.files import is_folder, kind
-from backups.sources.memory_inside.read import Refused
+from backups.sources.memory_inside.files import is_folder, kind, names_in
+from backups.sources.memory_inside.read import REPOSITORIES, Refused
 from backups.sources.memory_tar import ROOT, TarReader
 
 LIVE = "memfs"
 PART, RESTORING, SWAPPING = "memfs.part", "memfs.restoring", "memfs.swapping"
 BEFORE, OLDER = "memfs.before", "memfs.older"
 UNDOING, DROPPING = "memfs.undoing", "memfs.dropping"
+ADDING, ASIDE = "memfs.adding", "memfs.aside"
 
 
 class Place:
@@ -136,7 +140,7 @@ class Place:
         """Remove what was live in earlier times; what waits stays."""
         self.ensure_settled()
         there = self.has(BEFORE)
-        for name in (BEFORE, OLDER, DROPPING, PART):
+        for name in (BEFORE, OLDER, DROPPING, PART, ADDING, ASIDE):
             self._remove(name)
         return "removed" if there else "nothing to remove"
 
@@ -146,6 +150,59 @@ class Place:
         for name in (PART, RESTORING, OLDER, DROPPING):
             self._remove(name)
         return "removed"
+
+    def add(self, read: Callable[[int], bytes]) -> bool:
+        """Extract the tar of one agent's memory, and put its folder among the live ones; return whether
+        another lay there, which is set aside. Raises TarDamaged, and Refused in the middle of a swap."""
+        self.ensure_settled()
+        os.makedirs(self._folder, 0o700, exist_ok=True)
+        self._remove(ADDING)
+        os.mkdir(self.path(ADDING), 0o700)
+        reader = TarReader(read)
+        _extract(reader, self.path(ADDING))
+        os.sync()
+        replaced = False
+        self._ensure_live()
+        for folder in self._agents(self.path(ADDING)):
+            target = self.path(LIVE) + folder
+            os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+            if kind(target) is not None:
+                replaced = True
+                self._set_aside(target)
+            step(f"{ADDING} -> {LIVE}")
+            os.rename(self.path(ADDING) + folder, target)
+        os.sync()
+        self._remove(ADDING)
+        return replaced
+
+    def remove(self, agents: Collection[str]) -> list[str]:
+        """Remove the memory of agents, also what was set aside of it; return of which there was some."""
+        self.ensure_settled()
+        names = {os.fsencode(agent) for agent in agents}
+        found = set()
+        for folder in self._agents(self.path(LIVE)):
+            if os.path.basename(folder) in names:
+                found.add(os.path.basename(folder))
+                shutil.rmtree(self.path(LIVE) + folder)
+        for aside in names_in(self.path(ASIDE)):
+            if aside.split(b" ")[-1] in names:
+                found.add(aside.split(b" ")[-1])
+                shutil.rmtree(self.path(ASIDE) + b"/" + aside)
+        return sorted(map(os.fsdecode, found))
+
+    def _agents(self, folder: bytes) -> list[bytes]:
+        """Below which names in `folder` agents' memory is; each begins with a slash."""
+        return [
+            b"/".join((REPOSITORIES, organization, agent))
+            for organization in names_in(folder + REPOSITORIES)
+            for agent in names_in(folder + REPOSITORIES + b"/" + organization)
+        ]
+
+    def _set_aside(self, path: bytes) -> None:
+        os.makedirs(self.path(ASIDE), 0o700, exist_ok=True)
+        name = f"{time.time_ns()} ".encode() + os.path.basename(path)
+        step(f"{LIVE} -> {ASIDE}")
+        os.rename(path, self.path(ASIDE) + b"/" + name)
 
     def _ensure_live(self) -> None:
         if not self.has(LIVE):

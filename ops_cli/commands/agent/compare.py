@@ -87,7 +87,7 @@ def _side(invocation: Invocation, deployment: Deployment, word: str, identity: s
         return of_backup(store, backup, key, [agent], lambda _: None)
     if path.is_file() or word.startswith(IN_STORE):
         return of_archive(place_of(invocation, word), Key.of(deployment.backups, identity))
-    return of_live([word])
+    return of_live(deployment, [word])
 
 
 def _lines(answer: dict[str, Any]) -> Iterator[str]:

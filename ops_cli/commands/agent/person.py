@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from infra.stack.deployment import Deployment
 
 REMAINS = (
-    "agents that others use, too, keep what they made of it: their answers, summaries and memory",
-    "git memory lies outside of the database, and stays",
+    "agents that others use, too, keep what they made of it: their answers, summaries and (git) memory",
     "files that were exported elsewhere, and copies of the store, are not known here",
 )
 
