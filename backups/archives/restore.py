@@ -8,16 +8,17 @@ that says something else than the archive's keeps its id.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backups.archives.agents import letta_tables
+from backups.archives.agents import agents_in, letta_tables
 from backups.archives.closure import ROOT, Model
 from backups.archives.deciding import decide
 from backups.archives.file import Header, open_archive
 from backups.archives.from_backup import stage_from_backup
+from backups.archives.migrated import migrated
 from backups.archives.place import Place
 from backups.archives.removing import deferred, remove
 from backups.archives.staging import FATE, MADE, Staging, equal, keep_only, roots, stage
@@ -27,11 +28,12 @@ from backups.opening import Key
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from infra.database.connection import database_of
-from infra.database.facts import DatabaseFacts
+from infra.database.facts import DatabaseFacts, database_facts
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
+from infra.stack.releases import Release, release_at
 from infra.targets import host
 
 if TYPE_CHECKING:
@@ -82,10 +84,20 @@ def restore(
     Raises LettaOpsError: `archive-damaged`, `archive-other-revision`, `agent-exists`, `id-taken`,
     `other-encryption-key`, `restore-refused`, and those of the database.
     """
-    with open_archive(place, key) as archive, live(deployment) as (link, model, facts):
+    with ExitStack() as stack:
+        archive = stack.enter_context(open_archive(place, key))
         header = archive.header
-        ensure_revision(str(place), header.revision, header.release, facts.revision)
-        report(f"restore: reading {len(archive.header.agents)} agent(s)")
+        newer = _newer(deployment, str(place), header.revision, header.release)
+        if newer is not None:
+
+            def fill(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
+                return stage(link, model, archive), header
+
+            made = migrated(deployment, str(place), header.revision, newer, fill, report)
+            archive = stack.enter_context(open_archive(stack.enter_context(made), Key()))
+        link, model, facts = stack.enter_context(live(deployment))
+        ensure_revision(str(place), archive.header.revision, header.release, facts.revision)
+        report(f"restore: reading {len(header.agents)} agent(s)")
         staging = stage(link, model, archive)
         with closing(staging.memories):
             return put(deployment, staging, archive.header, choices, set_aside, report)
@@ -105,14 +117,38 @@ def restore_from_backup(
 
     Raises like `restore`, and `agent-unknown`, `agent-ambiguous`.
     """
+    manifest, source = backup.manifest, f"backup {backup.id}"
+
+    def fill(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
+        return stage_from_backup(link, model, store, backup, key, wanted, report)
+
+    newer = _newer(deployment, source, manifest.database.revision, manifest.release)
+    if newer is not None:
+        made = migrated(deployment, source, manifest.database.revision, newer, fill, report)
+        with made as place:
+            return restore(deployment, place, Key(), choices, set_aside, report)
     with live(deployment) as (link, model, facts):
-        manifest = backup.manifest
-        ensure_revision(
-            f"backup {backup.id}", manifest.database.revision, manifest.release, facts.revision
-        )
-        staging, header = stage_from_backup(link, model, store, backup, key, wanted, report)
+        ensure_revision(source, manifest.database.revision, manifest.release, facts.revision)
+        staging, header = fill(link, model)
         with closing(staging.memories):
             return put(deployment, staging, header, choices, set_aside, report)
+
+
+def _newer(
+    deployment: Deployment, source: str, revision: str | None, made_by: str | None
+) -> Release | None:
+    """The release to whose revision rows of `revision` must be migrated; None: they fit as they are.
+
+    Raises LettaOpsError (`archive-other-revision`) where the live database is of no release we know.
+    """
+    with agents_in(deployment) as (link, _):
+        here = database_facts(link).revision
+    if here == revision:
+        return None
+    release = release_at(here)
+    if release is None:
+        ensure_revision(source, revision, made_by, here)
+    return release
 
 
 def delete(

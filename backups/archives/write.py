@@ -13,7 +13,7 @@ from backups.archives.file import ArchivedTable, Header, packed, write_archive
 from backups.archives.place import Place
 from backups.catalog import deployment_id
 from backups.contents import OF_PGVECTOR
-from backups.encryption import encryption_of
+from backups.encryption import Encryption, encryption_of
 from backups.sources.memory_files import reachable, read_memory
 from infra.database.facts import database_facts
 from infra.process import Report
@@ -62,19 +62,32 @@ def archive(
         found = find_agents(link, model, wanted)
         agents = with_members(link, model, found)
         report(f"archive: {len(agents)} agent(s), out of one snapshot")
-        closure = Closure(link, model, agents)
-        header = _header(deployment, link, model, agents)
-        counts: dict[str, int] = {}
-
-        def rows(table: str) -> tuple[Iterable[bytes | bytearray | memoryview], Any]:
-            return _rows(link, closure, header.tables[table], table, counts), lambda: counts[table]
-
+        header = header_of(deployment, link, model, agents)
         memory = _memory(deployment, link, model, agents, report)
-        size = write_archive(place, packed(header, rows, memory), encryption)
+        return write_agents(link, model, agents, header, memory, place, encryption)
+
+
+def write_agents(
+    link: psycopg.Connection[Any],
+    model: Model,
+    agents: Sequence[str],
+    header: Header,
+    memory: Iterable[bytes],
+    place: Place,
+    encryption: Encryption,
+) -> Archived:
+    """Write all that is theirs, as the transaction of `link` sees it, and what `memory` yields."""
+    closure = Closure(link, model, agents)
+    counts: dict[str, int] = {}
+
+    def rows(table: str) -> tuple[Iterable[bytes | bytearray | memoryview], Any]:
+        return _rows(link, closure, header.tables[table], table, counts), lambda: counts[table]
+
+    size = write_archive(place, packed(header, rows, memory), encryption)
     return Archived(place, size, encryption.on, header, counts)
 
 
-def _header(
+def header_of(
     deployment: Deployment, link: psycopg.Connection[Any], model: Model, agents: Sequence[str]
 ) -> Header:
     from psycopg import sql

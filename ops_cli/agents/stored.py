@@ -45,11 +45,12 @@ SELECT m.role, count(*), sum(length(coalesce(m.content::text, m.text, ''))) FROM
 WHERE m.id IN (SELECT json_array_elements_text(a.message_ids) FROM {agents} a WHERE a.id = %(agent)s)
 GROUP BY 1 ORDER BY 1
 """
+# Older releases have no conversations: a column that isn't there is asked for by its name.
 MESSAGES = """
-SELECT m.id, m.role, m.created_at, m.conversation_id, m.name, m.content, m.text, m.tool_calls,
-  m.tool_returns, m.is_err
-FROM {messages} m WHERE m.agent_id = %(agent)s AND m.created_at >= %(since)s
-AND (%(conversation)s::text IS NULL OR m.conversation_id = %(conversation)s)
+SELECT m.id, m.role, m.created_at, c.id, m.content, m.text, m.tool_calls, m.tool_returns, m.is_err
+FROM {messages} m, LATERAL (SELECT to_jsonb(m) ->> 'conversation_id') c(id)
+WHERE m.agent_id = %(agent)s AND m.created_at >= %(since)s
+AND (%(conversation)s::text IS NULL OR c.id = %(conversation)s)
 ORDER BY m.sequence_id
 """
 PAGE = 200
@@ -153,7 +154,7 @@ def messages(
 
 
 def _message(row: Any) -> StoredMessage:
-    identifier, role, created, conversation, _, content, text, calls, returns, failed = row
+    identifier, role, created, conversation, content, text, calls, returns, failed = row
     parts = [text] if text and not content else []
     for part in content if isinstance(content, list) else ():
         if isinstance(part, dict):
