@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from infra.errors import LettaOpsError
 from infra.stack.locations import stack_folder
+
+if TYPE_CHECKING:
+    from infra.sensitive import Sensitive
 
 FLAGS = ("--json", "-v", "--verbose")
 WITH_VALUE = ("--stack", "--profile")
@@ -84,6 +87,27 @@ def pairs(words: list[str], option: str = "--config") -> dict[str, str]:
             raise typer.BadParameter(f"{word!r} is not KEY=VALUE", param_hint=option)
         found[key.strip()] = value
     return found
+
+
+def by_reference(option: str, reference: str, what: str) -> Sensitive:
+    """The secret that a reference leads to: it never stands on a command line itself.
+
+    Raises typer.BadParameter for anything else, and LettaOpsError (`secret`).
+    """
+    from infra.sensitive import Sensitive
+    from infra.stack.references import is_reference, resolve
+
+    if not is_reference(reference):
+        raise typer.BadParameter(
+            f"{what} is to be given by reference: env:VARIABLE, file:PATH or cmd:COMMAND",
+            param_hint=option,
+        )
+    try:
+        return Sensitive(resolve(reference))
+    except ValueError as error:
+        raise LettaOpsError(
+            "secret", f"{what} can't be had: {error}", "correct the reference"
+        ) from None
 
 
 def expanded(path: Any) -> Path | None:

@@ -124,8 +124,7 @@ def _archive(
         release=release.version,
         providers=old.providers,
         left_out=old.left_out,
+        key_fingerprint=old.key_fingerprint,
     )
-    if old.key_fingerprint is not None:  # else today's key, which the migrations were given
-        header = replace(header, key_fingerprint=old.key_fingerprint)
     memory = staging.memories.as_tar() if staging.memories.of else iter(())
     write_agents(link, model, agents, header, memory, place, Encryption())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,15 @@ from backups.archives.removing import deferred, remove
 from backups.archives.staging import FATE, MADE, Staging, equal, keep_only, roots, stage
 from backups.archives.write import with_git_memory
 from backups.catalog import Backup
-from backups.opening import Key
+from backups.opening import Key, escrowed_key
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from infra.database.connection import database_of
 from infra.database.facts import DatabaseFacts, database_facts
 from infra.errors import LettaOpsError
 from infra.process import Report
+from infra.sensitive import Sensitive
+from infra.stack.ciphertext import decrypted, encrypted, looks_encrypted
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
 from infra.stack.releases import Release, release_at
@@ -46,11 +48,13 @@ SECRETS = "_enc"
 
 @dataclass(frozen=True)
 class Choices:
-    """`on_conflict`: what happens where an agent with this id is there (`CONFLICTS`)."""
+    """`on_conflict`: what happens where an agent with this id is there (`CONFLICTS`); `secrets_key`: what
+    the secrets are encrypted with, where that is another key than the server's."""
 
     on_conflict: str = FAIL
     new_ids: bool = False
     without_secrets: bool = False
+    secrets_key: Sensitive | None = None
     dry_run: bool = False
 
 
@@ -118,6 +122,8 @@ def restore_from_backup(
     Raises like `restore`, and `agent-unknown`, `agent-ambiguous`.
     """
     manifest, source = backup.manifest, f"backup {backup.id}"
+    if choices.secrets_key is None:
+        choices = replace(choices, secrets_key=_kept_key(deployment, store, backup, key))
 
     def fill(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
         return stage_from_backup(link, model, store, backup, key, wanted, report)
@@ -132,6 +138,14 @@ def restore_from_backup(
         staging, header = fill(link, model)
         with closing(staging.memories):
             return put(deployment, staging, header, choices, set_aside, report)
+
+
+def _kept_key(deployment: Deployment, store: Store, backup: Backup, key: Key) -> Sensitive | None:
+    """The key that the backup keeps of its secrets, where it is another than the server's."""
+    here = deployment.server.encryption_key
+    if here is not None and key_fingerprint(here) == backup.manifest.key_fingerprint:
+        return None
+    return escrowed_key(store, backup, key)
 
 
 def _newer(
@@ -290,12 +304,44 @@ def _ensure_key(deployment: Deployment, staging: Staging, header: Header, choice
     here = None if key is None else key_fingerprint(key)
     if not held or here == header.key_fingerprint:
         return
+    if key is not None and _encrypt_anew(staging, list(held), choices.secrets_key, key):
+        staging.notes.append(
+            f"{sum(held.values())} secret(s) were encrypted with this server's key"
+        )
+        return
     raise LettaOpsError(
         "other-encryption-key",
         f"{sum(held.values())} secret(s) of the archive are encrypted with the key"
         f" {header.key_fingerprint or '(none)'}, this server has {here or 'none'}; nothing was changed",
-        "restore it into a server with that key; or --without-secrets, and set them anew",
+        "give that key (--secrets-key file:PATH), or say --without-secrets, and set them anew",
     )
+
+
+def _encrypt_anew(
+    staging: Staging, columns: list[tuple[str, str]], old: Sensitive | None, key: Sensitive
+) -> bool:
+    """Encrypt what was staged with the server's key; False where there is something that no key opens."""
+    from psycopg import sql
+
+    for table, column in columns:
+        name = sql.Identifier(column)
+        rows = staging.run(
+            "SELECT ctid::text, {0} FROM {1} WHERE {0} <> ''", name, staging.staged(table)
+        ).fetchall()
+        for place, value in rows:
+            text = Sensitive(value)
+            if looks_encrypted(value):
+                if decrypted(key, value) is not None:
+                    continue
+                opened = None if old is None else decrypted(old, value)
+                if opened is None:
+                    return False
+                text = opened
+            staging.run(
+                "UPDATE {} SET {} = %s WHERE ctid = %s::tid", staging.staged(table), name,
+                values=[encrypted(key, text), place],
+            )  # fmt: skip
+    return True
 
 
 def _conflicts(staging: Staging, choices: Choices, set_aside: SetAside, outcome: Outcome) -> None:

@@ -10,9 +10,10 @@ from backups.humanize import time_in_words
 from backups.manifest import Manifest
 from backups.verdicts import FAILED, PASSED, UNVERIFIED, CheckResult
 from healthchecks.drill.verdict import COUNTS, DATABASE, FRESHNESS, REVISION, SECRET
-from healthchecks.probes.encryption import encrypted_columns, looks_encrypted, opens
+from healthchecks.probes.encryption import encrypted_columns
 from infra.embedded.release import InstalledRelease
 from infra.sensitive import Sensitive
+from infra.stack.ciphertext import decrypted, looks_encrypted
 
 if TYPE_CHECKING:
     import psycopg
@@ -89,7 +90,7 @@ def judge_secret(link: psycopg.Connection[Any], key: Sensitive | None, whose: st
                     f"{column} is encrypted with a key that is not at hand",
                     "let the key go along with the next backup (backup.recipients), or keep a copy",
                 )
-            if not opens(key, value):
+            if decrypted(key, value) is None:
                 return CheckResult(SECRET, FAILED, f"{column} does not open with {whose}")
             tried.append(column)
     if not tried:

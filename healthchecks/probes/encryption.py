@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from healthchecks.facts import reading
-from infra.sensitive import Sensitive
+from infra.stack.ciphertext import decrypted, looks_encrypted
 from infra.stack.deployment import Deployment
 from infra.targets.facts import Measurement
 
 if TYPE_CHECKING:
     import psycopg
 
-# Letta's format (letta/helpers/crypto_utils.py, 0.16.8): base64 of salt, nonce, ciphertext and tag;
-# AES-256-GCM, its key by PBKDF2-HMAC-SHA256 from LETTA_ENCRYPTION_KEY and the salt.
-SALT, NONCE, TAG = 16, 12, 16
-ITERATIONS = 100_000
-KEY_BYTES = 32
-# How Letta tells that a value can't be a ciphertext though it may look like base64.
-PLAINTEXT_PREFIXES = (
-    "sk-", "pk-", "api-", "key-", "token-", "Bearer ", "xoxb-", "xoxp-", "ghp_", "gho_", "ghu_",
-    "ghs_", "ghr_", "AKIA", "ABIA", "ACCA", "ASIA",
-)  # fmt: skip
-# Each value has a salt of its own, so each costs a derivation: about 40 ms.
+# Each costs a derivation: about 40 ms.
 TRIED_PER_COLUMN = 3
 TRIED = 12
 
@@ -63,38 +50,13 @@ def look_at_secrets(deployment: Deployment) -> Encryption:
                 plaintext[column] = len(values) - len(sealed)
             for value in sealed[: min(TRIED_PER_COLUMN, TRIED - tried)] if key else ():
                 tried += 1
-                if key is not None and opens(key, value):
+                if key is not None and decrypted(key, value) is not None:
                     opened += 1
                 else:
                     unopened.append(column)
     return Encryption(
         columns, plaintext, encrypted, opened, tuple(dict.fromkeys(unopened)), key is not None
     )
-
-
-def looks_encrypted(value: str) -> bool:
-    """Tell whether `value` can be a ciphertext of Letta: base64, long enough, no known prefix."""
-    if value.startswith(PLAINTEXT_PREFIXES):
-        return False
-    try:
-        return len(base64.b64decode(value, validate=True)) >= SALT + NONCE + TAG
-    except (binascii.Error, ValueError):
-        return False
-
-
-def opens(key: Sensitive, value: str) -> bool:
-    """Tell whether `key` decrypts `value`; GCM's tag makes that certain. The text is dropped."""
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    data = base64.b64decode(value)
-    salt, nonce, sealed = data[:SALT], data[SALT : SALT + NONCE], data[SALT + NONCE :]
-    derived = hashlib.pbkdf2_hmac("sha256", key.reveal().encode(), salt, ITERATIONS, KEY_BYTES)
-    try:
-        AESGCM(derived).decrypt(nonce, sealed, None)
-    except InvalidTag:
-        return False
-    return True
 
 
 def encrypted_columns(link: psycopg.Connection[Any]) -> Iterator[tuple[str, list[str]]]:

@@ -91,6 +91,7 @@ def _carried(agent: Entry, *, with_values: bool = False) -> dict[str, int]:
         "tags": len(agent.get("tags") or []),
         "tool_rules": len(agent.get("tool_rules") or []),
         "files": len(agent.get("files_agents") or []),
+        "groups": len(agent.get("group_ids") or []),
         # A file has their names; only with a value is one carried.
         "secrets": len(secrets) if with_values else sum(bool(value) for value in secrets.values()),
         **({} if with_values else dict.fromkeys(NEVER_CARRIED, 0)),

@@ -71,6 +71,24 @@ def show(deployment: Deployment, wanted: str) -> dict[str, Any]:
     }
 
 
+# By part of a context: the server's counts of tokens.
+PARTS = {
+    "system": ("num_tokens_system",),
+    "blocks": ("num_tokens_core_memory",),
+    "messages": ("num_tokens_messages", "num_tokens_summary_memory"),
+    "tools": ("num_tokens_functions_definitions", "num_tokens_tool_usage_rules"),
+    "files": ("num_tokens_directories", "num_tokens_memory_filesystem"),
+}
+
+
+def with_tokens(deployment: Deployment, shown: dict[str, Any]) -> dict[str, Any]:
+    """What `show` told, with the tokens of the context as the server counts them."""
+    with api(deployment) as client:
+        found: Any = client.get(f"/v1/agents/{shown['id']}/context", cast_to=object)
+    tokens = {part: sum(int(found.get(key) or 0) for key in keys) for part, keys in PARTS.items()}
+    return {**shown, "context": {**shown["context"], "tokens": tokens, "tokens_estimated": False}}
+
+
 def messages(
     deployment: Deployment,
     wanted: str,

@@ -24,6 +24,7 @@ COUNTED = (
     ("files", "files_agents", BY_AGENT),
     ("secrets", "agent_environment_variables", BY_AGENT),
     ("identities", "identities_agents", BY_AGENT),
+    ("groups", "groups", "t.manager_agent_id = %(agent)s"),
     (
         "passages",
         "archival_passages",
@@ -53,7 +54,14 @@ WHERE m.agent_id = %(agent)s AND m.created_at >= %(since)s
 AND (%(conversation)s::text IS NULL OR c.id = %(conversation)s)
 ORDER BY m.sequence_id
 """
+# What a model is told of tools, besides the messages.
+TOLD_OF_TOOLS = """
+SELECT coalesce(sum(length(t.json_schema::text)), 0) FROM {tools} t
+JOIN {tools_agents} l ON l.tool_id = t.id WHERE l.agent_id = %(agent)s
+"""
 PAGE = 200
+# As tokens of English text go: nobody knows better without the model's own tokenizer.
+CHARACTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,18 @@ def _shown(asked: _Asked, agent: str) -> dict[str, Any]:
     ((row,),) = asked.rows("SELECT to_jsonb(a) FROM {agents} a WHERE a.id = %(agent)s")
     config = row.get("llm_config") or {}
     ((last,),) = asked.rows(LAST)
+    ((told_of_tools,),) = asked.rows(TOLD_OF_TOOLS)
+    system = len(row.get("system") or "")
+    roles = {role: (count, int(size or 0)) for role, count, size in asked.rows(CONTEXT)}
+    blocks = asked.rows(BLOCKS)
+    in_blocks = sum(len(block[1] or "") for block in blocks)
+    parts = {
+        "system": system,
+        "blocks": in_blocks,
+        # The first message repeats both.
+        "messages": sum(size for role, (_, size) in roles.items() if role != "system"),
+        "tools": int(told_of_tools),
+    }
     return {
         "id": agent,
         "name": row.get("name"),
@@ -105,11 +125,13 @@ def _shown(asked: _Asked, agent: str) -> dict[str, Any]:
         "context": {
             "limit_tokens": config.get("context_window"),
             "messages": len(row.get("message_ids") or []),
-            "system_characters": len(row.get("system") or ""),
+            "system_characters": system,
             "by_role": {
-                role: {"messages": count, "characters": int(size or 0)}
-                for role, count, size in asked.rows(CONTEXT)
+                role: {"messages": count, "characters": size}
+                for role, (count, size) in roles.items()
             },
+            "tokens": {part: size // CHARACTERS_A_TOKEN for part, size in parts.items()},
+            "tokens_estimated": True,
         },
         "blocks": [
             {
@@ -120,7 +142,7 @@ def _shown(asked: _Asked, agent: str) -> dict[str, Any]:
                 "description": description,
                 "value": value,
             }
-            for label, value, limit, description, read_only in asked.rows(BLOCKS)
+            for label, value, limit, description, read_only in blocks
         ],
         "tools": [name for (name,) in asked.rows(TOOLS)],
         "tags": [tag for (tag,) in asked.rows(TAGS)],

@@ -280,6 +280,11 @@ def test_show_and_messages_need_no_server(house: Stack, rich: Rich) -> None:
     ] == "Now it is coffee."
     counts = shown["counts"]
     assert (counts["passages"], counts["conversations"], counts["secrets"]) == (2, 1, 1)
+    assert shown["context"]["tokens_estimated"] is True
+    with api(house.deployment) as client:
+        window: Any = client.get(f"/v1/agents/{rich.id}/context", cast_to=object)
+    estimated = sum(shown["context"]["tokens"].values())
+    assert 0.5 < estimated / window["context_window_size_current"] < 2
     told = house.json("agent", "messages", rich.id)
     assert len(told) == counts["messages"]
     assert {message["conversation"] for message in told} == {None, rich.conversation}
@@ -438,6 +443,8 @@ def test_a_group_comes_with_its_members_and_goes_back_together(
     assert len(answer["agents"]) == 2
     assert answer["rows"]["groups"] == 1
     assert answer["rows"]["groups_agents"] == 1
+    exported = house.json("agent", "export", made.id, "-o", str(tmp_path / "sleeper.af"))
+    assert [each["has"] for each in exported["loss"] if each["what"] == "groups"] == [1]
     house.json("agent", "delete", made.id, "--yes")
     house.json("agent", "restore", str(path))
     equal(house, path, made.id)
@@ -459,6 +466,26 @@ def elsewhere(second_stack: Stack) -> Stack:
     """Another server, with another database and another key."""
     second_stack.up("--no-smoke")
     return second_stack
+
+
+def test_secrets_are_encrypted_anew_where_the_old_key_is_given(
+    house: Stack, rich: Rich, elsewhere: Stack, tmp_path: Path
+) -> None:
+    path = archived(house, rich.id, tmp_path)
+    old = house.deployment.server.encryption_key
+    assert old is not None
+    key = tmp_path / "old.key"
+    key.write_text(old.reveal())
+    for words in (["--secrets-key", "file:/nowhere"], ["--secrets-key", old.reveal()]):
+        refused = elsewhere.run("--json", "agent", "restore", str(path), *words)
+        assert refused.code in (1, 2)
+        assert old.reveal() not in refused.out + refused.err
+    answer = elsewhere.json("agent", "restore", str(path), "--secrets-key", f"file:{key}")
+    assert "1 secret(s) were encrypted with this server's key" in answer["notes"]
+    with api(elsewhere.deployment) as client:
+        found = client.agents.retrieve(rich.id, include=["agent.secrets"])
+    assert SECRET in found.model_dump_json()
+    elsewhere.json("agent", "delete", rich.id, "--yes")
 
 
 def test_an_agent_moves_to_another_server_with_everything_but_its_secrets(
@@ -509,6 +536,8 @@ def test_a_fleet_moves_by_the_api_alone(
     taken = run(elsewhere, "agent", "import", str(tmp_path / "out"))
     (made,) = taken["agents"]
     shown = run(elsewhere, "agent", "show", made["id"])
+    assert shown["context"]["tokens_estimated"] is False
+    assert min(shown["context"]["tokens"][part] for part in ("system", "blocks", "messages")) > 0
     assert {block["label"] for block in shown["blocks"]} == {"human", "house"}
     assert "Hello" in [
         message["text"] for message in run(elsewhere, "agent", "messages", made["id"])

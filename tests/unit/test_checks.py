@@ -19,11 +19,11 @@ import pytest
 from healthchecks.checks import CHECKS
 from healthchecks.model import Check, Finding, Need, State, Thresholds, Verdict
 from healthchecks.probes.authentication import try_as_stranger
-from healthchecks.probes.encryption import looks_encrypted, opens
 from healthchecks.probes.here import find_listeners
 from healthchecks.run import run
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+from infra.stack.ciphertext import decrypted, encrypted, looks_encrypted
 from infra.stack.deployment import Deployment, Server
 from infra.stack.locations import StackFolder
 from infra.targets.facts import Measurement
@@ -184,8 +184,19 @@ def test_ciphertexts_are_told_from_plain_values(value: str, expected: bool) -> N
 
 
 def test_what_letta_encrypted_is_opened_by_its_key_and_by_no_other() -> None:
-    assert opens(Sensitive("enckey123456"), SEALED)
-    assert not opens(Sensitive("enckey123457"), SEALED)
+    assert decrypted(Sensitive("enckey123456"), SEALED) is not None
+    assert decrypted(Sensitive("enckey123457"), SEALED) is None
+
+
+def test_what_is_encrypted_here_is_opened_by_its_key_alone() -> None:
+    key, text = Sensitive("a key"), Sensitive("hüsh 🤫")
+    value = encrypted(key, text)
+    assert looks_encrypted(value)
+    assert value != encrypted(key, text)
+    opened = decrypted(key, value)
+    assert opened is not None
+    assert opened.reveal() == text.reveal()
+    assert decrypted(Sensitive("another"), value) is None
 
 
 def test_a_stack_that_does_not_run_has_no_listeners_to_judge(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ops_cli.auditing import audited
 from ops_cli.commands.agent.in_store import place_of
 from ops_cli.commands.backup.store import changing, opened
 from ops_cli.invocation import Invocation, current
-from ops_cli.options import DryRun, Identity, Yes
+from ops_cli.options import DryRun, Identity, Yes, by_reference
 from ops_cli.output import Part, facts, note, present
 from ops_cli.progress import progress
 
@@ -105,6 +105,15 @@ def restore_agents(
     without_secrets: Annotated[
         bool, typer.Option("--without-secrets", help="Leave secrets out, to be set anew.")
     ] = False,
+    secrets_key: Annotated[
+        str | None,
+        typer.Option(
+            "--secrets-key",
+            metavar="REFERENCE",
+            help="The LETTA_ENCRYPTION_KEY that the secrets are encrypted with, where this server has"
+            " another: file:PATH, env:NAME or cmd:COMMAND.",
+        ),
+    ] = None,
     identity: Identity = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -117,7 +126,12 @@ def restore_agents(
         raise typer.BadParameter("name an archive, or --backup ID --agent AGENT", param_hint="FILE")
     if on_conflict not in CONFLICTS:
         raise typer.BadParameter(f"is one of {', '.join(CONFLICTS)}", param_hint="--on-conflict")
-    choices = Choices(on_conflict, new_ids, without_secrets, dry_run)
+    old_key = (
+        by_reference("--secrets-key", secrets_key, "the key of the secrets")
+        if secrets_key
+        else None
+    )
+    choices = Choices(on_conflict, new_ids, without_secrets, old_key, dry_run)
     if on_conflict == "replace" and not (yes or dry_run):
         confirm("Replace agents that are there (they are archived first)?", REFUSAL)
     job = _from_backup(invocation, backup, agent or [], identity) if backup else None

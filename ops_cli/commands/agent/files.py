@@ -13,7 +13,7 @@ import typer
 from infra.errors import LettaOpsError
 from ops_cli.auditing import audited
 from ops_cli.invocation import Invocation, current
-from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, pairs
+from ops_cli.options import DryRun, EmbeddingHandle, ModelHandle, by_reference, pairs
 from ops_cli.output import Part, UnsuccessfulError, note, present
 from ops_cli.progress import progress
 
@@ -374,23 +374,10 @@ def _paths(words: list[Path]) -> Iterator[Path]:
 
 
 def _secrets(words: list[str]) -> dict[str, Sensitive]:
-    from infra.sensitive import Sensitive
-    from infra.stack.references import is_reference, resolve
-
-    found = {}
-    for name, reference in pairs(words, "--secret").items():
-        if not is_reference(reference):
-            raise typer.BadParameter(
-                f"{name} is to be given by reference: {name}=env:VARIABLE, file: or cmd:",
-                param_hint="--secret",
-            )
-        try:
-            found[name] = Sensitive(resolve(reference))
-        except ValueError as error:
-            raise LettaOpsError(
-                "secret", f"the secret {name} can't be had: {error}", "correct the reference"
-            ) from None
-    return found
+    return {
+        name: by_reference("--secret", reference, f"the secret {name}")
+        for name, reference in pairs(words, "--secret").items()
+    }
 
 
 def convert_file(

@@ -42,8 +42,11 @@ def show_agent(
 
     invocation = current(context)
     deployment = invocation.deployment()
-    source = served if deployment.database is None else stored
-    present(invocation, source.show(deployment, agent), _render_agent)
+    if deployment.database is None:
+        answer = served.with_tokens(deployment, served.show(deployment, agent))
+    else:
+        answer = stored.show(deployment, agent)
+    present(invocation, answer, _render_agent)
 
 
 def show_messages(
@@ -107,7 +110,11 @@ def _render_agent(answer: dict[str, Any]) -> Iterator[Part]:
     yield f"{answer['name']}  {answer['id']}"
     context = answer["context"]
     limit = context["limit_tokens"]
-    window = f"{context['messages']} message(s)" + (f", limit {limit} tokens" if limit else "")
+    tokens = context["tokens"]
+    about = "about " if context["tokens_estimated"] else ""
+    used = f"{about}{sum(tokens.values())}" + (f" of {limit}" if limit else "")
+    parts = ", ".join(f"{part} {count}" for part, count in tokens.items() if count)
+    window = f"{context['messages']} message(s); {used} tokens: {parts}"
     yield from facts(
         [
             ("  type", answer["type"]),
