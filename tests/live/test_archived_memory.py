@@ -10,7 +10,7 @@ import pytest
 
 from infra.api import api
 from tests.live.machine import Machine, Stack
-from tests.live.test_memory_files import SWITCH, TAG, in_home
+from tests.live.test_memory_files import SWITCH, TAG, change, in_home
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,6 @@ def agent(stack: Stack, name: str) -> str:
         )
     change(stack, made.id, f"{name}: the second version")
     return str(made.id)
-
-
-def change(stack: Stack, agent: str, value: str) -> None:
-    with api(stack.deployment) as client:
-        blocks = client.agents.blocks.list(agent)
-        block = next(block.id for block in blocks if block.label == "system/human")
-        client.blocks.update(str(block), value=value)
 
 
 def text(stack: Stack, agent: str) -> str:
