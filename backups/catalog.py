@@ -104,7 +104,7 @@ class Catalog:
         """
         if word == NEWEST and self.backups:
             return self.backups[-1]
-        found = [backup for backup in self.backups if backup.id.startswith(word)]
+        found = [backup for backup in self.backups if word and backup.id.startswith(word)]
         exact = [backup for backup in found if backup.id == word]
         if len(exact or found) == 1:
             return (exact or found)[0]
@@ -115,7 +115,7 @@ class Catalog:
                 "write more of the id",
             )
         for damaged in self.damaged:
-            if damaged.id.startswith(word):
+            if word and damaged.id.startswith(word):
                 raise damaged.error
         raise LettaOpsError(
             "no-backup",

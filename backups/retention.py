@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 
 from backups.catalog import Backup
@@ -26,6 +27,8 @@ PERIODS: Mapping[str, str] = MappingProxyType(
         "yearly": "%Y",
     }
 )
+GAPS = 10  # so many of the newest backups say how far apart they are
+NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 NO_RULE = "no rule keeps it"
 NEWEST = "the newest backup"
 NEWEST_GOOD = "the newest backup that failed no drill"
@@ -88,13 +91,13 @@ class End:
 def end_of(
     backup: Backup, backups: Sequence[Backup], retention: Retention, now: dt.datetime
 ) -> End:
-    """When `backup`, one of `backups`, will go by `retention`, if each coming period has a backup."""
+    """When `backup`, one of `backups`, will go by `retention`, if backups go on as they did: no further
+    apart than those of its label are."""
     newest_first = sorted(backups, key=_moment, reverse=True)
-    label = backup.manifest.label
-    group = [each for each in newest_first if each.manifest.label == label]
+    group = [each for each in newest_first if each.manifest.label == backup.manifest.label]
+    gap = _largest_gap(group, now)
     rank = group.index(backup)
-    made = backup.manifest.created_at
-    moments = [made + dt.timedelta(hours=retention.within)]
+    moments = [backup.manifest.created_at + dt.timedelta(hours=retention.within)]
     for unit, pattern in PERIODS.items():
         count = getattr(retention, unit)
         kept = [each for each, _ in _newest_of_each(group, pattern, count)]
@@ -103,7 +106,8 @@ def end_of(
             # The period of now may have its backup yet to come.
             has_one = newest.strftime(pattern) == now.strftime(pattern)
             lacking = count - kept.index(backup) - (not has_one)
-            moments.append(_beginning(unit, now, lacking))
+            # Only periods that have a backup count.
+            moments.append(max(_beginning(unit, now, lacking), _after(now, gap, lacking)))
     reasons = tuple(reason for each, reason in _protected(newest_first) if each is backup)
     return End(
         max(moments),
@@ -112,7 +116,28 @@ def end_of(
     )
 
 
+def _largest_gap(newest_first: Sequence[Backup], now: dt.datetime) -> dt.timedelta:
+    """Between two of the newest ones, or since the newest."""
+    made = [now, *(each.manifest.created_at for each in newest_first[:GAPS])]
+    return max((later - earlier for later, earlier in pairwise(made)), default=dt.timedelta())
+
+
+def _after(moment: dt.datetime, step: dt.timedelta, number: int) -> dt.datetime:
+    try:
+        return moment + step * number
+    except OverflowError:
+        return NEVER
+
+
 def _beginning(unit: str, moment: dt.datetime, number: int) -> dt.datetime:
+    """See `_begins`; a year that no date has is NEVER."""
+    try:
+        return _begins(unit, moment, number)
+    except (OverflowError, ValueError):
+        return NEVER
+
+
+def _begins(unit: str, moment: dt.datetime, number: int) -> dt.datetime:
     """When the `number`th period after that of `moment` (UTC) begins."""
     day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
     if unit == "hourly":

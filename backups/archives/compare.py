@@ -14,7 +14,6 @@ from backups.archives.memory import split
 from backups.archives.place import Place
 from backups.archives.restore import ensure_revision, live
 from backups.archives.staging import IDS, Staging, empty, equal, names_of, quoted, stage
-from backups.archives.write import with_git_memory
 from backups.catalog import Backup
 from backups.opening import Key
 from backups.sources.memory_files import reachable, read_memory
@@ -111,9 +110,8 @@ def of_live(deployment: Deployment, wanted: Sequence[str]) -> Side:
                 "INSERT INTO {} ({}) SELECT {} {}",
                 staging.staged(table), names, names, closure.rows(table),
             )  # fmt: skip
-        having = with_git_memory(link, model, agents)
-        if having and reachable(deployment):
-            with read_memory(deployment, agents=having) as tar:
+        if reachable(deployment):
+            with read_memory(deployment, agents=agents) as tar:
                 staging.memories = split(ChunkSource(tar).read, lambda _: True)
         return staging
 

@@ -50,9 +50,10 @@ def holders(
     for backup in backups:
         if since is None or backup.manifest.created_at >= since:
             end = end_of(backup, backups, deployment.backups.retention, dt.datetime.now(dt.UTC))
+            label = f" of label {backup.manifest.label}" if backup.manifest.label else ""
             conditions = [
                 f"{end.latest:%Y-%m-%d} (`backup prune`)",
-                *([f"{end.newer} newer backup(s) are there"] if end.newer else []),
+                *([f"{end.newer} newer backup(s){label} are there"] if end.newer else []),
                 *(f"no longer {reason}" for reason in end.reasons),
             ]
             yield Holder("backup", backup.id, ", and ".join(conditions), end.latest)

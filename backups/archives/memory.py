@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from backups.sources.memory_files import MemoryPlace
-from backups.sources.memory_tar import ROOT, Contents, TarDamaged, TarReader, TarWriter
+from backups.sources.memory_tar import ROOT, Contents, Member, TarDamaged, TarReader, TarWriter
 from infra.errors import LettaOpsError
 
 ABOVE = (ROOT, b"repository")
@@ -22,21 +22,21 @@ NAMES = (b"organization", b"agent")
 
 @dataclass(frozen=True)
 class AgentMemory:
-    """`tar` is a temporary file: it is gone when it is closed."""
+    """`start`: where its tar begins in the temporary file of all."""
 
-    tar: IO[bytes]
+    start: int
     contents: Contents
 
 
 @dataclass
 class Memories:
-    """Git memory of agents by their ids, until `close`."""
+    """Git memory of agents by their ids, until `close`: `file` is a temporary one, gone then."""
 
+    file: IO[bytes] | None = None
     of: dict[str, AgentMemory] = field(default_factory=dict)
 
     def keep(self, agents: Collection[str]) -> None:
-        for other in [each for each in self.of if each not in agents]:
-            self.of.pop(other).tar.close()
+        self.of = {agent: memory for agent, memory in self.of.items() if agent in agents}
 
     def rename(self, new: Mapping[str, str]) -> None:
         self.of = {new.get(agent, agent): memory for agent, memory in self.of.items()}
@@ -45,12 +45,13 @@ class Memories:
         return {agent: memory.contents.digest for agent, memory in sorted(self.of.items())}
 
     def put(self, place: MemoryPlace, organizations: Mapping[str, str]) -> list[str]:
-        """Put each where a server looks for it; return of which agents something else lay there: that
-        is set aside. Raises LettaOpsError like `MemoryPlace`."""
+        """Put that of the agents in `organizations` where a server looks for it; return of which of them
+        something else lay there: that is set aside. Raises LettaOpsError like `MemoryPlace`."""
         return [
             agent
             for agent in sorted(self.of)
-            if place.add(self._written({agent: (organizations[agent].encode(), agent.encode())}))
+            if agent in organizations
+            and place.add(self._written({agent: (organizations[agent].encode(), agent.encode())}))
         ]
 
     def as_tar(self) -> Iterator[bytes]:
@@ -58,16 +59,17 @@ class Memories:
         return self._written({agent: (NAMES[0], agent.encode()) for agent in sorted(self.of)})
 
     def close(self) -> None:
-        self.keep(())
+        if self.file is not None:
+            self.file.close()
 
     def _written(self, names: Mapping[str, tuple[bytes, bytes]]) -> Iterator[bytes]:
         held: list[bytes] = []
         writer = TarWriter(held.append)
         above: tuple[bytes, ...] = ()
         for agent, name in names.items():
-            memory = self.of[agent]
-            memory.tar.seek(0)
-            for piece in TarReader(memory.tar.read).pieces():
+            assert self.file is not None  # noqa: S101  # there is one where there is memory
+            self.file.seek(self.of[agent].start)
+            for piece in TarReader(self.file.read).pieces():
                 if piece.member is not None:
                     steps = tuple(piece.member.path.split(b"/"))
                     steps = (*ABOVE, *name)[: len(steps)] + steps[DEPTH:]
@@ -88,28 +90,16 @@ def split(source: Callable[[int], bytes], wanted: Callable[[str], bool]) -> Memo
 
     Raises LettaOpsError (`memory-damaged`).
     """
-    writers: dict[str, tuple[IO[bytes], TarWriter]] = {}
-    here: TarWriter | None = None
-    reader = TarReader(source)
+    splitting = _Splitting(wanted)
     try:
-        for piece in reader.pieces():
+        for piece in TarReader(source).pieces():
             if piece.member is not None:
-                steps = tuple(piece.member.path.split(b"/"))
-                here = None
-                if len(steps) < DEPTH or steps[:2] != ABOVE:
-                    continue
-                agent = steps[DEPTH - 1].decode(errors="replace")
-                if agent not in writers and wanted(agent):
-                    writers[agent] = _begun()
-                if agent in writers:
-                    here = writers[agent][1]
-                    path = b"/".join((*ABOVE, *NAMES, *steps[DEPTH:]))
-                    here.begin(path, piece.member.size)
-            elif here is not None and piece.data:
-                here.data(piece.data)
+                splitting.member(piece.member)
+            elif piece.data:
+                splitting.data(piece.data)
+        splitting.end()
     except BaseException as error:
-        for file, _ in writers.values():
-            file.close()
+        splitting.found.close()
         if isinstance(error, TarDamaged):
             raise LettaOpsError(
                 "memory-damaged",
@@ -117,14 +107,44 @@ def split(source: Callable[[int], bytes], wanted: Callable[[str], bool]) -> Memo
                 "use another copy of it; nothing was changed",
             ) from None
         raise
-    return Memories(
-        {agent: AgentMemory(file, each.end()) for agent, (file, each) in writers.items()}
-    )
+    return splitting.found
 
 
-def _begun() -> tuple[IO[bytes], TarWriter]:
-    file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by who holds it
-    writer = TarWriter(file.write)
-    for depth in range(1, DEPTH):
-        writer.begin(b"/".join((*ABOVE, *NAMES)[:depth]), None)
-    return file, writer
+class _Splitting:
+    """Where a tar that is read has come to: `_here` is the agent whose members are kept now."""
+
+    def __init__(self, wanted: Callable[[str], bool]) -> None:
+        self._wanted = wanted
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by who holds what was found
+        self.found = Memories(self._file)
+        self._here: str | None = None
+        self._writer, self._start = TarWriter(self._file.write), 0
+
+    def member(self, member: Member) -> None:
+        steps = tuple(member.path.split(b"/"))
+        if len(steps) <= DEPTH or steps[:2] != ABOVE:
+            self._turn_to(steps)
+        if self._here is not None:
+            self._writer.begin(b"/".join((*ABOVE, *NAMES, *steps[DEPTH:])), member.size)
+
+    def data(self, data: bytes) -> None:
+        if self._here is not None:
+            self._writer.data(data)
+
+    def end(self) -> None:
+        if self._here is not None:
+            self.found.of[self._here] = AgentMemory(self._start, self._writer.end())
+            self._here = None
+
+    def _turn_to(self, steps: tuple[bytes, ...]) -> None:
+        """What comes next is not of the agent that came before."""
+        self.end()
+        agent = steps[-1].decode(errors="replace")
+        if len(steps) != DEPTH or steps[:2] != ABOVE or not self._wanted(agent):
+            return
+        if agent in self.found.of:
+            raise TarDamaged(f"{agent} has memory in two organizations")
+        self._here, self._start = agent, self._file.tell()
+        self._writer = TarWriter(self._file.write)
+        for depth in range(1, DEPTH):
+            self._writer.begin(b"/".join((*ABOVE, *NAMES)[:depth]), None)

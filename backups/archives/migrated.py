@@ -27,6 +27,7 @@ from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.deployment import DATABASE_NAME, Deployment
+from infra.stack.fingerprint import key_fingerprint
 from infra.stack.locations import StackFolder
 from infra.stack.releases import Release
 
@@ -75,7 +76,9 @@ def migrated(
                 _put(staging)
                 link.execute("COMMIT")
                 report(f"{source}: migrating it to Letta {release.version}")
-                key = deployment.server.encryption_key if header.key_fingerprint is None else None
+                key = deployment.server.encryption_key
+                if key is not None and header.key_fingerprint not in (None, key_fingerprint(key)):
+                    key = None  # what is encrypted already is of another one
                 _upgrade(folder, installed, postgres, release.alembic_head, key)
                 link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 place = InFile(folder.root / "migrated.agents")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backups.archives.closure import ROOT, Model, with_members
@@ -23,6 +23,7 @@ from infra.stack.deployment import Deployment
 
 if TYPE_CHECKING:
     import psycopg
+    from letta_client import Letta
     from psycopg import sql
 
 IDENTITIES, BLOCKS, MESSAGES = "identities", "block", "messages"
@@ -30,12 +31,26 @@ TRACES = ("provider_traces", "provider_trace_metadata")  # what was sent to mode
 # Nobody reads them: a person's copy does not have them, nor what is encrypted.
 UNREADABLE = ("vector", "halfvec", "bytea")
 ENCRYPTED = "_enc"
+# Where older releases keep secrets in the clear.
+SECRET = {
+    ("agent_environment_variables", "value"),
+    ("mcp_server", "token"),
+    ("mcp_server", "custom_headers"),
+}
 ROWS_AT_ONCE = 500
 
-ALONE = "NOT EXISTS (SELECT FROM {0} o WHERE o.{1} = l.{1} AND o.identity_id <> l.identity_id)"
+# An organization is an identity, too, and no other person.
+OTHERS = """
+SELECT FROM {0} o JOIN {identities} i ON i.id = o.identity_id
+WHERE o.{1} = l.{1} AND o.identity_id <> l.identity_id AND i.identity_type <> 'org'
+"""
+ALONE = f"NOT EXISTS ({OTHERS})"
+SENT = "SELECT count(*) FROM {messages} m WHERE m.agent_id = a.id AND "
 AGENTS = f"""
-SELECT a.id, coalesce(a.name, ''), bool_or(l.agent_id IS NOT NULL AND {ALONE}), (
-  SELECT count(*) FROM {{messages}} m WHERE m.agent_id = a.id AND m.sender_id = %(person)s)
+SELECT a.id, coalesce(a.name, ''), bool_or(l.agent_id IS NOT NULL AND {ALONE}),
+  ({SENT} m.sender_id = %(person)s),
+  ({SENT} m.sender_id LIKE 'identity-%%' AND m.sender_id <> %(person)s),
+  ({SENT} m.role = 'user' AND m.sender_id IS NULL)
 FROM {{agents}} a LEFT JOIN {{links}} l ON l.agent_id = a.id AND l.identity_id = %(person)s
 WHERE l.agent_id IS NOT NULL
 OR a.id IN (SELECT agent_id FROM {{messages}} WHERE sender_id = %(person)s)
@@ -47,13 +62,14 @@ WHERE l.identity_id = %(person)s ORDER BY b.id
 """
 CONVERSING = {"blocks_agents", "conversations", "blocks_conversations"}
 # What repeats a block: the system prompts of agents that have it, and of their conversations.
-PROMPTS = """
-WITH holding AS (SELECT agent_id FROM {blocks_agents} WHERE block_id IN (SELECT id FROM {gone}))
-SELECT agent_id, NULL FROM holding UNION
+HOLDING = """
+SELECT agent_id, NULL FROM {blocks_agents} WHERE block_id IN (SELECT id FROM {gone})
+"""
+TALKING = """
 SELECT c.agent_id, c.id FROM {conversations} c WHERE NOT c.is_deleted AND (
-  c.agent_id IN (SELECT agent_id FROM holding) OR c.id IN (
+  c.agent_id IN (SELECT agent_id FROM {blocks_agents} WHERE block_id IN (SELECT id FROM {gone}))
+  OR c.id IN (
     SELECT conversation_id FROM {blocks_conversations} WHERE block_id IN (SELECT id FROM {gone})))
-ORDER BY 1, 2 NULLS FIRST
 """
 # Of conversations that were deleted, which Letta keeps, nothing is compiled anew.
 FORGOTTEN = """
@@ -70,12 +86,15 @@ WHERE json_typeof(a.message_ids) = 'array' AND a.id = ANY(%s)
 
 @dataclass(frozen=True)
 class OfAgent:
-    """`whole`: it is hers, tied to no other person; `sent` counts the messages that she sent it."""
+    """`whole`: it is hers, tied to no other person, or serves one that is. Messages of users: `sent` by
+    her, `of_others` by other identities, `unsigned` by nobody who is named."""
 
     id: str
     name: str
     whole: bool
-    sent: int
+    sent: int = 0
+    of_others: int = 0
+    unsigned: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,14 +122,15 @@ class Person:
         return {**asdict(self), "since": self.since and self.since.isoformat()}
 
 
-def erase(deployment: Deployment, wanted: str) -> Person:
-    """Erase a person from the live database; return who and what that was.
+def erase(deployment: Deployment, wanted: str) -> tuple[Person, list[str]]:
+    """Erase a person from the live database; return who and what that was, and what stays.
 
     First her blocks are emptied, and prompts that repeat them are compiled anew by the server: if that
     ends half-way the person is still known, and doing it again goes on.
 
     Raises LettaOpsError like `Marked` and `live`, and those of the API where prompts repeat her blocks.
     """
+    notes: list[str] = []
     with live(deployment) as (link, model, _):
         marks = Marked(link, model, wanted)
         if marks.prompts:
@@ -118,19 +138,34 @@ def erase(deployment: Deployment, wanted: str) -> Person:
                 client.health()
                 marks.empty_blocks()
                 link.execute("COMMIT")
-                for agent, conversation in marks.prompts:
-                    if conversation is None:
-                        client.agents.recompile(agent)
-                    else:
-                        client.conversations.recompile(conversation)
+                notes += _recompiled(client, marks.prompts)
     with live(deployment) as (link, model, _):
         marks = Marked(link, model, wanted)
         having = with_git_memory(link, model, marks.mine)
         marks.erase()
-        if having and reachable(deployment):
-            MemoryPlace.of(deployment).remove(having)
+        if reachable(deployment):
+            MemoryPlace.of(deployment).remove(marks.mine)
+        elif having:
+            notes.append(f"git memory of {', '.join(having)} can't be reached from here, and stays")
         link.execute("COMMIT")
-    return marks.person
+    return marks.person, notes
+
+
+def _recompiled(client: Letta, prompts: Sequence[tuple[str, str | None]]) -> Iterator[str]:
+    """Have system prompts compiled anew; yield what could not be: where there is none, for instance."""
+    from letta_client import BadRequestError, NotFoundError
+
+    for agent, conversation in prompts:
+        try:
+            if conversation is None:
+                client.agents.recompile(agent)
+            else:
+                client.conversations.recompile(conversation)
+        except (BadRequestError, NotFoundError) as error:
+            yield (
+                f"the system prompt of {conversation or agent} could not be compiled anew, and may"
+                f" repeat a block ({error.status_code})"
+            )
 
 
 class Marked:
@@ -148,12 +183,14 @@ class Marked:
         blocks = self._blocks()
         whole = [each.id for each in agents if each.whole]
         mine = self.mine = with_members(link, model, whole, helpers=True)
+        agents = [replace(agent, whole=agent.id in mine) for agent in agents]
         helping = [each for each in mine if each not in {agent.id for agent in agents}]
-        agents += [OfAgent(each, self._name(each), True, 0) for each in helping]
-        self._told = sorted({*mine, *(each.id for each in agents if each.sent)})
-        self._others = [each for each in self._told if each not in mine]
-        self._tables = mark(link, model, mine)
+        agents += [OfAgent(each, self._name(each), True) for each in helping]
+        self._others = [each.id for each in agents if each.id not in mine]
+        self._tables = mark(link, model, mine, {BLOCKS: self._of_others()})
         self._mark([each.id for each in blocks if each.whole])
+        # Whose requests to models may hold her words.
+        self._told = sorted({*mine, *self._others, *(agent for agent, _ in self.prompts)})
         self.person = Person(
             identifier, key, name, self._since(), tuple(agents), blocks, dict(self._counts())
         )
@@ -186,10 +223,8 @@ class Marked:
         forget = sql.SQL(FORGET).format(agents=self._table(ROOT), gone=marked(MESSAGES))
         self._link.execute(forget, [self._others])
         for table in self._traces():
-            self._link.execute(
-                sql.SQL("DELETE FROM {} WHERE agent_id = ANY(%s)").format(self._table(table)),
-                [self._told],
-            )
+            query = sql.SQL("DELETE FROM {} WHERE ").format(self._table(table))
+            self._link.execute(query + self._of_told(table))
         delete_marked(self._link, self._model, self._tables)
 
     def _identity(self, wanted: str) -> tuple[str, str, str]:
@@ -228,16 +263,30 @@ class Marked:
         from psycopg import sql
 
         named = {name: self._table(table) for name, table in tables.items()}
+        named["identities"] = self._table(IDENTITIES)
         return sql.SQL(query).format(named["links"], sql.Identifier(key), **named)
+
+    def _of_others(self) -> sql.Composable:
+        """Blocks that are tied to another person: they stay, whichever agents go."""
+        from psycopg import sql
+
+        return sql.SQL(
+            "id IN (SELECT l.block_id FROM {links} l JOIN {identities} i ON i.id = l.identity_id"
+            " WHERE l.identity_id <> {person} AND i.identity_type <> 'org')"
+        ).format(
+            links=self._table("identities_blocks"),
+            identities=self._table(IDENTITIES),
+            person=sql.Literal(self._values["person"]),
+        )
 
     def _prompts(self) -> list[tuple[str, str | None]]:
         from psycopg import sql
 
-        if not self._model.columns.keys() >= CONVERSING:
-            return []
-        names = {table: self._table(table) for table in CONVERSING}
-        query = sql.SQL(PROMPTS).format(gone=marked(BLOCKS), **names)
-        return self._link.execute(query).fetchall()
+        has = self._model.columns.keys()
+        parts = [HOLDING, *([TALKING] if {"conversations", "blocks_conversations"} <= has else [])]
+        names = {table: self._table(table) for table in CONVERSING & has}
+        query = sql.SQL(" UNION ".join(parts) + " ORDER BY 1, 2 NULLS FIRST")
+        return self._link.execute(query.format(gone=marked(BLOCKS), **names)).fetchall()
 
     def _name(self, agent: str) -> str:
         return str(self._run("SELECT coalesce(name, '') FROM {} WHERE id = %(agent)s", ROOT,
@@ -256,7 +305,7 @@ class Marked:
         self._add(MESSAGES, sql.SQL("l.sender_id = {}").format(person))
         # Of agents that are not hers: the agent, and one of its conversations or None.
         self.prompts = [each for each in self._prompts() if each[0] not in self.mine]
-        if self.prompts:
+        if self.prompts and "conversations" in self._model.columns:
             told = sql.SQL(FORGOTTEN).format(
                 agents=[agent for agent, _ in self.prompts],
                 conversations=self._table("conversations"),
@@ -300,12 +349,10 @@ class Marked:
             if row and row[0]:
                 yield table, int(row[0])
         for table in self._traces():
-            [(count,)] = self._run(
-                "SELECT count(*) FROM {} WHERE agent_id = ANY(%(agents)s)", table,
-                values={"agents": self._told},
-            )  # fmt: skip
-            if count:
-                yield table, int(count)
+            query = sql.SQL("SELECT count(*) FROM {} WHERE ").format(self._table(table))
+            row = self._link.execute(query + self._of_told(table)).fetchone()
+            if row and row[0]:
+                yield table, int(row[0])
 
     def _since(self) -> dt.datetime | None:
         from psycopg import sql
@@ -323,7 +370,9 @@ class Marked:
         names = [
             column.name
             for column in self._model.columns[table]
-            if column.type not in UNREADABLE and not column.name.endswith(ENCRYPTED)
+            if column.type not in UNREADABLE
+            and not column.name.endswith(ENCRYPTED)
+            and (table, column.name) not in SECRET
         ]
         keys = sql.SQL(", ").join(map(sql.Identifier, self._model.primary(table)))
         query = sql.SQL(
@@ -338,11 +387,21 @@ class Marked:
                 yield row
 
     def _traces(self) -> list[str]:
-        return [
-            table
-            for table in TRACES
-            if table in self._model.columns and "agent_id" in self._model.names(table)
+        return [table for table in TRACES if table in self._model.columns]
+
+    def _of_told(self, table: str) -> sql.Composed:
+        """By the agent; older releases wrote down the step only."""
+        from psycopg import sql
+
+        agents = sql.Literal(self._told)
+        conditions = [
+            sql.SQL("step_id IN (SELECT id FROM {} WHERE agent_id = ANY({}))").format(
+                self._table("steps"), agents
+            )
         ]
+        if "agent_id" in self._model.names(table):
+            conditions.append(sql.SQL("agent_id = ANY({})").format(agents))
+        return sql.SQL("({})").format(sql.SQL(" OR ").join(conditions))
 
     def _table(self, name: str) -> sql.Identifier:
         return self._model.table(name)

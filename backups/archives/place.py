@@ -100,16 +100,18 @@ def archives_in(store: Store, deployment: str) -> list[tuple[InStore, Entry]]:
     ]
 
 
-def find_archive(store: Store, deployment: str, word: str) -> InStore:
-    """The archive whose name is `word` or begins with it; `latest` is the newest.
+def find_archive(store: Store, deployment: str, word: str, *, exact: bool = False) -> InStore:
+    """The archive whose name is `word`; unless it must be `exact`, or begins with it, or the newest.
 
     Raises LettaOpsError: `no-archive`, `ambiguous-archive`, and what the store raises.
     """
     every = [place for place, _ in archives_in(store, deployment)]
-    found = every[-1:] if word == NEWEST else [each for each in every if each.name.startswith(word)]
-    exact = [each for each in found if each.name == word]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
+    found = [each for each in every if each.name == word]
+    if not found and not exact and word:
+        found = [each for each in every if each.name.startswith(word)]
+        found = every[-1:] if word == NEWEST else found
+    if len(found) == 1:
+        return found[0]
     if found:
         raise LettaOpsError(
             "ambiguous-archive",

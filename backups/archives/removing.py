@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from backups.archives.closure import COMMON, Closure, Link, Model, Role
@@ -21,8 +22,16 @@ def remove(link: psycopg.Connection[Any], model: Model, agents: list[str]) -> di
     return delete_marked(link, model, tables)
 
 
-def mark(link: psycopg.Connection[Any], model: Model, agents: Sequence[str]) -> list[str]:
-    """Put what `remove` deletes into temporary tables (`marked`), parents first; return its tables."""
+def mark(
+    link: psycopg.Connection[Any],
+    model: Model,
+    agents: Sequence[str],
+    stays: Mapping[str, sql.Composable] = MappingProxyType({}),
+) -> list[str]:
+    """Put what `remove` deletes into temporary tables (`marked`), parents first; return its tables.
+
+    `stays` are conditions of rows, by table, that are left out with what is their content.
+    """
     from psycopg import sql
 
     closure = Closure(link, model, agents)
@@ -32,9 +41,10 @@ def mark(link: psycopg.Connection[Any], model: Model, agents: Sequence[str]) -> 
         if model.roles[table] is not Role.SHARED and table not in COMMON
     ]
     for table in tables:
-        rows = sql.SQL("{} AND NOT {} AND {}").format(
+        rows = sql.SQL("{} AND NOT {} AND ({}) IS NOT TRUE AND {}").format(
             closure.rows(table),
             used_by_others(model, closure, table),
+            stays.get(table, sql.SQL("false")),
             _with_parents(model, table, tables),
         )
         make_marks(link, model, table, rows)
@@ -78,7 +88,9 @@ def used_by_others(model: Model, closure: Closure, table: str) -> sql.Composable
     if model.roles[table] is not Role.ATTACHED:
         return sql.SQL("false")
     ways = [
-        sql.SQL("({}) IN (SELECT {} FROM {} WHERE ({}) IS NOT TRUE)").format(
+        sql.SQL(
+            "({0}) IN (SELECT {1} FROM {2} WHERE ({3}) IS NOT TRUE AND ({1}) IS NOT NULL)"
+        ).format(
             sql.SQL(", ").join(map(sql.Identifier, link.keys)),
             sql.SQL(", ").join(map(sql.SQL, link.columns)),
             model.table(link.child),

@@ -21,7 +21,16 @@ from backups.archives.from_backup import stage_from_backup
 from backups.archives.migrated import migrated
 from backups.archives.place import Place
 from backups.archives.removing import deferred, remove
-from backups.archives.staging import FATE, MADE, Staging, equal, keep_only, roots, stage
+from backups.archives.staging import (
+    FATE,
+    MADE,
+    Staging,
+    equal,
+    keep_only,
+    quoted,
+    roots,
+    stage,
+)
 from backups.archives.write import with_git_memory
 from backups.catalog import Backup
 from backups.opening import Key, escrowed_key
@@ -44,6 +53,7 @@ if TYPE_CHECKING:
 FAIL, SKIP, REPLACE = "fail", "skip", "replace"
 CONFLICTS = (FAIL, SKIP, REPLACE)
 SECRETS = "_enc"
+PLAIN_SECRETS = (("mcp_server", "token"), ("mcp_server", "custom_headers"))  # of older releases
 
 
 @dataclass(frozen=True)
@@ -167,21 +177,78 @@ def _newer(
 
 def delete(
     deployment: Deployment, agents: list[str], set_aside: SetAside
-) -> tuple[Path, dict[str, int]]:
+) -> tuple[Path, dict[str, int], list[str]]:
     """Archive agents (ids), then delete them with all that is theirs and nobody else's; return where the
-    archive is, and the deleted rows by table.
+    archive is, the deleted rows by table, and what there is to say.
 
     Raises LettaOpsError like `restore`: then nothing was deleted.
     """
     with live(deployment) as (link, model, _):
         # In this order: what changes after the snapshot of the first is a conflict, and not lost.
+        notes = [
+            f"{words}: a restore doesn't bring that back" for words in _ties(link, model, agents)
+        ]
         having = with_git_memory(link, model, agents)
         counts = remove(link, model, agents)
         path = set_aside(agents)
         link.execute("COMMIT")
-    if having and reachable(deployment):
-        MemoryPlace.of(deployment).remove(having)
-    return path, counts
+    if reachable(deployment):
+        try:
+            MemoryPlace.of(deployment).remove(agents)
+        except LettaOpsError as error:
+            notes.append(f"their git memory is still in the server's home: {error.message}")
+    elif having:
+        notes.append("their git memory can't be reached from here, and stays where it is")
+    return path, counts, notes
+
+
+def _ties(link: psycopg.Connection[Any], model: Model, agents: list[str]) -> Iterator[str]:
+    """What others have of these agents, and an archive doesn't."""
+    from psycopg import sql
+
+    if {"groups", "groups_agents"} <= model.columns.keys():
+        query = sql.SQL(
+            "SELECT count(*) FROM {} m JOIN {} g ON g.id = m.group_id WHERE m.agent_id = ANY(%(agents)s)"
+            " AND (g.manager_agent_id = ANY(%(agents)s)) IS NOT TRUE"
+        ).format(model.table("groups_agents"), model.table("groups"))
+        row = link.execute(query, {"agents": agents}).fetchone()
+        if row and row[0]:
+            yield f"{row[0]} membership(s) in groups that other agents manage"
+
+
+# Rows that go with an agent and are not in its archive: where it is replaced they are kept.
+TIED = {
+    "groups_agents": "agent_id = ANY(%(agents)s)",
+    "identities_blocks": "block_id IN (SELECT block_id FROM {2} WHERE agent_id = ANY(%(agents)s))",
+}
+
+
+def _keep_ties(staging: Staging, agents: list[str]) -> None:
+    for table in TIED.keys() & staging.model.columns.keys():
+        staging.run(
+            f"CREATE TEMP TABLE {{0}} ON COMMIT DROP AS SELECT * FROM {{1}} WHERE {TIED[table]}",
+            quoted(f"tied {table}"),
+            staging.model.table(table),
+            staging.model.table("blocks_agents"),
+            values={"agents": agents},
+        )
+
+
+def _tie_again(staging: Staging) -> None:
+    from psycopg import sql
+
+    for table in TIED.keys() & staging.model.columns.keys():
+        there = [
+            sql.SQL("EXISTS (SELECT FROM {} p WHERE p.{} = t.{})").format(
+                staging.model.table(link.parent), quoted(link.keys[0]), sql.SQL(link.columns[0])
+            )
+            for link in staging.model.of_child(table)
+            if link.keyed
+        ]
+        staging.run(
+            "INSERT INTO {} SELECT t.* FROM {} t WHERE {} ON CONFLICT DO NOTHING",
+            staging.model.table(table), quoted(f"tied {table}"), sql.SQL(" AND ").join(there),
+        )  # fmt: skip
 
 
 def put(
@@ -204,34 +271,65 @@ def put(
         for identifier, name in names.items()
     ]
     outcome.rows = _insert(staging)
+    if outcome.replaced:
+        _tie_again(staging)
     report(f"restore: {sum(outcome.rows.values())} rows")
     staging.memories.rename(new)
-    if staging.memories.of and not choices.dry_run:
-        _put_memories(deployment, staging)
-    staging.link.execute("ROLLBACK" if choices.dry_run else "COMMIT")
+    if choices.dry_run:
+        staging.link.execute("ROLLBACK")
+        return outcome
+    organizations = _organizations(staging, [agent["id"] for agent in outcome.agents])
+    _put_memories(
+        deployment, staging, {k: v for k, v in organizations.items() if k not in outcome.replaced}
+    )
+    staging.link.execute("COMMIT")
+    _replace_memories(deployment, staging, {each: organizations[each] for each in outcome.replaced})
     return outcome
 
 
-def _put_memories(deployment: Deployment, staging: Staging) -> None:
-    """Before the rows are committed: memory without its agent harms nobody, an agent without it is not
-    what was restored."""
-    if not reachable(deployment):
-        count = len(staging.memories.of)
-        staging.notes.append(f"git memory of {count} agent(s) can't be put there from here")
-        return
+def _organizations(staging: Staging, agents: list[str]) -> dict[str, str]:
+    """Of each agent (id), as it is in the live tables now."""
     rows = staging.run(
         "SELECT id, organization_id FROM {} WHERE id = ANY(%s)",
         staging.model.table(ROOT),
-        values=[list(staging.memories.of)],
+        values=[agents],
     )
-    organizations = dict(rows.fetchall())
-    staging.memories.keep(organizations)
+    return dict(rows.fetchall())
+
+
+def _put_memories(deployment: Deployment, staging: Staging, organizations: dict[str, str]) -> None:
+    """Before the rows are committed: memory without its agent harms nobody, an agent without it is not
+    what was restored. `organizations` are those of the agents whose memory it is."""
+    having = [agent for agent in staging.memories.of if agent in organizations]
+    if not having:
+        return
+    if not reachable(deployment):
+        staging.notes.append(f"git memory of {len(having)} agent(s) can't be put there from here")
+        return
     aside = staging.memories.put(MemoryPlace.of(deployment), organizations)
     if aside:
         staging.notes.append(
             f"other git memory of {', '.join(aside)} lay there: it is in .letta/memfs.aside of the"
             " server's home"
         )
+
+
+def _replace_memories(
+    deployment: Deployment, staging: Staging, organizations: dict[str, str]
+) -> None:
+    """After the rows are: until then the agents that are replaced work with what they have."""
+    try:
+        _put_memories(deployment, staging, organizations)
+        without = [agent for agent in organizations if agent not in staging.memories.of]
+        if without and reachable(deployment):
+            MemoryPlace.of(deployment).remove(without)  # it is in the archive of the replaced ones
+    except LettaOpsError as error:
+        raise LettaOpsError(
+            "memory-not-restored",
+            f"the agents are restored, but not their git memory: {error.message}",
+            "run this again with --on-conflict replace; what was there is in the archive of those"
+            " that were replaced, too",
+        ) from None
 
 
 @contextmanager
@@ -294,8 +392,8 @@ def _ensure_key(deployment: Deployment, staging: Staging, header: Header, choice
     }
     if choices.without_secrets:
         staging.run("DELETE FROM {}", staging.staged("agent_environment_variables"))
-        for table, column in held:
-            if table != "agent_environment_variables":
+        for table, column in (*held, *PLAIN_SECRETS):
+            if table in staging.tables and column in staging.model.names(table):
                 staging.run(f'UPDATE {{}} SET "{column}" = NULL', staging.staged(table))
         if held:
             staging.notes.append(f"{sum(held.values())} secret(s) were left out, as you said")
@@ -371,6 +469,7 @@ def _conflicts(staging: Staging, choices: Choices, set_aside: SetAside, outcome:
     outcome.replaced = there
     if not choices.dry_run:
         outcome.set_aside = set_aside(there)
+    _keep_ties(staging, there)
     remove(staging.link, staging.model, there)
 
 

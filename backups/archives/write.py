@@ -63,7 +63,7 @@ def archive(
         agents = with_members(link, model, found)
         report(f"archive: {len(agents)} agent(s), out of one snapshot")
         header = header_of(deployment, link, model, agents)
-        memory = _memory(deployment, link, model, agents, report)
+        memory = _memory(deployment, agents, report)
         return write_agents(link, model, agents, header, memory, place, encryption)
 
 
@@ -151,18 +151,13 @@ def with_git_memory(
     return [row[0] for row in link.execute(tags, [list(agents), GIT_MEMORY_TAG])]
 
 
-def _memory(
-    deployment: Deployment,
-    link: psycopg.Connection[Any],
-    model: Model,
-    agents: Sequence[str],
-    report: Report,
-) -> Iterator[bytes]:
-    """The tar of their git memory; nothing where none has it, or where it can't be reached."""
-    having = with_git_memory(link, model, agents)
-    if having and reachable(deployment):
-        report(f"archive: git memory of {len(having)} agent(s)")
-        with read_memory(deployment, report, having) as tar:
+def _memory(deployment: Deployment, agents: Sequence[str], report: Report) -> Iterator[bytes]:
+    """The tar of their git memory; nothing where it can't be reached.
+
+    Letta keeps the repository of an agent that lost its tag: so all are looked for.
+    """
+    if agents and reachable(deployment):
+        with read_memory(deployment, report, agents) as tar:
             yield from tar
 
 

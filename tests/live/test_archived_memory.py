@@ -97,6 +97,11 @@ def test_an_agents_git_memory_goes_along_wherever_the_agent_goes(
 
 def test_a_persons_git_memory_is_erased_and_so_is_what_was_set_aside_of_it(house: Stack) -> None:
     hers, other = agent(house, "hers"), agent(house, "not hers")
+    with (
+        house.administrator() as link
+    ):  # Letta keeps the repository of an agent that has no tag any more
+        link.execute("DELETE FROM agents_tags WHERE agent_id = %s", [hers])
+        link.commit()
     with api(house.deployment) as client:
         body = {"identifier_key": "her", "name": "She", "identity_type": "user"}
         answer: Any = client.post(

@@ -129,9 +129,33 @@ def test_an_archive_in_the_store_is_listed_restored_compared_and_deleted(
     assert name not in str(house.json("backup", "prune"))
     refused = house.run("--json", "agent", "archives", "--delete", name)
     assert refused.json["error"]["code"] == "not-confirmed"
+    kept = house.json("agent", "archive", rich.name, "--store")
     house.json("agent", "archives", "--delete", name, "--yes")
+    for word in ("", kept["file"].removeprefix("store:")[:8]):
+        unsaid = house.run("--json", "agent", "archives", "--delete", word, "--yes")
+        assert (unsaid.code, unsaid.json["error"]["code"]) == (1, "no-archive")
     gone = house.run("--json", "agent", "restore", f"store:{name}")
     assert (gone.code, gone.json["error"]["code"]) == (1, "no-archive")
+
+
+def test_an_agent_that_is_replaced_stays_in_the_groups_of_others(
+    house: Stack, rich: Rich, tmp_path: Path
+) -> None:
+    boss = rich_agent(house)
+    with api(house.deployment) as client:
+        config = {"manager_type": "supervisor", "manager_agent_id": boss.id}
+        body = {"agent_ids": [rich.id], "description": "of the boss", "manager_config": config}
+        group: Any = client.post("/v1/groups/", cast_to=object, body=body)
+    path = archived(house, rich.id, tmp_path)
+    house.json("agent", "restore", str(path), "--on-conflict", "replace", "--yes")
+    with house.administrator() as link:
+        members = link.execute(
+            "SELECT agent_id FROM groups_agents WHERE group_id = %s", [group["id"]]
+        ).fetchall()
+    assert members == [(rich.id,)]
+    deleted = house.json("agent", "delete", rich.id, "--yes")
+    assert "1 membership(s) in groups that other agents manage" in str(deleted["notes"])
+    house.json("agent", "delete", boss.id, "--yes")
 
 
 def test_what_reaches_the_model_next_is_the_same_byte_by_byte(

@@ -111,6 +111,9 @@ def test_a_person_is_shown_exported_and_erased_and_nobody_else(
 ) -> None:
     stack = house.stack
     until_traced(house)
+    with stack.administrator() as link:  # as older releases wrote them down
+        link.execute("UPDATE provider_traces SET agent_id = NULL WHERE agent_id = %s", [house.hers])
+        link.commit()
     backup = stack.json("backup", "create")["id"]
     shown = stack.json("agent", "person", house.key)
     assert shown == {**stack.json("agent", "person", house.person), "held_by": shown["held_by"]}
@@ -171,15 +174,27 @@ def test_a_person_is_shown_exported_and_erased_and_nobody_else(
 
 def test_what_a_person_shares_with_another_stays_with_the_other(house: House) -> None:
     stack = house.stack
+    with api(stack.deployment) as client:
+        # Of the other, and had by her agent alone.
+        his = client.blocks.create(label="his", value="He likes figs.").id
+        client.agents.blocks.attach(his, agent_id=house.hers)
+        say(client, house.shared, "Who am I?")
+        org = {"identifier_key": f"org-{house.word}", "name": "A firm", "identity_type": "org"}
+        client.post("/v1/identities/", cast_to=object, body={**org, "agent_ids": [house.hers]})
     with stack.administrator() as link:
-        link.execute("INSERT INTO identities_blocks VALUES (%s, %s)", [house.other, house.block])
+        for block in (house.block, his):
+            link.execute("INSERT INTO identities_blocks VALUES (%s, %s)", [house.other, block])
         link.commit()
-    shown = stack.json("agent", "person", house.key)
-    assert [(each["id"], each["whole"]) for each in shown["blocks"]] == [(house.block, False)]
+    told = stack.run("--json", "agent", "person", house.key)
+    assert [(each["id"], each["whole"]) for each in told.json["blocks"]] == [(house.block, False)]
+    # A firm is no other person.
+    assert {each["id"]: each["whole"] for each in told.json["agents"]}[house.hers] is True
+    assert "1 message(s) of users to agents that others use, too, have no sender" in told.err
     stack.json("agent", "person", house.key, "--erase", "--yes")
     with stack.administrator() as link:
-        row = link.execute("SELECT value FROM block WHERE id = %s", [house.block]).fetchone()
-    assert row is not None
-    assert house.word in row[0]
+        rows = link.execute(
+            "SELECT value FROM block WHERE id = ANY(%s)", [[house.block, his]]
+        ).fetchall()
+    assert len(rows) == 2
     blocks = {each["label"] for each in stack.json("agent", "show", house.shared)["blocks"]}
     assert "about" in blocks

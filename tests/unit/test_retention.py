@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from backups.catalog import Backup, Drill
-from backups.retention import PERIODS, End, decide, end_of, overdue
+from backups.retention import NEVER, PERIODS, End, decide, end_of, overdue
 from infra.stack.backup_settings import Retention
 from tests.unit.backups import NOON, manifest
 
@@ -251,12 +251,15 @@ def test_the_order_in_which_backups_are_given_decides_nothing(seed: int) -> None
     ("rules", "age", "latest", "newer"),
     [
         (Retention(last=3), 1 * DAY, NOON - DAY, 2),
-        (Retention(daily=3), 1 * DAY, dt.datetime(2026, 11, 22, tzinfo=dt.UTC), 0),
+        (Retention(daily=3), 1 * DAY, NOON + 2 * DAY, 0),
         (Retention(daily=2), 3 * DAY, NOON - 3 * DAY, 0),
-        (Retention(hourly=1), 0 * DAY, dt.datetime(2026, 11, 20, 13, tzinfo=dt.UTC), 1),
+        (Retention(hourly=1), 0 * DAY, NOON + DAY, 1),
+        (Retention(hourly=24), 0 * DAY, NOON + 24 * DAY, 1),
         (Retention(weekly=1), 0 * DAY, dt.datetime(2026, 11, 23, tzinfo=dt.UTC), 1),
         (Retention(monthly=2), 0 * DAY, dt.datetime(2027, 1, 1, tzinfo=dt.UTC), 1),
         (Retention(yearly=2), 0 * DAY, dt.datetime(2028, 1, 1, tzinfo=dt.UTC), 1),
+        (Retention(yearly=9999), 0 * DAY, NEVER, 1),
+        (Retention(daily=10**9), 0 * DAY, NEVER, 1),
         (Retention(within=72), 1 * DAY, NOON + 2 * DAY, 0),
     ],
 )
@@ -290,17 +293,24 @@ def test_what_else_keeps_a_backup_is_told_with_its_end() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_by_that_time_it_is_gone_if_each_day_has_a_backup(seed: int) -> None:
+def test_by_that_time_it_is_gone_if_backups_go_on_as_they_did(seed: int) -> None:
     chance = drawn(seed)
     backups = some_backups(chance)
-    units = {unit: chance.choice([0, 0, 1, 3]) for unit in ("last", "daily", "weekly", "monthly")}
+    units = {unit: chance.choice([0, 0, 1, 3]) for unit in ("last", *PERIODS) if unit != "yearly"}
     rules = Retention(**units, within=chance.choice([0, 5, 100]))
     one = chance.choice(backups)
+    label = one.manifest.label
     end = end_of(one, backups, rules, NOON)
-    now = max(NOON, end.latest) + max(end.newer + 1, 2) * DAY
+    # As far apart as they were; of a label that has one only, as far as it is old.
+    same = [
+        NOON,
+        *(each.manifest.created_at for each in backups[::-1] if each.manifest.label == label),
+    ]
+    step = max([DAY, *(same[n] - same[n + 1] for n in range(len(same[:11]) - 1))])
+    now = max(NOON, end.latest) + (end.newer + 2) * step
     later = [
-        backup(NOON + day * DAY, "passed", label=one.manifest.label)
-        for day in range(1, (now - NOON).days + 1)
+        backup(NOON + number * step, "passed", label=label)
+        for number in range(1, (now - NOON) // step + 1)
     ]
     kept = {each.backup.id for each in decide([*backups, *later], rules, now) if each.keep}
     assert (one.id in kept) == (one.kept is not None)

@@ -166,11 +166,17 @@ class Place:
         for folder in self._agents(self.path(ADDING)):
             target = self.path(LIVE) + folder
             os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+            aside = None
             if kind(target) is not None:
                 replaced = True
-                self._set_aside(target)
+                aside = self._set_aside(target)
             step(f"{ADDING} -> {LIVE}")
-            os.rename(self.path(ADDING) + folder, target)
+            try:
+                os.rename(self.path(ADDING) + folder, target)
+            except OSError:
+                if aside is not None:
+                    os.rename(aside, target)
+                raise
         os.sync()
         self._remove(ADDING)
         return replaced
@@ -178,6 +184,7 @@ class Place:
     def remove(self, agents: Collection[str]) -> list[str]:
         """Remove the memory of agents, also what was set aside of it; return of which there was some."""
         self.ensure_settled()
+        self._remove(ADDING)  # of an `add` that was killed
         names = {os.fsencode(agent) for agent in agents}
         found = set()
         for folder in self._agents(self.path(LIVE)):
@@ -198,11 +205,12 @@ class Place:
             for agent in names_in(folder + REPOSITORIES + b"/" + organization)
         ]
 
-    def _set_aside(self, path: bytes) -> None:
+    def _set_aside(self, path: bytes) -> bytes:
         os.makedirs(self.path(ASIDE), 0o700, exist_ok=True)
-        name = f"{time.time_ns()} ".encode() + os.path.basename(path)
+        aside = self.path(ASIDE) + f"/{time.time_ns()} ".encode() + os.path.basename(path)
         step(f"{LIVE} -> {ASIDE}")
-        os.rename(path, self.path(ASIDE) + b"/" + name)
+        os.rename(path, aside)
+        return aside
 
     def _ensure_live(self) -> None:
         if not self.has(LIVE):

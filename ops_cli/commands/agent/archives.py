@@ -134,10 +134,11 @@ def restore_agents(
     choices = Choices(on_conflict, new_ids, without_secrets, old_key, dry_run)
     if on_conflict == "replace" and not (yes or dry_run):
         confirm("Replace agents that are there (they are archived first)?", REFUSAL)
-    job = _from_backup(invocation, backup, agent or [], identity) if backup else None
-    if job is None and file is not None:
-        job = _from_archive(invocation, file, identity)
-    assert job is not None  # noqa: S101  # one of the two is given
+    job = (
+        _from_archive(invocation, str(file), identity)
+        if backup is None
+        else _from_backup(invocation, backup, agent or [], identity)
+    )
     present(invocation, _restored(invocation, str(backup or file), choices, job), _render_restored)
 
 
@@ -230,9 +231,11 @@ def delete_agents(
     ):
         operation.deployment = deployment
         aside = _set_aside(invocation, deployment, report, output and output.expanduser())
-        path, rows = delete(deployment, found, aside)
+        path, rows, notes = delete(deployment, found, aside)
         operation.detail = {"archive": str(path)}
-    answer = {"dry_run": False, "agents": found, "archive": str(path), "rows": rows}
+    for word in notes:
+        note(f"note: {word}")
+    answer = {"dry_run": False, "agents": found, "archive": str(path), "rows": rows, "notes": notes}
     present(invocation, answer, _render_deleted)
 
 

@@ -35,7 +35,7 @@ def list_archives(
     invocation = current(context)
     deployment, store = opened(invocation)
     owner = deployment_id(deployment)
-    going = [find_archive(store, owner, word) for word in delete or ()]
+    going = [find_archive(store, owner, word, exact=True) for word in delete or ()]
     if going and not dry_run:
         if not yes:
             confirm(

@@ -55,7 +55,7 @@ def show_person(
         check_output(target, overwrite=force)
     with live(deployment) as (link, model, _):
         marks = Marked(link, model, person)
-        found = marks.person
+        found, notes = marks.person, list[str]()
         if target is not None and not dry_run:
             _export(invocation, deployment, marks, target)
     if erase and not dry_run:
@@ -65,17 +65,32 @@ def show_person(
                 f"Erase all of {found.name} ({found.id}), with {whole} agent(s)? This can't be undone.",
                 "this erases a person's data, and there is no terminal to ask on",
             )
-        found = _erase(invocation, deployment, store, found.id)
+        found, notes = _erase(invocation, deployment, store, found.id)
     answer = _answer(invocation, deployment, store, found)
     answer |= {
         "dry_run": dry_run and erase,
         "erased": erase and not dry_run,
         "file": None if target is None or dry_run else str(target),
     }
-    if erase:
-        for word in REMAINS:
-            note(f"note: {word}")
+    for word in (*notes, *_remains(found, erase=erase, export=target is not None)):
+        note(f"note: {word}")
     present(invocation, answer, _render)
+
+
+def _remains(person: Person, *, erase: bool, export: bool) -> Iterator[str]:
+    """What can't be told to be hers, or goes or stays with it."""
+    shared = [agent for agent in person.agents if not agent.whole]
+    if unsigned := sum(agent.unsigned for agent in shared):
+        yield (
+            f"{unsigned} message(s) of users to agents that others use, too, have no sender: they are not"
+            " taken for this person's"
+        )
+    if of_others := sum(agent.of_others for agent in person.agents if agent.whole):
+        yield f"{of_others} message(s) in this person's agents were sent by other identities"
+    if export:
+        yield "the export has no git memory: `letta-ops agent archive` takes it along"
+    if erase:
+        yield from REMAINS
 
 
 def _export(invocation: Invocation, deployment: Deployment, marks: Marked, target: Path) -> None:
@@ -86,7 +101,9 @@ def _export(invocation: Invocation, deployment: Deployment, marks: Marked, targe
         write_person(marks, target)
 
 
-def _erase(invocation: Invocation, deployment: Deployment, store: Store, person: str) -> Person:
+def _erase(
+    invocation: Invocation, deployment: Deployment, store: Store, person: str
+) -> tuple[Person, list[str]]:
     from backups.archives.person import erase
 
     with (
@@ -95,9 +112,9 @@ def _erase(invocation: Invocation, deployment: Deployment, store: Store, person:
         changing(deployment, store, "agent person", report),
     ):
         operation.deployment = deployment
-        erased = erase(deployment, person)
+        erased, notes = erase(deployment, person)
         operation.detail = {"rows": erased.rows}
-    return erased
+    return erased, notes
 
 
 def _answer(
