@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ops_cli.commands.agent.archives import archive_agents, delete_agents, restore_agents
 from ops_cli.commands.agent.compare import diff_agents
-from ops_cli.commands.agent.files import convert_file, export_agent, import_agents
+from ops_cli.commands.agent.exports import convert_file, export_agent
+from ops_cli.commands.agent.imports import import_agents
 from ops_cli.commands.agent.in_store import list_archives
 from ops_cli.commands.agent.look import list_agents, show_agent, show_messages
 from ops_cli.commands.agent.person import show_person
