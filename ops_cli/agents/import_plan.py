@@ -114,10 +114,12 @@ def make_plan(
     choices: ImportChoices,
     namesakes: Iterable[str] = (),
     server: ServerModels | None = None,
+    there: Mapping[str, dict[str, Any]] | None = None,
 ) -> Plan:
     """Compare `file`, which was checked, with the server; nothing is changed there.
 
-    `namesakes` are names of the file's that agents have already; `server` is asked for, if it is None.
+    `namesakes` are names of the file's that agents have already; `server`, and `there` (the server's
+    tools of the file's names), are asked for where they are None.
 
     Raises LettaOpsError: `model-unknown` when an agent would have a model that the server does not
     have.
@@ -136,7 +138,7 @@ def make_plan(
     if unknown and not choices.allow_unknown_model:
         raise _model_unknown(unknown)
     content, moved = with_own_models(file.content, server, choices)
-    there = _tools_there(client, file)
+    there = tools_named(client, file.tools) if there is None else there
     tools = tuple(_planned_tools(file, there, choices))
     servers = tuple(_keep_servers(client, content, choices))
     warnings = (*unknown, *moved, *servers, *_warnings(file, namesakes, choices.secrets))
@@ -211,10 +213,16 @@ def _move(configured: dict[str, Any] | None, kind: Kind, server: ServerModels) -
         yield f"{handle} is used at {own}, as this server does; the file says {url}"
 
 
-def _tools_there(client: Letta, file: AgentFile) -> dict[str, dict[str, Any]]:
-    names = list(file.tools)
-    found = client.tools.list(names=names, limit=PAGE) if names else ()
-    return {tool.name: tool.to_dict() for tool in found if tool.name in names and tool.name}
+def tools_named(client: Letta, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The server's tools with these names, whole."""
+    wanted = list(names)
+    found: dict[str, dict[str, Any]] = {}
+    for first in range(0, len(wanted), PAGE):
+        some = wanted[first : first + PAGE]
+        for tool in client.tools.list(names=some, limit=PAGE):
+            if tool.name in some and tool.name:
+                found[tool.name] = tool.to_dict()
+    return found
 
 
 def _planned_tools(

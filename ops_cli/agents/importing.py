@@ -22,12 +22,11 @@ from ops_cli.agents.import_plan import (
     ImportChoices,
     Plan,
     PlannedTool,
-    ServerModels,
     make_plan,
-    server_models,
 )
 from ops_cli.agents.judging import entries
-from ops_cli.agents.listing import PAGE, SHOW_HIDDEN, AgentSummary, summary
+from ops_cli.agents.known import Known, by_name, namesakes
+from ops_cli.agents.listing import PAGE, AgentSummary, summary
 
 if TYPE_CHECKING:
     from letta_client import APIStatusError, Letta
@@ -47,6 +46,7 @@ class Imported:
     warnings: tuple[str, ...] = ()
     before: bool = False
     content: dict[str, Any] = field(default_factory=dict)  # what was sent
+    unsettled: _Work | None = None  # nobody has looked yet whether somebody else was quicker
 
 
 def plan_import(deployment: Deployment, file: AgentFile, choices: ImportChoices) -> Plan:
@@ -55,7 +55,7 @@ def plan_import(deployment: Deployment, file: AgentFile, choices: ImportChoices)
 
     checked = _fit(_check(deployment, [file], choices)[0])
     with api(deployment) as client:
-        found = _namesakes(client, checked.file)
+        found = namesakes(client, checked.file)
         plan = make_plan(client, checked.file, choices, [each.name for each in found])
     before = _imported_before(found, checked.file, content_hash(file.content))
     said = [f"{each.name} was imported before, as {each.id}" for each in before]
@@ -83,19 +83,41 @@ def import_files(
     shared = frozenset(name for name, count in names.items() if count > 1)
     choices = replace(choices, keep_tools=shared)
     checked = _check(deployment, files, choices)
+    whole = [each.file for each in checked if isinstance(each, Checked)]
     with api(deployment) as client:
-        server = server_models(client)
+        known = Known.of(client, whole)
 
     def one(number: int) -> Imported | LettaOpsError:
         try:
-            made = _import(deployment, files[number], checked[number], choices, server)
+            made = _import(deployment, files[number], checked[number], choices, known)
         except LettaOpsError as error:
             report(f"import: {files[number].source}: {error.message.splitlines()[0]}")
             return error
         report(f"import: {files[number].source}: {len(made.agents)} agent(s)")
         return made
 
-    return in_parallel(one, range(len(files)), TOGETHER)
+    made = in_parallel(one, range(len(files)), TOGETHER)
+    if known.agents is None or not any(isinstance(each, Imported) for each in made):
+        return made
+    with api(deployment, IMPORT_SECONDS) as client:
+        found = by_name(client, whole)
+        return [_settled(client, each, found) for each in made]
+
+
+def _settled(
+    client: Letta, made: Imported | LettaOpsError, found: Mapping[str, Sequence[AgentState]]
+) -> Imported | LettaOpsError:
+    """An import of many, with what the server has when all are done: a file that somebody else imported
+    at the same time, or that was given twice, is taken back."""
+    if isinstance(made, LettaOpsError) or made.unsettled is None:
+        return made
+    work = replace(made.unsettled, client=client)
+    after = [agent for name in _names_in(work.content) for agent in found.get(name, ())]
+    return work.settled(made, after)
+
+
+def _names_in(content: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(str(agent.get("name")) for _, agent in entries(content, "agents")))
 
 
 def content_hash(content: dict[str, Any]) -> str:
@@ -126,43 +148,38 @@ def _import(
     file: AgentFile,
     judged: Checked | LettaOpsError,
     choices: ImportChoices,
-    server: ServerModels | None = None,
+    known: Known | None = None,
 ) -> Imported:
+    """`known`: what the server has, where many are imported; then who was quicker is seen at the end."""
     from infra.api import api
 
     checked, digest = _fit(judged), content_hash(file.content)
     with api(deployment, IMPORT_SECONDS) as client:
-        found = _namesakes(client, checked.file)
+        found = known.namesakes(client, checked.file) if known else namesakes(client, checked.file)
         there = _imported_before(found, checked.file, digest)
         if there and not choices.again:
             return Imported(tuple(there), before=True)
-        plan = make_plan(client, checked.file, choices, [each.name for each in found], server)
+        plan = make_plan(
+            client,
+            checked.file,
+            choices,
+            [each.name for each in found],
+            known.models if known else None,
+            known.tools_of(client, checked.file) if known else None,
+        )
         # The server's import is no transaction. The mark tells its agents from all others, also
         # from those that somebody else makes at the same time.
         mark = uuid.uuid4().hex
         content = marked(plan.content, digest, mark)
-        work = _Work(client, content, mark, plan.there, Before.of(client, content))
-        identifiers = work.send(choices, checked.file)
-        after = _namesakes(client, checked.file)
-        if not choices.again and (first := _quicker(after, digest, mark)):
-            work.clean_up(checked.file, frozenset(_tool_names(checked.file)))
-            return Imported(tuple(first), before=True)
-    by_id = {agent.id: summary(agent) for agent in after}
-    agents = tuple(
-        by_id.get(each) or AgentSummary(each, "", None, None, None, 0) for each in identifiers
-    )
-    warnings = (*checked.notes, *plan.warnings)
-    return Imported(agents, plan.tools, warnings, content=plan.content)
-
-
-def _namesakes(client: Letta, file: AgentFile) -> list[AgentState]:
-    """The server's agents with a name of the file's."""
-    return [
-        agent
-        for name in dict.fromkeys(agent.name for agent in file.agents)
-        for agent in client.agents.list(name=name, limit=PAGE, extra_query=dict(SHOW_HIDDEN))
-        if agent.name == name
-    ]
+        before = Before.of(client, content)
+        work = _Work(client, content, mark, digest, plan.there, before, checked.file, choices)
+        identifiers = work.send()
+        agents = tuple(AgentSummary(each, "", None, None, None, 0) for each in identifiers)
+        warnings = (*checked.notes, *plan.warnings)
+        made = Imported(agents, plan.tools, warnings, content=plan.content)
+        if known is not None and known.agents is not None:
+            return replace(made, unsettled=work)
+        return work.settled(made, namesakes(client, checked.file))
 
 
 def _note(agent: AgentState) -> dict[str, Any]:
@@ -236,13 +253,26 @@ class _Work:
     client: Letta
     content: dict[str, Any]
     mark: str
+    digest: str
     there: Mapping[str, dict[str, Any]]
     before: Before
+    file: AgentFile
+    choices: ImportChoices
 
-    def send(self, choices: ImportChoices, file: AgentFile) -> list[str]:
+    def settled(self, made: Imported, after: Sequence[AgentState]) -> Imported:
+        """The import with what is told of its agents; taken back where the same was made before."""
+        if not self.choices.again and (first := _quicker(after, self.digest, self.mark)):
+            self.clean_up(frozenset(_tool_names(self.file)))
+            return Imported(tuple(first), before=True)
+        by_id = {agent.id: summary(agent) for agent in after}
+        agents = tuple(by_id.get(each.id, each) for each in made.agents)
+        return replace(made, agents=agents, unsettled=None)
+
+    def send(self) -> list[str]:
         """Return the ids of the new agents. Raises LettaOpsError."""
         import letta_client
 
+        choices = self.choices
         chosen: dict[str, Any] = {"model": choices.model, "embedding": choices.embedding}
         if choices.secrets:
             values = {name: value.reveal() for name, value in choices.secrets.items()}
@@ -260,7 +290,7 @@ class _Work:
             raise LettaOpsError(
                 "import-failed",
                 f"the server refused the import ({error.status_code}): {_reason(error)}"
-                f"\n{self.clean_up(file, choices.keep_tools)}",
+                f"\n{self.clean_up(choices.keep_tools)}",
                 "correct the file; if it looks right, look at the server's log",
             ) from None
         except (letta_client.APIConnectionError, KeyboardInterrupt) as error:
@@ -273,13 +303,13 @@ class _Work:
             ) from None
         return answer.agent_ids
 
-    def clean_up(self, file: AgentFile, keep_tools: frozenset[str]) -> str:
+    def clean_up(self, keep_tools: frozenset[str]) -> str:
         """Remove what an import made, and put tools back that it overwrote; say so."""
         import letta_client
 
         removed: list[str] = []
         try:
-            for orphan in _namesakes(self.client, file):
+            for orphan in namesakes(self.client, self.file):
                 if _note(orphan).get("by") == self.mark:
                     self.client.agents.delete(orphan.id)
                     removed.append(orphan.id)
