@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from backups.stores.store import Sink, Source
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def new_identity() -> tuple[Sensitive, str]:
@@ -114,11 +120,34 @@ class _Writer:
 
 def _guard(guarded: _Guarded, step: Callable[[], None]) -> None:
     try:
-        step()
+        with _interruptions(guarded):
+            step()
     except BaseException:
         if guarded.error is not None:
             raise guarded.error from None
         raise
+
+
+@contextmanager
+def _interruptions(guarded: _Guarded) -> Iterator[None]:
+    """Keep what a signal's handler raises, too: it may come between any two lines of what age calls."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no handler runs there
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, partial(_kept, guarded, handler))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
+
+
+def _kept(guarded: _Guarded, handler: Callable[[int, Any], Any], number: int, frame: Any) -> None:
+    guarded.keep(lambda: handler(number, frame))
 
 
 def _identities(texts: Sequence[Sensitive]) -> list[Any]:
