@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backups.parallel import in_parallel
 from infra.errors import LettaOpsError
@@ -18,6 +18,9 @@ from ops_cli.agents.agent_file import AgentFile, parse_agent_file
 from ops_cli.agents.listing import AgentSummary, find_agent
 from ops_cli.agents.loss import Loss, of_export
 from ops_cli.agents.redacting import redacted_content
+
+if TYPE_CHECKING:
+    import httpx
 
 EXPORT_SECONDS = 600.0
 INDEX = "index.json"
@@ -47,7 +50,12 @@ class Exported:
         return sum(agent.messages for agent in self.file.agents)
 
 
-def export_agent(deployment: Deployment, wanted: str, shape: Shape | None = None) -> Exported:
+def export_agent(
+    deployment: Deployment,
+    wanted: str,
+    shape: Shape | None = None,
+    over: httpx.Client | None = None,
+) -> Exported:
     """Export the agent with this id or unique name; what came is checked to be a whole agent file.
 
     Raises LettaOpsError as `find_agent` and `infra.api.api` do.
@@ -57,7 +65,7 @@ def export_agent(deployment: Deployment, wanted: str, shape: Shape | None = None
     from infra.api import api, unreachable
 
     shape = shape or Shape()
-    with api(deployment, EXPORT_SECONDS) as client:
+    with api(deployment, EXPORT_SECONDS, over) as client:
         agent = find_agent(client, wanted)
         scrubbed = {"extra_query": {"scrub_messages": "true"}} if shape.scrub_messages else {}
         try:
@@ -86,6 +94,8 @@ def export_agents(
     What a run before has written stays, unless `again`: so one that was interrupted goes on. Raises
     LettaOpsError like `export_agent`, and `output-refused`.
     """
+    from infra.api import http
+
     folder.mkdir(parents=True, exist_ok=True)
     known = {} if again else _indexed(folder)
     writing = threading.Lock()
@@ -94,7 +104,7 @@ def export_agents(
     def one(agent: AgentSummary) -> None:
         entry = known.get(agent.id)
         if entry is None or not _is_whole(folder, entry):
-            exported = export_agent(deployment, agent.id, shape)
+            exported = export_agent(deployment, agent.id, shape, over)
             name = f"{plain_name(agent.name)}-{agent.id.partition('-')[2][:8]}.af"
             save(exported.text, folder / name)
             entry = {
@@ -110,7 +120,8 @@ def export_agents(
             kept = {**known, **entries}
             save(json.dumps({"agents": list(kept.values())}, indent=1), folder / INDEX)
 
-    in_parallel(one, agents, TOGETHER)
+    with http(deployment, EXPORT_SECONDS) as over:
+        in_parallel(one, agents, TOGETHER)
     return [entries[agent.id] for agent in agents]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backups.parallel import in_parallel
+from infra.background import Background
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
@@ -29,6 +30,7 @@ from ops_cli.agents.known import Known, by_name, namesakes
 from ops_cli.agents.listing import PAGE, AgentSummary, summary
 
 if TYPE_CHECKING:
+    import httpx
     from letta_client import APIStatusError, Letta
     from letta_client.types import AgentState
 
@@ -77,31 +79,38 @@ def import_files(
     deployment: Deployment, files: Sequence[AgentFile], choices: ImportChoices, report: Report
 ) -> list[Imported | LettaOpsError]:
     """Import many, some at a time; what fails keeps no other from being imported."""
-    from infra.api import api
+    from infra.api import api, http
 
     names = Counter(name for file in files for name in _tool_names(file))
     shared = frozenset(name for name, count in names.items() if count > 1)
     choices = replace(choices, keep_tools=shared)
+    asked = Background(lambda: _known(deployment, files))
     checked = _check(deployment, files, choices)
-    whole = [each.file for each in checked if isinstance(each, Checked)]
-    with api(deployment) as client:
-        known = Known.of(client, whole)
+    known = asked.result()
 
     def one(number: int) -> Imported | LettaOpsError:
         try:
-            made = _import(deployment, files[number], checked[number], choices, known)
+            made = _import(deployment, files[number], checked[number], choices, known, over)
         except LettaOpsError as error:
             report(f"import: {files[number].source}: {error.message.splitlines()[0]}")
             return error
         report(f"import: {files[number].source}: {len(made.agents)} agent(s)")
         return made
 
-    made = in_parallel(one, range(len(files)), TOGETHER)
+    with http(deployment, IMPORT_SECONDS) as over:
+        made = in_parallel(one, range(len(files)), TOGETHER)
     if known.agents is None or not any(isinstance(each, Imported) for each in made):
         return made
     with api(deployment, IMPORT_SECONDS) as client:
-        found = by_name(client, whole)
+        found = by_name(client, files)
         return [_settled(client, each, found) for each in made]
+
+
+def _known(deployment: Deployment, files: Sequence[AgentFile]) -> Known:
+    from infra.api import api
+
+    with api(deployment) as client:
+        return Known.of(client, files)
 
 
 def _settled(
@@ -149,12 +158,13 @@ def _import(
     judged: Checked | LettaOpsError,
     choices: ImportChoices,
     known: Known | None = None,
+    over: httpx.Client | None = None,
 ) -> Imported:
     """`known`: what the server has, where many are imported; then who was quicker is seen at the end."""
     from infra.api import api
 
     checked, digest = _fit(judged), content_hash(file.content)
-    with api(deployment, IMPORT_SECONDS) as client:
+    with api(deployment, IMPORT_SECONDS, over) as client:
         found = known.namesakes(client, checked.file) if known else namesakes(client, checked.file)
         there = _imported_before(found, checked.file, digest)
         if there and not choices.again:

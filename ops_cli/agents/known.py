@@ -35,7 +35,7 @@ class Known:
         sources: dict[str, set[Any]] = defaultdict(set)
         for file in files:
             for _, tool in entries(file.content, "tools"):
-                sources[str(tool.get("name"))].add(tool.get("source_code"))
+                sources[str(tool.get("name"))].add(str(tool.get("source_code")))
         tools = tools_named(client, sources)
         differing = {
             name for name, given in sources.items() if len(given) > 1 and name not in tools
@@ -81,4 +81,6 @@ def namesakes(client: Letta, file: AgentFile) -> list[AgentState]:
 
 
 def _names(file: AgentFile) -> Iterator[str]:
-    yield from dict.fromkeys(agent.name for agent in file.agents)
+    """Of a file that may not be checked yet."""
+    given = (entry.get("name") for _, entry in entries(file.content, "agents"))
+    yield from dict.fromkeys(name for name in given if isinstance(name, str))
