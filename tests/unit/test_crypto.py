@@ -26,7 +26,9 @@ def test_an_interruption_between_two_lines_is_no_failed_encryption(
     # Here no error of the sink is kept: as between the lines of what age calls.
     monkeypatch.setattr(crypto._Writer, "write", write)
     _, recipient = new_identity()
-    before = signal.signal(signal.SIGTERM, ended)
+    # Whoever runs the tests without a terminal may have SIGINT ignored.
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: ended}
+    before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
     wanted = KeyboardInterrupt if number == signal.SIGINT else Terminated
     try:
         with pytest.raises(wanted) as caught:
@@ -34,7 +36,8 @@ def test_an_interruption_between_two_lines_is_no_failed_encryption(
         assert type(caught.value) is wanted
         assert signal.getsignal(signal.SIGTERM) is ended
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_what_the_sink_raises_comes_out_as_it_is() -> None:
