@@ -8,17 +8,17 @@ that says something else than the archive's keeps its id.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backups.archives.agents import agents_in, letta_tables
+from backups.archives.agents import letta_tables
 from backups.archives.closure import ROOT, Model
 from backups.archives.deciding import decide
 from backups.archives.file import Header, open_archive
 from backups.archives.from_backup import stage_from_backup
-from backups.archives.migrated import migrated
+from backups.archives.migrated import Fill, migrated
 from backups.archives.place import Place
 from backups.archives.removing import deferred, remove
 from backups.archives.staging import (
@@ -37,14 +37,14 @@ from backups.opening import Key, escrowed_key
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
 from infra.database.connection import database_of
-from infra.database.facts import DatabaseFacts, database_facts
+from infra.database.facts import DatabaseFacts
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.ciphertext import decrypted, encrypted, looks_encrypted
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
-from infra.stack.releases import Release, release_at
+from infra.stack.releases import release_at
 from infra.targets import host
 
 if TYPE_CHECKING:
@@ -98,23 +98,15 @@ def restore(
     Raises LettaOpsError: `archive-damaged`, `archive-other-revision`, `agent-exists`, `id-taken`,
     `other-encryption-key`, `restore-refused`, and those of the database.
     """
-    with ExitStack() as stack:
-        archive = stack.enter_context(open_archive(place, key))
+    with open_archive(place, key) as archive:
         header = archive.header
-        newer = _newer(deployment, str(place), header.revision, header.release)
-        if newer is not None:
 
-            def fill(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
-                return stage(link, model, archive), header
+        def fill(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
+            report(f"restore: reading {len(header.agents)} agent(s)")
+            return stage(link, model, archive), header
 
-            made = migrated(deployment, str(place), header.revision, newer, fill, report)
-            archive = stack.enter_context(open_archive(stack.enter_context(made), Key()))
-        link, model, facts = stack.enter_context(live(deployment))
-        ensure_revision(str(place), archive.header.revision, header.release, facts.revision)
-        report(f"restore: reading {len(header.agents)} agent(s)")
-        staging = stage(link, model, archive)
-        with closing(staging.memories):
-            return put(deployment, staging, archive.header, choices, set_aside, report)
+        made_by = (header.revision, header.release)
+        return _restored(deployment, str(place), made_by, fill, choices, set_aside, report)
 
 
 def restore_from_backup(
@@ -138,16 +130,33 @@ def restore_from_backup(
     def fill(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
         return stage_from_backup(link, model, store, backup, key, wanted, report)
 
-    newer = _newer(deployment, source, manifest.database.revision, manifest.release)
-    if newer is not None:
-        made = migrated(deployment, source, manifest.database.revision, newer, fill, report)
-        with made as place:
-            return restore(deployment, place, Key(), choices, set_aside, report)
+    made_by = (manifest.database.revision, manifest.release)
+    return _restored(deployment, source, made_by, fill, choices, set_aside, report)
+
+
+def _restored(
+    deployment: Deployment,
+    source: str,
+    made_by: tuple[str | None, str | None],
+    fill: Fill,
+    choices: Choices,
+    set_aside: SetAside,
+    report: Report,
+) -> Outcome:
+    """Restore what `fill` stages, of the revision and release `made_by`: migrated first, where the live
+    database is of another."""
+    revision, release = made_by
     with live(deployment) as (link, model, facts):
-        ensure_revision(source, manifest.database.revision, manifest.release, facts.revision)
-        staging, header = fill(link, model)
-        with closing(staging.memories):
-            return put(deployment, staging, header, choices, set_aside, report)
+        here = facts.revision
+        ours = release_at(here)
+        if ours is None:
+            ensure_revision(source, revision, release, here)
+        if ours is None or here == revision:
+            staging, header = fill(link, model)
+            with closing(staging.memories):
+                return put(deployment, staging, header, choices, set_aside, report)
+    with migrated(deployment, source, revision, ours, fill, report) as newer:
+        return restore(deployment, newer, Key(), choices, set_aside, report)
 
 
 def _kept_key(deployment: Deployment, store: Store, backup: Backup, key: Key) -> Sensitive | None:
@@ -156,23 +165,6 @@ def _kept_key(deployment: Deployment, store: Store, backup: Backup, key: Key) ->
     if here is not None and key_fingerprint(here) == backup.manifest.key_fingerprint:
         return None
     return escrowed_key(store, backup, key)
-
-
-def _newer(
-    deployment: Deployment, source: str, revision: str | None, made_by: str | None
-) -> Release | None:
-    """The release to whose revision rows of `revision` must be migrated; None: they fit as they are.
-
-    Raises LettaOpsError (`archive-other-revision`) where the live database is of no release we know.
-    """
-    with agents_in(deployment) as (link, _):
-        here = database_facts(link).revision
-    if here == revision:
-        return None
-    release = release_at(here)
-    if release is None:
-        ensure_revision(source, revision, made_by, here)
-    return release
 
 
 def delete(
