@@ -46,6 +46,7 @@ NOUNS = (
     Noun("agent", "agent.app", "Move, keep, restore and look at agents."),
     Noun("audit", "audit", "Who changed what, when, and with which result."),
     Noun("backup", "backup.app", "Make, prove and restore backups."),
+    Noun("registry", "registry.app", "Which agent is whose: an application's ids and Letta's."),
     Noun("secret", "secret", "Show a secret of the stack."),
     Noun("profile", "profile", "Show how the stack is reached."),
 )  # fmt: skip

@@ -11,6 +11,8 @@ from infra.errors import LettaOpsError
 from infra.stack.locations import stack_folder
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from infra.sensitive import Sensitive
 
 FLAGS = ("--json", "-v", "--verbose")
@@ -108,6 +110,27 @@ def by_reference(option: str, reference: str, what: str) -> Sensitive:
         raise LettaOpsError(
             "secret", f"{what} can't be had: {error}", "correct the reference"
         ) from None
+
+
+def moment(text: str | None, option: str = "--since") -> dt.datetime | None:
+    """The time that `2h`, `3d` (ago) or ISO 8601 says. Raises LettaOpsError (`time`)."""
+    import datetime as dt
+    import re
+
+    if text is None:
+        return None
+    units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+    if match := re.fullmatch(r"(\d{1,6})([mhdw])", text):
+        return dt.datetime.now(dt.UTC) - dt.timedelta(**{units[match[2]]: int(match[1])})
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise LettaOpsError(
+            "time",
+            f"{option}: {text!r} is no time",
+            "write it as 2026-11-28T03:00 (UTC) or 2026-11-28T03:00+01:00, or say 90m, 2h, 3d",
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
 
 
 def expanded(path: Any) -> Path | None:

@@ -115,11 +115,12 @@ class Deployment:
     placement: Mapping[str, str] = field(default_factory=dict)  # what only its target reads
     backups: BackupSettings = field(default_factory=BackupSettings)
     signing_key: Sensitive | None = None  # of backups
+    registry: Sensitive | None = None  # its URL, where it is not in the database
 
     @property
     def secrets(self) -> tuple[Sensitive, ...]:
         """Every secret we know, for redaction."""
-        named = (*self.named_secrets.values(), self.signing_key)
+        named = (*self.named_secrets.values(), self.signing_key, self.registry)
         return tuple(value for value in named if value is not None) + self.backups.plain_secrets
 
     @property

@@ -187,6 +187,7 @@ def _deployment(profile: Profile, folder: StackFolder, path: Path | None) -> Dep
         database=_database(profile.database),
         model=Model(profile.model.handle, profile.model.embedding),
         signing_key=profile.signing.key,
+        registry=profile.registry.url,
         folder=None if profile.target == EXTERNAL else folder,
         profile=path,
         placement={**own, **placement},

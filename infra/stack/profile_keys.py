@@ -89,6 +89,14 @@ class ContainerSection(Section):
     prefix: str | None = setting(None, "what names of containers begin with")
 
 
+class RegistrySection(Section):
+    table: ClassVar[str] = "registry."
+
+    url: Hidden = setting(
+        None, "where the registry is, if not in the database: postgresql://... or sqlite:///PATH"
+    )
+
+
 class SigningSection(Section):
     table: ClassVar[str] = "signing."
 
@@ -106,6 +114,7 @@ class Profile(BackupSettings):
     database: DatabaseSection = setting(DatabaseSection(), "its Postgres")
     model: ModelSection = setting(ModelSection(), "the models of an agent for which none is named")
     containers: ContainerSection = setting(ContainerSection(), "for a target that has containers")
+    registry: RegistrySection = setting(RegistrySection(), "applications' agent ids and Letta's")
     signing: SigningSection = setting(SigningSection(), "who made a backup")
     placement: dict[str, Any] = setting({}, "a target's own")
 

@@ -54,6 +54,8 @@ class FakeLetta:
         match (method, parts):
             case ("GET", ["agents"]):
                 return self._page(query)
+            case ("POST", ["agents"]):
+                return self._create(json.loads(body))
             case ("POST", ["agents", "import"]):
                 return self.take_in(body, kind)
             case ("GET", ["agents", _, "export"]):
@@ -95,6 +97,16 @@ class FakeLetta:
             made.append(self.make(name, *tags, metadata=agent.get("metadata")))
         return 200, {"agent_ids": made}
 
+    def _create(self, body: Content) -> tuple[int, Any]:
+        if not body.get("model"):
+            return 400, {"detail": "INVALID_ARGUMENT: Must specify either model or llm_config"}
+        if body["model"] != "own/model":
+            return 404, {"detail": f"NOT_FOUND: Handle {body['model']} not found"}
+        made = self.make(body["name"], *body.get("tags", ()), metadata=body.get("metadata"))
+        self.agents[made] |= {"system": body.get("system"), "tools": body.get("tools", [])}
+        self.agents[made]["memory"] = {"blocks": body.get("memory_blocks", [])}
+        return 200, self.agents[made]
+
     def _page(self, query: Query) -> tuple[int, Any]:
         limit = int(query.get("limit", ["50"])[0])
         if limit > 200:
@@ -111,7 +123,7 @@ class FakeLetta:
 
     def _one(self, method: str, identifier: str, body: bytes, below: list[str]) -> tuple[int, Any]:
         if identifier not in self.agents:
-            return 404, {"detail": "not found"}
+            return 404, {"detail": f"Agent with ID {identifier} not found"}
         if below:
             return 200, {"files": [], "has_more": False} if below == ["files"] else []
         if method == "DELETE":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
-from infra.errors import LettaOpsError
 from ops_cli.invocation import current
+from ops_cli.options import moment
 from ops_cli.output import Part, Table, facts, present
 
 SHOWN = 300  # characters of a text that a person is shown
@@ -71,28 +70,9 @@ def show_messages(
     invocation = current(context)
     deployment = invocation.deployment()
     source = served if deployment.database is None else stored
-    found = source.messages(deployment, agent, _moment(since), conversation)
+    found = source.messages(deployment, agent, moment(since), conversation)
     kept = deque(found, maxlen=limit)
     present(invocation, [message.as_json() for message in kept], _render_messages)
-
-
-def _moment(text: str | None) -> dt.datetime | None:
-    import re
-
-    if text is None:
-        return None
-    units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-    if match := re.fullmatch(r"(\d{1,6})([mhdw])", text):
-        return dt.datetime.now(dt.UTC) - dt.timedelta(**{units[match[2]]: int(match[1])})
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise LettaOpsError(
-            "time",
-            f"--since: {text!r} is no time",
-            "write it as 2026-11-28T03:00 (UTC) or 2026-11-28T03:00+01:00, or say 90m, 2h, 3d",
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
 
 
 def _render_list(agents: list[dict[str, Any]]) -> Iterator[Part]:

@@ -1,0 +1,1 @@
+"""What applications import of letta-ops: small, without Pulumi and without the command line."""

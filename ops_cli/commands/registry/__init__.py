@@ -1,0 +1,1 @@
+"""`letta-ops registry`: which agent is whose."""

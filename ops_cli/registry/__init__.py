@@ -1,0 +1,1 @@
+"""What `letta-ops registry` does beyond what applications do themselves."""
