@@ -48,7 +48,7 @@ class Finding:
 
 def find(registry: Registry, app: str | None = None) -> list[Finding]:
     """Compare the links (of one application) with the server's agents. Raises as `Registry` does."""
-    agents = registry._letta().every()  # noqa: SLF001  # the same package
+    agents = registry.letta().every()
     rows = [row for row in registry.store.rows() if row.link is not None]
     return list(compared(rows, agents, registry.server_name, app))
 
@@ -171,7 +171,7 @@ def _duplicated(key: Key, agents: list[str], row: Row | None = None) -> Finding:
 
 def _mend(registry: Registry, each: Finding) -> None:
     if each.kind == RENAMED:
-        server = registry._letta()  # noqa: SLF001  # the same package
+        server = registry.letta()
         agent = server.agent(each.agents[0])
         tags = [tag for tag in agent.get("tags") or () if not tag.startswith(TAG)]
         metadata = {**(agent.get("metadata") or {}), **each.key.metadata}

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-import random
-import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from infra.errors import LettaOpsError
 from infra.identity import person
 from letta_ops.registry.errors import (
-    AgentClaimed,
-    AgentGone,
-    AgentsDuplicated,
     AlreadyLinked,
     KeyRefused,
-    NoLink,
     RegistryUnavailable,
-    ServerUnavailable,
-    StillMaking,
 )
 from letta_ops.registry.links import Event, Key, Link, Row, shown
-from letta_ops.registry.server import REQUEST_SECONDS, LettaServer
+from letta_ops.registry.making import Make, Making, changed, ensure_free, gone, no_link
+from letta_ops.registry.server import LettaServer
 from letta_ops.registry.store import Store
-from letta_ops.registry.template import Difference, Template, apply, body_of, differences
+from letta_ops.registry.template import Difference, Template, apply, differences
 
-# Whoever makes an agent may have been killed while the server goes on: so long nobody else makes one.
-LEASE_SECONDS = 2 * REQUEST_SECONDS
-WAIT_SECONDS = 1.5 * LEASE_SECONDS
-FIRST_POLL, LONGEST_POLL = 0.05, 1.0
-ASK_SERVER_EVERY = 2.0  # seconds, for the agent of somebody who was killed before he linked it
 SQLITE = "sqlite:///"
-
-THERE, CREATED, FOUND = "there", "created", "found"
-# Makes an agent that carries the key's tag and metadata, and returns its id.
-Make = Callable[[Key], str]
+THERE = "there"
 
 
 @dataclass(frozen=True)
@@ -103,9 +87,9 @@ class Registry:
         key = self._key(app_agent_id, app)
         row = self.store.find(key)
         if row is None or row.link is None:
-            raise _no_link(key)
+            raise no_link(key)
         if row.link.there is False and not self._is_there(row.link):
-            raise _gone(row.link)
+            raise gone(row.link)
         return row.link
 
     def ensure(
@@ -135,12 +119,16 @@ class Registry:
         row = self.store.find(key)
         if row is not None and row.link is not None:
             if row.link.there or self._is_there(row.link):
-                return self._kept(row.link, wanted, update=update and not dry_run)
+                return self.kept(row.link, wanted, update=update and not dry_run)
             if not recreate:
-                raise _gone(row.link)
+                raise gone(row.link)
         if dry_run:
-            raise _no_link(key)
-        return self._made(key, wanted, make, row.agent if row else None, recreate=recreate)
+            raise no_link(key)
+        making = Making(self, key, wanted, make, row.agent if row else None, recreate)
+        link, outcome = making.run()
+        if outcome == THERE:
+            return self.kept(link, wanted, update=False)
+        return Ensured(link, outcome, self.alike_ids(key))
 
     def link(
         self,
@@ -162,30 +150,30 @@ class Registry:
                 f"{key} is linked to {row.agent}",
                 "to link it to another agent, say so (`--move`); the history keeps both",
             )
-        link = self._new(key, letta_agent_id, reason or "linked by hand")
+        link = self.new_link(key, letta_agent_id, reason or "linked by hand")
         if not self._is_there(link):
-            raise _gone(link)
+            raise gone(link)
         self.put(link, "moved" if row and row.link else "linked", row)
-        return Ensured(link, "linked", self._alike(key))
+        return Ensured(link, "linked", self.alike_ids(key))
 
     def unlink(self, app_agent_id: str, *, app: str | None = None, reason: str = "") -> Link:
         """Forget a link, and keep it in the history; the agent stays. Raises NoLink, StillMaking."""
         key = self._key(app_agent_id, app)
         row = self.store.find(key)
         if row is None or row.link is None:
-            raise _no_link(key)
-        _ensure_free(row)
+            raise no_link(key)
+        ensure_free(row)
         gone = replace(row.link, reason=reason or "unlinked by hand")
-        event = replace(self._event(gone, "unlinked", row), letta_agent_id=None)
+        event = replace(self.event(gone, "unlinked", row), letta_agent_id=None)
         if not self.store.replace(key, row, None, event):
-            raise _changed(key)
+            raise changed(key)
         return row.link
 
     def put(self, link: Link, what: str, was: Row | None) -> None:
         """Put a link where `was` is. Raises AlreadyLinked when somebody was quicker, AgentClaimed."""
-        _ensure_free(was)
-        if not self.store.replace(link.key, was, Row(link.key, link), self._event(link, what, was)):
-            raise _changed(link.key)
+        ensure_free(was)
+        if not self.store.replace(link.key, was, Row(link.key, link), self.event(link, what, was)):
+            raise changed(link.key)
 
     def close(self) -> None:
         self.store.close()
@@ -210,10 +198,10 @@ class Registry:
         """As the server says; where there is none to ask, as the database did."""
         return self.server.exists(link.letta_agent_id) if self.server else link.there is not False
 
-    def _kept(self, link: Link, wanted: Mapping[str, Any] | None, *, update: bool) -> Ensured:
+    def kept(self, link: Link, wanted: Mapping[str, Any] | None, *, update: bool) -> Ensured:
         if wanted is None or link.template == wanted:
             return Ensured(link, THERE)
-        server = self._letta()
+        server = self.letta()
         agent = server.agent(link.letta_agent_id)
         found = differences(link.template, wanted, agent)
         if found and not update:
@@ -223,126 +211,11 @@ class Registry:
         self.store.replace(link.key, Row(link.key, link), Row(link.key, new), None)
         return Ensured(new, THERE, differences=tuple(found), updated=bool(found))
 
-    def _made(
-        self,
-        key: Key,
-        wanted: Mapping[str, Any] | None,
-        make: Make | None,
-        gone: str | None,
-        *,
-        recreate: bool,
-    ) -> Ensured:
-        """Make the agent, or wait for whoever is making it. `gone` is the one that isn't there."""
-        own: str | None = None  # made by this call, and not linked yet
-        deadline = time.monotonic() + WAIT_SECONDS
-        asked, poll = 0.0, FIRST_POLL
-        while True:
-            row = self.store.find(key)
-            if row is not None and row.link is not None and row.agent != gone:
-                if own not in (None, row.agent):
-                    self._letta().delete(str(own))  # somebody took over, and was quicker
-                return self._kept(row.link, wanted, update=False)
-            if row is None or row.lease is None or row.lease_seconds > LEASE_SECONDS:
-                leased = Row(key, row.link if row else None, uuid.uuid4().hex)
-                if not self.store.replace(key, row, leased, None):
-                    continue
-                link, outcome = self._under_lease(leased, wanted, make, own, recreate=recreate)
-                own = link.letta_agent_id if outcome == CREATED else own
-                event = self._event(link, outcome, row)
-                if self._linked(leased, link, event):
-                    return Ensured(link, outcome, self._alike(key))
-                continue
-            if time.monotonic() > deadline:
-                raise StillMaking(
-                    f"somebody else has been making the agent of {key} for {row.lease_seconds:.0f} s",
-                    "ask again in a minute: what was made is found then",
-                )
-            # Whoever began just now needs a moment.
-            asked = asked or time.monotonic() - row.lease_seconds
-            if time.monotonic() > asked + ASK_SERVER_EVERY:
-                asked = time.monotonic()
-                if found := self._tagged(key, gone):
-                    link = self._new(key, found, "made by somebody who did not come to linking it")
-                    if self._linked(row, link, self._event(link, FOUND, row)):
-                        return Ensured(link, FOUND, self._alike(key))
-                    continue
-            time.sleep(poll * random.uniform(0.5, 1.5))  # noqa: S311  # so that not all ask at once
-            poll = min(2 * poll, LONGEST_POLL)
-
-    def _under_lease(
-        self,
-        leased: Row,
-        wanted: Mapping[str, Any] | None,
-        make: Make | None,
-        own: str | None,
-        *,
-        recreate: bool,
-    ) -> tuple[Link, str]:
-        """Find or make the agent, while nobody else does."""
-        key = leased.key
-        try:
-            if (
-                found := own
-                or self._tagged(key, leased.agent)
-                or self._earlier(key, recreate=recreate)
-            ):
-                return self._new(key, found, "made for it before"), FOUND
-            server = self._letta()
-            made = make(key) if make else server.create(body_of(key, wanted, server))
-        except LettaOpsError as error:
-            # What may still come to its end is looked for by whoever asks next, for as long as it takes.
-            if not (isinstance(error, ServerUnavailable) and error.under_way):
-                self._give_back(leased)
-            raise
-        return self._new(key, made, "made for it", wanted), CREATED
-
-    def _linked(self, leased: Row, link: Link, event: Event) -> bool:
-        try:
-            return self.store.replace(link.key, leased, Row(link.key, link), event)
-        except AgentClaimed:
-            self._give_back(leased)
-            raise
-
-    def _give_back(self, leased: Row) -> None:
-        before = None if leased.link is None else Row(leased.key, leased.link)
-        self.store.replace(leased.key, leased, before, None)
-
-    def _tagged(self, key: Key, gone: str | None) -> str | None:
-        """The agent that was made for `key`, wherever its maker has come to."""
-        found = [str(each["id"]) for each in self._letta().tagged(key.tag) if each["id"] != gone]
-        if len(found) > 1:
-            raise AgentsDuplicated(
-                f"the server has {len(found)} agents that were made for {key}: {', '.join(found)}",
-                "link the one that is meant (`letta-ops registry link`); `letta-ops agent show` tells"
-                " them apart",
-            )
-        return found[0] if found else None
-
-    def _earlier(self, key: Key, *, recreate: bool) -> str | None:
-        """The agent that was linked before the link was taken away: where there was one, no second one is
-        made."""
-        for event in self.store.events(key.app, key.id):
-            agent = event.letta_agent_id or event.before
-            if agent is None:
-                continue
-            taken = [row.key for row in self.store.rows(agent=agent) if row.key != key]
-            if taken and not recreate:
-                raise AgentClaimed(
-                    f"{key} had agent {agent}, which is that of {taken[0]} now",
-                    "to make another one for it, say so (`--recreate`)",
-                )
-            if not taken and self._letta().exists(agent):
-                return agent
-            if not recreate:
-                raise _gone(self._new(key, agent, ""))
-            return None
-        return None
-
-    def _alike(self, key: Key) -> tuple[str, ...]:
+    def alike_ids(self, key: Key) -> tuple[str, ...]:
         rows = self.store.rows(key.app, folded=key.folded)
         return tuple(row.key.id for row in rows if row.key != key)
 
-    def _letta(self) -> LettaServer:
+    def letta(self) -> LettaServer:
         if self.server is None:
             raise RegistryUnavailable(
                 "this registry was opened without a server: it can't tell whether an agent is there",
@@ -350,13 +223,13 @@ class Registry:
             )
         return self.server
 
-    def _new(
+    def new_link(
         self, key: Key, agent: str, reason: str, template: Mapping[str, Any] | None = None
     ) -> Link:
         now = dt.datetime.now(dt.UTC)
         return Link(key.app, key.id, agent, self.server_name, now, self._who, reason, template)
 
-    def _event(self, link: Link, what: str, was: Row | None) -> Event:
+    def event(self, link: Link, what: str, was: Row | None) -> Event:
         return Event(
             str(uuid.uuid4()),
             dt.datetime.now(dt.UTC),
@@ -384,31 +257,4 @@ def open_store(database: str, *, connections: int = 10) -> Store:
     raise KeyRefused(
         f"{shown(scheme, 20)} is no place for a registry",
         "give postgresql://ROLE:PASSWORD@HOST/NAME, or sqlite:///PATH",
-    )
-
-
-def _ensure_free(row: Row | None) -> None:
-    if row is not None and row.lease is not None and row.lease_seconds <= LEASE_SECONDS:
-        raise StillMaking(
-            f"somebody is making the agent of {row.key}", "run this again in a minute"
-        )
-
-
-def _no_link(key: Key) -> NoLink:
-    return NoLink(
-        f"there is no link for {key}", "`ensure` makes its agent, `link` takes one that is there"
-    )
-
-
-def _gone(link: Link) -> AgentGone:
-    return AgentGone(
-        f"{link.key} had agent {link.letta_agent_id}, and the server has it no more",
-        "bring it back (`letta-ops agent restore`), link another one, or make an empty one with"
-        " `ensure --recreate`",
-    )
-
-
-def _changed(key: Key) -> AlreadyLinked:
-    return AlreadyLinked(
-        f"somebody else has changed the link of {key} meanwhile", "look, then run this again"
     )

@@ -25,8 +25,9 @@ from letta_ops.registry.store import Store
 NOW = dt.datetime(2026, 11, 29, 12, 0, tzinfo=dt.UTC)
 # Everything that an application may call its agents, compared exactly as given.
 IDS = (
-    "plain", "PLAIN", "a/b\\c", "it's \"quoted\"", "two\nlines\r\n", "tab\t", "\U0001f9d1\u200d\U0001f680",
-    "e\u0301", "\u00e9", "%s ? :x $1", "'; DROP TABLE agents; --", " blank ", "x" * 512, "\U0001f600" * 512,
+    "plain", "PLAIN", "a/b\\c", "it's \"quoted\"", "two\nlines\r\n", "tab\t", "e\u0301", "\u00e9",
+    "\U0001f9d1\u200d\U0001f680", "%s ? :x $1", "'; DROP TABLE agents; --", " blank ", "x" * 512,
+    "\U0001f600" * 512,
 )  # fmt: skip
 
 
@@ -34,8 +35,8 @@ IDS = (
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
     """Makes databases, each by its URL."""
     parent = tmp_path_factory.mktemp("postgres")
-    for folder in (parent, *list(parent.parents)[:2]):
-        folder.chmod(folder.stat().st_mode | 0o711)
+    for above in (parent, *list(parent.parents)[:2]):
+        above.chmod(above.stat().st_mode | 0o711)  # for the account of the server
     with throwaway_folder(parent, print) as folder:
         server = start_postgres(folder)
 
@@ -217,7 +218,7 @@ def test_a_registry_of_a_newer_letta_ops_is_left_alone(
     put(first, Key.of("shop", "one"))
     if isinstance(first, PostgresStore):
         with psycopg.connect(str(first._settings), autocommit=True) as link:
-            link.execute(f"UPDATE {SCHEMA}.registry_version SET version = 99")
+            link.execute("UPDATE letta_ops.registry_version SET version = 99")
     else:
         with sqlite3.connect(tmp_path / "registry.sqlite3") as file:
             file.execute("PRAGMA user_version = 99")

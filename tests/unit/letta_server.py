@@ -54,10 +54,8 @@ class FakeLetta:
         match (method, parts):
             case ("GET", ["agents"]):
                 return self._page(query)
-            case ("POST", ["agents"]):
-                return self._create(json.loads(body))
-            case ("POST", ["agents", "import"]):
-                return self.take_in(body, kind)
+            case ("POST", ["agents", *below]):
+                return self.take_in(body, kind) if below else self._create(json.loads(body))
             case ("GET", ["agents", _, "export"]):
                 return 200, self.export
             case (_, ["agents", identifier, *below]):

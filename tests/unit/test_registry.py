@@ -29,8 +29,8 @@ from letta_ops.registry import (
     StillMaking,
     Template,
     TemplateWrong,
+    making,
 )
-from letta_ops.registry import registry as registry_module
 from letta_ops.registry.links import OF_KEY, Key, Row
 from letta_ops.registry.server import LettaServer
 from letta_ops.registry.sqlite import SqliteStore
@@ -65,7 +65,7 @@ def registry(open_registry: Callable[..., Registry]) -> Registry:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_module, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(making, "WAIT_SECONDS", 0.3)
 
 
 class Answering:
@@ -215,7 +215,7 @@ def test_whoever_was_killed_before_making_it_is_waited_for(
     with pytest.raises(StillMaking):
         registry.link("one", server.make("somebody's"))
     assert [each["name"] for each in server.agents.values()] == ["somebody's"]
-    monkeypatch.setattr(registry_module, "LEASE_SECONDS", 0.01)
+    monkeypatch.setattr(making, "LEASE_SECONDS", 0.01)
     assert registry.ensure("one").outcome == "created"
 
 
@@ -224,7 +224,7 @@ def test_an_agent_that_came_too_late_gives_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Its maker was slower than the lease; somebody took over, and made and linked another one."""
-    monkeypatch.setattr(registry_module, "LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(making, "LEASE_SECONDS", 0.0)
 
     def slow(key: Key) -> str:
         late = server.make("late")  # without a mark: as if nobody could have found it

@@ -17,7 +17,8 @@ from ops_cli.output import Part, facts, note, present
 
 if TYPE_CHECKING:
     from infra.stack.deployment import Deployment
-    from letta_ops.registry.registry import Ensured, Make
+    from letta_ops.registry.making import Make
+    from letta_ops.registry.registry import Ensured
 
 
 def ensure_agent(
