@@ -16,12 +16,13 @@ from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.stack.releases import RELEASES, release_at
 from infra.targets import host
+from letta_ops.registry.postgres import TABLES as REGISTRY
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
 
-OURS = ("audit", "deployment")  # in the schema letta_ops
+OURS = ("audit", "deployment", *REGISTRY)  # in the schema letta_ops
 # With the sequences of their columns, also of those that somebody has added.
 FOUND = """
 WITH named AS (

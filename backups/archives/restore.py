@@ -18,6 +18,7 @@ from backups.archives.closure import ROOT, Model
 from backups.archives.deciding import decide
 from backups.archives.file import Header, open_archive
 from backups.archives.from_backup import stage_from_backup
+from backups.archives.links import relink
 from backups.archives.migrated import Fill, migrated
 from backups.archives.place import Place
 from backups.archives.removing import deferred, remove
@@ -265,6 +266,7 @@ def put(
     outcome.rows = _insert(staging)
     if outcome.replaced:
         _tie_again(staging)
+    relink(staging, new)
     report(f"restore: {sum(outcome.rows.values())} rows")
     staging.memories.rename(new)
     if choices.dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -33,6 +33,8 @@ from infra.process import Report
 from infra.stack.deployment import ADMIN_ROLE, Deployment
 from infra.targets import host
 from infra.targets.target import Standby
+from letta_ops.registry.carrying import carry
+from letta_ops.registry.postgres import prepare
 
 if TYPE_CHECKING:
     import psycopg
@@ -212,6 +214,8 @@ class Databases:
             else:
                 carry_over(None, link)
             take_claim(link, deployment_id(self.deployment))
+            prepare(link, side.owner)
+        self._carry_registry(side.like, side.name, fresh=True)
         with self.access.connect(self.access.maintenance) as link:
             if side.like is not None:
                 copy_settings(link, side.like, side.name)
@@ -224,6 +228,17 @@ class Databases:
     def carry_records(self, source: str, target: str) -> None:
         with self.access.examine(source) as old, self.access.examine(target) as new:
             carry_over(old, new)
+        self._carry_registry(source, target)
+
+    def _carry_registry(self, source: str | None, target: str, *, fresh: bool = False) -> None:
+        """With the owner's rights alone: the tables are his."""
+        with ExitStack() as stack:
+            owner = stack.enter_context(host(self.deployment).owner())
+            new = stack.enter_context(owner.connect(target))
+            old = stack.enter_context(owner.connect(source)) if source is not None else None
+            if (schema := database_facts(new).schema) is not None:
+                identifier = deployment_id(self.deployment)
+                carry(old, new, (schema, "agents"), identifier, fresh=fresh)
 
     def freshen(self, name: str) -> None:
         with self.access.examine(name) as link:

@@ -123,7 +123,7 @@ class Generations(Protocol):
         """
 
     def carry_records(self, source: str, target: str) -> None:
-        """Take the audit trail of one along to another."""
+        """Take the audit trail of one along to another, and the registry's links."""
 
     def freshen(self, name: str) -> None:
         """Give the planner its statistics: a dump brings none."""

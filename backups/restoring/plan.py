@@ -18,11 +18,15 @@ from backups.restoring.releases import ensure_known
 from backups.signing import Signers
 from backups.stores.store import Store
 from infra.audit.trail import entries
+from infra.database.connection import database_of
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
+from infra.targets import host
+from letta_ops.registry.carrying import linked_since
+from letta_ops.registry.links import Link
 
 T = TypeVar("T")
 RECORDS = 500  # of the audit trail, among which the last restore is looked for
@@ -73,6 +77,7 @@ class Plan:
     signed: bool  # by somebody who is known here
     missing_roles: tuple[str, ...]  # what they own or may do is left out
     slots: tuple[str, ...]  # of replication: they stay with the database that is replaced
+    links: tuple[Link, ...] = ()  # of applications, made since: their agents are not in the backup
     losses: tuple[str, ...] = ()  # see `with_losses`
     down_seconds: float | None = None  # of the last restore here
 
@@ -96,6 +101,10 @@ class Plan:
             "signed": self.signed,
             "missing_roles": list(self.missing_roles),
             "replication_slots": list(self.slots),
+            "links_newer_than_backup": [
+                {"app": each.app, "app_agent_id": each.app_agent_id, "agent": each.letta_agent_id}
+                for each in self.links
+            ],
             "goes_back": list(self.losses),
             "expected_down_seconds": self.down_seconds,
             "last_drill": self.drill and self.drill.verdict,
@@ -144,6 +153,7 @@ def make_plan(
         signed=signers.know(backup.manifest),
         missing_roles=tuple(generations.missing_roles(backup.manifest.database)),
         slots=tuple(generations.slots()),
+        links=_links_since(deployment, since) if present else (),
     )
 
 
@@ -160,6 +170,11 @@ def with_losses(
     found = generations.differences(generations.live, record)
     ours = tuple(line for line in found if f" {LETTA_OPS}." not in line)
     return replace(plan, losses=ours, down_seconds=down)
+
+
+def _links_since(deployment: Deployment, moment: datetime) -> tuple[Link, ...]:
+    with host(deployment).owner() as owner, owner.connect(database_of(deployment).name) as link:
+        return tuple(linked_since(link, moment))
 
 
 def _last_down_time(deployment: Deployment) -> float | None:

@@ -139,6 +139,8 @@ def restore(
             }
             record.took_effect()
             journal_file(deployment).unlink()
+    if journal.had_database:  # what came to them while the restored one was made
+        _carry_records(generations, journal, report)
     for gone in (journal.older, journal.undone):
         try:
             generations.drop(gone)
@@ -324,6 +326,15 @@ def _start(
         up(Request(deployment.stack, held=True), report)
     report("switching: the server is started")
     start_server(deployment)
+
+
+def _carry_records(generations: Generations, journal: Journal, report: Report) -> None:
+    import psycopg
+
+    try:
+        generations.carry_records(journal.previous, generations.live)
+    except (psycopg.Error, LettaOpsError) as error:
+        report(f"records of the last minutes stay in {journal.previous}: {error}")
 
 
 def _freshen(generations: Generations, report: Report) -> None:

@@ -56,6 +56,8 @@ from infra.stack.deployment import Deployment
 from infra.stack.releases import release_at
 from infra.targets import host
 from infra.targets.target import Standby
+from letta_ops.registry.carrying import carry
+from letta_ops.registry.postgres import prepare
 
 if TYPE_CHECKING:
     import psycopg
@@ -313,6 +315,12 @@ class Schemas:
             with self._administrator() as ours:
                 merge(link, name + RECORDS, ours)
                 claim(ours, deployment_id(self.deployment))
+                prepare(ours, self._role)
+            # Those that are live stay: whether this restore does isn't known yet.
+            carry(
+                link, link, (name, "agents"), deployment_id(self.deployment),
+                schema=name + RECORDS, resolve=False,
+            )  # fmt: skip
             link.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name + RECORDS)))
             if alone and record.rights is not None:
                 rights = rights_in(record, name)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "letta_ops"
 TABLE = f"{SCHEMA}.audit"
+OURS = ("audit", "deployment")  # an administrator writes them
+KINDS = {
+    "v": "VIEW", "m": "MATERIALIZED VIEW", "f": "FOREIGN TABLE", "S": "SEQUENCE", "c": "TYPE",
+    "i": "INDEX",
+}  # fmt: skip
 COLUMNS = ("id", "at", "who", "host", "command", "target", "result", "detail", "seconds")
 MAKE = f"""CREATE SCHEMA IF NOT EXISTS {SCHEMA};
     CREATE TABLE IF NOT EXISTS {TABLE} (
@@ -82,15 +87,15 @@ def carry_over(old: psycopg.Connection[Any] | None, new: psycopg.Connection[Any]
     """Copy the records that database `new` lacks from `old`, if there is one; return how many.
 
     A restore brings the records of back then: those since are about the restored data, too. The
-    table belongs to `new`'s user afterwards, whoever a restore gave it to: else nobody would write
-    to it any more.
+    table and the schema belong to `new`'s user afterwards, whoever a restore gave them to: else nobody
+    would write to it any more. What else is in the schema stays.
     """
     records = list(_rows(old, None)) if old is not None and _is_there(old) else []
     with new.transaction():
         rows = list(_rows(new, None)) if _is_there(new) else []
         _make(new)
         if not _is_ours(new):
-            new.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+            _take_over(new)
             _make(new)
             _insert(new, rows)
         known = {event.id for event in rows}
@@ -151,6 +156,15 @@ def _make(link: psycopg.Connection[Any]) -> None:
             link.execute(MAKE)
     except psycopg.errors.UniqueViolation:  # two at the very same moment
         link.execute(MAKE)
+
+
+def _take_over(link: psycopg.Connection[Any]) -> None:
+    """Drop what of ours somebody else could have prepared, and make the schema ours."""
+    query = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s)"
+    for name in OURS:
+        for (kind,) in link.execute(query, [f"{SCHEMA}.{name}"]).fetchall():
+            link.execute(f"DROP {KINDS.get(kind, 'TABLE')} {SCHEMA}.{name} CASCADE")
+    link.execute(f"ALTER SCHEMA {SCHEMA} OWNER TO CURRENT_USER")
 
 
 def _is_ours(link: psycopg.Connection[Any]) -> bool:

@@ -185,10 +185,24 @@ def _restored(invocation: Invocation, source: str, choices: Choices, job: Job) -
                 with changing(deployment, store, "agent restore", report):
                     outcome = job(deployment, choices, report)
                 operation.detail = {"agents": [each["id"] for each in outcome.agents]}
-    for word in outcome.notes:
+    for word in [*outcome.notes, *_followed(deployment, outcome, choices)]:
         note(f"note: {word}")
     aside = outcome.set_aside
     return {"dry_run": choices.dry_run, **asdict(outcome), "set_aside": aside and str(aside)}
+
+
+def _followed(deployment: Deployment, outcome: Outcome, choices: Choices) -> list[str]:
+    """Where the registry is not in the database, it learns of new ids afterwards."""
+    moved = {
+        each["archived_id"]: each["id"]
+        for each in outcome.agents
+        if each["id"] != each["archived_id"]
+    }
+    if deployment.registry is None or choices.dry_run or not moved:
+        return []
+    from ops_cli.registry.following import follow_restore
+
+    return follow_restore(deployment, moved)
 
 
 def delete_agents(

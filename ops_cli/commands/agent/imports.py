@@ -114,7 +114,7 @@ def import_agents(
         operation.deployment = deployment
         imported = importing.import_agents(deployment, agent_file, choices)
         operation.detail["agents"] = [agent.id for agent in imported.agents]
-    _warn(imported.warnings, imported.tools)
+    _warn((*imported.warnings, *_followed(deployment, [imported])), imported.tools)
     losses = _import_losses(deployment, imported)
     tell_losses(losses, "not all of the file came in")
     answer = {
@@ -161,6 +161,8 @@ def _import_many(
     results = iter(done)
     rows = []
     made = [each for each in done if isinstance(each, importing.Imported) and not each.before]
+    for word in () if dry_run else _followed(deployment, made):
+        note(f"note: {word}")
     counts = known(deployment, [agent.id for each in made for agent in each.agents])
     for path, file in zip(paths, read, strict=True):
         outcome = file if isinstance(file, LettaOpsError) else next(results)
@@ -179,6 +181,25 @@ def _import_many(
             answer,
         )
     present(invocation, answer, _render_many)
+
+
+def _followed(deployment: Deployment, imported: Sequence[Imported]) -> list[str]:
+    """Agents that were made for an application's id: it gets them, or they lose the marks of it."""
+    from ops_cli.agents.judging import entries
+    from ops_cli.registry.marking import key_in_file
+
+    keys = [
+        (key, made.id)
+        for each in imported
+        if not each.before
+        for (_, agent), made in zip(entries(each.content, "agents"), each.agents, strict=False)
+        if (key := key_in_file(agent)) is not None
+    ]
+    if not keys:
+        return []
+    from ops_cli.registry.following import follow_import
+
+    return follow_import(deployment, keys)
 
 
 def _row(path: Path, outcome: Any, losses: Sequence[Loss], *, strict: bool) -> dict[str, Any]:

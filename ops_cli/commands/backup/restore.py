@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backups.stores.store import Store
     from infra.process import Report
     from infra.stack.deployment import Deployment
+    from letta_ops.registry.links import Link
 
 
 SHOWN = 12  # tables that a plan names
@@ -317,6 +318,7 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
             ("  brings", f"{brings}, {manifest.memory.repositories} memory repositories"),
             ("  replaces", replaced),
             *(("  goes back", line) for line in _few(plan.losses)),
+            *(("  loses", line) for line in _few(tuple(map(_link, plan.links)))),
             *(("  drops", _database(each)) for each in plan.drops),
             ("  down", _down(plan, deployment)),
             ("  last drill", drill),
@@ -334,6 +336,10 @@ def _few(lines: tuple[str, ...]) -> Iterator[str]:
     yield from lines[:SHOWN]
     if len(lines) > SHOWN:
         yield f"and {len(lines) - SHOWN} more: --dry-run --json has all"
+
+
+def _link(link: Link) -> str:
+    return f"the agent of {link.key}, linked {link.linked_at:%Y-%m-%d %H:%M}: {link.letta_agent_id}"
 
 
 def _down(plan: Plan, deployment: Deployment) -> str:
