@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 REQUEST_SECONDS, CONNECT_SECONDS = 30.0, 5.0
 PAGE = 200
 AGENTS = "/v1/agents/"
+WHOLE = ("agent.blocks", "agent.tools", "agent.tags")
+# Without being told, a server loads everything of every agent; older ones know the other word.
+LISTED = {"limit": PAGE, "order": "asc", "include": "agent.tags", "include_relationships": "tags"}
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,15 @@ class LettaServer:
         raise self._not_letta(answer, f"whether there is {agent}")
 
     def agent(self, agent: str) -> Mapping[str, Any]:
-        """All that the server says of an agent that is there."""
-        answer = self._ask("GET", f"{AGENTS}{agent}")
+        """All that the server says of an agent that is there, with blocks, tools and tags."""
+        answer = self._ask("GET", f"{AGENTS}{agent}", params={"include": WHOLE})
         if answer.status == 200 and _id(answer.content) == agent:
             return dict(answer.content)
         raise self._not_letta(answer, f"of {agent}")
 
     def tagged(self, tag: str) -> list[Mapping[str, Any]]:
         """The agents with this tag, the oldest first."""
-        answer = self._ask("GET", AGENTS, params={"tags": tag, "limit": PAGE, "order": "asc"})
+        answer = self._ask("GET", AGENTS, params={"tags": tag, **LISTED})
         if (
             answer.status == 200
             and isinstance(answer.content, list)
@@ -104,7 +107,7 @@ class LettaServer:
         found: list[Mapping[str, Any]] = []
         while True:
             after = {"after": found[-1]["id"]} if found else {}
-            answer = self._ask("GET", AGENTS, params={"limit": PAGE, "order": "asc", **after})
+            answer = self._ask("GET", AGENTS, params={**LISTED, **after})
             page = answer.content
             if answer.status != 200 or not isinstance(page, list) or not all(map(_id, page)):
                 raise self._not_letta(answer, "which agents there are")
