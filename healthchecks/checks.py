@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from healthchecks import backup_rules, container_rules, provider_rules, rules
+from healthchecks import backup_rules, container_rules, provider_rules, registry_rules, rules
 from healthchecks.model import Check, Need
 from healthchecks.probes.api import ask_api
 from healthchecks.probes.authentication import try_as_stranger
@@ -21,12 +21,14 @@ from healthchecks.probes.here import (
 )
 from healthchecks.probes.identity import compare_server_and_database
 from healthchecks.probes.model import ask_providers
+from healthchecks.probes.registry import look_at_links
 from healthchecks.probes.release import read_release
 
 DATABASE = (Need.DATABASE,)
 SERVICES = (Need.SERVICES,)
 CONTAINERS = (Need.CONTAINERS,)
 WITHIN_REACH = (Need.WITHIN_REACH,)
+REGISTRY = (Need.REGISTRY,)
 STORE = (Need.STORE,)
 
 CHECKS: tuple[Check[Any], ...] = (
@@ -42,6 +44,7 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("revision", read_revision, rules.revision_is_head, DATABASE),
     Check("encryption", look_at_secrets, rules.secrets_encrypted, DATABASE),
     Check("replication", look_at_slots, rules.slots_hold_the_live_database, DATABASE),
+    Check("registry", look_at_links, registry_rules.links_lead_to_agents, REGISTRY),
     Check("listening", find_listeners, rules.listens_on_loopback_only, SERVICES),
     Check("published", inspect, container_rules.only_the_proxy_is_published, CONTAINERS),
     Check("hardening", inspect, container_rules.containers_are_confined, CONTAINERS),

@@ -34,6 +34,7 @@ class Need(enum.Enum):
     """What a check can't do without; the value says why it was left out."""
 
     DATABASE = "the profile names no database"
+    REGISTRY = "the profile names no database, and no other place for a registry"
     SERVICES = "the stack's services are no processes of this machine"
     CONTAINERS = "the stack doesn't run in containers"
     WITHIN_REACH = "the stack was not provisioned from here"

@@ -128,6 +128,7 @@ def _met(need: Need, deployment: Deployment) -> bool:
     where = host(deployment)
     return {
         Need.DATABASE: deployment.database is not None,
+        Need.REGISTRY: deployment.database is not None or deployment.registry is not None,
         Need.SERVICES: Fact.SERVICES in where.facts,
         Need.CONTAINERS: Fact.CONTAINERS in where.facts,
         Need.WITHIN_REACH: where.is_ours,

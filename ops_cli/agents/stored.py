@@ -147,6 +147,7 @@ def _shown(asked: _Asked, agent: str) -> dict[str, Any]:
         "tools": [name for (name,) in asked.rows(TOOLS)],
         "tags": [tag for (tag,) in asked.rows(TAGS)],
         "tool_rules": row.get("tool_rules") or [],
+        "link": asked.link(),
         "counts": {
             name: count
             for name, table, condition in COUNTED
@@ -202,6 +203,14 @@ class _Asked:
 
     def rows(self, query: str) -> list[Any]:
         return self._link.execute(_named(self._model, query), {"agent": self._agent}).fetchall()
+
+    def link(self) -> dict[str, str] | None:
+        """Whose agent it is, as the registry says."""
+        from letta_ops.registry.carrying import has_registry
+
+        query = "SELECT app, app_agent_id FROM letta_ops.registry_links WHERE letta_agent_id = %(agent)s"
+        found = self.rows(query) if has_registry(self._link) else []
+        return {"app": found[0][0], "app_agent_id": found[0][1]} if found else None
 
     def count(self, table: str, condition: str) -> int | None:
         if table not in self._model.columns:

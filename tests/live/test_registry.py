@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -343,6 +345,28 @@ def test_reconcile_says_what_differs_and_mends_it(stack: Stack, app: str) -> Non
         assert client.agents.retrieve(second.id).id == second.id
 
 
+def test_check_tells_of_links_without_agents_and_agents_without_links(
+    stack: Stack, app: str
+) -> None:
+    stack.json("registry", "list")
+    with stack.administrator() as link:  # those of other tests
+        link.execute("DELETE FROM letta_ops.registry_links")
+        link.execute("DELETE FROM agents_tags WHERE starts_with(tag, 'letta-ops-link:')")
+    one, two = (
+        stack.json("registry", "ensure", name, "--app", app)["letta_agent_id"]
+        for name in ("one", "two")
+    )
+    stack.json("registry", "reconcile")
+    delete_agent(stack, one)
+    stack.json("registry", "unlink", "two", "--app", app)
+    answer = stack.run("--json", "check").json
+    (seen,) = [each for each in answer["findings"] if each["name"] == "registry"]
+    assert seen["state"] == "WARNING"
+    assert f"'one' of '{app}'" in seen["summary"]
+    assert two in seen["summary"]
+    assert "never" not in seen["detail"]
+
+
 def test_links_are_written_and_read_as_files(stack: Stack, app: str, tmp_path: Path) -> None:
     agents = [
         stack.json("registry", "ensure", name, "--app", app)["letta_agent_id"]
@@ -510,3 +534,83 @@ def test_a_server_without_a_database_at_hand_has_its_registry_in_a_file(
     (tmp_path / "links.sqlite3").unlink()  # a file that is lost loses no agent
     found = stack.machine.run(*words, "ensure", "one", "--app", app, **given).json
     assert (found["outcome"], found["letta_agent_id"]) == ("found", made["letta_agent_id"])
+
+
+DOCUMENT = ROOT / "docs" / "registry.md"
+
+
+def example(language: str) -> str:
+    (found,) = re.findall(
+        rf"^```{language}\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL
+    )
+    return str(found)
+
+
+@RUNS_HERE
+def test_the_example_for_python_works(stack: Stack) -> None:
+    stack.json("registry", "list")
+    given = environment_of(stack)
+    environment = {
+        **os.environ, "DATABASE_URL": given["REGISTRY"], "LETTA_URL": given["LETTA"],
+        "LETTA_PASSWORD": given["PASSWORD"],
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", example("python")],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    link = stack.json("registry", "get", "customer-7", "--app", "shop")
+    assert done.stdout.strip() == link["letta_agent_id"]
+    environment["LETTA_URL"] = "http://127.0.0.1:9"
+    code = example("python").replace("customer-7", "customer-70")
+    failed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1
+    assert "no agent now: the server at" in failed.stderr
+
+
+@RUNS_HERE
+def test_the_recipe_for_node_works(stack: Stack, tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing: install Node.js to run the recipe for Node")
+    subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund", "--silent", "pg@8.16.3"],
+        cwd=tmp_path, check=True, timeout=300,
+    )  # fmt: skip
+    (tmp_path / "recipe.js").write_text(example("js"))
+    path = f"{LETTA_OPS.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "DATABASE_URL": url_of(stack), "LETTA_OPS_STACK": stack.name}
+    stack.json("registry", "list")
+    made = [
+        stack.machine.run(
+            "node", "recipe.js", "node's own/1", cwd=tmp_path, environment=environment
+        )
+        for _ in range(2)
+    ]
+    assert [each.code for each in made] == [0, 0], made
+    link = stack.json("registry", "get", "node's own/1", "--app", "shop")
+    assert {each.out.strip() for each in made} == {link["letta_agent_id"]}
+
+
+@RUNS_HERE
+def test_a_role_with_the_documented_rights_is_enough(stack: Stack) -> None:
+    stack.json("registry", "list")
+    (rights,) = re.findall(r"^```sql\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    role = f"shop_{uuid.uuid4().hex[:8]}"
+    with stack.administrator() as link:
+        link.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'open-sesame'")
+        link.execute(f"GRANT CONNECT ON DATABASE letta TO {role}")
+        link.execute(re.sub(r"\bshop\b", role, rights))
+    url = re.sub(r"//[^@]*@", f"//{role}:open-sesame@", url_of(stack))
+    settings: dict[str, Any] = {
+        "server": stack.deployment.server.url, "password": password_of(stack), "app": role,
+    }  # fmt: skip
+    try:
+        with Registry.open(url, **settings) as registry:
+            agent = registry.ensure("one").letta_agent_id
+            assert registry.get("one").there is True
+            registry.unlink("one")
+            assert registry.ensure("one").letta_agent_id == agent
+    finally:
+        with stack.administrator() as link:
+            link.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -94,9 +94,11 @@ def _render_agent(answer: dict[str, Any]) -> Iterator[Part]:
     about = "about " if context["tokens_estimated"] else ""
     used = f"{about}{sum(tokens.values())}" + (f" of {limit}" if limit else "")
     parts = ", ".join(f"{part} {count}" for part, count in tokens.items() if count)
+    link = answer.get("link")
     window = f"{context['messages']} message(s); {used} tokens: {parts}"
     yield from facts(
         [
+            ("  agent of", link and f"{link['app_agent_id']!r} of {link['app']!r}"),
             ("  type", answer["type"]),
             ("  description", _short(answer["description"])),
             ("  model", answer["model"]),
