@@ -1,7 +1,7 @@
 """Run every benchmark (or those named) on a stack of their own and print their figures.
 
 python -m benchmarks [cli] [start] [provisioning] [messages] [containers] [backups] [down_time] [agents]
-    [memory] [pgbackrest]
+    [registry] [memory] [pgbackrest]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks import (
     down_time,
     messages,
     provisioning,
+    registry,
     start,
 )
 from benchmarks.stage import stage
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "backups": backups.measure,
     "down_time": down_time.measure,
     "agents": agents.measure,
+    "registry": registry.measure,
     "memory": backups.measure_memory,
     "pgbackrest": backup_rivals.pgbackrest,
 }

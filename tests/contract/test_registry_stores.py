@@ -17,6 +17,7 @@ from infra.embedded.throwaway import throwaway_folder
 from infra.embedded.throwaway_postgres import start_postgres
 from infra.errors import LettaOpsError
 from letta_ops.registry import AgentClaimed, RegistryUnavailable
+from letta_ops.registry.carrying import carry
 from letta_ops.registry.links import Event, Key, Link, Row
 from letta_ops.registry.postgres import SCHEMA, PostgresStore
 from letta_ops.registry.sqlite import SqliteStore
@@ -284,3 +285,95 @@ def test_a_file_that_is_none_is_told(tmp_path: Path, what: str) -> None:
         (tmp_path / what).write_text("this is no database, whatever its name says\n" * 50)
     with pytest.raises(RegistryUnavailable, match="registry"):
         SqliteStore(tmp_path / what).find(Key("shop", "one"))
+
+
+# Taking a registry along. `then` is the database of a backup, `now` the one that it replaces: what each
+# says of an id, and when it was linked; which agents the backup has; what is right afterwards.
+EARLY, LATE = NOW, NOW + dt.timedelta(hours=1)
+Says = tuple[str, dt.datetime] | None
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "there", "after"),
+    [
+        (("a", EARLY), ("a", EARLY), "a", "a"),
+        (("a", EARLY), None, "a", "a"),
+        (None, ("b", LATE), "", "b"),  # its agent is gone: that is told, and not forgotten
+        (None, ("b", LATE), "b", "b"),
+        (("a", EARLY), ("b", LATE), "a", "a"),
+        (("a", EARLY), ("b", LATE), "ab", "b"),
+        (("a", EARLY), ("b", LATE), "", "b"),
+        (("b", LATE), ("a", EARLY), "ab", "b"),
+        (("b", LATE), ("a", EARLY), "a", "a"),
+    ],
+)
+def test_the_newest_link_whose_agent_is_there_wins(
+    postgres: Callable[[], str], then: Says, now: Says, there: str, after: str
+) -> None:
+    new, old = postgres(), postgres()
+    key = Key.of("shop", "one")
+    for url, says in ((new, then), (old, now)):
+        store = PostgresStore(url)
+        assert store.find(key) is None
+        if says is not None:
+            link = replace(link_of(key, f"agent-{says[0]}"), linked_at=says[1])
+            store.replace(key, None, Row(key, link), event_of(link))
+        store.replace(Key.of("shop", "making"), None, Row(Key("shop", "making"), None, "x"), None)
+        store.close()
+    with psycopg.connect(new, autocommit=True) as to, psycopg.connect(old, autocommit=True) as of:
+        to.execute("CREATE TABLE agents (id text, is_deleted boolean)")
+        for each in there:
+            to.execute("INSERT INTO agents VALUES (%s)", [f"agent-{each}"])
+        for _ in range(2):
+            carry(of, to, ("public", "agents"), "there", fresh=True)
+    store = PostgresStore(new)
+    row = store.find(key)
+    assert row is not None
+    assert row.link is not None
+    assert (row.agent, row.link.server) == (f"agent-{after}", "there")
+    assert store.find(Key("shop", "making")) is None
+    said = {each.letta_agent_id for each in store.events("shop", "one") if each.what == "linked"}
+    assert said == {f"agent-{says[0]}" for says in (then, now) if says}
+    store.close()
+
+
+def test_what_was_unlinked_since_comes_not_back_when_a_restore_is_undone(
+    postgres: Callable[[], str],
+) -> None:
+    previous, restored = postgres(), postgres()
+    key = Key.of("shop", "one")
+    for url in (previous, restored):
+        store = PostgresStore(url)
+        link = link_of(key, "agent-a")
+        store.replace(key, None, Row(key, link), event_of(link))
+        if url == previous:
+            gone = replace(event_of(link, "unlinked"), at=LATE, letta_agent_id=None)
+            store.replace(key, store.find(key), None, gone)
+        store.close()
+    with (
+        psycopg.connect(previous, autocommit=True) as to,
+        psycopg.connect(restored, autocommit=True) as of,
+    ):
+        to.execute("CREATE TABLE agents AS SELECT 'agent-a' AS id")
+        carry(of, to, ("public", "agents"), "here")
+    store = PostgresStore(previous)
+    assert store.find(key) is None
+    store.close()
+
+
+def test_a_key_whose_agent_was_given_to_another_stays_with_the_newer(
+    postgres: Callable[[], str],
+) -> None:
+    new, old = postgres(), postgres()
+    for url, name, at in ((new, "before", EARLY), (old, "after", LATE)):
+        store = PostgresStore(url)
+        key = Key.of("shop", name)
+        link = replace(link_of(key, "agent-a"), linked_at=at)
+        store.replace(key, None, Row(key, link), event_of(link))
+        store.close()
+    with psycopg.connect(new, autocommit=True) as to, psycopg.connect(old, autocommit=True) as of:
+        to.execute("CREATE TABLE agents AS SELECT 'agent-a' AS id")
+        carry(of, to, ("public", "agents"), "here")
+    store = PostgresStore(new)
+    assert [row.key.id for row in store.rows(agent="agent-a")] == ["after"]
+    store.close()
