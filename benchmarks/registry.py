@@ -16,7 +16,7 @@ from letta_ops.registry import Registry
 from tests.live.machine import Machine
 
 LINKS = 1_000_000
-CALLS = 20_000
+CALLS = 5_000
 # An agent a link: without its own agent no link is one that `get` returns.
 AGENTS = """
 INSERT INTO agents SELECT (jsonb_populate_record(a, jsonb_build_object(

@@ -1,4 +1,4 @@
-"""The registry's links of agents that are restored under new ids.
+"""The registry's links of agents that are restored under new ids, or erased.
 
 An agent whose original is gone takes its place, in the same transaction; a copy beside the original is
 nobody's, and must not look like an application's.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from backups.archives.staging import Staging
 from infra.identity import person
@@ -18,10 +19,28 @@ from letta_ops.registry.links import OF_KEY, TAG, Event, Key, Link, Row
 from letta_ops.registry.postgres import SCHEMA
 from letta_ops.registry.postgres import replace as put_link
 
+if TYPE_CHECKING:
+    import psycopg
+
 LINKED = f"""
 SELECT l.app, l.app_agent_id, l.letta_agent_id, l.server, l.linked_at, l.linked_by, l.template
 FROM {SCHEMA}.registry_links l WHERE l.letta_agent_id = ANY(%s)
 """  # of names that stand above
+
+
+FORGET = (
+    f"DELETE FROM {SCHEMA}.registry_links WHERE letta_agent_id = ANY(%(agents)s)",
+    f"DELETE FROM {SCHEMA}.registry_history WHERE ARRAY[letta_agent_id, before] && %(agents)s",
+)
+
+
+def forget(link: psycopg.Connection[Any], agents: Sequence[str]) -> int:
+    """Forget whose agents these are, with the history: an application's id may be a name. Return how many
+    links there were."""
+    if not has_registry(link):
+        return 0
+    links, _ = (link.execute(query, {"agents": list(agents)}).rowcount for query in FORGET)
+    return links
 
 
 def relink(staging: Staging, new: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backups.archives.closure import ROOT, Model, with_members
+from backups.archives.links import forget
 from backups.archives.removing import delete_marked, make_marks, mark, mark_of, marked
 from backups.archives.restore import live
 from backups.archives.write import with_git_memory
@@ -143,6 +144,12 @@ def erase(deployment: Deployment, wanted: str) -> tuple[Person, list[str]]:
         marks = Marked(link, model, wanted)
         having = with_git_memory(link, model, marks.mine)
         marks.erase()
+        if links := forget(link, marks.mine):
+            notes.append(f"{links} link(s) of applications to her agents were erased, too")
+        if deployment.registry is not None:
+            notes.append(
+                "the registry is not in the database: see `letta-ops registry list` for her"
+            )
         if reachable(deployment):
             MemoryPlace.of(deployment).remove(marks.mine)
         elif having:

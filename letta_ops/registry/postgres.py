@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 SCHEMA = "letta_ops"
 TABLES = ("registry_links", "registry_history", "registry_version")
-# Ids are compared byte by byte, whatever the database's collation takes for equal.
+# Ids are compared byte by byte, whatever the database's collation takes for equal. That of an agent has
+# the collation of Letta's own column: else no index of that one would be used.
 MAKE = f"""
 CREATE TABLE {SCHEMA}.registry_links (
     app text COLLATE "C" NOT NULL, app_agent_id text COLLATE "C" NOT NULL,
-    folded text COLLATE "C" NOT NULL, letta_agent_id text COLLATE "C" UNIQUE,
+    folded text COLLATE "C" NOT NULL, letta_agent_id text UNIQUE,
     server text, linked_at timestamptz, linked_by text, reason text, template jsonb,
     lease text, leased_at timestamptz, PRIMARY KEY (app, app_agent_id));
 CREATE INDEX registry_links_folded ON {SCHEMA}.registry_links (app, folded);

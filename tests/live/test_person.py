@@ -145,6 +145,7 @@ def test_a_person_is_shown_exported_and_erased_and_nobody_else(
     assert (unasked.code, unasked.json["error"]["code"]) == (1, "not-confirmed")
     assert house.word in json.dumps(holding(stack, house.word))
     before = {each: stack.json("agent", "messages", each) for each in (house.shared, house.his)}
+    stack.json("registry", "link", house.word, house.hers, "--app", "clinic")
     erased = stack.json("agent", "person", house.key, "--erase", "--yes")
     assert (erased["erased"], erased["rows"]) == (True, shown["rows"])
     assert backup in {each["name"] for each in erased["held_by"]}

@@ -75,7 +75,7 @@ def ensure_agent(
                 raise
             made_anew = True
         if made_anew and not dry_run:
-            with audited(invocation, "registry ensure", f"{app}/{app_agent_id}") as operation:
+            with audited(invocation, "registry ensure", app) as operation:
                 operation.deployment = deployment
                 done = registry.ensure(
                     app_agent_id, **asked, make=make, recreate=recreate, update=update

@@ -60,7 +60,7 @@ def link_agent(
     deployment = invocation.deployment()
     with (
         opened(deployment) as registry,
-        audited(invocation, "registry link", f"{app}/{app_agent_id}") as operation,
+        audited(invocation, "registry link", app) as operation,
     ):
         operation.deployment, operation.detail = deployment, {"agent": agent}
         linked = registry.link(app_agent_id, agent, app=app, reason=reason, move=move)
@@ -85,7 +85,7 @@ def unlink_agent(
         if dry_run:
             link = registry.get(app_agent_id, app=app)
         else:
-            with audited(invocation, "registry unlink", f"{app}/{app_agent_id}") as operation:
+            with audited(invocation, "registry unlink", app) as operation:
                 operation.deployment = deployment
                 link = registry.unlink(app_agent_id, app=app, reason=reason)
                 operation.detail = {"agent": link.letta_agent_id}
