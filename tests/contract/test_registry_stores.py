@@ -377,3 +377,21 @@ def test_a_key_whose_agent_was_given_to_another_stays_with_the_newer(
     store = PostgresStore(new)
     assert [row.key.id for row in store.rows(agent="agent-a")] == ["after"]
     store.close()
+
+
+def test_whether_an_agent_is_there_is_asked_of_its_index(postgres: Callable[[], str]) -> None:
+    """With another collation than Letta's column has, every look would read all agents."""
+    url = postgres()
+    with psycopg.connect(url, autocommit=True) as link:
+        link.execute("CREATE TABLE agents (id varchar PRIMARY KEY, is_deleted boolean)")
+        link.execute("CREATE TABLE alembic_version (version_num varchar)")
+    store = PostgresStore(url)
+    link_made = put(store, Key.of("shop", "one"))
+    row = store.find(Key("shop", "one"))
+    assert row is not None
+    assert row.link == replace(link_made, there=False)
+    with psycopg.connect(url, autocommit=True) as link:
+        link.execute("SET enable_seqscan = off")
+        plan = link.execute(f"EXPLAIN {store._find}", ["shop", "one"]).fetchall()
+    assert not [line for (line,) in plan if "Seq Scan" in line], plan
+    store.close()
