@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import psycopg
+import psycopg_pool
 
 from benchmarks.stage import Figure
 from infra.api import api
@@ -52,12 +53,20 @@ def measure(machine: Machine) -> Iterator[Figure]:
             "app": "shop",
         }
         with Registry.open(url, **settings) as registry:  # type: ignore[arg-type]  # as they are
+            pool = psycopg_pool.ConnectionPool(url, kwargs={"autocommit": True}, min_size=1)
+
+            def pooled(each: str) -> object:
+                with pool.connection() as lent:
+                    return lent.execute(BARE, ["shop", each]).fetchone()
+
             ways: dict[str, Callable[[str], object]] = {
+                "pooled": pooled,
                 "bare": lambda each: link.execute(BARE, ["shop", each]).fetchone(),
                 "get": registry.get,
                 "ensure": registry.ensure,
             }
             times = _side_by_side(ways)
+            pool.close()
     median = {name: statistics.median(found) for name, found in times.items()}
     last = {name: statistics.quantiles(found, n=100)[98] for name, found in times.items()}
     told = ", ".join(
@@ -68,6 +77,10 @@ def measure(machine: Machine) -> Iterator[Figure]:
     yield Figure(
         f"registry get against a bare SELECT by primary key, {scene}",
         median["get"] / median["bare"], "x", 1.5, told,
+    )  # fmt: skip
+    yield Figure(
+        f"the same against a bare SELECT through psycopg's pool, {scene}",
+        median["get"] / median["pooled"], "x", None, told,
     )  # fmt: skip
     yield Figure(
         f"registry ensure of a known id against get, {scene}",

@@ -104,10 +104,7 @@ class PostgresStore:
         self._find = ""
 
     def find(self, key: Key) -> Row | None:
-        def work(link: psycopg.Connection[Any]) -> Any:
-            return link.execute(self._find, [key.app, key.id]).fetchone()
-
-        found = self._run(work)
+        found = self._run(lambda link: link.execute(self._find, [key.app, key.id]).fetchone())
         return None if found is None else _row(found)
 
     def rows(
@@ -164,24 +161,40 @@ class PostgresStore:
     def _run(self, work: Callable[[psycopg.Connection[Any]], Answer]) -> Answer:
         """Do `work`, twice where the connection was broken: what waits in a pool may be of before a
         restart of Postgres."""
+        pool = self._pool or self._opened()
+        try:
+            link = pool.getconn(POOL_SECONDS)  # its context manager would also end a transaction
+            try:
+                return work(link)
+            finally:
+                pool.putconn(link)
+        except Exception as error:  # noqa: BLE001  # nothing is imported where all is well
+            return self._again(pool, work, error)
+
+    def _again(
+        self,
+        pool: ConnectionPool[psycopg.Connection[Any]],
+        work: Callable[[psycopg.Connection[Any]], Answer],
+        error: Exception,
+    ) -> Answer:
         import psycopg
         import psycopg_pool
 
-        pool = self._pool or self._opened()
+        if not isinstance(error, psycopg.Error) or isinstance(
+            error, psycopg.errors.UniqueViolation
+        ):
+            raise error
+        broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        if not broken or isinstance(error, psycopg_pool.PoolTimeout):
+            raise self._unavailable(error) from None
         try:
-            try:
-                with pool.connection(POOL_SECONDS) as link:
-                    return work(link)
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                if isinstance(error, psycopg_pool.PoolTimeout):
-                    raise
-                pool.check()
-                with pool.connection(POOL_SECONDS) as link:
-                    return work(link)
+            pool.check()
+            with pool.connection(POOL_SECONDS) as link:
+                return work(link)
         except psycopg.errors.UniqueViolation:
             raise
-        except psycopg.Error as error:
-            raise self._unavailable(error) from None
+        except psycopg.Error as worse:
+            raise self._unavailable(worse) from None
 
     def _opened(self) -> ConnectionPool[psycopg.Connection[Any]]:
         import psycopg
