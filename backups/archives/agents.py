@@ -28,7 +28,7 @@ def agents_in(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any],
     Raises LettaOpsError like `letta_tables`.
     """
     with (
-        host(deployment).administrator() as access,
+        host(deployment).owner() as access,  # whoever could plant code there is no more than this
         letta_tables(access, database_of(deployment).name, "READ ONLY") as (link, model, _),
     ):
         yield link, model

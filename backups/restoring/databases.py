@@ -207,12 +207,16 @@ class Databases:
     ) -> None:
         """Give it what doesn't come out of a backup: records, claim, settings and grants."""
         assert self.deployment.database is not None  # noqa: S101  # `access` leads to it
-        with self.access.examine(side.name) as link:
+        with (
+            self.access.examine(side.name) as link,
+            host(self.deployment).owner() as owner,
+            owner.examine(side.name) as loaded,
+        ):
             if side.like is not None:
                 with self.access.examine(side.like) as old:
-                    carry_over(old, link)
+                    carry_over(old, link, loaded)
             else:
-                carry_over(None, link)
+                carry_over(None, link, loaded)
             take_claim(link, deployment_id(self.deployment))
             prepare(link, side.owner)
         self._carry_registry(side.like, side.name, fresh=True)
@@ -226,9 +230,11 @@ class Databases:
                     _set_as_it_was(link, record, side, report)
 
     def carry_records(self, source: str, target: str) -> None:
-        with self.access.examine(source) as old, self.access.examine(target) as new:
-            carry_over(old, new)
-        self._carry_registry(source, target)
+        try:
+            with self.access.examine(source) as old, self.access.examine(target) as new:
+                carry_over(old, new)
+        finally:
+            self._carry_registry(source, target)
 
     def _carry_registry(self, source: str | None, target: str, *, fresh: bool = False) -> None:
         """With the owner's rights alone: the tables are his."""

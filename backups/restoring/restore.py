@@ -20,7 +20,7 @@ from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
 from backups.restoring.plan import Plan, look
 from backups.restoring.scratch import ensure_room, scratch_folder
-from backups.restoring.switch import go_back, moves_of
+from backups.restoring.switch import carried, go_back, moves_of
 from backups.scope import scope_of
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
@@ -139,8 +139,6 @@ def restore(
             }
             record.took_effect()
             journal_file(deployment).unlink()
-    if journal.had_database:  # what came to them while the restored one was made
-        _carry_records(generations, journal, report)
     for gone in (journal.older, journal.undone):
         try:
             generations.drop(gone)
@@ -276,7 +274,9 @@ def _switch(
         stop_server(deployment)
         if at_once:
             gone = time.monotonic()
-        for line in generations.exchange(moves_of(generations, journal), standby=standby):
+        changed = generations.exchange(moves_of(generations, journal), standby=standby)
+        # What came to them while the restored one was made; before anybody misses it.
+        for line in [*changed, *carried(generations, journal.previous, journal.name)]:
             report(f"database: {line}")
         if journal.had_memory:
             MemoryPlace.of(deployment).swap()
@@ -326,15 +326,6 @@ def _start(
         up(Request(deployment.stack, held=True), report)
     report("switching: the server is started")
     start_server(deployment)
-
-
-def _carry_records(generations: Generations, journal: Journal, report: Report) -> None:
-    import psycopg
-
-    try:
-        generations.carry_records(journal.previous, generations.live)
-    except (psycopg.Error, LettaOpsError) as error:
-        report(f"records of the last minutes stay in {journal.previous}: {error}")
 
 
 def _freshen(generations: Generations, report: Report) -> None:

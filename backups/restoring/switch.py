@@ -54,6 +54,7 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
         if generations.name_of(journal.side_oid) == journal.name:
             generations.drop(journal.side)  # not that one: of an earlier time
             changed = generations.exchange(moves_back(generations, journal))
+            changed += carried(generations, journal.undone, journal.name)
         elif journal.undoes and not generations.exists(journal.name):
             changed = generations.exchange([(journal.previous, journal.name)])
         try:
@@ -79,6 +80,19 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
         start_server(deployment)
     journal_file(deployment).unlink(missing_ok=True)
     report("going back: done, the server runs with what it had before")
+
+
+def carried(generations: Generations, source: str, target: str) -> list[str]:
+    """Take records and links along to what is live now; what can't be keeps nobody from going on, and is
+    returned in words."""
+    import psycopg
+
+    try:
+        if generations.exists(source):
+            generations.carry_records(source, target)
+    except (psycopg.Error, LettaOpsError) as error:
+        return [f"records and links of the last minutes stay in {source}: {error}"]
+    return []
 
 
 def _set_aside(generations: Generations, journal: Journal) -> None:

@@ -18,7 +18,7 @@ from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
 from backups.restoring.plan import DatabaseContents, look
 from backups.restoring.restore import ConfirmServer
-from backups.restoring.switch import forget, go_back, has_begun, moves_back
+from backups.restoring.switch import carried, forget, go_back, has_begun, moves_back
 from backups.sources.memory_files import MemoryPlace, reachable
 from infra.errors import LettaOpsError
 from infra.process import Report
@@ -111,7 +111,9 @@ def undo(
     ensure_no_other(deployment)
     ensure_can_stop(deployment)
     generations.drop(names.older)  # of a restore that was proven, and then killed
-    _carry_records(generations, names, report)
+    if generations.exists(generations.live):
+        for line in carried(generations, generations.live, names.previous):
+            report(line)
     has_memory = reachable(deployment) and MemoryPlace.of(deployment).has_previous()
     if has_memory:
         MemoryPlace.of(deployment).forget_others()
@@ -154,18 +156,6 @@ def _forget_or_tell(deployment: Deployment, journal: Journal, error: BaseExcepti
     except BaseException as worse:  # noqa: BLE001  # the first error is the one to tell
         error.add_note(f"putting that right did not succeed yet: {worse}")
     error.add_note("the next `letta-ops backup` command, or `up`, goes on with it; nothing is lost")
-
-
-def _carry_records(generations: Generations, names: Journal, report: Report) -> None:
-    """Take the audit trail along; a database that can't be read must not keep anybody from going back."""
-    import psycopg
-
-    if not generations.exists(generations.live):
-        return
-    try:
-        generations.carry_records(generations.live, names.previous)
-    except (psycopg.Error, LettaOpsError) as error:
-        report(f"the audit trail since the restore stays in {names.undone}: {error}")
 
 
 def _keys(deployment: Deployment, plan: Undoing) -> dict[str, Any] | None:

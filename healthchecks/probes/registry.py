@@ -95,7 +95,8 @@ def _by_api(deployment: Deployment) -> Links:
     from letta_ops.registry.server import LettaServer
 
     assert deployment.registry is not None  # noqa: S101  # the caller has seen it
-    store = open_store(deployment.registry.reveal(), connections=1)
+    folder = deployment.profile.absolute().parent if deployment.profile else None
+    store = open_store(deployment.registry.reveal(), connections=1, base=folder)
     server = LettaServer(authorized_http(deployment, 15.0))
     with Registry(store, server, server_name=deployment_id(deployment)) as registry:
         found = reconcile.find(registry)

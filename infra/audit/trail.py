@@ -83,16 +83,25 @@ def entries(deployment: Deployment, limit: int) -> list[Event]:
             ) from None
 
 
-def carry_over(old: psycopg.Connection[Any] | None, new: psycopg.Connection[Any]) -> int:
+def carry_over(
+    old: psycopg.Connection[Any] | None,
+    new: psycopg.Connection[Any],
+    loaded: psycopg.Connection[Any] | None = None,
+) -> int:
     """Copy the records that database `new` lacks from `old`, if there is one; return how many.
 
     A restore brings the records of back then: those since are about the restored data, too. The
     table and the schema belong to `new`'s user afterwards, whoever a restore gave them to: else nobody
-    would write to it any more. What else is in the schema stays.
+    would write to it any more. What else is in the schema stays. A table that isn't `new`'s user's is
+    read by `loaded`, a session with the rights of whoever loaded it: to look at one can run code of its
+    owner's (of an index, for instance).
     """
-    records = list(_rows(old, None)) if old is not None and _is_there(old) else []
+    readable = old is not None and _is_there(old) and _is_owned(old)
+    records = list(_rows(old, None)) if old is not None and readable else []
+    rows: list[Event] = []
+    if _is_there(new):
+        rows = list(_rows(new if loaded is None or _is_owned(new) else loaded, None))
     with new.transaction():
-        rows = list(_rows(new, None)) if _is_there(new) else []
         _make(new)
         if not _is_ours(new):
             _take_over(new)
@@ -170,6 +179,10 @@ def _take_over(link: psycopg.Connection[Any]) -> None:
 def _is_ours(link: psycopg.Connection[Any]) -> bool:
     """Whether nobody else could have put a trigger on the table, which we would run."""
     link.execute(f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE")
+    return _is_owned(link)
+
+
+def _is_owned(link: psycopg.Connection[Any]) -> bool:
     return link.execute(OWNED, [SCHEMA, TABLE, TABLE, TABLE]).fetchone() == (True,)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from letta_ops.registry.errors import RegistryUnavailable
 from letta_ops.registry.links import Link
-from letta_ops.registry.postgres import SCHEMA, TABLES, make
+from letta_ops.registry.postgres import NAME_SERVER, SCHEMA, TABLES, make
 
 if TYPE_CHECKING:
     import psycopg
@@ -32,17 +33,20 @@ UPDATE {SCHEMA}.{LINKS} SET lease = NULL, leased_at = NULL WHERE lease IS NOT NU
 """
 # What was unlinked here after it had been linked there stays so.
 DROP_UNLINKED = f"""
+UPDATE carried_links SET lease = NULL, leased_at = NULL;
+CREATE TEMP TABLE carried_losers ON COMMIT DROP AS TABLE carried_links WITH NO DATA;
 DELETE FROM carried_links o WHERE o.letta_agent_id IS NULL OR EXISTS (
     SELECT FROM {SCHEMA}.{HISTORY} h WHERE h.app = o.app AND h.app_agent_id = o.app_agent_id
     AND h.what = 'unlinked' AND h.at > o.linked_at)
 """
 # What another link here says of the same id, or of the same agent, and is newer, or has its agent.
 DROP_OLDER = f"""
-DELETE FROM carried_links o USING {SCHEMA}.{LINKS} n
+WITH gone AS (DELETE FROM carried_links o USING {SCHEMA}.{LINKS} n
 WHERE ({SAME} OR n.letta_agent_id = o.letta_agent_id)
 AND (NOT %(resolve)s OR n.letta_agent_id = o.letta_agent_id AND {SAME}
     OR n.linked_at >= o.linked_at AND ({{there_n}} OR NOT {{there_o}})
     OR {{there_n}} AND NOT {{there_o}})
+RETURNING o.*) INSERT INTO carried_losers SELECT DISTINCT ON (app, app_agent_id) * FROM gone
 """
 TELL = f"""
 INSERT INTO {SCHEMA}.{HISTORY} SELECT gen_random_uuid(), clock_timestamp(), current_user, n.app,
@@ -50,8 +54,15 @@ INSERT INTO {SCHEMA}.{HISTORY} SELECT gen_random_uuid(), clock_timestamp(), curr
 FROM carried_links o JOIN {SCHEMA}.{LINKS} n ON {SAME}
 """
 GIVE_WAY = f"""
-DELETE FROM {SCHEMA}.{LINKS} n USING carried_links o
-WHERE {SAME} OR n.letta_agent_id = o.letta_agent_id
+WITH gone AS (DELETE FROM {SCHEMA}.{LINKS} n USING carried_links o
+WHERE {SAME} OR n.letta_agent_id = o.letta_agent_id RETURNING n.*)
+INSERT INTO carried_losers ({COLUMNS[LINKS]}) SELECT {COLUMNS[LINKS]} FROM gone
+"""
+# What gave way to a link that gave way itself has its place again.
+LOSERS = f"""
+INSERT INTO {SCHEMA}.{LINKS} ({COLUMNS[LINKS]}) SELECT {COLUMNS[LINKS]} FROM carried_losers
+ORDER BY linked_at DESC ON CONFLICT DO NOTHING;
+DROP TABLE carried_losers
 """
 MOST = 1000  # links that a plan names
 SINCE = f"""
@@ -99,7 +110,9 @@ def carry(
                     f" FROM {_carried(table)} ON CONFLICT DO NOTHING"
                 )
                 new.execute(f"DROP TABLE {_carried(table)}")
+            new.execute(LOSERS)
         new.execute(f"UPDATE {SCHEMA}.{LINKS} SET server = %s WHERE server <> %s", [server, server])
+        new.execute(NAME_SERVER, [server, server])
 
 
 def linked_since(link: psycopg.Connection[Any], moment: Any) -> Iterator[Link]:
@@ -109,13 +122,20 @@ def linked_since(link: psycopg.Connection[Any], moment: Any) -> Iterator[Link]:
 
 
 def has_registry(link: psycopg.Connection[Any], schema: str = SCHEMA) -> bool:
-    """Whether there are a registry's tables, and we may read them."""
+    """Whether there are a registry's tables. Raises RegistryUnavailable where we may not read them."""
     query = """
-        SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        SELECT count(*), count(*) FILTER (WHERE has_schema_privilege(n.oid, 'USAGE')
+          AND has_table_privilege(c.oid, 'SELECT'))
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind = 'r'
-        AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
     """
-    return link.execute(query, [schema, [LINKS, HISTORY]]).fetchone() == (2,)
+    there, readable = link.execute(query, [schema, [LINKS, HISTORY]]).fetchone() or (0, 0)
+    if there == len((LINKS, HISTORY)) != readable:
+        raise RegistryUnavailable(
+            f"there is a registry in the schema {schema}, and {link.info.user} may not read it",
+            "give its tables to the role that owns Letta's (ALTER TABLE ... OWNER TO ...)",
+        )
+    return bool(there == len((LINKS, HISTORY)))
 
 
 def _carried(table: str) -> str:

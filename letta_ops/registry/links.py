@@ -15,6 +15,8 @@ from letta_ops.registry.errors import KeyRefused
 LONGEST, LONGEST_APP = 512, 64  # characters
 MOST_BYTES, MOST_BYTES_APP = 2048, 256  # of UTF-8: an entry of an index has room for 2,700
 TAG = "letta-ops-link:"
+UNFINISHED = "letta-ops-making:"  # while an agent comes in pieces
+AGENT_ID = re.compile(r"agent-[0-9a-fA-F-]{36}")
 OF_KEY = "letta_ops_link"  # in the metadata of an agent: for which id it was made
 REFUSED = re.compile("[\x00\ud800-\udfff]")
 
@@ -40,6 +42,10 @@ class Key:
     def tag(self) -> str:
         """What an agent that was made for this key is tagged with: found again, whatever the id holds."""
         return TAG + hashlib.sha256(f"{self.app}\0{self.id}".encode()).hexdigest()
+
+    @property
+    def unfinished_tag(self) -> str:
+        return UNFINISHED + self.tag.removeprefix(TAG)
 
     @property
     def folded(self) -> str:
@@ -99,6 +105,14 @@ class Row:
     lease_seconds: float = 0.0
 
     @property
+    def is_leased(self) -> bool:
+        """Whether whoever began may still be at it: a lease begins with its length in seconds."""
+        if self.lease is None:
+            return False
+        length, _, _ = self.lease.partition(":")
+        return self.lease_seconds <= float(length)
+
+    @property
     def agent(self) -> str | None:
         return None if self.link is None else self.link.letta_agent_id
 
@@ -120,6 +134,13 @@ class Event:
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "at": self.at.astimezone(dt.UTC).isoformat()}
+
+
+def check_agent_id(text: str) -> str:
+    """Return the id of an agent as Letta makes them. Raises KeyRefused."""
+    if not AGENT_ID.fullmatch(text):
+        raise KeyRefused(f"{shown(text)} is no agent's id", "`letta-ops agent list` has them")
+    return text
 
 
 def shown(text: str, most: int = 60) -> str:

@@ -6,6 +6,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
 # Whoever makes an agent may have been killed while the server goes on: so long nobody else makes one.
 LEASE_SECONDS = 2 * REQUEST_SECONDS
+LONG_LEASE_SECONDS = 2 * 600.0  # of an import
 WAIT_SECONDS = 1.5 * LEASE_SECONDS
 FIRST_POLL, LONGEST_POLL = 0.05, 1.0
 ASK_SERVER_EVERY = 2.0  # seconds, for the agent of somebody who was killed before he linked it
 
 CREATED, FOUND = "created", "found"
-# Makes an agent that carries the key's tag and metadata, and returns its id.
+# Makes an agent, and returns its id; while it comes in pieces it has the key's `unfinished_tag`.
 Make = Callable[[Key], str]
 
 
@@ -57,11 +59,9 @@ class Making:
         while True:
             row = self.registry.store.find(self.key)
             if row is not None and row.link is not None and row.agent != self.gone:
-                if self.own not in (None, row.agent):
-                    # Somebody took over, and was quicker.
-                    self.registry.letta().delete(str(self.own))
+                self._give_way(row)
                 return row.link, "there"
-            if row is None or row.lease is None or row.lease_seconds > LEASE_SECONDS:
+            if row is None or not row.is_leased:
                 if done := self._mine(row):
                     return done
                 continue
@@ -80,13 +80,34 @@ class Making:
             time.sleep(poll * random.uniform(0.5, 1.5))  # noqa: S311  # so that not all ask at once
             poll = min(2 * poll, LONGEST_POLL)
 
+    def found(self) -> str | None:
+        """The agent that is there already, made for the key or linked to it once."""
+        return self.own or self._tagged() or self._earlier()
+
+    def _give_way(self, row: Row) -> None:
+        """Somebody took over, and was quicker: what this very call has made is nobody's."""
+        if self.own in (None, row.agent) or any(self.registry.store.rows(agent=self.own)):
+            return
+        # It is told by `reconcile`, where it stays; the link is what was asked for.
+        with suppress(LettaOpsError):
+            self.registry.letta().delete(str(self.own))
+
     def _mine(self, row: Row | None) -> tuple[Link, str] | None:
         """Make it, or find it, under a lease of ours; None where somebody else was quicker."""
-        leased = Row(self.key, row.link if row else None, uuid.uuid4().hex)
-        if not self.registry.store.replace(self.key, row, leased, None):
+        leased = self._lease(row)
+        if leased is None:
             return None
         try:
-            link, outcome = self._under_lease()
+            found, body = self.found(), None
+            if found is None and self.make is None:
+                body = body_of(self.key, self.wanted, self.registry.letta())
+            if found is None:
+                # From here on it takes a request's time: who was slow until now may have lost it.
+                renewed = self._lease(leased)
+                if renewed is None:
+                    return None
+                leased = renewed
+            link, outcome = self._under_lease(found, body)
         except LettaOpsError as error:
             # What may still come to its end is looked for by whoever asks next, for as long as it takes.
             if not (isinstance(error, ServerUnavailable) and error.under_way):
@@ -94,15 +115,19 @@ class Making:
             raise
         return (link, outcome) if self._linked(leased, link, outcome) else None
 
-    def _under_lease(self) -> tuple[Link, str]:
-        found = self.own or self._tagged() or self._earlier()
+    def _lease(self, row: Row | None) -> Row | None:
+        seconds = LEASE_SECONDS if self.make is None else LONG_LEASE_SECONDS
+        leased = Row(self.key, row.link if row else None, f"{seconds}:{uuid.uuid4().hex}")
+        return leased if self.registry.store.replace(self.key, row, leased, None) else None
+
+    def _under_lease(self, found: str | None, body: Mapping[str, Any] | None) -> tuple[Link, str]:
         if found:
             return self.registry.new_link(self.key, found, "made for it before"), FOUND
-        server = self.registry.letta()
         if self.make is None:
-            self.own = server.create(body_of(self.key, self.wanted, server))
+            self.own = self.registry.letta().create(body or {})
         else:
             self.own = self.make(self.key)
+            self.registry.letta().mark(self.own, self.key)  # it is whole
         return self.registry.new_link(self.key, self.own, "made for it", self.wanted), CREATED
 
     def _left_behind(self, row: Row) -> tuple[Link, str] | None:
@@ -129,13 +154,24 @@ class Making:
     def _tagged(self) -> str | None:
         """The agent that was made for the key, however far its maker has come."""
         agents = self.registry.letta().tagged(self.key.tag)
-        found = [str(each["id"]) for each in agents if each["id"] != self.gone]
+        store = self.registry.store
+        found = [
+            str(each["id"])
+            for each in agents
+            if each["id"] != self.gone
+            and all(row.key == self.key for row in store.rows(agent=str(each["id"])))
+        ]
         if len(found) > 1:
             raise AgentsDuplicated(
                 f"the server has {len(found)} agents that were made for {self.key}:"
                 f" {', '.join(found)}",
                 "link the one that is meant (`letta-ops registry link`); `letta-ops agent show` tells"
                 " them apart",
+            )
+        if not found and (pieces := self.registry.letta().tagged(self.key.unfinished_tag)):
+            raise AgentsDuplicated(
+                f"an import for {self.key} was broken off: {pieces[0]['id']} may be half of an agent",
+                "delete it (`letta-ops agent delete`), or link it if it is whole; then run this again",
             )
         return found[0] if found else None
 
@@ -147,10 +183,14 @@ class Making:
         agent = next(filter(None, (each.letta_agent_id or each.before for each in events)), None)
         if agent is None:
             return None
+        # Whose it became since, also where that link is gone, too.
+        later = next(store.events(agent=agent), None)
         taken = [row.key for row in store.rows(agent=agent) if row.key != self.key]
+        if later is not None and (later.app, later.app_agent_id) != (self.key.app, self.key.id):
+            taken.append(Key(later.app, later.app_agent_id))
         if taken and not self.recreate:
             raise AgentClaimed(
-                f"{self.key} had agent {agent}, which is that of {taken[0]} now",
+                f"{self.key} had agent {agent}, which became that of {taken[0]}",
                 "to make another one for it, say so (`--recreate`)",
             )
         if not taken and self.registry.letta().exists(agent):
@@ -161,7 +201,7 @@ class Making:
 
 
 def ensure_free(row: Row | None) -> None:
-    if row is not None and row.lease is not None and row.lease_seconds <= LEASE_SECONDS:
+    if row is not None and row.is_leased:
         raise StillMaking(
             f"somebody is making the agent of {row.key}", "run this again in a minute"
         )

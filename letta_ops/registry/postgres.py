@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,12 +33,14 @@ CREATE TABLE {SCHEMA}.registry_history (
     app_agent_id text COLLATE "C" NOT NULL, what text NOT NULL, letta_agent_id text, before text,
     reason text NOT NULL);
 CREATE INDEX registry_history_key ON {SCHEMA}.registry_history (app, app_agent_id);
-CREATE TABLE {SCHEMA}.registry_version (version integer PRIMARY KEY);
+CREATE TABLE {SCHEMA}.registry_version (version integer PRIMARY KEY, server text);
 CREATE VIEW {SCHEMA}.agent_links AS SELECT app, app_agent_id, letta_agent_id, server, linked_at
     FROM {SCHEMA}.registry_links WHERE letta_agent_id IS NOT NULL;
 INSERT INTO {SCHEMA}.registry_version VALUES ({VERSION});
 """
 VERSION_OF = f"SELECT max(version) FROM {SCHEMA}.registry_version"
+SERVER = f"SELECT server FROM {SCHEMA}.registry_version"
+NAME_SERVER = f"UPDATE {SCHEMA}.registry_version SET server = %s WHERE server IS DISTINCT FROM %s"
 # Two that make it at the same moment.
 ALONE = "SELECT pg_advisory_xact_lock(hashtext('letta_ops.registry'))"
 # Where it is the server's own database, and we may look.
@@ -74,6 +77,7 @@ EVENTS = f"""
 SELECT id::text, at, who, app, app_agent_id, what, letta_agent_id, before, reason
 FROM {SCHEMA}.registry_history
 WHERE (%(app)s::text IS NULL OR app = %(app)s) AND (%(id)s::text IS NULL OR app_agent_id = %(id)s)
+AND (%(agent)s::text IS NULL OR %(agent)s IN (letta_agent_id, before))
 ORDER BY at DESC, id
 """
 CONNECT_SECONDS, POOL_SECONDS = 5, 10.0
@@ -100,8 +104,10 @@ class PostgresStore:
         self._settings, self._connections, self._prepare = settings, connections, prepare
         self._place = place or "in Postgres"
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._mutex = threading.Lock()
         self._rows = ROWS
         self._find = ""
+        self._is_own = False
 
     def find(self, key: Key) -> Row | None:
         found = self._run(lambda link: link.execute(self._find, [key.app, key.id]).fetchone())
@@ -147,16 +153,35 @@ class PostgresStore:
         except psycopg.errors.UniqueViolation:
             raise claimed(str(new and new.agent)) from None
 
-    def events(self, app: str | None = None, app_agent_id: str | None = None) -> Iterator[Event]:
+    def events(
+        self, app: str | None = None, app_agent_id: str | None = None, *, agent: str | None = None
+    ) -> Iterator[Event]:
         def work(link: psycopg.Connection[Any]) -> list[Any]:
-            return link.execute(EVENTS, {"app": app, "id": app_agent_id}).fetchall()
+            asked = {"app": app, "id": app_agent_id, "agent": agent}
+            return link.execute(EVENTS, asked).fetchall()
 
         yield from (Event(*row) for row in self._run(work))
 
+    def server(self) -> str | None:
+        def work(link: psycopg.Connection[Any]) -> Any:
+            return link.execute(SERVER).fetchone()
+
+        row = self._run(work)
+        return str(row[0]) if row and row[0] and self._is_own else None
+
+    def name_server(self, name: str) -> None:
+        """Say what the server is called whose own database this is."""
+
+        def work(link: psycopg.Connection[Any]) -> None:
+            link.execute(NAME_SERVER, [name, name])
+
+        self._run(work)
+
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        with self._mutex:
+            if self._pool is not None:
+                self._pool.close()
+                self._pool = None
 
     def _run(self, work: Callable[[psycopg.Connection[Any]], Answer]) -> Answer:
         """Do `work`, twice where the connection was broken: what waits in a pool may be of before a
@@ -197,6 +222,12 @@ class PostgresStore:
             raise self._unavailable(worse) from None
 
     def _opened(self) -> ConnectionPool[psycopg.Connection[Any]]:
+        with self._mutex:  # of many threads that come first, one opens it
+            if self._pool is None:
+                self._pool = self._open()
+            return self._pool
+
+    def _open(self) -> ConnectionPool[psycopg.Connection[Any]]:
         import psycopg
         import psycopg_pool
 
@@ -214,15 +245,23 @@ class PostgresStore:
             with psycopg.connect(conninfo, **keywords) as link:
                 make(link, self._place, self._prepare)
                 agents = agents_table(link)
+        except psycopg.ProgrammingError as error:
+            if error.sqlstate is not None:
+                raise self._unavailable(error) from None
+            raise RegistryUnavailable(  # libpq shows the part that it doesn't understand
+                "the registry's URL can't be read",
+                "write it as postgresql://ROLE:PASSWORD@HOST:PORT/NAME; in a password, every character"
+                " but letters and digits as %XX",
+            ) from None
         except psycopg.Error as error:
             raise self._unavailable(error) from None
         there = OF_AGENT.format(agents=agents) if agents else "NULL::boolean"
         self._rows = ROWS.format(there=there)
         self._find = f"{self._rows} WHERE l.app = %s AND l.app_agent_id = %s"
-        self._pool = psycopg_pool.ConnectionPool(
+        self._is_own = agents is not None
+        return psycopg_pool.ConnectionPool(
             conninfo, kwargs=keywords, min_size=1, max_size=self._connections, open=True
         )
-        return self._pool
 
     def _unavailable(self, error: Exception) -> RegistryUnavailable:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from infra.identity import person
-from letta_ops.registry.errors import KeyRefused, RegistryError
+from letta_ops.registry.errors import AlreadyLinked, KeyRefused, RegistryError
 from letta_ops.registry.links import OF_KEY, TAG, Event, Key, Link, Row
 from letta_ops.registry.registry import Registry
 
@@ -74,10 +74,11 @@ def compared(
             continue
         loose = [each for each in found if each not in linked]
         if len(loose) == 1:
-            yield Finding(
-                ORPHANED, key, (loose[0],), f"{loose[0]} was made for it, and nothing links to it",
-                "link it",
-            )  # fmt: skip
+            # A name alone doesn't say of which application it is.
+            marked = key_of(by_id[loose[0]]) is not None
+            how = "was made for it" if marked else "has its name"
+            reason = f"{loose[0]} {how}, and nothing links to it"
+            yield Finding(ORPHANED, key, (loose[0],), reason, "link it" if marked else "")
         elif loose:
             yield _duplicated(key, loose)
 
@@ -128,6 +129,18 @@ def remember(registry: Registry, app: str | None, found: int, mended: int) -> No
     )
 
 
+def _ensure_still(registry: Registry, each: Finding) -> None:
+    """Agents and links were read one after the other: what was linked in between is not gone."""
+    server = registry.letta()
+    went = each.row is not None and each.row.agent not in each.agents
+    if (went and server.exists(str(each.row and each.row.agent))) or not server.exists(
+        each.agents[0]
+    ):
+        raise AlreadyLinked(
+            f"what {each.key} has was changed meanwhile", "run this again: nothing of it was mended"
+        )
+
+
 def _of_link(
     row: Row,
     agents: Mapping[str, Mapping[str, Any]],
@@ -171,13 +184,10 @@ def _duplicated(key: Key, agents: list[str], row: Row | None = None) -> Finding:
 
 def _mend(registry: Registry, each: Finding) -> None:
     if each.kind == RENAMED:
-        server = registry.letta()
-        agent = server.agent(each.agents[0])
-        tags = [tag for tag in agent.get("tags") or () if not tag.startswith(TAG)]
-        metadata = {**(agent.get("metadata") or {}), **each.key.metadata}
-        server.change(each.agents[0], {"tags": [*tags, each.key.tag], "metadata": metadata})
+        registry.letta().mark(each.agents[0], each.key)
         return
     was = each.row
+    _ensure_still(registry, each)
     template = was.link.template if was and was.link else None
     link = Link(
         each.key.app, each.key.id, each.agents[0], registry.server_name, dt.datetime.now(dt.UTC),

@@ -14,9 +14,10 @@ from infra.identity import person
 from letta_ops.registry.errors import (
     AlreadyLinked,
     KeyRefused,
+    RegistryError,
     RegistryUnavailable,
 )
-from letta_ops.registry.links import Event, Key, Link, Row, shown
+from letta_ops.registry.links import Event, Key, Link, Row, check_agent_id, shown
 from letta_ops.registry.making import Make, Making, changed, ensure_free, gone, no_link
 from letta_ops.registry.server import LettaServer
 from letta_ops.registry.store import Store
@@ -63,7 +64,7 @@ class Registry:
         who: str = "",
     ) -> None:
         self.store, self.server = store, server
-        self.server_name = server_name or (server.url if server else "")
+        self._name = server_name
         self._app, self._who = app, who or person()
 
     @classmethod
@@ -82,14 +83,30 @@ class Registry:
         letta = LettaServer.at(server, password, authority=authority) if server else None
         return cls(open_store(database, connections=connections), letta, app=app)
 
-    def get(self, app_agent_id: str, *, app: str | None = None) -> Link:
-        """The link of an id. Raises NoLink; AgentGone where its agent is known not to be there."""
+    @property
+    def server_name(self) -> str:
+        """What links call the server."""
+        if not self._name:
+            self._name = self.store.server() or (self.server.url if self.server else "")
+        return self._name
+
+    def get(self, app_agent_id: str, *, app: str | None = None, check: bool = False) -> Link:
+        """The link of an id. Raises NoLink; AgentGone where its agent is known not to be there.
+
+        Where the registry is not in the server's own database, nobody asks the server but with `check`.
+        """
+        link = self.linked(app_agent_id, app=app)
+        doubtful = link.there is False or (check and link.there is None)
+        if doubtful and not self._is_there(link):
+            raise gone(link)
+        return link
+
+    def linked(self, app_agent_id: str, *, app: str | None = None) -> Link:
+        """The same, whether its agent is there or not."""
         key = self._key(app_agent_id, app)
         row = self.store.find(key)
         if row is None or row.link is None:
             raise no_link(key)
-        if row.link.there is False and not self._is_there(row.link):
-            raise gone(row.link)
         return row.link
 
     def ensure(
@@ -119,15 +136,17 @@ class Registry:
         row = self.store.find(key)
         if row is not None and row.link is not None:
             if row.link.there or self._is_there(row.link):
-                return self.kept(row.link, wanted, update=update and not dry_run)
+                return self.kept(row.link, wanted, update=update, dry_run=dry_run)
             if not recreate:
                 raise gone(row.link)
-        if dry_run:
-            raise no_link(key)
         making = Making(self, key, wanted, make, row.agent if row else None, recreate)
+        if dry_run:
+            if (found := making.found()) is None:
+                raise no_link(key)
+            return Ensured(self.new_link(key, found, "made for it before"), "found")
         link, outcome = making.run()
         if outcome == THERE:
-            return self.kept(link, wanted, update=False)
+            return self.kept(link, wanted)
         return Ensured(link, outcome, self.alike_ids(key))
 
     def link(
@@ -142,6 +161,7 @@ class Registry:
         """Link an agent that is there. Raises AlreadyLinked where the id has another one, but with
         `move`; AgentClaimed, AgentGone, ServerUnavailable."""
         key = self._key(app_agent_id, app)
+        check_agent_id(letta_agent_id)
         row = self.store.find(key)
         if row is not None and row.agent == letta_agent_id:
             return Ensured(row.link, THERE)  # type: ignore[arg-type]  # it has one
@@ -154,7 +174,22 @@ class Registry:
         if not self._is_there(link):
             raise gone(link)
         self.put(link, "moved" if row and row.link else "linked", row)
+        self._mark_anew(link, row.link if row else None)
         return Ensured(link, "linked", self.alike_ids(key))
+
+    def _mark_anew(self, link: Link, before: Link | None) -> None:
+        """Else the agent would be found for the id that it was made for."""
+        if self.server is None:
+            return
+        try:
+            if before is not None and self.server.exists(before.letta_agent_id):
+                self.server.mark(before.letta_agent_id, None)
+            self.server.mark(link.letta_agent_id, link.key)
+        except RegistryError as error:
+            error.add_note(
+                "the link is made, but the agent doesn't say so: `reconcile --apply` does it"
+            )
+            raise
 
     def unlink(self, app_agent_id: str, *, app: str | None = None, reason: str = "") -> Link:
         """Forget a link, and keep it in the history; the agent stays. Raises NoLink, StillMaking."""
@@ -198,13 +233,20 @@ class Registry:
         """As the server says; where there is none to ask, as the database did."""
         return self.server.exists(link.letta_agent_id) if self.server else link.there is not False
 
-    def kept(self, link: Link, wanted: Mapping[str, Any] | None, *, update: bool) -> Ensured:
+    def kept(
+        self,
+        link: Link,
+        wanted: Mapping[str, Any] | None,
+        *,
+        update: bool = False,
+        dry_run: bool = False,
+    ) -> Ensured:
         if wanted is None or link.template == wanted:
             return Ensured(link, THERE)
         server = self.letta()
         agent = server.agent(link.letta_agent_id)
         found = differences(link.template, wanted, agent)
-        if found and not update:
+        if dry_run or (found and not update):
             return Ensured(link, THERE, differences=tuple(found))
         apply(server, agent, found, wanted)
         new = replace(link, template=wanted)
@@ -243,18 +285,25 @@ class Registry:
         )
 
 
-def open_store(database: str, *, connections: int = 10) -> Store:
-    """Raises KeyRefused for a URL that names no registry; nothing is connected yet."""
+def open_store(database: str, *, connections: int = 10, base: Path | None = None) -> Store:
+    """`base` is the folder from which a file is named. Nothing is connected yet; raises KeyRefused for a
+    URL that names no registry."""
     if database.startswith(SQLITE):
         from letta_ops.registry.sqlite import SqliteStore
 
-        return SqliteStore(Path(database.removeprefix(SQLITE)).expanduser())
+        path = Path(database.removeprefix(SQLITE)).expanduser()
+        if base is None and not path.is_absolute():
+            raise KeyRefused(
+                f"{shown(str(path))} is another file in every folder",
+                "write where it is from the root: sqlite:////var/lib/shop/links.sqlite3",
+            )
+        return SqliteStore(path if base is None else base / path)
     if database.startswith(("postgresql://", "postgres://")):
         from letta_ops.registry.postgres import PostgresStore
 
         return PostgresStore(database, connections=connections)
-    scheme = database.partition("://")[0]
+    scheme = database.partition("://")[0] if "://" in database else "that"
     raise KeyRefused(
-        f"{shown(scheme, 20)} is no place for a registry",
+        f"{scheme} is no place for a registry",
         "give postgresql://ROLE:PASSWORD@HOST/NAME, or sqlite:///PATH",
     )

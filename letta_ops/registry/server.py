@@ -7,9 +7,10 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 from letta_ops.registry.errors import ServerRefused, ServerUnavailable
-from letta_ops.registry.links import shown
+from letta_ops.registry.links import OF_KEY, TAG, UNFINISHED, Key, shown
 
 if TYPE_CHECKING:
     import httpx
@@ -19,7 +20,10 @@ PAGE = 200
 AGENTS = "/v1/agents/"
 WHOLE = ("agent.blocks", "agent.tools", "agent.tags")
 # Without being told, a server loads everything of every agent; older ones know the other word.
-LISTED = {"limit": PAGE, "order": "asc", "include": "agent.tags", "include_relationships": "tags"}
+LISTED = {
+    "limit": PAGE, "order": "asc", "show_hidden_agents": "true", "include": "agent.tags",
+    "include_relationships": "tags",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,14 @@ class LettaServer:
         """`authority` is a file with the certificates to trust; `seconds` is how long an answer may
         take."""
         import ssl
-        from urllib.parse import urlsplit
 
         import httpx
 
+        if password is not None and not password.isprintable():
+            raise ServerRefused(
+                "the server's password has a line's end or another character that none can have",
+                "leave it out: `echo -n`, or strip what is read from a file",
+            )
         headers = {} if password is None else {"Authorization": f"Bearer {password}"}
         return cls(
             httpx.Client(
@@ -73,11 +81,12 @@ class LettaServer:
 
     @property
     def url(self) -> str:
-        return str(self._client.base_url).rstrip("/")
+        """Without a name and a password that may stand in it."""
+        return str(self._client.base_url.copy_with(username=None, password=None)).rstrip("/")
 
     def exists(self, agent: str) -> bool:
         """Whether the server has it: no only where Letta itself says so, of this very agent."""
-        answer = self._ask("GET", f"{AGENTS}{agent}")
+        answer = self._ask("GET", _path(agent))
         if answer.status == 404 and agent in answer.detail:
             return False
         if answer.status == 200 and _id(answer.content) == agent:
@@ -86,7 +95,7 @@ class LettaServer:
 
     def agent(self, agent: str) -> Mapping[str, Any]:
         """All that the server says of an agent that is there, with blocks, tools and tags."""
-        answer = self._ask("GET", f"{AGENTS}{agent}", params={"include": WHOLE})
+        answer = self._ask("GET", _path(agent), params={"include": WHOLE})
         if answer.status == 200 and _id(answer.content) == agent:
             return dict(answer.content)
         raise self._not_letta(answer, f"of {agent}")
@@ -124,31 +133,36 @@ class LettaServer:
         raise self._not_letta(answer, "that it made an agent", under_way=True)
 
     def change(self, agent: str, body: Mapping[str, Any]) -> None:
-        answer = self._ask("PATCH", f"{AGENTS}{agent}", body=body)
+        answer = self._ask("PATCH", _path(agent), body=body)
         if answer.status != 200 or _id(answer.content) != agent:
             raise self._not_letta(answer, f"that it changed {agent}")
 
+    def mark(self, agent: str, key: Key | None) -> None:
+        """Say in an agent for which id it is; for none, where `key` is None."""
+        found = self.agent(agent)
+        tags = [tag for tag in found.get("tags") or () if not tag.startswith((TAG, UNFINISHED))]
+        metadata = {k: v for k, v in (found.get("metadata") or {}).items() if k != OF_KEY}
+        if key is not None:
+            tags, metadata = [*tags, key.tag], {**metadata, **key.metadata}
+        self.change(agent, {"tags": tags, "metadata": metadata})
+
     def attach_tool(self, agent: str, name: str) -> None:
-        self._done("PATCH", f"{AGENTS}{agent}/tools/attach/{self._tool(name)}")
+        self._done("PATCH", f"{_path(agent)}/tools/attach/{self._tool(name)}")
 
     def detach_tool(self, agent: str, name: str) -> None:
-        self._done("PATCH", f"{AGENTS}{agent}/tools/detach/{self._tool(name)}")
+        self._done("PATCH", f"{_path(agent)}/tools/detach/{self._tool(name)}")
 
     def add_block(self, agent: str, block: Mapping[str, Any]) -> None:
         made = self._done("POST", "/v1/blocks/", block)
-        self._done("PATCH", f"{AGENTS}{agent}/core-memory/blocks/attach/{made.content['id']}")
+        self._done("PATCH", f"{_path(agent)}/core-memory/blocks/attach/{made.content['id']}")
 
     def change_block(self, agent: str, label: str, body: Mapping[str, Any]) -> None:
-        from urllib.parse import quote
-
-        path = f"{AGENTS}{agent}/core-memory/blocks/{quote(label, safe='')}"
+        path = f"{_path(agent)}/core-memory/blocks/{quote(label, safe='')}"
         self._done("PATCH", path, body)
 
     def delete(self, agent: str) -> None:
         """Delete an agent that was made by this very call: nobody knows of it yet."""
-        answer = self._ask("DELETE", f"{AGENTS}{agent}")
-        if answer.status not in (200, 204, 404):
-            raise self._not_letta(answer, f"that it deleted {agent}")
+        self._ask("DELETE", _path(agent))
 
     def first_models(self) -> tuple[str, str | None]:
         """The models of an agent for which none is named: the first of each kind that the server lists
@@ -204,9 +218,13 @@ class LettaServer:
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
             raise self._unavailable(str(error), under_way=False) from None
+        except (httpx.LocalProtocolError, httpx.InvalidURL):  # what it says may hold the password
+            raise self._unavailable("the request can't be sent", under_way=False) from None
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise self._unavailable(reason, under_way=changes) from None
+        if response.status_code == 204:
+            return Answer(204, None)
         try:
             answer = Answer(response.status_code, response.json())
         except ValueError:
@@ -226,6 +244,8 @@ class LettaServer:
                 f"it answered {answer.status}: {answer.detail[:200]}",
                 under_way=changes and answer.status != 500,
             )
+        if method == "DELETE" and answer.status == 404:
+            return answer  # so it was to be
         if 400 <= answer.status < 500 and changes:
             raise ServerRefused(
                 f"the server refused ({answer.status}): {answer.detail[:500] or 'without a reason'}",
@@ -247,6 +267,10 @@ class LettaServer:
         return self._unavailable(
             f"its answer ({answer.status}: {shown(said)}) doesn't say {what}", under_way=under_way
         )
+
+
+def _path(agent: str) -> str:
+    return f"{AGENTS}{quote(agent, safe='')}"
 
 
 def _id(content: Any) -> str:

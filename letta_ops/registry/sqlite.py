@@ -84,15 +84,22 @@ class SqliteStore:
                 raise
         return done
 
-    def events(self, app: str | None = None, app_agent_id: str | None = None) -> Iterator[Event]:
+    def events(
+        self, app: str | None = None, app_agent_id: str | None = None, *, agent: str | None = None
+    ) -> Iterator[Event]:
         query = (
-            "SELECT * FROM registry_history WHERE (? IS NULL OR app = ?)"
-            " AND (? IS NULL OR app_agent_id = ?) ORDER BY at DESC, id"
+            "SELECT * FROM registry_history WHERE (:app IS NULL OR app = :app)"
+            " AND (:id IS NULL OR app_agent_id = :id)"
+            " AND (:agent IS NULL OR :agent IN (letta_agent_id, before)) ORDER BY at DESC, id"
         )
         with self._session() as link:
-            found = link.execute(query, [app, app, app_agent_id, app_agent_id]).fetchall()
+            asked = {"app": app, "id": app_agent_id, "agent": agent}
+            found = link.execute(query, asked).fetchall()
         for identifier, at, *rest in found:
             yield Event(identifier, dt.datetime.fromisoformat(at), *rest)
+
+    def server(self) -> None:
+        """It is nobody's own."""
 
     def close(self) -> None:
         with self._mutex:

@@ -30,7 +30,12 @@ class Store(Protocol):
         Raises AgentClaimed when another key has the agent of `new`.
         """
 
-    def events(self, app: str | None = None, app_agent_id: str | None = None) -> Iterator[Event]:
-        """The history, the newest first."""
+    def events(
+        self, app: str | None = None, app_agent_id: str | None = None, *, agent: str | None = None
+    ) -> Iterator[Event]:
+        """The history, of an application, an id or an agent, the newest first."""
+
+    def server(self) -> str | None:
+        """What the server is called whose own database this is; None where it isn't, or nobody said."""
 
     def close(self) -> None: ...

@@ -207,9 +207,13 @@ class _Asked:
     def link(self) -> dict[str, str] | None:
         """Whose agent it is, as the registry says."""
         from letta_ops.registry.carrying import has_registry
+        from letta_ops.registry.errors import RegistryUnavailable
 
         query = "SELECT app, app_agent_id FROM letta_ops.registry_links WHERE letta_agent_id = %(agent)s"
-        found = self.rows(query) if has_registry(self._link) else []
+        try:
+            found = self.rows(query) if has_registry(self._link) else []
+        except RegistryUnavailable:  # of an application's own making
+            found = []
         return {"app": found[0][0], "app_agent_id": found[0][1]} if found else None
 
     def count(self, table: str, condition: str) -> int | None:

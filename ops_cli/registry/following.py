@@ -44,17 +44,12 @@ def follow_import(deployment: Deployment, made: Sequence[tuple[Key, str]]) -> li
 
 
 def _followed(registry: Registry, made: Sequence[tuple[Key, str]]) -> Iterator[str]:
-    from letta_ops.registry.links import OF_KEY, TAG
-
     for key, agent in made:
         row = registry.store.find(key)
         if row is not None and row.link is not None:
             there = row.link.there
             if registry.letta().exists(str(row.agent)) if there is None else there:
-                found = registry.letta().agent(agent)
-                tags = [tag for tag in found.get("tags") or () if not tag.startswith(TAG)]
-                metadata = {k: v for k, v in (found.get("metadata") or {}).items() if k != OF_KEY}
-                registry.letta().change(agent, {"tags": tags, "metadata": metadata})
+                registry.letta().mark(agent, None)
                 yield f"{agent} is a copy: {key} has {row.agent}"
                 continue
         link = registry.new_link(key, agent, "imported")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from letta_ops.registry.links import TAG, Key
+from letta_ops.registry.links import OF_KEY, TAG, Key
 from ops_cli.agents.judging import entries
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ def key_in_file(agent: Mapping[str, Any]) -> Key | None:
 
 
 def marked_for(file: AgentFile, key: Key) -> AgentFile:
-    """The file, its one agent marked as that of `key`."""
+    """The file, its one agent marked as one that is being made for `key`."""
     content = copy.deepcopy(file.content)
     for _, agent in entries(content, "agents"):
         tags = [tag for tag in agent.get("tags") or () if not str(tag).startswith(TAG)]
-        agent["tags"] = [*tags, key.tag]
-        agent["metadata"] = {**(agent.get("metadata") or {}), **key.metadata}
+        agent["tags"] = [*tags, key.unfinished_tag]
+        metadata = agent.get("metadata") or {}
+        agent["metadata"] = {k: v for k, v in metadata.items() if k != OF_KEY}
     return replace(file, content=content)

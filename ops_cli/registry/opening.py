@@ -40,7 +40,8 @@ def _store(deployment: Deployment) -> Iterator[Store]:
     from letta_ops.registry.registry import open_store
 
     if deployment.registry is not None:
-        yield open_store(deployment.registry.reveal(), connections=1)
+        folder = deployment.profile.absolute().parent if deployment.profile else None
+        yield open_store(deployment.registry.reveal(), connections=1, base=folder)
         return
     database = deployment.database
     if database is None:
@@ -53,9 +54,11 @@ def _store(deployment: Deployment) -> Iterator[Store]:
         )
     with host(deployment).owner() as owner:
         settings = {**owner.settings, "dbname": database.name}
-        yield PostgresStore(
+        store = PostgresStore(
             settings, owner.place, connections=1, prepare=lambda: _prepare(deployment)
         )
+        store.name_server(deployment_id(deployment))  # applications only know its URL
+        yield store
 
 
 def _prepare(deployment: Deployment) -> None:

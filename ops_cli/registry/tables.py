@@ -12,7 +12,7 @@ from typing import Any
 
 from infra.errors import LettaOpsError
 from letta_ops.registry.errors import KeyRefused
-from letta_ops.registry.links import Key, shown
+from letta_ops.registry.links import AGENT_ID, Key, shown
 
 COLUMNS = ("app", "app_agent_id", "letta_agent_id", "server", "linked_at", "linked_by", "reason")
 NEEDED = ("app_agent_id", "letta_agent_id")
@@ -74,7 +74,7 @@ def read(data: bytes, source: str, form: str, app: str | None) -> list[Entry]:
             problems.append(f"{place}: {error.message}")
             continue
         agent = row.get("letta_agent_id") or ""
-        if not agent.startswith("agent-"):
+        if not AGENT_ID.fullmatch(agent):
             problems.append(f"{place}: {shown(agent)} is no agent's id")
         elif key in seen:
             problems.append(f"{place}: {key} stands in {seen[key]} already")

@@ -198,7 +198,7 @@ def test_whoever_is_killed_before_linking_leaves_an_agent_that_is_found(
 ) -> None:
     """He holds the lease still: nobody waits for it to end, where the agent is there already."""
     key = Key.of("shop", "one")
-    registry.store.replace(key, None, Row(key, None, "his"), None)
+    registry.store.replace(key, None, Row(key, None, "60:his"), None)
     made = server.make("app_agent_one", key.tag, metadata=key.metadata)
     done = registry.ensure("one")
     assert (done.outcome, done.letta_agent_id) == ("found", made)
@@ -206,16 +206,16 @@ def test_whoever_is_killed_before_linking_leaves_an_agent_that_is_found(
 
 
 def test_whoever_was_killed_before_making_it_is_waited_for(
-    registry: Registry, server: FakeLetta, impatient: None, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, server: FakeLetta, impatient: None
 ) -> None:
     key = Key.of("shop", "one")
-    registry.store.replace(key, None, Row(key, None, "his"), None)
+    registry.store.replace(key, None, Row(key, None, "60:his"), None)
     with pytest.raises(StillMaking):
         registry.ensure("one")
     with pytest.raises(StillMaking):
         registry.link("one", server.make("somebody's"))
     assert [each["name"] for each in server.agents.values()] == ["somebody's"]
-    monkeypatch.setattr(making, "LEASE_SECONDS", 0.01)
+    registry.store.replace(key, Row(key, None, "60:his"), Row(key, None, "0:his"), None)
     assert registry.ensure("one").outcome == "created"
 
 
@@ -224,7 +224,7 @@ def test_an_agent_that_came_too_late_gives_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Its maker was slower than the lease; somebody took over, and made and linked another one."""
-    monkeypatch.setattr(making, "LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(making, "LONG_LEASE_SECONDS", 0.0)
 
     def slow(key: Key) -> str:
         late = server.make("late")  # without a mark: as if nobody could have found it

@@ -39,7 +39,7 @@ def get_link(context: typer.Context, app_agent_id: AppAgent, app: App) -> None:
 
     invocation = current(context)
     with opened(invocation.deployment()) as registry:
-        link = registry.get(app_agent_id, app=app)
+        link = registry.get(app_agent_id, app=app, check=True)
     present(invocation, {"stack": invocation.stack, **link.as_json()}, _render_link)
 
 
@@ -83,7 +83,7 @@ def unlink_agent(
     deployment = invocation.deployment()
     with opened(deployment) as registry:
         if dry_run:
-            link = registry.get(app_agent_id, app=app)
+            link = registry.linked(app_agent_id, app=app)
         else:
             with audited(invocation, "registry unlink", app) as operation:
                 operation.deployment = deployment

@@ -20,7 +20,8 @@ def reconcile(
         bool, typer.Option("--apply", help="Mend what can be mended; no agent is ever deleted.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what differs; so it is without --apply.")
+        bool,
+        typer.Option("--dry-run", help="Only say it, and don't note when."),
     ] = False,
 ) -> None:
     """Compare links and agents, say what differs and why, and what would mend it.
@@ -43,7 +44,8 @@ def reconcile(
                 job.remember(registry, app, len(findings), len(done))
         else:
             done = []
-            job.remember(registry, app, len(findings), 0)
+            if not dry_run:
+                job.remember(registry, app, len(findings), 0)
     answer = {
         "stack": invocation.stack,
         "applied": mend,
