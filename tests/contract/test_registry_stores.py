@@ -17,7 +17,7 @@ from infra.embedded.throwaway import throwaway_folder
 from infra.embedded.throwaway_postgres import start_postgres
 from infra.errors import LettaOpsError
 from letta_ops.registry import AgentClaimed, RegistryUnavailable
-from letta_ops.registry.carrying import carry
+from letta_ops.registry.carrying import carry, has_registry
 from letta_ops.registry.links import Event, Key, Link, Row
 from letta_ops.registry.postgres import SCHEMA, PostgresStore
 from letta_ops.registry.sqlite import SqliteStore
@@ -395,3 +395,36 @@ def test_whether_an_agent_is_there_is_asked_of_its_index(postgres: Callable[[], 
         plan = link.execute(f"EXPLAIN {store._find}", ["shop", "one"]).fetchall()
     assert not [line for (line,) in plan if "Seq Scan" in line], plan
     store.close()
+
+
+def test_what_gave_way_to_a_link_that_gave_way_itself_is_not_lost(
+    postgres: Callable[[], str],
+) -> None:
+    """Since the backup, the first id was given the agent of the second, which got a new one."""
+    new, old = postgres(), postgres()
+    for url, says in (
+        (new, {"one": ("a", EARLY), "two": ("b", EARLY)}),
+        (old, {"one": ("b", LATE), "two": ("c", LATE)}),
+    ):
+        store = PostgresStore(url)
+        for name, (each, at) in says.items():
+            key = Key.of("shop", name)
+            link = replace(link_of(key, f"agent-{each}"), linked_at=at)
+            store.replace(key, None, Row(key, link), event_of(link))
+        store.close()
+    with psycopg.connect(new, autocommit=True) as to, psycopg.connect(old, autocommit=True) as of:
+        to.execute("CREATE TABLE agents AS SELECT unnest(ARRAY['agent-a', 'agent-b']) AS id")
+        carry(of, to, ("public", "agents"), "here")
+    store = PostgresStore(new)
+    assert {row.key.id: row.agent for row in store.rows()} == {"one": "agent-b", "two": "agent-c"}
+    store.close()
+
+
+def test_a_registry_that_may_not_be_read_is_not_passed_over(postgres: Callable[[], str]) -> None:
+    url = postgres()
+    PostgresStore(url).find(Key("a", "b"))
+    with psycopg.connect(url, autocommit=True) as link:
+        assert has_registry(link)
+        link.execute(f"REVOKE ALL ON {SCHEMA}.registry_links FROM CURRENT_USER")
+        with pytest.raises(RegistryUnavailable, match="may not read"):
+            has_registry(link)

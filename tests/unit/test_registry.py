@@ -439,3 +439,105 @@ def test_what_applications_import_is_small() -> None:
 def test_a_place_that_is_none_for_a_registry_is_refused(url: str) -> None:
     with pytest.raises(KeyRefused, match="no place"):
         Registry.open(url)
+
+
+def test_an_agent_that_became_another_id_s_is_not_found_for_the_first(
+    registry: Registry, server: FakeLetta
+) -> None:
+    agent = registry.ensure("c1").letta_agent_id
+    registry.unlink("c1")
+    registry.link("c2", agent)
+    assert server.agents[agent]["tags"] == [Key("shop", "c2").tag]
+    with pytest.raises(AgentClaimed, match="c2"):
+        registry.ensure("c1")
+    registry.unlink("c2")
+    with pytest.raises(AgentClaimed, match="c2"):
+        registry.ensure("c1")
+    fresh = registry.ensure("c1", recreate=True)
+    assert (fresh.outcome, fresh.letta_agent_id != agent) == ("created", True)
+    assert registry.ensure("c2").letta_agent_id == agent
+    other = server.make("other")
+    registry.link("c2", other, move=True)
+    registry.unlink("c2")
+    assert registry.ensure("c2").letta_agent_id == other
+    assert server.agents[agent]["tags"] == []
+
+
+@pytest.mark.parametrize("wrong", ["", "agent-", "agent-1/../../health", "x\n"])
+def test_what_is_no_agent_s_id_is_not_linked(registry: Registry, wrong: str) -> None:
+    with pytest.raises(KeyRefused, match="no agent's id"):
+        registry.link("one", wrong)
+    with pytest.raises(NoLink):
+        registry.get("one")
+
+
+def test_an_agent_that_comes_in_pieces_is_nobody_s_until_it_is_whole(
+    registry: Registry, server: FakeLetta, impatient: None
+) -> None:
+    """An import makes the agent first and its messages then; its maker may fail, and take it away."""
+    key = Key.of("shop", "one")
+
+    def comes_in_pieces(key: Key) -> str:
+        half = server.make("half", key.unfinished_tag)
+        with pytest.raises(StillMaking):
+            registry.ensure(key.id)
+        return half
+
+    whole = registry.ensure("one", make=comes_in_pieces)
+    assert server.agents[whole.letta_agent_id]["tags"] == [key.tag]
+
+    def breaks_off(key: Key) -> str:
+        server.make("half", key.unfinished_tag)
+        raise ServerUnavailable("gone", "wait")
+
+    with pytest.raises(ServerUnavailable):
+        registry.ensure("two", make=breaks_off)
+    row = registry.store.find(Key.of("shop", "two"))
+    assert row is not None
+    registry.store.replace(row.key, row, Row(row.key, None, "0:old"), None)
+    with pytest.raises(AgentsDuplicated, match="half of an agent"):
+        registry.ensure("two")
+    assert len(server.agents) == 2
+
+
+def test_a_dry_run_changes_nothing(registry: Registry, server: FakeLetta) -> None:
+    with pytest.raises(NoLink):
+        registry.ensure("one", dry_run=True)
+    assert server.agents == {}
+    agent = registry.ensure("one").letta_agent_id
+    plan = Template.of({"system": "You are brief."})
+    assert registry.ensure("one", template=plan, update=True, dry_run=True).differences
+    assert server.agents[agent]["system"] is None
+    assert registry.get("one").template is None
+    registry.unlink("one")
+    assert registry.ensure("one", dry_run=True).outcome == "found"
+    with pytest.raises(NoLink):
+        registry.get("one")
+
+
+SECRET = "hunter2-hunter2"
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda: Registry.open(f"password={SECRET} host=db"),
+        lambda: Registry.open(f"postgresql://shop:{SECRET}%ss@127.0.0.1:1/db").get("x", app="a"),
+        lambda: Registry.open(f"postgresql://shop:{SECRET}@127.0.0.1:1/db").get("x", app="a"),
+        lambda: Registry.open("sqlite:////nowhere/x", server="http://h", password=f"{SECRET}\n"),
+        lambda: Registry.open("sqlite:///relative.sqlite3"),
+    ],
+)
+def test_no_error_holds_a_secret(opened: Callable[[], object]) -> None:
+    with pytest.raises(LettaOpsError) as told:
+        opened()
+    assert SECRET not in str(told.value)
+
+
+def test_a_password_in_the_server_s_url_is_kept_out_of_links(
+    server: FakeLetta, tmp_path: Path
+) -> None:
+    url = server.url.replace("//", f"//letta:{SECRET}@")
+    with Registry.open(f"sqlite:///{tmp_path}/r", server=url, password=PASSWORD, app="a") as mine:
+        assert SECRET not in mine.server_name
+        assert mine.server_name == server.url
