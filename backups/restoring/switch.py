@@ -88,7 +88,7 @@ def carried(generations: Generations, source: str, target: str) -> list[str]:
     import psycopg
 
     try:
-        if generations.exists(source):
+        if generations.exists(source) and generations.exists(target):
             generations.carry_records(source, target)
     except (psycopg.Error, LettaOpsError) as error:
         return [f"records and links of the last minutes stay in {source}: {error}"]

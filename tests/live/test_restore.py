@@ -240,6 +240,7 @@ def _by_hand(deployment: Deployment, folder: Path) -> Path:
     assert server.password is not None
     assert server.encryption_key is not None
     assert database.owner.password is not None
+    assert deployment.signing_key is not None
     profile = folder / "profile.toml"
     write_private(
         profile,
@@ -255,6 +256,10 @@ port = {database.port}
 name = "letta"
 owner = "letta"
 owner_password = "{database.owner.password.reveal()}"
+[backup]
+scope = "database"
+[signing]
+key = "{deployment.signing_key.reveal()}"
 """,
     )
     return profile
