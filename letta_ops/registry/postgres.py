@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from letta_ops.registry.errors import RegistryUnavailable
 from letta_ops.registry.links import Event, Key, Link, Row
-from letta_ops.registry.sqlite import VERSION, claimed, ensure_known
+from letta_ops.registry.store import VERSION, claimed, ensure_known
 
 if TYPE_CHECKING:
     import psycopg

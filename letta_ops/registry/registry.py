@@ -20,7 +20,7 @@ from letta_ops.registry.errors import (
 from letta_ops.registry.links import Event, Key, Link, Row, check_agent_id, shown
 from letta_ops.registry.making import Make, Making, changed, ensure_free, gone, no_link
 from letta_ops.registry.server import LettaServer
-from letta_ops.registry.store import Store
+from letta_ops.registry.store import Store, claimed
 from letta_ops.registry.template import Difference, Template, apply, differences
 
 SQLITE = "sqlite:///"
@@ -157,6 +157,7 @@ class Registry:
         app: str | None = None,
         reason: str = "",
         move: bool = False,
+        dry_run: bool = False,
     ) -> Ensured:
         """Link an agent that is there. Raises AlreadyLinked where the id has another one, but with
         `move`; AgentClaimed, AgentGone, ServerUnavailable."""
@@ -173,6 +174,10 @@ class Registry:
         link = self.new_link(key, letta_agent_id, reason or "linked by hand")
         if not self._is_there(link):
             raise gone(link)
+        for other in self.store.rows(agent=letta_agent_id):
+            raise claimed(letta_agent_id, str(other.key))
+        if dry_run:
+            return Ensured(link, "linked", self.alike_ids(key))
         self.put(link, "moved" if row and row.link else "linked", row)
         self._mark_anew(link, row.link if row else None)
         return Ensured(link, "linked", self.alike_ids(key))

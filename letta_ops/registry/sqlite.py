@@ -14,10 +14,10 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from letta_ops.registry.errors import AgentClaimed, RegistryUnavailable
-from letta_ops.registry.links import Event, Key, Link, Row, shown
+from letta_ops.registry.errors import RegistryUnavailable
+from letta_ops.registry.links import Event, Key, Link, Row
+from letta_ops.registry.store import VERSION, claimed, ensure_known
 
-VERSION = 1
 MAKE = """
 CREATE TABLE registry_links (
     app TEXT NOT NULL, app_agent_id TEXT NOT NULL, folded TEXT NOT NULL, letta_agent_id TEXT UNIQUE,
@@ -168,22 +168,6 @@ class SqliteStore:
         link.execute("COMMIT")
         ensure_known(version or VERSION, str(self._path))
         return link
-
-
-def claimed(agent: str) -> AgentClaimed:
-    return AgentClaimed(
-        f"agent {agent} is linked to another id",
-        "`letta-ops registry list --agent ID` shows to which; unlink that first if it is wrong",
-    )
-
-
-def ensure_known(version: int, place: str) -> None:
-    """Raise RegistryUnavailable for a registry that a newer letta-ops has made."""
-    if version > VERSION:
-        raise RegistryUnavailable(
-            f"the registry {shown(place)} is of version {version}, this letta-ops knows {VERSION}",
-            "use the letta-ops that made it, or a newer one",
-        )
 
 
 def _of_link(link: Link | None) -> list[Any]:

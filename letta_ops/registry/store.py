@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from letta_ops.registry.links import Event, Key, Row
+from letta_ops.registry.errors import AgentClaimed, RegistryUnavailable
+from letta_ops.registry.links import Event, Key, Row, shown
+
+VERSION = 1  # of the tables
 
 
 class Store(Protocol):
@@ -39,3 +42,19 @@ class Store(Protocol):
         """What the server is called whose own database this is; None where it isn't, or nobody said."""
 
     def close(self) -> None: ...
+
+
+def claimed(agent: str, key: str = "another id") -> AgentClaimed:
+    return AgentClaimed(
+        f"agent {agent} is that of {key}",
+        "`letta-ops registry list --agent ID` shows to which; unlink that first if it is wrong",
+    )
+
+
+def ensure_known(version: int, place: str) -> None:
+    """Raise RegistryUnavailable for a registry that a newer letta-ops has made."""
+    if version > VERSION:
+        raise RegistryUnavailable(
+            f"the registry {shown(place)} is of version {version}, this letta-ops knows {VERSION}",
+            "use the letta-ops that made it, or a newer one",
+        )

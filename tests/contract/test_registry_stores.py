@@ -7,6 +7,7 @@ import stat
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -422,7 +423,8 @@ def test_what_gave_way_to_a_link_that_gave_way_itself_is_not_lost(
 
 def test_a_registry_that_may_not_be_read_is_not_passed_over(postgres: Callable[[], str]) -> None:
     url = postgres()
-    PostgresStore(url).find(Key("a", "b"))
+    with closing(PostgresStore(url)) as store:
+        store.find(Key("a", "b"))
     with psycopg.connect(url, autocommit=True) as link:
         assert has_registry(link)
         link.execute(f"REVOKE ALL ON {SCHEMA}.registry_links FROM CURRENT_USER")

@@ -288,10 +288,15 @@ def test_many_callers_at_once_make_one(
 
 def test_links_are_made_moved_and_taken_away_by_hand(registry: Registry, server: FakeLetta) -> None:
     one, two = server.make("one"), server.make("two")
+    assert registry.link("a", one, dry_run=True).letta_agent_id == one
+    with pytest.raises(NoLink):
+        registry.get("a")
     assert registry.link("a", one, reason="from the old table").outcome == "linked"
     assert registry.link("a", one).outcome == "there"
     with pytest.raises(AlreadyLinked, match=one):
         registry.link("a", two)
+    with pytest.raises(AgentClaimed, match="'a' of 'shop'"):
+        registry.link("b", one, dry_run=True)
     with pytest.raises(AgentClaimed):
         registry.link("b", one)
     with pytest.raises(AgentClaimed):

@@ -52,20 +52,28 @@ def link_agent(
     move: Annotated[
         bool, typer.Option("--move", help="Also where the id has another agent.")
     ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Say which agent an id has. The agent must be there, and nobody else's."""
     from ops_cli.registry.opening import opened
 
     invocation = current(context)
     deployment = invocation.deployment()
-    with (
-        opened(deployment) as registry,
-        audited(invocation, "registry link", app) as operation,
-    ):
-        operation.deployment, operation.detail = deployment, {"agent": agent}
-        linked = registry.link(app_agent_id, agent, app=app, reason=reason, move=move)
+    asked: Any = {"app": app, "reason": reason, "move": move}
+    with opened(deployment) as registry:
+        if dry_run:
+            linked = registry.link(app_agent_id, agent, **asked, dry_run=True)
+        else:
+            with audited(invocation, "registry link", app) as operation:
+                operation.deployment, operation.detail = deployment, {"agent": agent}
+                linked = registry.link(app_agent_id, agent, **asked)
     tell_alike(linked.alike)
-    answer = {"stack": invocation.stack, **linked.link.as_json(), "alike": list(linked.alike)}
+    answer = {
+        "stack": invocation.stack,
+        "dry_run": dry_run,
+        **linked.link.as_json(),
+        "alike": list(linked.alike),
+    }
     present(invocation, answer, _render_link)
 
 
