@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import stat
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -34,11 +36,10 @@ IDS = (
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+def postgres() -> Iterator[Callable[[], str]]:
     """Makes databases, each by its URL."""
-    parent = tmp_path_factory.mktemp("postgres")
-    for above in (parent, *list(parent.parents)[:2]):
-        above.chmod(above.stat().st_mode | 0o711)  # for the account of the server
+    parent = Path(tempfile.mkdtemp(prefix="letta-ops-registry-"))
+    parent.chmod(0o755)  # the server has an account of its own
     with throwaway_folder(parent, print) as folder:
         server = start_postgres(folder)
 
@@ -54,6 +55,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
             )
 
         yield make
+    shutil.rmtree(parent)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

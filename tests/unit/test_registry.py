@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -425,7 +426,8 @@ def test_the_same_for_applications_on_asyncio(server: FakeLetta, tmp_path: Path)
             await mine.link("two", link.letta_agent_id)
             return len({each.letta_agent_id for each in found}), link.letta_agent_id
 
-    count, agent = asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:  # the main one's event loop is for others
+        count, agent = thread.submit(asyncio.run, run()).result()
     assert count == 1
     assert set(server.agents) == {agent}
 
