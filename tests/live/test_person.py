@@ -114,6 +114,7 @@ def test_a_person_is_shown_exported_and_erased_and_nobody_else(
     with stack.administrator() as link:  # as older releases wrote them down
         link.execute("UPDATE provider_traces SET agent_id = NULL WHERE agent_id = %s", [house.hers])
         link.commit()
+    stack.json("registry", "link", house.word, house.hers, "--app", "clinic")
     backup = stack.json("backup", "create")["id"]
     shown = stack.json("agent", "person", house.key)
     assert shown == {**stack.json("agent", "person", house.person), "held_by": shown["held_by"]}
@@ -145,7 +146,6 @@ def test_a_person_is_shown_exported_and_erased_and_nobody_else(
     assert (unasked.code, unasked.json["error"]["code"]) == (1, "not-confirmed")
     assert house.word in json.dumps(holding(stack, house.word))
     before = {each: stack.json("agent", "messages", each) for each in (house.shared, house.his)}
-    stack.json("registry", "link", house.word, house.hers, "--app", "clinic")
     erased = stack.json("agent", "person", house.key, "--erase", "--yes")
     assert (erased["erased"], erased["rows"]) == (True, shown["rows"])
     assert backup in {each["name"] for each in erased["held_by"]}
