@@ -34,7 +34,8 @@ ALSO_ON_DOCKER = (
 HEAVIEST_FIRST = (
     "test_switch.py", "test_proxy.py", "test_restore.py", "test_backup_faults.py", "test_documents.py",
     "test_registry.py", "test_letta_scope.py", "test_external.py", "test_images.py", "test_supabase.py",
-    "test_changes.py", "test_interruptions.py", "test_errors.py", "test_backup.py", "test_engine_errors.py",
+    "test_changes.py", "test_interruptions.py", "test_errors.py", "test_backup.py",
+    "test_engine_errors.py",
     "test_memory_files.py", "test_standby.py", "test_extensions.py", "test_agents.py", "test_archives.py",
 )  # fmt: skip
 # They leave the stack of their own as they found it, or remove it: the next one of them has it, too.
