@@ -156,7 +156,7 @@ def race(stack: Stack, count: int, rounds: int, kills: int) -> None:
 @RUNS_HERE
 def test_one_agent_is_made_however_many_ask_and_whoever_is_killed(stack: Stack) -> None:
     stack.json("registry", "list")
-    race(stack, count=16, rounds=6, kills=2)
+    race(stack, count=8, rounds=5, kills=2)
 
 
 @RUNS_HERE
