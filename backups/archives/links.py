@@ -6,8 +6,6 @@ nobody's, and must not look like an application's.
 
 from __future__ import annotations
 
-import datetime as dt
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backups.archives.staging import Staging
 from infra.identity import person
 from letta_ops.registry.carrying import has_registry
-from letta_ops.registry.links import OF_KEY, TAG, Event, Key, Link, Row
+from letta_ops.registry.links import OF_KEY, TAG, Event, Link, Row
 from letta_ops.registry.postgres import SCHEMA
 from letta_ops.registry.postgres import replace as put_link
 
@@ -23,11 +21,9 @@ if TYPE_CHECKING:
     import psycopg
 
 LINKED = f"""
-SELECT l.app, l.app_agent_id, l.letta_agent_id, l.server, l.linked_at, l.linked_by, l.template
-FROM {SCHEMA}.registry_links l WHERE l.letta_agent_id = ANY(%s)
-"""  # of names that stand above
-
-
+SELECT app, app_agent_id, letta_agent_id, server, linked_at, linked_by, reason, template
+FROM {SCHEMA}.registry_links WHERE letta_agent_id = ANY(%s)
+"""
 FORGET = (
     f"DELETE FROM {SCHEMA}.registry_links WHERE letta_agent_id = ANY(%(agents)s)",
     f"DELETE FROM {SCHEMA}.registry_history WHERE ARRAY[letta_agent_id, before] && %(agents)s",
@@ -57,23 +53,18 @@ def relink(staging: Staging, new: Mapping[str, str]) -> None:
             values=[list(moved)],
         )
     }
-    for old in moved.keys() - there:
-        _take_over(staging, old, moved[old])
+    _take_over(staging, {old: now for old, now in moved.items() if old not in there})
     _unmark(staging, [moved[old] for old in moved.keys() & there])
 
 
-def _take_over(staging: Staging, old: str, now: str) -> None:
-    if not has_registry(staging.link):
+def _take_over(staging: Staging, moved: Mapping[str, str]) -> None:
+    if not moved or not has_registry(staging.link):
         return
-    for app, identifier, agent, server, at, by, template in staging.link.execute(LINKED, [[old]]):
-        key, reason = Key(app, identifier), "restored under a new id"
-        link = Link(app, identifier, agent, server, at, by, reason, template)
-        moved = replace(link, letta_agent_id=now)
-        event = Event(
-            str(uuid.uuid4()), dt.datetime.now(dt.UTC), person(), app, identifier, "moved", now, old,
-            reason,
-        )  # fmt: skip
-        put_link(staging.link, key, Row(key, link), Row(key, moved), event)
+    for link in [Link(*row) for row in staging.link.execute(LINKED, [list(moved)])]:
+        old, reason = link.letta_agent_id, "restored under a new id"
+        new = replace(link, letta_agent_id=moved[old], reason=reason)
+        event = Event.now(person(), link.key, "moved", moved[old], old, reason)
+        put_link(staging.link, link.key, Row(link.key, link), Row(link.key, new), event)
 
 
 def _unmark(staging: Staging, copies: list[str]) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import psycopg
 
 SHOWN = 5  # of each kind
+SECONDS = 15.0  # less than a check may take
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,10 @@ def _in_database(link: psycopg.Connection[Any], schema: str, server: str) -> Lin
 
 
 def _by_api(deployment: Deployment) -> Links:
-    from infra.api import authorized_http
+    from backups.registry import opened
     from letta_ops.registry import reconcile
-    from letta_ops.registry.registry import Registry, open_store
-    from letta_ops.registry.server import LettaServer
 
-    assert deployment.registry is not None  # noqa: S101  # the caller has seen it
-    folder = deployment.profile.absolute().parent if deployment.profile else None
-    store = open_store(deployment.registry.reveal(), connections=1, base=folder)
-    server = LettaServer(authorized_http(deployment, 15.0))
-    with Registry(store, server, server_name=deployment_id(deployment)) as registry:
+    with opened(deployment, SECONDS) as registry:
         found = reconcile.find(registry)
         count = sum(row.link is not None for row in registry.store.rows())
         events = registry.store.events()

@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import re
 import unicodedata
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -131,6 +132,13 @@ class Event:
     letta_agent_id: str | None
     before: str | None
     reason: str
+
+    @classmethod
+    def now(
+        cls, who: str, key: Key, what: str, agent: str | None, before: str | None, reason: str
+    ) -> Event:
+        at = dt.datetime.now(dt.UTC)
+        return cls(str(uuid.uuid4()), at, who, key.app, key.id, what, agent, before, reason)
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "at": self.at.astimezone(dt.UTC).isoformat()}

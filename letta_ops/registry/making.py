@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import LettaOpsError
@@ -21,7 +22,7 @@ from letta_ops.registry.errors import (
     StillMaking,
 )
 from letta_ops.registry.links import Key, Link, Row
-from letta_ops.registry.server import REQUEST_SECONDS
+from letta_ops.registry.server import REQUEST_SECONDS, LettaServer
 from letta_ops.registry.template import body_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ WAIT_SECONDS = 1.5 * LEASE_SECONDS
 FIRST_POLL, LONGEST_POLL = 0.05, 1.0
 ASK_SERVER_EVERY = 2.0  # seconds, for the agent of somebody who was killed before he linked it
 
-CREATED, FOUND = "created", "found"
+THERE, CREATED, FOUND = "there", "created", "found"
 # Makes an agent, and returns its id; while it comes in pieces it has the key's `unfinished_tag`.
 Make = Callable[[Key], str]
 
@@ -60,7 +61,7 @@ class Making:
             row = self.registry.store.find(self.key)
             if row is not None and row.link is not None and row.agent != self.gone:
                 self._give_way(row)
-                return row.link, "there"
+                return row.link, THERE
             if row is None or not row.is_leased:
                 if done := self._mine(row):
                     return done
@@ -98,16 +99,18 @@ class Making:
         if leased is None:
             return None
         try:
-            found, body = self.found(), None
-            if found is None and self.make is None:
-                body = body_of(self.key, self.wanted, self.registry.letta())
-            if found is None:
+            if found := self.found():
+                outcome = FOUND
+                link = self.registry.new_link(self.key, found, "made for it before")
+            else:
+                make = self._maker()
                 # From here on it takes a request's time: who was slow until now may have lost it.
                 renewed = self._lease(leased)
                 if renewed is None:
                     return None
-                leased = renewed
-            link, outcome = self._under_lease(found, body)
+                leased, outcome = renewed, CREATED
+                self.own = make()
+                link = self.registry.new_link(self.key, self.own, "made for it", self.wanted)
         except LettaOpsError as error:
             # What may still come to its end is looked for by whoever asks next, for as long as it takes.
             if not (isinstance(error, ServerUnavailable) and error.under_way):
@@ -120,15 +123,17 @@ class Making:
         leased = Row(self.key, row.link if row else None, f"{seconds}:{uuid.uuid4().hex}")
         return leased if self.registry.store.replace(self.key, row, leased, None) else None
 
-    def _under_lease(self, found: str | None, body: Mapping[str, Any] | None) -> tuple[Link, str]:
-        if found:
-            return self.registry.new_link(self.key, found, "made for it before"), FOUND
+    def _maker(self) -> Callable[[], str]:
+        """What makes the agent; whatever it has to know of the server is asked before."""
+        server = self.registry.letta()
         if self.make is None:
-            self.own = self.registry.letta().create(body or {})
-        else:
-            self.own = self.make(self.key)
-            self.registry.letta().mark(self.own, self.key)  # it is whole
-        return self.registry.new_link(self.key, self.own, "made for it", self.wanted), CREATED
+            return partial(server.create, body_of(self.key, self.wanted, server))
+        return partial(self._made_whole, self.make, server)
+
+    def _made_whole(self, make: Make, server: LettaServer) -> str:
+        made = make(self.key)
+        server.mark(made, self.key)
+        return made
 
     def _left_behind(self, row: Row) -> tuple[Link, str] | None:
         """What somebody made who was killed before he linked it."""

@@ -6,7 +6,6 @@ No agent is ever deleted, and what has no single answer is told and left.
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -123,10 +122,8 @@ def remember(registry: Registry, app: str | None, found: int, mended: int) -> No
     """Put into the history when this was looked at last, and what came of it."""
     key = Key(app or EVERY_APP, "")
     reason = f"{found} found, {mended} mended"
-    at, event = dt.datetime.now(dt.UTC), str(uuid.uuid4())
-    registry.store.replace(
-        key, None, None, Event(event, at, person(), key.app, "", RECONCILED, None, None, reason)
-    )
+    event = Event.now(person(), key, RECONCILED, None, None, reason)
+    registry.store.replace(key, None, None, event)
 
 
 def _ensure_still(registry: Registry, each: Finding) -> None:

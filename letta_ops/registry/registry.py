@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +17,21 @@ from letta_ops.registry.errors import (
     RegistryUnavailable,
 )
 from letta_ops.registry.links import Event, Key, Link, Row, check_agent_id, shown
-from letta_ops.registry.making import Make, Making, changed, ensure_free, gone, no_link
+from letta_ops.registry.making import (
+    FOUND,
+    THERE,
+    Make,
+    Making,
+    changed,
+    ensure_free,
+    gone,
+    no_link,
+)
 from letta_ops.registry.server import LettaServer
 from letta_ops.registry.store import Store, claimed
 from letta_ops.registry.template import Difference, Template, apply, differences
 
 SQLITE = "sqlite:///"
-THERE = "there"
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ class Registry:
         if dry_run:
             if (found := making.found()) is None:
                 raise no_link(key)
-            return Ensured(self.new_link(key, found, "made for it before"), "found")
+            return Ensured(self.new_link(key, found, "made for it before"), FOUND)
         link, outcome = making.run()
         if outcome == THERE:
             return self.kept(link, wanted)
@@ -203,8 +210,7 @@ class Registry:
         if row is None or row.link is None:
             raise no_link(key)
         ensure_free(row)
-        gone = replace(row.link, reason=reason or "unlinked by hand")
-        event = replace(self.event(gone, "unlinked", row), letta_agent_id=None)
+        event = Event.now(self._who, key, "unlinked", None, row.agent, reason or "unlinked by hand")
         if not self.store.replace(key, row, None, event):
             raise changed(key)
         return row.link
@@ -277,17 +283,8 @@ class Registry:
         return Link(key.app, key.id, agent, self.server_name, now, self._who, reason, template)
 
     def event(self, link: Link, what: str, was: Row | None) -> Event:
-        return Event(
-            str(uuid.uuid4()),
-            dt.datetime.now(dt.UTC),
-            self._who,
-            link.app,
-            link.app_agent_id,
-            what,
-            link.letta_agent_id,
-            was.agent if was else None,
-            link.reason,
-        )
+        before = was.agent if was else None
+        return Event.now(self._who, link.key, what, link.letta_agent_id, before, link.reason)
 
 
 def open_store(database: str, *, connections: int = 10, base: Path | None = None) -> Store:

@@ -56,13 +56,17 @@ def read_agent_file(path: Path) -> AgentFile:
 
     Raises LettaOpsError: `file-unreadable`, or what `parse_agent_file` says.
     """
+    return parse_agent_file(read_input(path), "stdin" if str(path) == "-" else str(path))
+
+
+def read_input(path: Path) -> bytes:
+    """What the file at `path` holds, or stdin when it is `-`. Raises LettaOpsError: `file-unreadable`."""
     try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise LettaOpsError(
             "file-unreadable", f"cannot read {path}: {error.strerror}", "name another file"
         ) from None
-    return parse_agent_file(data, "stdin" if str(path) == "-" else str(path))
 
 
 def parse_agent_file(data: bytes, source: str) -> AgentFile:

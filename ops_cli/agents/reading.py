@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from infra.errors import LettaOpsError
@@ -13,6 +13,7 @@ from infra.errors import LettaOpsError
 LFS_MARK = b"version https://git-lfs.github.com/spec/"
 DEEPEST = 200  # the server's own files have about 12; its JSON and its database give up somewhere
 SHOWN = 100  # letters of a broken line
+SHOWN_PROBLEMS = 50
 PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$-]*")
 REFUSED = re.compile("[\x00\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
@@ -54,10 +55,15 @@ def broken(source: str, reason: str) -> LettaOpsError:
 
 def refusal(source: str, problems: list[str]) -> LettaOpsError:
     """`agent-file-broken` with every problem."""
-    shown = [f"\n  - {problem}" for problem in problems[:50]]
-    more = f"\n  and {len(problems) - 50} more" if len(problems) > 50 else ""
     count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-    return broken(source, f"can't be imported: {count}{''.join(shown)}{more}")
+    return broken(source, f"can't be imported: {count}{listing(problems)}")
+
+
+def listing(problems: Sequence[str]) -> str:
+    """The first of many, each on a line of its own."""
+    shown = [f"\n  - {problem}" for problem in problems[:SHOWN_PROBLEMS]]
+    left = len(problems) - len(shown)
+    return "".join(shown) + (f"\n  and {left} more" if left else "")
 
 
 def where(path: Path) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backups.registry import opened
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
-from ops_cli.registry.opening import opened
 
 if TYPE_CHECKING:
     from letta_ops.registry.links import Key

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from letta_ops.registry.links import OF_KEY, TAG, Key
 from ops_cli.agents.judging import entries
 
 if TYPE_CHECKING:
     from ops_cli.agents.agent_file import AgentFile
-
-
-def key_in_file(agent: Mapping[str, Any]) -> Key | None:
-    """For which id an agent of a file was made."""
-    from letta_ops.registry.reconcile import key_of
-
-    return key_of(agent)
 
 
 def marked_for(file: AgentFile, key: Key) -> AgentFile:

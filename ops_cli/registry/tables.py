@@ -13,6 +13,7 @@ from typing import Any
 from infra.errors import LettaOpsError
 from letta_ops.registry.errors import KeyRefused
 from letta_ops.registry.links import AGENT_ID, Key, shown
+from ops_cli.agents.reading import listing
 
 COLUMNS = ("app", "app_agent_id", "letta_agent_id", "server", "linked_at", "linked_by", "reason")
 NEEDED = ("app_agent_id", "letta_agent_id")
@@ -131,10 +132,8 @@ def _ensure_columns(header: Sequence[str], source: str) -> None:
 
 
 def broken(source: str, problems: Sequence[str]) -> LettaOpsError:
-    listing = "\n".join(f"  - {each}" for each in problems[:50])
-    more = f"\n  and {len(problems) - 50} more" if len(problems) > 50 else ""
     return LettaOpsError(
         "links-broken",
-        f"{source}: {len(problems)} problem(s), nothing was changed\n{listing}{more}",
+        f"{source}: {len(problems)} problem(s), nothing was changed{listing(problems)}",
         f"correct the file: its columns are {', '.join(COLUMNS)}",
     )

@@ -185,15 +185,15 @@ def _import_many(
 
 def _followed(deployment: Deployment, imported: Sequence[Imported]) -> list[str]:
     """Agents that were made for an application's id: it gets them, or they lose the marks of it."""
+    from letta_ops.registry.reconcile import key_of
     from ops_cli.agents.judging import entries
-    from ops_cli.registry.marking import key_in_file
 
     keys = [
         (key, made.id)
         for each in imported
         if not each.before
         for (_, agent), made in zip(entries(each.content, "agents"), each.agents, strict=False)
-        if (key := key_in_file(agent)) is not None
+        if (key := key_of(agent)) is not None
     ]
     if not keys:
         return []

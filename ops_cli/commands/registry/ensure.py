@@ -46,9 +46,9 @@ def ensure_agent(
     dry_run: DryRun = False,
 ) -> None:
     """Which agent an id has; it is made where there never was one, once, however many ask at a time."""
+    from backups.registry import opened
     from letta_ops.registry.errors import NoLink
     from letta_ops.registry.template import Template
-    from ops_cli.registry.opening import opened
 
     invocation = current(context)
     if source is not None and template is not None:

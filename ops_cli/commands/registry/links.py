@@ -35,7 +35,7 @@ STATES = (LINKED, GONE, UNKNOWN, MAKING)
 
 def get_link(context: typer.Context, app_agent_id: AppAgent, app: App) -> None:
     """Which agent an id has. Exits 1 with `no-link` where it has none, `agent-gone` where it is gone."""
-    from ops_cli.registry.opening import opened
+    from backups.registry import opened
 
     invocation = current(context)
     with opened(invocation.deployment()) as registry:
@@ -55,7 +55,7 @@ def link_agent(
     dry_run: DryRun = False,
 ) -> None:
     """Say which agent an id has. The agent must be there, and nobody else's."""
-    from ops_cli.registry.opening import opened
+    from backups.registry import opened
 
     invocation = current(context)
     deployment = invocation.deployment()
@@ -85,7 +85,7 @@ def unlink_agent(
     dry_run: DryRun = False,
 ) -> None:
     """Forget which agent an id has. The agent stays, and so does the history."""
-    from ops_cli.registry.opening import opened
+    from backups.registry import opened
 
     invocation = current(context)
     deployment = invocation.deployment()
@@ -122,7 +122,7 @@ def list_links(
     ] = None,
 ) -> None:
     """List links, by application and id. `gone`: the agent is not on the server any more."""
-    from ops_cli.registry.opening import opened
+    from backups.registry import opened
 
     invocation = current(context)
     if state is not None and state not in STATES:
@@ -147,7 +147,7 @@ def show_history(
     app: AnyApp = None,
 ) -> None:
     """What became of links: who changed which, when and why, the newest first."""
-    from ops_cli.registry.opening import opened
+    from backups.registry import opened
 
     invocation = current(context)
     if app_agent_id is not None and app is None:

@@ -28,8 +28,8 @@ def reconcile(
 
     With --app, agents that only their name tells to be of that application are found too.
     """
+    from backups.registry import opened
     from letta_ops.registry import reconcile as job
-    from ops_cli.registry.opening import opened
 
     invocation = current(context)
     mend = mend and not dry_run

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.errors import LettaOpsError
 from ops_cli.auditing import audited
 from ops_cli.commands.registry.links import AnyApp, tell_alike
 from ops_cli.invocation import current
@@ -36,9 +35,9 @@ def export_links(
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Write links as CSV or JSON."""
+    from backups.registry import opened
     from infra.files import output
     from ops_cli.agents.exporting import check_output
-    from ops_cli.registry.opening import opened
     from ops_cli.registry.tables import format_of, written
 
     invocation = current(context)
@@ -75,17 +74,12 @@ def import_links(
     dry_run: DryRun = False,
 ) -> None:
     """Link what a file says, after all of it was looked at; agents must be there, and nobody else's."""
-    from ops_cli.registry.opening import opened
+    from backups.registry import opened
+    from ops_cli.agents.agent_file import read_input
     from ops_cli.registry.tables import format_of, read
 
     invocation = current(context)
-    try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else file.expanduser().read_bytes()
-    except OSError as error:
-        raise LettaOpsError(
-            "file-unreadable", f"cannot read {file}: {error.strerror}", "name another file"
-        ) from None
-    entries = read(data, str(file), format_of(file, form), app)
+    entries = read(read_input(file.expanduser()), str(file), format_of(file, form), app)
     deployment = invocation.deployment()
     with opened(deployment) as registry:
         wanted = list(_wanted(registry, entries, str(file), move=move))

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(deployment: Deployment) -> Iterator[Registry]:
-    """Yield the registry of a deployment; its tables are made where there are none.
+def opened(deployment: Deployment, seconds: float | None = None) -> Iterator[Registry]:
+    """Yield the registry of a deployment; its tables are made where there are none. `seconds` is how
+    long the server may take to answer.
 
     Raises LettaOpsError (`no-registry`), and as `letta_ops.registry` does.
     """
     from letta_ops.registry.registry import Registry
     from letta_ops.registry.server import REQUEST_SECONDS, LettaServer
 
-    server = LettaServer(authorized_http(deployment, REQUEST_SECONDS))
+    server = LettaServer(authorized_http(deployment, seconds or REQUEST_SECONDS))
     with (
         _store(deployment) as store,
         Registry(store, server, server_name=deployment_id(deployment)) as registry,
@@ -57,7 +58,9 @@ def _store(deployment: Deployment) -> Iterator[Store]:
         store = PostgresStore(
             settings, owner.place, connections=1, prepare=lambda: _prepare(deployment)
         )
-        store.name_server(deployment_id(deployment))  # applications only know its URL
+        identifier = deployment_id(deployment)
+        if store.server() != identifier:  # applications only know its URL
+            store.name_server(identifier)
         yield store
 
 
