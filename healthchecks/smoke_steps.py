@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from healthchecks import smoke_cleanup
+from healthchecks.facts import running_version
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
+from infra.stack.releases import release_number
 
 if TYPE_CHECKING:
     from letta_client import Letta
@@ -18,14 +20,14 @@ MODEL_FAILED = "model-failed"  # the error of a step at which a model is to blam
 LABEL = smoke_cleanup.LABEL
 # Letta's own hosted models: listed by every server, whether or not anyone may use them.
 HOSTED = "letta/"
-# The tools that edit a block, the most usual first, and their arguments; an agent has one of them.
-MEMORY_TOOLS = {
-    "memory_insert": lambda text: {"label": LABEL, "new_string": text},
-    "core_memory_append": lambda text: {"label": LABEL, "content": text},
-}
+# The tools that edit a block, the most usual first, and what they call the text: an agent has one of
+# them, and its releases have other names for it.
+MEMORY_TOOLS = {"memory_insert": ("new_string", "new_str"), "core_memory_append": ("content",)}
 FAILED_TURNS = (
     "error", "llm_api_error", "invalid_llm_response", "invalid_tool_call", "cancelled",
 )  # fmt: skip
+HANDLES_SINCE = (0, 16)  # before, a server refuses some of the handles that it lists
+DIMENSION = 1536  # of OpenAI's smaller embedding, and of those that take its place
 MEMORY_ATTEMPTS = 2  # a real model may chat instead of calling a tool; twice is no accident
 SENTENCES = (
     "The lighthouse keeper of the smoke test paints his boat yellow every spring.",
@@ -70,16 +72,20 @@ def create(client: Letta, run: SmokeRun) -> str:
 def _make(client: Letta, run: SmokeRun, model: str, embedding: str | None) -> Any:
     import letta_client
 
+    given: dict[str, Any] = {
+        "name": run.name,
+        "memory_blocks": [{"label": LABEL, "value": "Nothing yet."}],
+        "tags": [smoke_cleanup.TAG],
+    }
     run.asked = True
     try:
-        return client.agents.create(
-            name=run.name,
-            model=model,
-            embedding=embedding,
-            memory_blocks=[{"label": LABEL, "value": "Nothing yet."}],
-            tags=[smoke_cleanup.TAG],
-        )
+        return client.agents.create(model=model, embedding=embedding, **given)
     except (letta_client.BadRequestError, letta_client.NotFoundError) as error:
+        try:
+            if configured := _configured(client, run, model, embedding):
+                return client.agents.create(**configured, **given)
+        except (letta_client.BadRequestError, letta_client.NotFoundError):
+            pass  # the first answer is the one to tell
         run.asked = False  # refused: there is nothing to look for and to delete
         chats = ", ".join(_handles(client.models.list()))
         embeddings = ", ".join(_handles(client.models.embeddings.list()))
@@ -88,6 +94,33 @@ def _make(client: Letta, run: SmokeRun, model: str, embedding: str | None) -> An
             f" ({error.status_code}); the server lists {chats or 'no model'}"
             f" and the embeddings {embeddings or '(none)'}"
         ) from None
+
+
+def _configured(
+    client: Letta, run: SmokeRun, model: str, embedding: str | None
+) -> dict[str, Any] | None:
+    """The models as whole configurations: before 0.16, a server takes no handle of `openai-proxy`, which
+    it lists itself, and lists no embedding of that one. None for others, and where `model` is not
+    listed."""
+    if release_number(running_version(run.deployment)) >= HANDLES_SINCE:
+        return None
+    listed = next((each for each in client.models.list() if each.handle == model), None)
+    if listed is None:
+        return None
+    found: dict[str, Any] = {"llm_config": listed.model_dump(by_alias=True, exclude_none=True)}
+    known = {each.handle: each for each in client.models.embeddings.list()}
+    if embedding in known:
+        found["embedding_config"] = known[embedding].model_dump(by_alias=True, exclude_none=True)
+    elif embedding is not None:
+        found["embedding_config"] = {
+            "handle": embedding,
+            "embedding_model": embedding.rpartition("/")[2],
+            "embedding_endpoint_type": "openai",
+            "embedding_endpoint": listed.api_model_endpoint,
+            "embedding_dim": DIMENSION,
+            "embedding_chunk_size": 300,
+        }
+    return found
 
 
 def message(client: Letta, run: SmokeRun) -> str:
@@ -100,14 +133,17 @@ def message(client: Letta, run: SmokeRun) -> str:
 
 def edit_memory(client: Letta, run: SmokeRun) -> str:
     """Have the agent call a tool that edits its block, then read the block, past the agent."""
-    offered = {tool.name for tool in run.agent.tools}
+    offered = {tool.name: tool.json_schema or {} for tool in run.agent.tools}
     tool = next((name for name in MEMORY_TOOLS if name in offered), None)
     if tool is None:
         raise _failure(
             f"the agent has no tool that edits memory, only {', '.join(sorted(offered))}"
         )
     marker = f"smoke-{run.name.removeprefix(smoke_cleanup.PREFIX)}"
-    arguments = json.dumps(MEMORY_TOOLS[tool](marker))
+    known = offered[tool].get("parameters", {}).get("properties", {})
+    names = MEMORY_TOOLS[tool]
+    text = next((name for name in names if name in known), names[0])
+    arguments = json.dumps({"label": LABEL, text: marker})
     order = (
         f"Please remember something for me: call {tool} {arguments} now, with exactly these"
         " arguments. Then tell me that it is done."

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from backups.catalog import Backup
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.stack.locations import cache_folder
-from infra.stack.releases import RELEASES
+from infra.stack.releases import RELEASES, release_number
 
 
 def ensure_known(deployment: Deployment, backup: Backup) -> None:
@@ -42,13 +41,9 @@ def _known(release: str, revision: str, backup: Backup) -> bool:
     if migrations := _migrations(release):
         return any(f'"{revision}"' in path.read_text() for path in migrations)
     made_with = backup.manifest.release
-    return made_with is not None and _number(made_with) <= _number(release)
+    return made_with is not None and release_number(made_with) <= release_number(release)
 
 
 def _migrations(release: str) -> list[Path]:
     folder = cache_folder() / "releases"
     return list(folder.glob(f"letta-{release}-*/source/alembic/versions/*.py"))
-
-
-def _number(release: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in re.findall(r"\d+", release))
