@@ -259,7 +259,7 @@ def settle(link: psycopg.Connection[Any]) -> None:
 def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: int) -> sql.Composed:
     from psycopg import sql
 
-    columns = [_column(*column) for column in link.execute(COLUMNS, [oid])]
+    columns = [column_form(*column) for column in link.execute(COLUMNS, [oid])]
     return sql.SQL(
         f"SELECT count(*), {DIGEST}"  # noqa: S608  # a constant
         # Without OFFSET the planner writes both halves out, and each row is hashed twice.
@@ -270,9 +270,10 @@ def _digest_query(link: psycopg.Connection[Any], schema: str, name: str, oid: in
     )
 
 
-def _column(
+def column_form(
     name: str, kind: str, home: str, of_pgvector: bool, of_postgres: bool
 ) -> sql.Composable:
+    """A column (a row of COLUMNS) as it goes into a digest."""
     from psycopg import sql
 
     column = sql.Identifier(name)

@@ -54,6 +54,7 @@ SELECT 1 FROM (
 LIMIT 1
 """
 RIGHT_LACKS = "42501"  # SQLSTATE
+COPY_TRIES = 50  # clients may connect again and again until the server is really gone
 WITH_EXTENSION = "template1"  # where an administrator may have made it
 
 
@@ -144,6 +145,41 @@ def create_database(
             # What we may not set is asked before anything is loaded.
             with link.transaction(force_rollback=True):
                 copy_settings(link, side.like, side.name)
+
+
+def copy_database(access: DatabaseAccess, side: SideDatabase) -> None:
+    """Make `side` a copy of the database that it is to be like, files and all: nobody may be connected
+    to that one meanwhile, and who is gets thrown out. Raises LettaOpsError."""
+    import psycopg
+    from psycopg import sql
+
+    assert side.like is not None  # noqa: S101  # what is copied
+    copy = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY").format(
+        *(sql.Identifier(name) for name in (side.name, side.owner, side.like))
+    )
+    drop_database(access, side.name)
+    with access.connect(access.maintenance) as link:
+        for last in (*[False] * (COPY_TRIES - 1), True):
+            end_sessions(link, side.like)
+            try:
+                link.execute(copy)
+                break
+            except psycopg.errors.ObjectInUse as error:
+                if last:
+                    raise failed(error) from None
+            except psycopg.Error as error:
+                raise failed(error) from None
+        set_mark(link, side.name, marked=True, comment_of=side.like)
+        copy_settings(link, side.like, side.name)
+
+
+def end_sessions(link: psycopg.Connection[Any], name: str) -> None:
+    """End every other session in a database: it is neither renamed nor copied while there is one."""
+    link.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = %s AND pid <> pg_backend_pid()",
+        [name],
+    )
 
 
 def _template(access: DatabaseAccess) -> str:

@@ -27,6 +27,7 @@ from infra.pulumi_cli.project import SCHEMA, configuration_file, configured, wri
 from infra.pulumi_cli.recovery import complete_profile, exported_state
 from infra.stack.locations import StackFolder, ensure_writable, stack_folder
 from infra.stack.profile import remembered
+from infra.stack.releases import MIGRATES, NEWEST, RELEASES, needs_migration
 from infra.stack.schema import as_text, stack_schema
 from infra.targets import DEFAULT, all_settings, chosen, settings
 
@@ -43,13 +44,14 @@ class Request:
     """Which stack, and settings (flat keys) to keep in its configuration before it runs.
 
     `held`: the caller holds the stack's lock already. `data_lost`: begin with an empty database, where
-    the data is gone.
+    the data is gone. `migrates`: a database of an older release is brought to this one.
     """
 
     stack: str
     config: Mapping[str, str] = field(default_factory=dict)
     held: bool = False
     data_lost: bool = False
+    migrates: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
     folder = stack_folder(request.stack)
     ensure_writable(folder.root)
     with nullcontext() if request.held else held(folder.lock, f"letta-ops {verb}"):
+        if verb != "destroy" and not (request.migrates or request.data_lost):
+            _ensure_same_schema(folder, request)
         pulumi = _prepare(folder, request, report, keep=keep)
         events = Events(report, preview=verb == "preview")
         configuration = configured(folder)
@@ -172,6 +176,17 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
         pulumi.call(verb, "--stack", request.stack, "--json", *flags, events=events)
     seconds = round(time.monotonic() - started, 1)
     return Outcome(request.stack, events.changes, tuple(events.resources), seconds)
+
+
+def _ensure_same_schema(folder: StackFolder, request: Request) -> None:
+    """Raise LettaOpsError (`migration-needed`) where the release asked for has another schema than the
+    one that runs: before that is kept in the configuration. What Pulumi itself runs, the step that
+    migrates refuses."""
+    there = RELEASES.get(remembered(folder.profile, "release") or "")
+    asked = request.config.get("release") or configured(folder).get("release")
+    wanted = RELEASES.get(str(asked or NEWEST))
+    if there and wanted and there.alembic_head != wanted.alembic_head and folder.profile.is_file():
+        raise needs_migration(there.version, there.alembic_head, wanted.version)
 
 
 def _target(folder: StackFolder, configuration: Mapping[str, Any], verb: str) -> Target:
@@ -212,6 +227,7 @@ def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: boo
     environment = pulumi_environment(folder.state, cli, os.environ)
     environment["PULUMI_ENABLE_STREAMING_JSON_PREVIEW"] = "true"
     environment["LETTA_OPS_STATE"] = str(folder.state)
+    environment[MIGRATES] = "yes" if request.migrates else ""
     write_project(folder, request.config, settings, keep=keep)
     if request.config and keep:
         schema = as_text(stack_schema(all_settings().values()))

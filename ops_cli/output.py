@@ -78,6 +78,12 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def note_parts(parts: Iterable[Part]) -> None:
+    """Print what somebody has to read before he agrees: beside the answer, to stderr."""
+    for part in parts:
+        print_table(part, sys.stderr) if isinstance(part, Table) else note(part)
+
+
 def print_table(table: Table, stream: TextIO | None = None) -> None:
     """Print aligned columns; on a terminal, long cells are folded to its width."""
     stream = stream or sys.stdout

@@ -22,7 +22,13 @@ from backups.opening import Key
 from backups.restoring.generations import Moves, Present, count
 from backups.restoring.journal import names_of
 from backups.rights import missing_roles
-from backups.side_database import SideDatabase, failed, restore_database, set_mark
+from backups.side_database import (
+    SideDatabase,
+    end_sessions,
+    failed,
+    restore_database,
+    set_mark,
+)
 from backups.stores.store import Store
 from infra.audit.trail import carry_over
 from infra.database.administration import DatabaseAccess
@@ -123,7 +129,7 @@ class Databases:
                     try:
                         with link.transaction():
                             for old, new in moves:
-                                _close(link, old)
+                                end_sessions(link, old)
                                 _rename(link, old, new)
                                 set_mark(link, new, marked=new != self.live)
                     except psycopg.errors.ObjectInUse:
@@ -323,15 +329,6 @@ def _held(link: psycopg.Connection[Any], standby: Standby | None, moves: Moves) 
         yield
     finally:
         standby.go_on()
-
-
-def _close(link: psycopg.Connection[Any], name: str) -> None:
-    """End every other session in a database: a rename is refused while there is one."""
-    link.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE datname = %s AND pid <> pg_backend_pid()",
-        [name],
-    )
 
 
 def _rename(link: psycopg.Connection[Any], old: str, new: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backups.lock import locked
-from backups.restoring.journal import journal_file, read_journal
+from backups.restoring.journal import Journal, journal_file, read_journal
 from backups.restoring.switch import finish_interrupted
 from infra.errors import LettaOpsError
 from infra.process import command, start_detached
@@ -58,13 +58,18 @@ def main() -> None:
             with locked(deployment, None, "backup restore, going back", _tell, BUSY_SECONDS):
                 found = read_journal(deployment)
                 # What is proven by now is not undone, but recorded.
-                if found is not None and replace(found, proven=False) == mine:
+                if found is not None and _begun_as(found) == _begun_as(mine):
                     finish_interrupted(load(folder, deployment.profile), _tell)
         except (LettaOpsError, psycopg.Error, OSError) as error:
             _tell(f"not yet: {error}")
             time.sleep(3)
         else:
             return
+
+
+def _begun_as(journal: Journal | None) -> Journal | None:
+    """Without what becomes known on the way."""
+    return None if journal is None else replace(journal, proven=False, side_oid=0)
 
 
 def _tell(line: str) -> None:

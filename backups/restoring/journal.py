@@ -40,6 +40,8 @@ class Journal:
     scope: str = WHOLE
     # What was restored has clients before it is live: going back keeps it.
     has_standby: bool = False
+    # Of a migration: going back brings the stack back to this release.
+    release: str | None = None
 
     @property
     def side(self) -> str:

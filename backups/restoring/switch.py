@@ -49,6 +49,8 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     stop_server(deployment)
     changed: list[str] = []
     with generations_of(deployment, journal.scope, journal.name) as generations:
+        if journal.release is not None and generations.exists(journal.side):
+            generations.adopt(journal.side)  # a copy that was killed before it could be marked
         if generations.name_of(journal.side_oid) == journal.side:
             _set_aside(generations, journal)
         if generations.name_of(journal.side_oid) == journal.name:
@@ -69,17 +71,24 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
         report(f"database: {line}")
     if journal.had_memory:
         MemoryPlace.of(deployment).undo()
+    _serve_as_before(deployment, journal, report)
+    journal_file(deployment).unlink(missing_ok=True)
+    report("going back: done, the server runs with what it had before")
+
+
+def _serve_as_before(deployment: Deployment, journal: Journal, report: Report) -> None:
+    """Start the server with the keys, and of the release, that it had."""
     if journal.old_keys is not None and deployment.profile is not None:
         remember(deployment.profile, journal.old_keys)
         _adopt(deployment)
-    if journal.old_keys is not None or journal.provisions:
+    if journal.old_keys is not None or journal.provisions or journal.release is not None:
         from infra.provision import Request, up
 
-        up(Request(deployment.stack, held=True), report)
-    else:
-        start_server(deployment)
-    journal_file(deployment).unlink(missing_ok=True)
-    report("going back: done, the server runs with what it had before")
+        config = {} if journal.release is None else {"release": journal.release}
+        up(Request(deployment.stack, config, held=True, migrates=True), report)
+        if journal.release is None:
+            return
+    start_server(deployment)
 
 
 def carried(generations: Generations, source: str, target: str) -> list[str]:
@@ -134,11 +143,11 @@ def finish_interrupted(deployment: Deployment, report: Report) -> None:
     if journal is None:
         return
     if journal.proven:
-        report(f"an earlier restore (of {journal.backup}) was killed after it had taken effect")
+        report(f"{_what(journal)} was killed after it had taken effect")
         _record(deployment, journal)
         journal_file(deployment).unlink()
     elif not journal.undoes:
-        report(f"an earlier restore (of {journal.backup}) was interrupted before it was proven")
+        report(f"{_what(journal)} was interrupted before it was proven")
         go_back(deployment, journal, report)
     elif has_begun(deployment, journal):
         report("the undoing of a restore was interrupted: it goes on")
@@ -148,10 +157,16 @@ def finish_interrupted(deployment: Deployment, report: Report) -> None:
         forget(deployment)
 
 
+def _what(journal: Journal) -> str:
+    if journal.release is not None:
+        return f"an earlier migration ({journal.backup})"
+    return f"an earlier restore (of {journal.backup})"
+
+
 def _record(deployment: Deployment, journal: Journal) -> None:
     """See to it that the audit trail tells of a restore whose command can't any more."""
     event = Event(
-        "backup restore",
+        "backup restore" if journal.release is None else "migrate apply",
         journal.backup,
         "done",
         dt.datetime.now(dt.UTC),

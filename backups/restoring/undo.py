@@ -19,6 +19,7 @@ from backups.restoring.journal import Journal, ensure_no_other, journal_file, na
 from backups.restoring.plan import DatabaseContents, look
 from backups.restoring.restore import ConfirmServer
 from backups.restoring.switch import carried, forget, go_back, has_begun, moves_back
+from backups.restoring.upgrades import release_of
 from backups.sources.memory_files import MemoryPlace, reachable
 from infra.errors import LettaOpsError
 from infra.process import Report
@@ -130,6 +131,7 @@ def undo(
         undoes=True,
         provisions=deployment.folder is not None and differs,
         scope=names.scope,
+        release=release_of(deployment, plan.oids[1]),
     )
     if plan.replaces is not None:
         generations.drop(journal.side)

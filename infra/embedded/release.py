@@ -96,6 +96,24 @@ def install(release: Release, cache: Path, python: Path, report: Report) -> Inst
     return target
 
 
+def source_of(release: Release, cache: Path, report: Report) -> Path:
+    """The unpacked sdist of `release`: of an installation, or fetched alone (8 MB), once."""
+    pattern = f"letta-{release.version}-{release.sdist_sha256[:8]}"
+    for there in sorted((cache / "releases").glob(f"{pattern}-*/")):
+        if is_made(there) and (there / "source").is_dir():
+            return there / "source"
+
+    def fill(folder: Path) -> None:
+        report(f"Letta {release.version}: fetching the source distribution (8 MB)")
+        archive = fetch(release, folder)
+        unpack(archive, folder / "source")
+        archive.unlink()
+
+    cache.mkdir(parents=True, exist_ok=True)
+    made_once(cache / "sources" / pattern, "another command", report, fill)
+    return cache / "sources" / pattern / "source"
+
+
 def fetch(release: Release, folder: Path, network: Network | None = None) -> Path:
     """Download the source distribution of `release` into `folder` and return its path.
 

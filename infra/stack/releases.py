@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from infra.errors import LettaOpsError
+
+MIGRATES = "LETTA_OPS_MIGRATES"  # tells a run of Pulumi that an older database may be migrated
 END_OF_LIFE = datetime.date(2026, 8, 15)  # of the whole V1 server: upstream gives no more fixes
 
 
@@ -157,3 +160,24 @@ def breaks_between(old: Release | None, new: Release) -> Iterator[str]:
     for release in reversed(RELEASES.values()):
         if after < release.number <= new.number:
             yield from (f"{release.version}: {each}" for each in release.breaks)
+
+
+def needs_migration(here: str | None, revision: str, wanted: str) -> LettaOpsError:
+    """Nobody's data is migrated because a line of the configuration has changed. `here`: the database's
+    release, None for one that isn't known."""
+    down = here is not None and release_number(here) > release_number(wanted)
+    if down:
+        way = "there is no way down but `letta-ops migrate rollback`, or a backup of that time"
+    else:
+        way = (
+            f"rehearse and apply it, with a way back: `letta-ops migrate rehearse --to {wanted}`,"
+            f" `letta-ops migrate apply --to {wanted}`; or without: `letta-ops up --migrate`"
+        )
+        if here is not None:
+            way = f"leave the configuration at release={here}, and {way}"
+    return LettaOpsError(
+        "migration-needed",
+        f"the database is of {f'Letta {here}' if here else 'another release'} (revision {revision}), and Letta"
+        f" {wanted} has another schema; nothing was changed",
+        way,
+    )

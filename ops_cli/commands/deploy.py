@@ -61,6 +61,13 @@ def up(
             "--data-lost", help="The data is gone: begin with an empty database, to restore into."
         ),
     ] = False,
+    migrate: Annotated[
+        bool,
+        typer.Option(
+            "--migrate",
+            help="Migrate the database of an older release, without rehearsal and way back.",
+        ),
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Bring the stack up, or up to date, and let the smoke test prove it."""
@@ -69,7 +76,7 @@ def up(
     from ops_cli.commands.smoke import failure
 
     invocation = current(context)
-    request = replace(_request(invocation, config), data_lost=data_lost)
+    request = replace(_request(invocation, config), data_lost=data_lost, migrates=migrate)
     if dry_run:
         _preview(invocation, request)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from infra.database.administration import revision
 from infra.errors import LettaOpsError
 from infra.stack.locations import StackFolder
-from infra.stack.releases import RELEASES
+from infra.stack.releases import MIGRATES, RELEASES, needs_migration, release_at
 from infra.targets.providers.provider import Properties, Provider
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class Migration(Provider):
                     " doesn't know",
                     "use the release that wrote this database, or restore a backup of this one",
                 )
+            if before is not None and not os.environ.get(MIGRATES):
+                of = release_at(before)
+                raise needs_migration(of.version if of else None, before, release.version)
             log = self._run(folder, inputs)
             # Not over `link`: it was silent all the while, and may have been cut.
             with self.administrator(folder, inputs) as fresh:

@@ -10,17 +10,15 @@ import typer
 
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, NoSmoke, Yes
-from ops_cli.output import Part, facts, note, present
+from ops_cli.output import Part, facts, note_parts, present
 from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from backups.catalog import Backup
     from backups.restoring.generations import Present
     from backups.restoring.plan import DatabaseContents, Options, Plan
-    from backups.restoring.restore import ConfirmServer
     from backups.restoring.undo import Undoing
     from backups.stores.store import Store
-    from infra.process import Report
     from infra.stack.deployment import Deployment
     from letta_ops.registry.links import Link
 
@@ -117,6 +115,7 @@ def _restore(
     from backups.scope import scope_of
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing, opened
+    from ops_cli.proving import prover
 
     deployment, store = opened(invocation)
     found = _found(deployment, store, word, into_other=options.into_other)
@@ -141,7 +140,7 @@ def _restore(
         # when an interrupted restore was put right.
         deployment = invocation.deployment()
         plan = make_plan(deployment, generations, store, found, key, options)
-        confirm_server = _prove(
+        confirm_server = prover(
             report,
             "everything is as it was before",
             with_models=with_models,
@@ -190,6 +189,7 @@ def _undo(invocation: Invocation, *, with_models: bool, yes: bool, dry_run: bool
     from ops_cli.asking import confirm
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing, opened, undo_interrupted
+    from ops_cli.proving import prover
 
     deployment, store = opened(invocation)
     if not dry_run:
@@ -203,8 +203,7 @@ def _undo(invocation: Invocation, *, with_models: bool, yes: bool, dry_run: bool
         answer = {"dry_run": True, **plan.as_json()}
         present(invocation, answer, lambda _: _render_undoing(plan, deployment))
         return
-    for line in _render_undoing(plan, deployment):
-        note(str(line))
+    note_parts(_render_undoing(plan, deployment))
     if not yes:
         confirm(
             f"Go back to {plan.previous}?", f"{plan.previous} would take the place of what is there"
@@ -216,7 +215,7 @@ def _undo(invocation: Invocation, *, with_models: bool, yes: bool, dry_run: bool
         generations_of(deployment, scope) as generations,
     ):
         plan = plan_undoing(deployment, generations, plan.oids)
-        confirm_server = _prove(
+        confirm_server = prover(
             report, f"what the restore brought is kept as {plan.kept}", with_models=with_models
         )
         seconds = undo(deployment, generations, plan, lock, confirm_server, report)
@@ -224,33 +223,10 @@ def _undo(invocation: Invocation, *, with_models: bool, yes: bool, dry_run: bool
     present(invocation, answer, _render_undone)
 
 
-def _prove(
-    report: Report, state: str, *, with_models: bool, secrets_lost: bool = False
-) -> ConfirmServer:
-    from healthchecks.proof import prove
-    from infra.errors import LettaOpsError
-    from ops_cli.commands.smoke import step_reporter
-
-    def confirm_server(deployment: Deployment) -> None:
-        try:
-            prove(
-                deployment,
-                report,
-                with_models=with_models,
-                secrets_lost=secrets_lost,
-                on_step=step_reporter(report),
-            )
-        except LettaOpsError as error:
-            raise LettaOpsError(error.code, error.message, f"{state}; {error.hint}") from None
-
-    return confirm_server
-
-
 def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: bool) -> None:
     from ops_cli.asking import confirm
 
-    for line in _render_plan(plan, deployment):
-        note(str(line))
+    note_parts(_render_plan(plan, deployment))
     if not yes and plan.present is not None:
         confirm(
             f"Replace what stack '{invocation.stack}' holds?",

@@ -1,0 +1,1 @@
+"""`letta-ops migrate`: going to another release."""

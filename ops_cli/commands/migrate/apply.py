@@ -1,0 +1,161 @@
+"""`letta-ops migrate apply`: to another release, with a backup, a comparison and a way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops_cli.commands.migrate.looking import To, planned, render_plan
+from ops_cli.invocation import Invocation, current
+from ops_cli.options import DryRun, NoSmoke, Yes
+from ops_cli.output import Part, note_parts, present
+from ops_cli.progress import progress
+
+if TYPE_CHECKING:
+    from backups.stores.store import Store
+    from infra.process import Report
+    from infra.stack.deployment import Deployment
+    from ops_cli.migrations.plan import MigrationPlan
+
+DRAIN_SECONDS = 60.0
+
+
+def apply_migration(
+    context: typer.Context,
+    to: To,
+    *,
+    without_rehearsal: Annotated[
+        bool, typer.Option("--without-rehearsal", help="Go on though none has passed.")
+    ] = False,
+    drain: Annotated[
+        float,
+        typer.Option("--drain", metavar="SECONDS", help="How long agents at work are waited for."),
+    ] = DRAIN_SECONDS,
+    no_smoke: NoSmoke = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Bring the stack to a release. A copy of the database is migrated and compared, and takes its
+    place; on any failure the old release serves the old data again, and that is proven."""
+    from ops_cli.asking import confirm
+
+    invocation = current(context)
+    plan = planned(invocation, to)
+    deployment = invocation.deployment()
+    _ensure(deployment, plan, invocation, without_rehearsal=without_rehearsal or dry_run)
+    if dry_run:
+        answer = {"dry_run": True, **plan.as_json()}
+        present(invocation, answer, lambda _: render_plan(invocation, plan))
+        return
+    note_parts(render_plan(invocation, plan))
+    if not yes:
+        confirm(
+            f"Bring stack '{invocation.stack}' to Letta {to}?",
+            "the server is stopped and another release takes over, and nobody can be asked here",
+        )
+    answer = _applied(invocation, to, drain, with_models=not no_smoke, bold=without_rehearsal)
+    present(invocation, answer, lambda shown: _render(invocation, shown))
+
+
+def _applied(
+    invocation: Invocation, to: str, drain: float, *, with_models: bool, bold: bool
+) -> dict[str, Any]:
+    from backups.create import create
+    from ops_cli.auditing import audited
+    from ops_cli.commands.backup.store import changing, opened
+    from ops_cli.migrations.course import apply, ensure_possible
+    from ops_cli.migrations.plan import make_plan
+    from ops_cli.proving import prover
+
+    deployment, store = opened(invocation)
+    with (
+        progress(invocation) as report,
+        audited(invocation, "migrate apply", to) as event,
+        changing(deployment, store, "migrate apply", report) as lock,
+    ):
+        deployment = invocation.deployment()  # an interrupted one may have been put right
+        ensure_possible(deployment)
+        plan = make_plan(deployment, store, to, report)
+        _ensure(deployment, plan, invocation, without_rehearsal=bold)
+        event.detail |= {"from": deployment.release, "to": to, "revision": plan.standing.revision}
+        report("a backup is made")
+        backup = create(deployment, store, f"before {to}", report)
+        _verify(deployment, store, backup.id, report)
+        event.detail["backup"] = backup.id
+        done = apply(
+            deployment,
+            plan.release,
+            plan.revisions,
+            backup.id,
+            lock,
+            prover(report, "the old release serves again", with_models=with_models),
+            report,
+            record=event,
+            drain_seconds=drain,
+        )
+    return {"backup": backup.id, **done.as_json()}
+
+
+def _verify(deployment: Deployment, store: Store, identifier: str, report: Report) -> None:
+    """Read the backup back. Raises LettaOpsError (`backup-failed`); what can't be opened here is told."""
+    from backups.catalog import deployment_id, read_catalog
+    from backups.opening import Key
+    from backups.verdicts import FAILED, PASSED
+    from backups.verify import verify
+    from infra.errors import LettaOpsError
+
+    found = read_catalog(store, deployment_id(deployment)).find(identifier)
+    for check in verify(store, found, Key.of(deployment.backups, None), report):
+        if check.verdict == FAILED:
+            raise LettaOpsError(
+                "backup-failed", f"backup {identifier}: {check.name}: {check.summary}",
+                "nothing was changed; see why the store doesn't keep what it is given",
+            )  # fmt: skip
+        if check.verdict != PASSED:
+            report(f"backup {identifier}: {check.name} can't be opened here: {check.summary}")
+
+
+def _ensure(
+    deployment: Deployment, plan: MigrationPlan, invocation: Invocation, *, without_rehearsal: bool
+) -> None:
+    """Raise LettaOpsError for every reason not to begin."""
+    from infra.errors import LettaOpsError
+    from ops_cli.migrations.course import ensure_possible
+
+    ensure_possible(deployment)
+    if plan.refusals:
+        lines = "\n".join(f"  - {each.name}: {each.detail}" for each in plan.refusals)
+        raise LettaOpsError(
+            "preflight-failed",
+            f"going to Letta {plan.release.version} is not possible now:\n{lines}",
+            "; ".join(each.hint for each in plan.refusals if each.hint) or "mend that first",
+        )
+    rehearsal = plan.rehearsal
+    if without_rehearsal or (rehearsal is not None and rehearsal.passed):
+        return
+    command = invocation.command(f"migrate rehearse --to {plan.release.version}")
+    what = "failed" if rehearsal is not None else "none has been made"
+    raise LettaOpsError(
+        "not-rehearsed",
+        f"no rehearsal has passed from revision {plan.standing.revision} to Letta"
+        f" {plan.release.version}: {what}",
+        f"run `{command}`; or go on with --without-rehearsal",
+    )
+
+
+def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
+    comparison = answer["comparison"]
+    counts = ", ".join(f"{number} {name}" for name, number in comparison["counts"].items())
+    yield (
+        f"the stack runs Letta {answer['to']}, after {answer['seconds']:.1f} s, of which nobody served"
+        f" for {answer['down_seconds']:.1f} s"
+    )
+    yield f"  all {comparison['rows']} rows of {comparison['tables']} tables are there: {counts}"
+    for each in comparison["differences"]:
+        name = each["table"] + (f".{each['column']}" if each["column"] else "")
+        yield f"  {name} {each['what']}: {each['why']} ({each['revision']})"
+    yield f"  what was there is kept as {answer['previous']}, and in backup {answer['backup']}:"
+    yield f"  `{invocation.command('migrate rollback')}` goes back to Letta {answer['from']},"
+    yield f"  `{invocation.command('backup restore --drop-previous')}` drops it"

@@ -1,0 +1,108 @@
+"""`letta-ops migrate rehearse`: a backup is migrated, compared and served, away from all that lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops_cli.commands.migrate.looking import To
+from ops_cli.invocation import Invocation, current
+from ops_cli.output import Part, Table, UnsuccessfulError, present
+from ops_cli.progress import progress
+
+if TYPE_CHECKING:
+    from ops_cli.migrations.records import Rehearsal
+
+
+def rehearse_migration(
+    context: typer.Context,
+    to: To,
+    backup: Annotated[
+        str | None,
+        typer.Option("--backup", metavar="ID", help="Which backup; else the newest one."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Make a backup first, and rehearse with that one.")
+    ] = False,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            "--identity",
+            metavar="REFERENCE",
+            help="What opens an encrypted backup: file:PATH, env:NAME or cmd:COMMAND.",
+        ),
+    ] = None,
+) -> None:
+    """Go to a release in a throw-away Postgres, with the data of a backup, and compare what is there
+    afterwards with what was there. The live stack notices nothing; nothing is left running."""
+    from ops_cli.auditing import audited
+
+    invocation = current(context)
+    if fresh and backup is not None:
+        raise typer.BadParameter("is for when no backup is named", param_hint="--fresh")
+    with audited(invocation, "migrate rehearse", to) as operation:
+        found = _rehearsed(invocation, to, backup, identity, fresh=fresh)
+        operation.detail |= {"passed": found.passed, "backup": found.backup}
+        answer = found.as_json()
+        if not found.passed:
+            bad = [each for each in found.checks if each["verdict"] != "passed"]
+            lines = [f"  - {each['name']}: {each['verdict']}: {each['summary']}" for each in bad]
+            raise UnsuccessfulError(
+                "rehearsal-failed",
+                "\n".join([f"the rehearsal of going to Letta {to} failed:", *lines]),
+                next(
+                    (each["hint"] for each in bad if each["hint"]), "the live stack was not touched"
+                ),
+                answer,
+            )
+    present(invocation, answer, lambda shown: _render(invocation, shown))
+
+
+def _rehearsed(
+    invocation: Invocation, to: str, word: str | None, identity: str | None, *, fresh: bool
+) -> Rehearsal:
+    from backups.catalog import deployment_id, read_catalog
+    from backups.create import create
+    from backups.opening import Key
+    from infra.errors import LettaOpsError
+    from ops_cli.commands.backup.store import changing, opened
+    from ops_cli.migrations.plan import release_named
+    from ops_cli.migrations.rehearse import rehearse
+
+    release = release_named(to)
+    deployment, store = opened(invocation)
+    with progress(invocation) as report:
+        catalog = read_catalog(store, deployment_id(deployment))
+        if fresh or (word is None and not catalog.backups):
+            with changing(deployment, store, "migrate rehearse", report):
+                word = create(deployment, store, f"before {to}", report).id
+            catalog = read_catalog(store, deployment_id(deployment))
+        backup = catalog.find(word or "latest")
+        if backup.manifest.database.revision is None:
+            raise LettaOpsError(
+                "revision-unknown",
+                f"backup {backup.id} is of a database that was never migrated",
+                "name another one with --backup",
+            )
+        key = Key.of(deployment.backups, identity)
+        return rehearse(deployment, store, backup, key, release, report)
+
+
+def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
+    from backups.humanize import size_in_words
+
+    rows = [(each["name"], each["verdict"], each["summary"]) for each in answer["checks"]]
+    yield Table(("check", "verdict", "seen"), rows)
+    for each in answer["comparison"].get("differences", []):
+        name = each["table"] + (f".{each['column']}" if each["column"] else "")
+        yield f"  {name} {each['what']}: {each['why']} ({each['revision']})"
+    locked = [name for name, mode in answer["locks"].items() if mode == "AccessExclusiveLock"]
+    yield (
+        f"the rehearsal passed: the migrations took {answer['seconds']:.1f} s, all of it"
+        f" {answer['total_seconds']:.1f} s; {size_in_words(answer['growth'])} more;"
+        f" {len(locked)} tables were closed to everybody meanwhile"
+    )
+    command = invocation.command(f"migrate apply --to {answer['release']}")
+    yield f"next: `{command}`"

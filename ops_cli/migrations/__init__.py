@@ -1,0 +1,1 @@
+"""Bringing a server to another release: planned, rehearsed, applied, rolled back."""

@@ -1,0 +1,326 @@
+"""Migrating a stack to another release: a copy is migrated and compared, then it takes its place.
+
+The live database is never migrated. So going back needs no backup and loses nothing: the names change
+back, and the old release serves the database that it left.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from backups.catalog import deployment_id
+from backups.lock import Lock
+from backups.manifest import WHOLE
+from backups.restoring.databases import Databases
+from backups.restoring.guard import start_guard
+from backups.restoring.journal import Journal, ensure_no_other, journal_file
+from backups.restoring.switch import carried, go_back, moves_of
+from backups.restoring.upgrades import Upgrade, keep_upgrade
+from backups.side_database import SideDatabase, copy_database
+from infra.accounts import let_through, service_account, service_python
+from infra.database.connection import database_of
+from infra.database.facts import database_facts
+from infra.embedded.alembic import upgrade
+from infra.embedded.release import InstalledRelease, install
+from infra.errors import LettaOpsError
+from infra.files import make_folder
+from infra.process import Report
+from infra.provision import Request, up
+from infra.servers import ensure_can_stop, start_server, stop_server
+from infra.stack.deployment import Deployment
+from infra.stack.locations import cache_folder, stack_folder
+from infra.stack.profile import load
+from infra.stack.releases import Release
+from infra.targets import host
+from ops_cli.migrations.contents import Comparison, Side, compare_contents
+from ops_cli.migrations.known_changes import known_changes
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from infra.database.administration import DatabaseAccess
+
+Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doesn't do its work
+LANES = 2  # sessions that compare at a time, on each side
+RUNNING = "SELECT count(*) FROM {} WHERE status IN ('running', 'created', 'pending')"
+POLL_SECONDS = 1.0
+
+
+class Record(Protocol):
+    """The record in the audit trail of the command that migrates."""
+
+    id: uuid.UUID
+    detail: dict[str, Any]
+
+    def took_effect(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was done. `previous` is the database as it was left, `down_seconds` how long nobody served."""
+
+    before: str
+    after: str
+    revision: str | None
+    previous: str
+    comparison: Comparison
+    migration_seconds: float
+    down_seconds: float
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "from": self.before,
+            "to": self.after,
+            "revision": self.revision,
+            "previous": self.previous,
+            "comparison": self.comparison.as_json(),
+            "migration_seconds": round(self.migration_seconds, 1),
+            "down_seconds": round(self.down_seconds, 1),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def ensure_possible(deployment: Deployment) -> None:
+    """Raise LettaOpsError (`not-here`) for a deployment that this can't migrate."""
+    database = deployment.database
+    folder = deployment.folder
+    if database is None or folder is None or not host(deployment).provides_database:
+        raise LettaOpsError(
+            "not-here",
+            "its database is not one that letta-ops provisioned together with the server",
+            "rehearse it, make a backup, and bring the release up with `letta-ops up --migrate`",
+        )
+    if not folder.has_data:
+        raise LettaOpsError(
+            "not-here",
+            "the release can't be run beside this database: it is in a container",
+            "rehearse it, make a backup, and bring the release up with `letta-ops up --migrate`",
+        )
+
+
+def prepare(deployment: Deployment, release: Release, report: Report) -> InstalledRelease:
+    """Install the release for the stack's own account: before anything is stopped."""
+    assert deployment.folder is not None  # noqa: S101  # see `ensure_possible`
+    account = service_account(deployment.folder, "server")
+    found = install(release, cache_folder(), service_python(account), report)
+    let_through(account, found.folder)
+    return found
+
+
+def apply(
+    deployment: Deployment,
+    release: Release,
+    revisions: list[str],
+    backup: str,
+    lock: Lock,
+    prove: Prove,
+    report: Report,
+    *,
+    record: Record,
+    drain_seconds: float,
+) -> Applied:
+    """Bring the stack to `release`. Whatever fails, it goes back to the release and the data that it had,
+    and that is proven; raises LettaOpsError then.
+
+    `revisions` are those that will run: what they are known to change is told and no failure.
+    """
+    started = time.monotonic()
+    assert deployment.release is not None  # noqa: S101  # it is ours
+    installed = prepare(deployment, release, report)
+    ensure_no_other(deployment)
+    ensure_can_stop(deployment)
+    with host(deployment).administrator() as access:
+        databases = Databases(deployment, access)
+        journal = Journal(
+            deployment_id(deployment),
+            f"from Letta {deployment.release} to {release.version}",
+            databases.live,
+            0,
+            had_database=True,
+            had_memory=False,
+            old_keys=None,
+            record=str(record.id),
+            scope=WHOLE,
+            release=deployment.release,
+        )
+        databases.drop(journal.side)
+        databases.drop(journal.older)
+        _drain(deployment, drain_seconds, report)
+        lock.ensure_held()
+        journal.write(journal_file(deployment))
+        try:
+            start_guard(deployment)
+            gone = time.monotonic()
+            report("the server is stopped")
+            stop_server(deployment)
+            took, comparison, journal = _migrated(
+                deployment, databases, installed, revisions, journal, lock, report
+            )
+            lock.ensure_held()
+            changed = databases.exchange(moves_of(databases, journal))
+            for line in [*changed, *carried(databases, journal.previous, journal.name)]:
+                report(f"database: {line}")
+            report(f"Letta {release.version} is started")
+            config = {"release": release.version}
+            up(Request(deployment.stack, config, held=True, migrates=True), report)
+            start_server(deployment)
+            down = time.monotonic() - gone
+            prove(load(stack_folder(deployment.stack), deployment.profile))
+        except BaseException as error:
+            _undo(deployment, journal, prove, report, error)
+            raise
+        replace(journal, proven=True).write(journal_file(deployment))
+        keep_upgrade(
+            deployment,
+            Upgrade(
+                deployment.release,
+                release.version,
+                databases.number(journal.previous),
+                f"{dt.datetime.now(dt.UTC).isoformat()}",
+                backup,
+            ),
+        )
+        record.detail |= {"down_seconds": round(down, 1), "previous": journal.previous}
+        record.took_effect()
+        journal_file(deployment).unlink()
+        for name in (journal.older, journal.undone):
+            try:
+                databases.drop(name)
+            except LettaOpsError as error:
+                report(f"database: {name} stays: {error.message}")
+        databases.freshen(databases.live)
+    return Applied(
+        deployment.release,
+        release.version,
+        release.alembic_head,
+        journal.previous,
+        comparison,
+        took,
+        down,
+        time.monotonic() - started,
+    )
+
+
+def _migrated(
+    deployment: Deployment,
+    databases: Databases,
+    installed: InstalledRelease,
+    revisions: list[str],
+    journal: Journal,
+    lock: Lock,
+    report: Report,
+) -> tuple[float, Comparison, Journal]:
+    """Copy what is live, bring the copy to the release, and compare them."""
+    database = database_of(deployment)
+    report("the database is copied")
+    copy_database(
+        databases.access, SideDatabase(journal.side, database.owner.name, like=journal.name)
+    )
+    journal = replace(journal, side_oid=databases.number(journal.side))
+    journal.write(journal_file(deployment))
+    lock.ensure_held()
+    begun = time.monotonic()
+    report(f"the copy is migrated to Letta {installed.release.version}")
+    _run(deployment, installed, journal.side)
+    took = time.monotonic() - begun
+    report(
+        f"the copy is at revision {installed.release.alembic_head}, after {took:.1f} s; comparing"
+    )
+    with host(deployment).owner() as owner:
+        comparison = compared(owner, journal.name, journal.side, revisions)
+    ensure_equal(comparison)
+    return took, comparison, journal
+
+
+def _run(deployment: Deployment, installed: InstalledRelease, name: str) -> None:
+    folder = deployment.folder
+    assert folder is not None  # noqa: S101  # see `ensure_possible`
+    database = replace(database_of(deployment), name=name)
+    make_folder(folder.logs)
+    log = folder.logs / f"migration-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.log"
+    with log.open("x") as sink:
+        log.chmod(0o600)
+
+        def keep(line: str) -> None:
+            sink.write(line + "\n")
+            sink.flush()
+
+        upgrade(
+            folder,
+            installed,
+            database,
+            installed.release.alembic_head,
+            keep,
+            f"read {log}",
+            deployment.server.encryption_key,
+        )
+
+
+def compared(owner: DatabaseAccess, old: str, new: str, revisions: list[str]) -> Comparison:
+    """Compare two databases of one Postgres, as their owner."""
+    with ExitStack() as stack:
+
+        def links(name: str) -> list[psycopg.Connection[Any]]:
+            return [stack.enter_context(owner.examine(name)) for _ in range(LANES)]
+
+        before, after = links(old), links(new)
+        sides = [Side(each, database_facts(each[0]).schema or "public") for each in (before, after)]
+        return compare_contents(sides[0], sides[1], known_changes(revisions))
+
+
+def ensure_equal(comparison: Comparison) -> None:
+    """Raise LettaOpsError (`content-differs`) for what no revision is known to change."""
+    if comparison.unexplained:
+        lines = "\n".join(f"  - {each}" for each in comparison.unexplained[:20])
+        raise LettaOpsError(
+            "content-differs",
+            f"after the migration not everything is as it was:\n{lines}",
+            "no revision is known to change that: don't go there; `letta-ops migrate plan` says what"
+            " each does",
+        )
+
+
+def _drain(deployment: Deployment, seconds: float, report: Report) -> None:
+    """Wait until agents have finished what they are at; those that don't are cut off."""
+    import psycopg
+    from psycopg import sql
+
+    deadline = time.monotonic() + seconds
+    told = False
+    while time.monotonic() < deadline:
+        with host(deployment).session() as link:
+            schema = database_facts(link).schema or "public"
+            try:
+                query = sql.SQL(RUNNING).format(sql.Identifier(schema, "runs"))
+                row = link.execute(query).fetchone()
+            except psycopg.errors.UndefinedTable:
+                return  # of a release before there were runs
+        if not row or not row[0]:
+            return
+        if not told:
+            report(f"waiting for {row[0]} runs of agents, up to {seconds:.0f} s")
+            told = True
+        time.sleep(POLL_SECONDS)
+
+
+def _undo(
+    deployment: Deployment, journal: Journal, prove: Prove, report: Report, error: BaseException
+) -> None:
+    try:
+        go_back(deployment, journal, report)
+        prove(load(stack_folder(deployment.stack), deployment.profile))
+    except BaseException as worse:  # noqa: BLE001  # the first error is the one to tell
+        error.add_note(f"going back did not succeed yet: {worse}")
+        error.add_note("it is tried again by the next `letta-ops` command that changes something;"
+                       " nothing is lost")  # fmt: skip
+    else:
+        error.add_note(
+            f"the stack is back at Letta {deployment.release}, with all its data: its smoke test passed"
+        )

@@ -1,0 +1,115 @@
+"""Going back to the release before: what it would lose, and the agents that are archived first."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backups.archives.place import ENDING, InFile
+from backups.archives.write import archive
+from backups.restoring.generations import Generations
+from backups.restoring.undo import Undoing, plan_undoing
+from backups.restoring.upgrades import Upgrade, last_upgrade
+from infra.database.facts import database_facts
+from infra.errors import LettaOpsError
+from infra.files import make_folder
+from infra.process import Report
+from infra.stack.deployment import Deployment
+from infra.stack.locations import stack_folder
+from infra.targets import host
+
+# Whoever was made or has written since. Of blocks there are no times that say who wrote.
+WRITTEN = """
+SELECT a.id, a.name,
+  (SELECT count(*) FROM {messages} m WHERE m.agent_id = a.id AND m.created_at > %(since)s)
+FROM {agents} a WHERE a.created_at > %(since)s OR a.updated_at > %(since)s
+OR EXISTS (SELECT FROM {messages} m WHERE m.agent_id = a.id AND m.created_at > %(since)s)
+ORDER BY a.id
+"""
+
+
+@dataclass(frozen=True)
+class WrittenSince:
+    """An agent that is not as it was when the release was changed, and its messages since."""
+
+    id: str
+    name: str
+    messages: int
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """What going back brings and loses."""
+
+    upgrade: Upgrade
+    undoing: Undoing
+    agents: tuple[WrittenSince, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "from": self.upgrade.after,
+            "to": self.upgrade.before,
+            "applied_at": self.upgrade.at,
+            "written_since": [
+                {"agent": each.id, "name": each.name, "messages": each.messages}
+                for each in self.agents
+            ],
+            **self.undoing.as_json(),
+        }
+
+
+def plan_rollback(
+    deployment: Deployment, generations: Generations, agreed: tuple[int, int] | None = None
+) -> Rollback:
+    """Raise LettaOpsError (`nothing-to-roll-back`) where the last migration has left nothing, and those
+    of `plan_undoing`."""
+    upgrade = last_upgrade(deployment)
+    previous = generations.number(_previous(deployment))
+    if upgrade is None or upgrade.previous_oid != previous or not previous:
+        raise LettaOpsError(
+            "nothing-to-roll-back",
+            "what the last migration has replaced is not there any more, or there was none",
+            "a backup of that time can be restored: `letta-ops backup list`",
+        )
+    undoing = plan_undoing(deployment, generations, agreed)
+    return Rollback(upgrade, undoing, tuple(_written(deployment, upgrade.at)))
+
+
+def archive_written(deployment: Deployment, rollback: Rollback, report: Report) -> Path | None:
+    """Archive the agents that were written to since; None where there are none. Raises LettaOpsError."""
+    if not rollback.agents:
+        return None
+    folder = stack_folder(deployment.stack).agent_archives
+    make_folder(folder)
+    name = f"before-rollback-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}{ENDING}"
+    path = folder / name
+    archive(deployment, [each.id for each in rollback.agents], InFile(path), report)
+    return path
+
+
+def _previous(deployment: Deployment) -> str:
+    from backups.restoring.journal import names_of
+
+    return names_of(deployment).previous
+
+
+def _written(deployment: Deployment, since: str) -> Iterator[WrittenSince]:
+    with _owner(deployment) as link:
+        from psycopg import sql
+
+        schema = database_facts(link).schema or "public"
+        tables = {name: sql.Identifier(schema, name) for name in ("agents", "messages")}
+        query = sql.SQL(WRITTEN).format(**tables)
+        for identifier, name, messages in link.execute(query, {"since": since}):
+            yield WrittenSince(str(identifier), str(name), int(messages))
+
+
+@contextmanager
+def _owner(deployment: Deployment) -> Iterator[Any]:
+    owner = deployment.database.owner if deployment.database else None
+    with host(deployment).session(owner) as link:
+        yield link
