@@ -175,9 +175,10 @@ def needs_migration(here: str | None, revision: str, wanted: str) -> LettaOpsErr
         )
         if here is not None:
             way = f"leave the configuration at release={here}, and {way}"
+    name = f"Letta {here}" if here else "another release"
     return LettaOpsError(
         "migration-needed",
-        f"the database is of {f'Letta {here}' if here else 'another release'} (revision {revision}), and Letta"
-        f" {wanted} has another schema; nothing was changed",
+        f"the database is of {name} (revision {revision}), and Letta {wanted} has another schema;"
+        " nothing was changed",
         way,
     )

@@ -29,7 +29,7 @@ from infra.stack.keys import (
     unknown_key,
 )
 from infra.stack.references import is_reference, resolve
-from infra.stack.releases import RELEASES
+from infra.stack.releases import NEWEST, RELEASES
 
 ModelChoice = Literal["fake", "smollm2", "none"]
 
@@ -134,7 +134,7 @@ class Settings(BackupSettings):
     server: ServerSection = setting(ServerSection(), "the Letta server")
     target: str = setting("", "where the stack runs")
     release: Annotated[str, By(_release, {"enum": list(RELEASES)})] = setting(
-        "0.16.8", "the release of Letta"
+        NEWEST, "the release of Letta"
     )
     model: Annotated[ModelChoice, OneOf()] = Field(
         default_factory=_model,

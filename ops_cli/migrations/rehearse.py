@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup, deployment_id
 from backups.opening import Key
-from backups.restoring.databases import end_sessions
+from backups.side_database import end_sessions
 from backups.signing import Signers
 from backups.stores.store import Store
 from backups.verdicts import FAILED, PASSED, CheckResult
