@@ -10,7 +10,13 @@ from healthchecks.probes.api import ask_api
 from healthchecks.probes.authentication import try_as_stranger
 from healthchecks.probes.backups import look_into_store
 from healthchecks.probes.certificate import read_certificate
-from healthchecks.probes.database import look_at_slots, look_for_extension, reach, read_revision
+from healthchecks.probes.database import (
+    look_at_kept,
+    look_at_slots,
+    look_for_extension,
+    reach,
+    read_revision,
+)
 from healthchecks.probes.encryption import look_at_secrets
 from healthchecks.probes.here import (
     ask_supervisor,
@@ -22,7 +28,7 @@ from healthchecks.probes.here import (
 from healthchecks.probes.identity import compare_server_and_database
 from healthchecks.probes.model import ask_providers
 from healthchecks.probes.registry import look_at_links
-from healthchecks.probes.release import read_release
+from healthchecks.probes.release import compare_client, look_for_weaknesses, read_release
 
 DATABASE = (Need.DATABASE,)
 SERVICES = (Need.SERVICES,)
@@ -44,6 +50,7 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("revision", read_revision, rules.revision_is_head, DATABASE),
     Check("encryption", look_at_secrets, rules.secrets_encrypted, DATABASE),
     Check("replication", look_at_slots, rules.slots_hold_the_live_database, DATABASE),
+    Check("kept", look_at_kept, rules.nothing_is_left_behind, DATABASE),
     Check("registry", look_at_links, registry_rules.links_lead_to_agents, REGISTRY),
     Check("listening", find_listeners, rules.listens_on_loopback_only, SERVICES),
     Check("published", inspect, container_rules.only_the_proxy_is_published, CONTAINERS),
@@ -60,4 +67,6 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("drill", look_into_store, backup_rules.drill_passed, STORE),
     Check("retention", look_into_store, backup_rules.retention_is_kept, STORE),
     Check("release", read_release, rules.release_is_maintained),
+    Check("weaknesses", look_for_weaknesses, rules.weaknesses_are_mitigated),
+    Check("client", compare_client, rules.client_fits_the_server),
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from backups.humanize import size_in_words
 from healthchecks.model import State, Thresholds, Verdict
 from healthchecks.probes.api import ApiAnswer
 from healthchecks.probes.authentication import Strangers
-from healthchecks.probes.database import Reached, Revision, Slots
+from healthchecks.probes.database import Kept, Reached, Revision, Slots
 from healthchecks.probes.encryption import Encryption
 from healthchecks.probes.identity import Identity
-from healthchecks.probes.release import RunningRelease
+from healthchecks.probes.release import Client, RunningRelease, Weaknesses
+from infra.stack.releases import RELEASES, release_number
 from infra.targets.facts import DiskSpace, Listeners, Services
 
 REFUSED = (401, 403)  # 403: what some proxies in front answer instead
@@ -127,7 +129,7 @@ def revision_is_head(seen: Revision, _: Thresholds) -> Verdict:
     return Verdict(
         State.CRITICAL,
         f"revision {revision}, but Letta {seen.version} needs {seen.head}",
-        hint="take a backup, then migrate the database, or run the release that it belongs to",
+        hint="see `letta-ops migrate status`; run the release that it belongs to, or migrate it",
     )
 
 
@@ -230,6 +232,57 @@ def release_is_maintained(seen: RunningRelease, thresholds: Thresholds) -> Verdi
         "security holes stay open; keep it off the network and behind its password",
         "plan the way out; acknowledge `release` to be told of other things only",
     )
+
+
+def weaknesses_are_mitigated(seen: Weaknesses, thresholds: Thresholds) -> Verdict:
+    """Those that a setting mitigates are, and the others are named."""
+    open_to_all = authentication_on(seen.strangers, thresholds).state is not State.OK
+    bare = [each for each in seen.known if each.setting is not None and open_to_all]
+    told = "; ".join(f"{each.id}: {each.what}: {each.mitigation}" for each in seen.known)
+    if bare:
+        names = ", ".join(each.id for each in bare)
+        return Verdict(
+            State.CRITICAL,
+            f"Letta {seen.version}: {names} and nothing in its way: strangers are let in",
+            told,
+            "; ".join(f"set {each.setting}" for each in bare),
+        )
+    return Verdict(
+        State.OK, f"Letta {seen.version}: {len(seen.known)} are known, and strangers kept out", told
+    )
+
+
+def client_fits_the_server(seen: Client, _: Thresholds) -> Verdict:
+    """The releases that we know are those with which this library was tried."""
+    oldest = min(RELEASES.values(), key=lambda each: each.number)
+    newest = max(RELEASES.values(), key=lambda each: each.number)
+    server = release_number(seen.server)
+    if oldest.number <= server <= newest.number:
+        return Verdict(State.OK, f"letta-client {seen.library} with Letta {seen.server}")
+    return Verdict(
+        State.WARNING,
+        f"letta-client {seen.library} was not tried with Letta {seen.server}",
+        f"it was with {oldest.version} to {newest.version}",
+        "what a command says may be wrong: use a letta-ops that knows that release",
+    )
+
+
+def nothing_is_left_behind(seen: Kept, _: Thresholds) -> Verdict:
+    """No restore or migration waits to be put right; what they keep takes room."""
+    kept = ", ".join(f"{name} ({size_in_words(size)})" for name, size in seen.databases.items())
+    if seen.interrupted is not None:
+        return Verdict(
+            State.CRITICAL,
+            f"a restore or a migration ({seen.interrupted}) was interrupted, and is not put right yet",
+            kept,
+            "if no command is at work on it: run `letta-ops backup create` or `up`, which puts it right",
+        )
+    if not kept:
+        return Verdict(State.OK, "nothing is kept of restores and migrations")
+    hint = "once it is not needed any more: `letta-ops backup restore --drop-previous`"
+    if sum(seen.databases.values()) > 2 * seen.live:
+        return Verdict(State.WARNING, f"kept, more than twice what serves: {kept}", hint=hint)
+    return Verdict(State.OK, f"kept of restores and migrations: {kept}", hint=hint)
 
 
 def _nothing_stored(seen: Encryption) -> Verdict:

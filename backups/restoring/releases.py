@@ -31,8 +31,8 @@ def ensure_known(deployment: Deployment, backup: Backup) -> None:
         "backup-newer-schema",
         f"backup {backup.id} was made with Letta {backup.manifest.release or 'of an unknown release'}"
         f" (schema {revision}), which Letta {deployment.release} here does not know",
-        f"bring the stack to that release first: `letta-ops --stack {deployment.stack} up --config"
-        f" release={backup.manifest.release or 'X.Y.Z'}`",
+        f"bring the stack to that release first: `letta-ops --stack {deployment.stack} migrate apply"
+        f" --to {backup.manifest.release or 'X.Y.Z'}`",
     )
 
 

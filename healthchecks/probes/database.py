@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backups.restoring.journal import names_of
+from backups.manifest import LETTA
+from backups.restoring.journal import names_of, read_journal
 from healthchecks.facts import reading, running_version
 from infra.database.facts import DatabaseFacts, database_facts, read_slots
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.stack.releases import RELEASES
 from infra.targets.facts import Measurement
+
+DATABASES = """
+SELECT datname, pg_database_size(oid) FROM pg_database
+WHERE datname = ANY(%s) AND has_database_privilege(oid, 'CONNECT')
+"""
+SCHEMAS = """
+SELECT n.nspname, coalesce(sum(pg_total_relation_size(c.oid)), 0)
+FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r'
+WHERE n.nspname = ANY(%s) GROUP BY 1
+"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,18 @@ class Slots(Measurement):
     aside: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Kept(Measurement):
+    """What restores and migrations keep of before, in bytes by name; `live` is the one that serves.
+
+    `interrupted`: what one that was killed has left to be put right; None: nothing.
+    """
+
+    databases: dict[str, int]
+    live: int
+    interrupted: str | None
+
+
 def reach(deployment: Deployment) -> Reached:
     """Connect as the reader; that this fails is an answer, not a failure of the probe."""
     try:
@@ -67,6 +90,20 @@ def look_at_slots(deployment: Deployment) -> Slots:
     aside = (names.previous, names.older, names.undone)
     with reading(deployment) as link:
         return Slots(tuple(read_slots(link, *aside)))
+
+
+def look_at_kept(deployment: Deployment) -> Kept:
+    """In the scope `letta` it is schemas that are kept."""
+    names = names_of(deployment)
+    journal = read_journal(deployment)
+    aside = [names.side, names.previous, names.older, names.undone]
+    with reading(deployment) as link:
+        rows = link.execute(SCHEMAS if names.scope == LETTA else DATABASES, [aside]).fetchall()
+        (live,) = link.execute("SELECT pg_database_size(current_database())").fetchone() or (0,)
+    kept = {str(name): int(size) for name, size in rows}
+    if names.scope == LETTA:
+        live -= sum(kept.values())
+    return Kept(kept, int(live), None if journal is None else journal.backup)
 
 
 def _facts(deployment: Deployment) -> DatabaseFacts:

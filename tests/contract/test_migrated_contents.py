@@ -36,6 +36,14 @@ REWRITTEN = """
 CREATE TABLE x AS SELECT * FROM block ORDER BY id DESC;
 DELETE FROM block; INSERT INTO block SELECT * FROM x; DROP TABLE x
 """
+SWAPPED = """
+UPDATE block SET value = CASE id WHEN 'block-1' THEN 'value 2' ELSE 'value 1' END
+WHERE id IN ('block-1', 'block-2')
+"""
+REATTACHED = """
+UPDATE blocks_agents SET block_id = CASE agent_id WHEN 'agent-1' THEN 'block-2' ELSE 'block-1' END
+WHERE agent_id IN ('agent-1', 'agent-2')
+"""
 
 
 @dataclass(frozen=True)
@@ -113,11 +121,8 @@ def test_what_loses_nothing_is_no_difference(pair: Pair, change: str) -> None:
         ("UPDATE agents SET at = at + interval '1 microsecond' WHERE id = 'agent-1'",
          ("agents", "at"), ""),
         # Two rows have changed their values: each column alone holds what it held.
-        ("UPDATE block SET value = CASE id WHEN 'block-1' THEN 'value 2' ELSE 'value 1' END"
-         " WHERE id IN ('block-1', 'block-2')", ("block", "value"), ""),
-        ("UPDATE blocks_agents SET block_id = CASE agent_id WHEN 'agent-1' THEN 'block-2'"
-         " ELSE 'block-1' END WHERE agent_id IN ('agent-1', 'agent-2')",
-         ("blocks_agents", None), "other rows"),
+        (SWAPPED, ("block", "value"), ""),
+        (REATTACHED, ("blocks_agents", None), "other rows"),
     ],
 )  # fmt: skip
 def test_what_is_lost_is_found_and_named(

@@ -25,7 +25,12 @@ MARKS = {
     "docs/configuration.md": [pytest.mark.long],
     "docs/pulumi.md": [pytest.mark.long],
     "docs/rotate-secrets.md": [pytest.mark.long],
-}
+    "docs/upgrade.md": [
+        pytest.mark.long, pytest.mark.target("local", reason="it migrates a database of this machine"),
+    ],
+}  # fmt: skip
+# What has to be so before a document's first command.
+BEFORE = {"docs/upgrade.md": "letta-ops up --no-smoke --config release=0.16.7\n"}
 CASES = [pytest.param(each, marks=MARKS.get(each, [])) for each in DOCUMENTS]
 
 
@@ -67,7 +72,8 @@ def joined(document: str) -> str:
 
 @pytest.mark.parametrize("document", CASES)
 def test_every_command_of_a_document_works(document: str, checkout: Path, own_stack: Stack) -> None:
-    script = re.sub("--stack (local|docker)", f"--stack {own_stack.name}", joined(document))
+    commands = BEFORE.get(document, "") + joined(document)
+    script = re.sub("--stack (local|docker)", f"--stack {own_stack.name}", commands)
     (port,) = free_ports(1)
     script = re.sub(r"server\.port=\d+", f"server.port={port}", script)
     # Removing the key would mean the default port, which may be a stack of this machine's user.
