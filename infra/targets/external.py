@@ -11,8 +11,9 @@ from infra.database.administration import DatabaseAccess, owner_access
 from infra.database.connection import connection, database_of
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
-from infra.process import Finished
+from infra.process import Finished, Report
 from infra.stack.deployment import EXTERNAL, Deployment, Role
+from infra.stack.releases import Release
 from infra.targets.facts import (
     Containers,
     DiskSpace,
@@ -64,6 +65,9 @@ class ExternalHost:
             yield link
 
     def server_programs(self) -> None:
+        return None
+
+    def migrations(self, release: Release, report: Report) -> None:
         return None
 
     def home(self, name: str, program: str, code: str) -> None:

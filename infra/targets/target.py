@@ -7,16 +7,17 @@ A target is where stacks run. To add one: a folder beside this file, and a line 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
-from infra.process import Finished
+from infra.process import Finished, Report
 from infra.stack.deployment import Deployment, Role
 from infra.stack.locations import StackFolder
+from infra.stack.releases import Release
 from infra.stack.settings import Settings
 
 if TYPE_CHECKING:
@@ -157,6 +158,10 @@ class Host(Protocol):
     def server_programs(self) -> Programs | None:
         """PostgreSQL's own programs, where the server is; None where they can't be run there."""
 
+    def migrations(self, release: Release, report: Report) -> Migrations | None:
+        """Bring the programs of `release` to where they reach the deployment's Postgres; None where that
+        can't be done from here. Raises what an installation raises."""
+
     def home(self, name: str, program: str, code: str) -> Home | None:
         """Where the server's home is. `program` is a script of the standard library, `name` is what it
         is called there, `code` that of its errors. None where we can't look into it."""
@@ -235,6 +240,14 @@ class Programs(Protocol):
 
         It ends when nobody reads on. Raises LettaOpsError (`dump-failed`) with its last words.
         """
+
+
+class Migrations(Protocol):
+    """A release's own migrations, ready to be run."""
+
+    def run(self, database: str, keep: Callable[[str], None], hint: str) -> None:
+        """Bring this database of the deployment's Postgres to the release's head, as its owner; `keep` is
+        told every line. Raises LettaOpsError (`migration-failed`, with `hint`)."""
 
 
 class Home(Protocol):

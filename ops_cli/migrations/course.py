@@ -23,18 +23,15 @@ from backups.restoring.journal import Journal, ensure_no_other, journal_file
 from backups.restoring.switch import carried, go_back, moves_of
 from backups.restoring.upgrades import Upgrade, keep_upgrade
 from backups.side_database import SideDatabase, copy_database
-from infra.accounts import let_through, service_account, service_python
 from infra.database.connection import database_of
 from infra.database.facts import database_facts
-from infra.embedded.alembic import upgrade
-from infra.embedded.release import InstalledRelease, install
 from infra.errors import LettaOpsError
 from infra.files import make_folder
 from infra.process import Report
 from infra.provision import Request, up
 from infra.servers import ensure_can_stop, start_server, stop_server
 from infra.stack.deployment import Deployment
-from infra.stack.locations import cache_folder, stack_folder
+from infra.stack.locations import stack_folder
 from infra.stack.profile import load
 from infra.stack.releases import Release
 from infra.targets import host
@@ -45,6 +42,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from infra.database.administration import DatabaseAccess
+    from infra.targets.target import Migrations
 
 Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doesn't do its work
 LANES = 2  # sessions that compare at a time, on each side
@@ -87,31 +85,23 @@ class Applied:
         }
 
 
-def ensure_possible(deployment: Deployment) -> None:
-    """Raise LettaOpsError (`not-here`) for a deployment that this can't migrate."""
-    database = deployment.database
-    folder = deployment.folder
-    if database is None or folder is None or not host(deployment).provides_database:
+def prepare(deployment: Deployment, release: Release, report: Report) -> Migrations:
+    """Bring the release to where its migrations can be run: before anything is stopped.
+
+    Raises LettaOpsError (`not-here`) for a deployment that this can't migrate, and those of an
+    installation.
+    """
+    there = host(deployment)
+    ready = None
+    if there.provides_database and deployment.folder is not None:
+        ready = there.migrations(release, report)
+    if ready is None:
         raise LettaOpsError(
             "not-here",
             "its database is not one that letta-ops provisioned together with the server",
             "rehearse it, make a backup, and bring the release up with `letta-ops up --migrate`",
         )
-    if not folder.has_data:
-        raise LettaOpsError(
-            "not-here",
-            "the release can't be run beside this database: it is in a container",
-            "rehearse it, make a backup, and bring the release up with `letta-ops up --migrate`",
-        )
-
-
-def prepare(deployment: Deployment, release: Release, report: Report) -> InstalledRelease:
-    """Install the release for the stack's own account: before anything is stopped."""
-    assert deployment.folder is not None  # noqa: S101  # see `ensure_possible`
-    account = service_account(deployment.folder, "server")
-    found = install(release, cache_folder(), service_python(account), report)
-    let_through(account, found.folder)
-    return found
+    return ready
 
 
 def apply(
@@ -133,7 +123,7 @@ def apply(
     """
     started = time.monotonic()
     assert deployment.release is not None  # noqa: S101  # it is ours
-    installed = prepare(deployment, release, report)
+    migrations = prepare(deployment, release, report)
     ensure_no_other(deployment)
     ensure_can_stop(deployment)
     with host(deployment).administrator() as access:
@@ -161,7 +151,7 @@ def apply(
             report("the server is stopped")
             stop_server(deployment)
             took, comparison, journal = _migrated(
-                deployment, databases, installed, revisions, journal, lock, report
+                deployment, databases, release, migrations, revisions, journal, lock, report
             )
             lock.ensure_held()
             changed = databases.exchange(moves_of(databases, journal))
@@ -211,7 +201,8 @@ def apply(
 def _migrated(
     deployment: Deployment,
     databases: Databases,
-    installed: InstalledRelease,
+    release: Release,
+    migrations: Migrations,
     revisions: list[str],
     journal: Journal,
     lock: Lock,
@@ -227,24 +218,20 @@ def _migrated(
     journal.write(journal_file(deployment))
     lock.ensure_held()
     begun = time.monotonic()
-    report(f"the copy is migrated to Letta {installed.release.version}")
-    _run(deployment, installed, journal.side)
+    report(f"the copy is migrated to Letta {release.version}")
+    _run(deployment, migrations, journal.side)
     took = time.monotonic() - begun
-    report(
-        f"the copy is at revision {installed.release.alembic_head}, after {took:.1f} s; comparing"
-    )
+    report(f"the copy is at revision {release.alembic_head}, after {took:.1f} s; comparing")
     with host(deployment).owner() as owner:
         comparison = compared(owner, journal.name, journal.side, revisions)
     ensure_equal(comparison)
     return took, comparison, journal
 
 
-def _run(deployment: Deployment, installed: InstalledRelease, name: str) -> None:
-    folder = deployment.folder
-    assert folder is not None  # noqa: S101  # see `ensure_possible`
-    database = replace(database_of(deployment), name=name)
-    make_folder(folder.logs)
-    log = folder.logs / f"migration-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.log"
+def _run(deployment: Deployment, migrations: Migrations, name: str) -> None:
+    logs = stack_folder(deployment.stack).logs
+    make_folder(logs)
+    log = logs / f"migration-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.log"
     with log.open("x") as sink:
         log.chmod(0o600)
 
@@ -252,15 +239,7 @@ def _run(deployment: Deployment, installed: InstalledRelease, name: str) -> None
             sink.write(line + "\n")
             sink.flush()
 
-        upgrade(
-            folder,
-            installed,
-            database,
-            installed.release.alembic_head,
-            keep,
-            f"read {log}",
-            deployment.server.encryption_key,
-        )
+        migrations.run(name, keep, f"read {log}")
 
 
 def compared(owner: DatabaseAccess, old: str, new: str, revisions: list[str]) -> Comparison:

@@ -103,7 +103,7 @@ def test_a_schema_that_the_release_does_not_know_is_refused(
     with pytest.raises(LettaOpsError) as caught:
         ensure_known(here, backup)
     assert caught.value.code == "backup-newer-schema"
-    assert "letta-ops --stack prod up" in caught.value.hint
+    assert "letta-ops --stack prod migrate apply" in caught.value.hint
 
 
 @pytest.mark.parametrize(("revision", "known"), [("0123456789ab", True), ("ba9876543210", False)])

@@ -59,7 +59,7 @@ def test_a_revision_of_another_release_is_refused(tmp_path: Path) -> None:
 
 def test_a_script_that_is_damaged_is_named(tmp_path: Path) -> None:
     write(tmp_path, "a", None, "this is no Python")
-    with pytest.raises(LettaOpsError, match="a_x.py") as raised:
+    with pytest.raises(LettaOpsError, match=r"a_x\.py") as raised:
         Revisions.read("1.0", tmp_path)
     assert raised.value.code == "release-damaged"
 

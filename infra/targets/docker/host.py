@@ -13,7 +13,7 @@ from infra.database.administration import DatabaseAccess, owner_access
 from infra.database.connection import connection, database_of
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
-from infra.process import Finished
+from infra.process import Finished, Report
 from infra.stack.deployment import (
     SERVICE_POSTGRES,
     SERVICE_PROXY,
@@ -22,12 +22,14 @@ from infra.stack.deployment import (
     Deployment,
     Role,
 )
+from infra.stack.releases import Release
 from infra.targets import remote_script
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.engine.execution import execute_with
 from infra.targets.docker.health import disk_space, inspect, look, running_server
 from infra.targets.docker.home_volume import VolumeHome
 from infra.targets.docker.images.recipes import installed_packages
+from infra.targets.docker.migrations import ContainerMigrations, image_of
 from infra.targets.docker.names import PYTHON, Names
 from infra.targets.docker.postgres import administrator_access, inside, owner_inside
 from infra.targets.docker.programs import ContainerPrograms
@@ -91,6 +93,13 @@ class DockerHost:
 
     def server_programs(self) -> ContainerPrograms | None:
         return ContainerPrograms(self.postgres) if self.postgres else None
+
+    def migrations(self, release: Release, report: Report) -> ContainerMigrations | None:
+        folder = self.deployment.folder
+        if self.postgres is None or folder is None:
+            return None
+        image = image_of(folder, release, report)
+        return ContainerMigrations(self.deployment, self.names, self.postgres, image)
 
     def home(self, name: str, program: str, code: str) -> VolumeHome:
         return VolumeHome(self.names, self.deployment.release, name, program, code)

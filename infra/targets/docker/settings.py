@@ -12,10 +12,14 @@ from infra.stack.keys import (
     By,
     File,
     OneOf,
+    Reading,
     Section,
     between,
+    is_secret,
+    keys_of,
     matching,
     port_from,
+    read,
     setting,
 )
 from infra.stack.settings import ServerSection, Settings
@@ -173,3 +177,13 @@ def docker_settings(settings: Settings) -> DockerSettings:
     """Those of a docker stack."""
     assert isinstance(settings, DockerSettings)  # noqa: S101  # nobody else's come here
     return settings
+
+
+def build_settings(values: Mapping[str, Any]) -> BuildSettings:
+    """How a stack's images are built, however wrong the rest of `values` is; what Pulumi keeps encrypted
+    is taken from the environment."""
+    known = keys_of(BuildSettings)
+    plain = {
+        key: values[key] for key, field in known.items() if key in values and not is_secret(field)
+    }
+    return read(BuildSettings, plain, Reading())

@@ -7,22 +7,25 @@ import os
 import shutil
 import time
 import xmlrpc.client
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.accounts import as_account, service_account
+from infra.accounts import as_account, let_through, service_account, service_python
 from infra.database.administration import DatabaseAccess, owner_access
 from infra.database.connection import connection, database_of
 from infra.embedded import supervisor
+from infra.embedded.alembic import upgrade
 from infra.embedded.home import ServerHome
+from infra.embedded.release import InstalledRelease, install
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
-from infra.process import Finished, attempt, command
+from infra.process import Finished, Report, attempt, command
 from infra.stack.deployment import SERVICE_SERVER, Deployment, Role
-from infra.stack.locations import StackFolder
+from infra.stack.locations import StackFolder, cache_folder
+from infra.stack.releases import Release
 from infra.targets import remote_script
 from infra.targets.facts import (
     Containers,
@@ -41,6 +44,26 @@ if TYPE_CHECKING:
     import psycopg
 
 STOP_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class EmbeddedMigrations:
+    """See `infra.targets.target.Migrations`."""
+
+    deployment: Deployment
+    folder: StackFolder
+    installed: InstalledRelease
+
+    def run(self, database: str, keep: Callable[[str], None], hint: str) -> None:
+        upgrade(
+            self.folder,
+            self.installed,
+            replace(database_of(self.deployment), name=database),
+            self.installed.release.alembic_head,
+            keep,
+            hint,
+            self.deployment.server.encryption_key,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,6 +121,12 @@ class LocalHost:
     def server_programs(self) -> None:
         """Its programs are those that we bring along: they are found here."""
         return
+
+    def migrations(self, release: Release, report: Report) -> EmbeddedMigrations:
+        account = service_account(self.folder, "server")
+        found = install(release, cache_folder(), service_python(account), report)
+        let_through(account, found.folder)
+        return EmbeddedMigrations(self.deployment, self.folder, found)
 
     def home(self, name: str, program: str, code: str) -> ServerHome:
         return ServerHome(self.folder, f"{name}.py", program, code)

@@ -43,8 +43,7 @@ def apply_migration(
 
     invocation = current(context)
     plan = planned(invocation, to)
-    deployment = invocation.deployment()
-    _ensure(deployment, plan, invocation, without_rehearsal=without_rehearsal or dry_run)
+    _ensure(plan, invocation, without_rehearsal=without_rehearsal or dry_run)
     if dry_run:
         answer = {"dry_run": True, **plan.as_json()}
         present(invocation, answer, lambda _: render_plan(invocation, plan))
@@ -65,7 +64,7 @@ def _applied(
     from backups.create import create
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing, opened
-    from ops_cli.migrations.course import apply, ensure_possible
+    from ops_cli.migrations.course import apply, prepare
     from ops_cli.migrations.plan import make_plan
     from ops_cli.proving import prover
 
@@ -76,10 +75,12 @@ def _applied(
         changing(deployment, store, "migrate apply", report) as lock,
     ):
         deployment = invocation.deployment()  # an interrupted one may have been put right
-        ensure_possible(deployment)
         plan = make_plan(deployment, store, to, report)
-        _ensure(deployment, plan, invocation, without_rehearsal=bold)
+        _ensure(plan, invocation, without_rehearsal=bold)
         event.detail |= {"from": deployment.release, "to": to, "revision": plan.standing.revision}
+        prepare(
+            deployment, plan.release, report
+        )  # what can't be had is known before a backup is made
         report("a backup is made")
         backup = create(deployment, store, f"before {to}", report)
         _verify(deployment, store, backup.id, report)
@@ -117,14 +118,10 @@ def _verify(deployment: Deployment, store: Store, identifier: str, report: Repor
             report(f"backup {identifier}: {check.name} can't be opened here: {check.summary}")
 
 
-def _ensure(
-    deployment: Deployment, plan: MigrationPlan, invocation: Invocation, *, without_rehearsal: bool
-) -> None:
+def _ensure(plan: MigrationPlan, invocation: Invocation, *, without_rehearsal: bool) -> None:
     """Raise LettaOpsError for every reason not to begin."""
     from infra.errors import LettaOpsError
-    from ops_cli.migrations.course import ensure_possible
 
-    ensure_possible(deployment)
     if plan.refusals:
         lines = "\n".join(f"  - {each.name}: {each.detail}" for each in plan.refusals)
         raise LettaOpsError(

@@ -20,6 +20,8 @@ from infra.targets.providers.provider import Properties
 if TYPE_CHECKING:
     import psycopg
 
+SECRET = ("LETTA_PG_URI", "LETTA_ENCRYPTION_KEY")
+
 
 class ContainerMigration(Migration):
     """Further inputs: `prefix`, `image`, `networks`, `server_uri` (as seen from the container)."""
@@ -38,16 +40,24 @@ class ContainerMigration(Migration):
     def alembic(
         self, folder: StackFolder, inputs: Properties, keep: Callable[[str], None], log: Path
     ) -> None:
-        # The URI comes by stdin; it is not in `docker inspect`, and `launch.py` redacts it.
-        arguments = [PYTHON, LAUNCH, "/dev/stdin", "alembic.config:main", "upgrade", "head"]
-        done = run_once(_job(inputs, arguments, environment(inputs["server_uri"])), keep)
-        if done.code != 0:
-            tail = "\n".join(f"    {line}" for line in done.lines[-TAIL_LINES:])
-            raise LettaOpsError(
-                "migration-failed",
-                f"migrating the database failed with exit code {done.code}:\n{tail}",
-                failed_hint(log),
-            )
+        run_alembic(inputs, environment(inputs["server_uri"]), keep, failed_hint(log))
+
+
+def run_alembic(
+    place: Properties, settings: dict[str, str], keep: Callable[[str], None], hint: str
+) -> None:
+    """Bring the database of `settings` to the head of the release of the image. `place` has `prefix`,
+    `image`, `networks`. Raises LettaOpsError (`migration-failed`)."""
+    # The URI comes by stdin; it is not in `docker inspect`, and `launch.py` redacts it.
+    arguments = [PYTHON, LAUNCH, "/dev/stdin", "alembic.config:main", "upgrade", "head"]
+    done = run_once(_job(place, arguments, settings), keep)
+    if done.code != 0:
+        tail = "\n".join(f"    {line}" for line in done.lines[-TAIL_LINES:])
+        raise LettaOpsError(
+            "migration-failed",
+            f"migrating the database failed with exit code {done.code}:\n{tail}",
+            hint,
+        )
 
 
 def environment(uri: str) -> dict[str, str]:
@@ -63,7 +73,7 @@ def environment(uri: str) -> dict[str, str]:
 def _job(inputs: Properties, arguments: list[str], settings: dict[str, str] | None) -> Job:
     names = Names(inputs["prefix"])
     document = None if settings is None else launch_document(settings, (), None)
-    secret = [] if settings is None else [*secret_values(settings, ["LETTA_PG_URI"])]
+    secret = [] if settings is None else [*secret_values(settings, SECRET)]
     return Job(
         names.container("migration"),
         inputs["image"],
