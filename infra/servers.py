@@ -25,12 +25,15 @@ def stop_server(deployment: Deployment) -> None:
         ensure_can_stop(deployment)
 
 
-def start_server(deployment: Deployment) -> None:
-    """Start every server of the deployment, and wait until it answers.
+def start_server(deployment: Deployment, *, wait: bool = True) -> None:
+    """Start every server of the deployment, and `wait` until it answers.
 
     Raises LettaOpsError (`server-not-started`). One that isn't ours is left to its owner.
     """
     if not is_ours(deployment):
+        return
+    if not wait:
+        host(deployment).start(SERVICE_SERVER)
         return
     deadline = time.monotonic() + START_SECONDS
     # Again and again: while a command that was killed is still stopping it, it counts as started.

@@ -88,7 +88,8 @@ def _serve_as_before(deployment: Deployment, journal: Journal, report: Report) -
         up(Request(deployment.stack, config, held=True, migrates=True), report)
         if journal.release is None:
             return
-    start_server(deployment)
+    # Without a database none will answer; it is tried as often as its keeper does.
+    start_server(deployment, wait=journal.had_database)
 
 
 def carried(generations: Generations, source: str, target: str) -> list[str]:

@@ -16,7 +16,7 @@ from backups.create import create
 from backups.crypto import new_identity
 from backups.layout import move_extension, move_schema
 from backups.manifest import DATABASE, MANIFEST
-from backups.restoring.journal import names_of
+from backups.restoring.journal import names_of, read_journal
 from backups.side_database import SideDatabase, drop_database, restore_database
 from backups.signing import own_key, signed
 from backups.sources.memory_files import MemoryPlace
@@ -418,6 +418,8 @@ def test_a_database_that_is_gone_comes_back_from_one_with_another_name_owner_and
         database=replace(deployment.database, name="source", owner=Role("somebody")),
         backups=BackupSettings(backup=BackupSection(escrow=False)),
     )
+    closed = create(other, place.store, None, print, allow_plain=True)
+    place.sql("DROP PUBLICATION everything", name="source")
     made = create(other, place.store, None, print, allow_plain=True)
     assert made.database.schema == made.database.pgvector_schema == ODD
     place.sql("DROP DATABASE source WITH (FORCE)", name="postgres")
@@ -425,6 +427,11 @@ def test_a_database_that_is_gone_comes_back_from_one_with_another_name_owner_and
 
     words = ("backup", "restore", made.id, "--yes")
     assert place.refused(*words) == "wrong-encryption-key"
+    # Postgres lets nobody delete from a table without a key whose deletions are published: found by the
+    # proof, and to go back to nothing takes no longer than to stop the server.
+    again = ("backup", "restore", closed.id, "--yes", "--accept-lost-secrets")
+    assert place.refused(*again) == "smoke-failed"
+    assert read_journal(deployment) is None
     answer = place.json(*words, "--accept-lost-secrets")
     assert (answer["secrets_lost"], answer["replaces"], answer["previous"]) == (True, None, None)
     assert agents(place) == {"first"}
