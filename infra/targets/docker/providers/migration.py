@@ -73,7 +73,8 @@ def environment(uri: str) -> dict[str, str]:
 def _job(inputs: Properties, arguments: list[str], settings: dict[str, str] | None) -> Job:
     names = Names(inputs["prefix"])
     document = None if settings is None else launch_document(settings, (), None)
-    secret = [] if settings is None else [*secret_values(settings, SECRET)]
+    hidden = [name for name in SECRET if name in (settings or {})]
+    secret = [] if settings is None else [*secret_values(settings, hidden)]
     return Job(
         names.container("migration"),
         inputs["image"],
