@@ -26,7 +26,7 @@ MEMORY_TOOLS = {"memory_insert": ("new_string", "new_str"), "core_memory_append"
 FAILED_TURNS = (
     "error", "llm_api_error", "invalid_llm_response", "invalid_tool_call", "cancelled",
 )  # fmt: skip
-HANDLES_SINCE = (0, 16)  # before, a server refuses some of the handles that it lists
+HANDLES_SINCE = (0, 16, 7)  # before, a server refuses some of the handles that it lists
 DIMENSION = 1536  # of OpenAI's smaller embedding, and of those that take its place
 MEMORY_ATTEMPTS = 2  # a real model may chat instead of calling a tool; twice is no accident
 SENTENCES = (

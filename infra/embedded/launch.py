@@ -20,6 +20,7 @@ import importlib
 import json
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
@@ -29,6 +30,7 @@ from typing import Annotated, Any, TextIO
 REDACTED = "[redacted]"
 SESSIONS = "--sessions="
 NO_SUCH_DATABASE = "3D000"  # PostgreSQL's documentation, "Appendix A"
+TOKENS = ("llama_index", "core", "_static", "tiktoken_cache")
 FASTAPI = ("0.116.1",)  # those whose inside is known here
 NO_SCHEMA: dict[str, Any] = {"paths": {}, "info": {}, "components": {"schemas": {}}}
 
@@ -147,6 +149,14 @@ def direct_sessions(parameters: Mapping[str, str]) -> None:
         return None  # as it would be without us
 
 
+def tokens_offline() -> None:
+    """Let `tiktoken` find what it would download in the midst of a request: another package of every
+    release brings it along."""
+    folder = Path(sysconfig.get_path("purelib"), *TOKENS)
+    if folder.is_dir():
+        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(folder))
+
+
 def main() -> None:
     given = sys.argv[1:]
     sessions = given.pop(0).removeprefix(SESSIONS) if given[0].startswith(SESSIONS) else "{}"
@@ -155,6 +165,7 @@ def main() -> None:
     with Path(path).open() as source:
         settings = json.load(source)
     os.environ.update(settings["environment"])
+    tokens_offline()
     secrets = settings["secrets"]
     sys.stdout = RedactingStream(sys.stdout, secrets)
     sys.stderr = RedactingStream(sys.stderr, secrets)

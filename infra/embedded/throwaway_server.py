@@ -32,6 +32,7 @@ from infra.stack.server_environment import (
     SECRETS,
     launch_document,
     server_environment,
+    without_tls,
 )
 
 START_SECONDS = 240.0  # 15 to 45 s measured; slower on a busy machine
@@ -72,7 +73,7 @@ def start_server(
     account = service_account(folder, "server")
     port = free_port()
     password, key = Sensitive(secrets.token_urlsafe(24)), encryption_key or _useless_key()
-    uri = postgres_uri(database, database.owner, "ssl=disable")
+    uri = postgres_uri(database, database.owner, without_tls(release.release.version))
     document = launch_document(
         {
             **server_environment(

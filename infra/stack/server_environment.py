@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from infra.sensitive import Sensitive
+from infra.stack.releases import release_number
 
 # Nothing leaves the machine but what agents themselves send.
 TELEMETRY_OFF = {
@@ -22,6 +23,16 @@ TELEMETRY_OFF = {
 IMPORT_FIRST = "letta.server.rest_api.app"  # reads the settings, secrets among them
 # What of the environment below must not be seen in a log.
 SECRETS = ("LETTA_PG_URI", "LETTA_SERVER_PASSWORD", "LETTA_ENCRYPTION_KEY")
+
+
+# The words with which a server of 0.12 and before is told to use no TLS: it hands them to psycopg2, too.
+PLAIN_OF_OLD, PLAIN = "sslmode=disable", "ssl=disable"
+PLAIN_SINCE = (0, 13)
+
+
+def without_tls(release: str) -> str:
+    """What the URI of a database on loopback, or on a network of its own, ends with."""
+    return PLAIN if release_number(release) >= PLAIN_SINCE else PLAIN_OF_OLD
 
 
 def server_environment(

@@ -16,6 +16,7 @@ from infra.stack.deployment import (
     postgres_uri,
 )
 from infra.stack.deployment import Database as DatabaseAddress
+from infra.stack.server_environment import without_tls
 from infra.targets.docker.components.base import Base
 from infra.targets.docker.components.container import Shape, container, own_tmpfs
 from infra.targets.docker.components.context import StackContext
@@ -40,7 +41,7 @@ class ContainerPostgres(pulumi.ComponentResource):
         self._password = context.secrets["database-owner-password"]
         self.address: dict[str, Any] = {"container": self._host}
         # TLS on a network that nobody else is on costs time; pooling insists on it otherwise.
-        self.uri = self._uri("ssl=disable")
+        self.uri = self._uri(without_tls(settings.release))
         after = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=base.ready))
         cluster = resource(
             DatabaseCluster(),

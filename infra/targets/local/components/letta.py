@@ -19,7 +19,12 @@ from infra.stack.deployment import (
     postgres_uri,
 )
 from infra.stack.locations import StackFolder
-from infra.stack.server_environment import IMPORT_FIRST, SECRETS, server_environment
+from infra.stack.server_environment import (
+    IMPORT_FIRST,
+    SECRETS,
+    server_environment,
+    without_tls,
+)
 from infra.targets.components.scripts import copied_scripts
 from infra.targets.components.secrets import Secrets
 from infra.targets.local.settings import LocalSettings
@@ -67,18 +72,16 @@ def server(
 
 def _environment(folder: StackFolder, secrets: Secrets, settings: LocalSettings) -> dict[str, Any]:
     # TLS to our own loopback costs time and protects nothing; pooling insists on it otherwise.
-    uri = secrets["database-owner-password"].apply(
-        lambda password: _uri(password, settings.database.port)
-    )
+    uri = secrets["database-owner-password"].apply(lambda password: _uri(password, settings))
     return server_environment(
         uri, secrets["server-password"], secrets["encryption-key"], folder.home, folder.sandbox
     )
 
 
-def _uri(password: str, port: int) -> str:
+def _uri(password: str, settings: LocalSettings) -> str:
     role = Role(OWNER_ROLE, Sensitive(password))
-    database = Database(LOOPBACK, port, DATABASE_NAME, role, role)
-    return postgres_uri(database, role, "ssl=disable").reveal()
+    database = Database(LOOPBACK, settings.database.port, DATABASE_NAME, role, role)
+    return postgres_uri(database, role, without_tls(settings.release)).reveal()
 
 
 def _hidden(value: str | Sensitive) -> bool:
