@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import LettaOpsError
@@ -75,8 +76,8 @@ def dismantle(client: Letta, agent_id: str) -> str:
     import letta_client
 
     # Lists first: a page that is asked for after its last entry was deleted is refused (404).
-    archives = list(client.archives.list(agent_id=agent_id))
-    blocks = list(client.agents.blocks.list(agent_id=agent_id))
+    archives = _archives(client, agent_id)
+    blocks = list(_once(client.agents.blocks.list(agent_id=agent_id)))
     own = [archive.id for archive in archives if (archive.name or "").startswith(PREFIX)]
     own_blocks = [block.id for block in blocks if block.label == LABEL]
     for remove, identifiers in (
@@ -90,6 +91,30 @@ def dismantle(client: Letta, agent_id: str) -> str:
             except letta_client.NotFoundError:
                 continue  # an attempt whose answer got lost
     return f"{agent_id}, {len(own_blocks)} block(s), {len(own)} archive(s)"
+
+
+def _once(listed: Iterable[Any]) -> Iterator[Any]:
+    """Each entry once: some lists of a server before 0.13 begin anew with every page, without an end."""
+    seen: set[str] = set()
+    for each in listed:
+        if each.id in seen:
+            return
+        seen.add(each.id)
+        yield each
+
+
+def _archives(client: Letta, agent_id: str) -> list[Any]:
+    """The agent's archives. Before 0.12 they can't be asked for: then its passages are deleted, and an
+    empty archive stays."""
+    import letta_client
+
+    try:
+        return list(client.archives.list(agent_id=agent_id))
+    except letta_client.NotFoundError:
+        with suppress(letta_client.NotFoundError):
+            for passage in client.agents.passages.list(agent_id):
+                client.agents.passages.delete(str(passage.id), agent_id=agent_id)
+    return []
 
 
 def _ours(client: Letta, name: str | None = None) -> list[Any]:

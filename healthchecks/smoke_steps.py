@@ -77,15 +77,11 @@ def _make(client: Letta, run: SmokeRun, model: str, embedding: str | None) -> An
         "memory_blocks": [{"label": LABEL, "value": "Nothing yet."}],
         "tags": [smoke_cleanup.TAG],
     }
+    models = _configured(client, run, model, embedding) or {"model": model, "embedding": embedding}
     run.asked = True
     try:
-        return client.agents.create(model=model, embedding=embedding, **given)
+        return client.agents.create(**models, **given)
     except (letta_client.BadRequestError, letta_client.NotFoundError) as error:
-        try:
-            if configured := _configured(client, run, model, embedding):
-                return client.agents.create(**configured, **given)
-        except (letta_client.BadRequestError, letta_client.NotFoundError):
-            pass  # the first answer is the one to tell
         run.asked = False  # refused: there is nothing to look for and to delete
         chats = ", ".join(_handles(client.models.list()))
         embeddings = ", ".join(_handles(client.models.embeddings.list()))
