@@ -263,6 +263,7 @@ def test_a_restore_that_is_killed_leaves_all_as_it_was(
     assert place.schemas() <= {"letta_undone"}
 
 
+@pytest.mark.long
 def test_backups_go_from_one_scope_to_the_other(place: Kept, backup: Backup) -> None:
     whole = replace(place, environment={**place.environment, "LETTA_OPS_BACKUP_SCOPE": "database"})
     before, tables = census(place), place.tables()

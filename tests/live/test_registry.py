@@ -409,7 +409,7 @@ def test_a_file_with_anything_wrong_links_nothing(stack: Stack, app: str, tmp_pa
     delete_agent(stack, agent)
 
 
-@pytest.fixture(params=["database", "letta"])
+@pytest.fixture(params=["database", pytest.param("letta", marks=pytest.mark.long)])
 def scope(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("LETTA_OPS_BACKUP_SCOPE", request.param)
     return str(request.param)

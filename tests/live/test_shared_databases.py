@@ -231,6 +231,7 @@ def test_what_a_restore_will_fail_by_is_told_while_it_is_backed_up(place: Kept) 
         place.sql("DROP TABLE app_books")
 
 
+@pytest.mark.long
 def test_who_reads_by_a_slot_is_named_and_keeps_nobody_from_a_restore(place: Kept) -> None:
     """A slot of logical replication stays with the database that it was made in."""
     place.sql("ALTER SYSTEM SET wal_level = 'logical'", name="postgres")
