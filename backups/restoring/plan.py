@@ -230,6 +230,9 @@ def _key_after(
     wanted, own = backup.manifest.key_fingerprint, deployment.server.encryption_key
     if wanted is None or (own is not None and key_fingerprint(own) == wanted):
         return None, False
+    for retired in deployment.server.other_keys:
+        if key_fingerprint(retired) == wanted and deployment.folder is not None:
+            return retired, False
     kept = escrowed_key(store, backup, key)
     if kept is not None and key_fingerprint(kept) == wanted and deployment.folder is not None:
         return kept, False

@@ -38,12 +38,14 @@ class Server:
     """The Letta API: `url` without a path, `password` is its bearer token (None: it has none).
 
     `authority` is a file with the certificates to trust, where the usual ones don't sign the URL's.
+    `other_keys`: encryption keys of before, and one that is about to be.
     """
 
     url: str
     password: Sensitive | None = None
     encryption_key: Sensitive | None = None
     authority: Path | None = None
+    other_keys: tuple[Sensitive, ...] = ()
 
     @property
     def host(self) -> str:
@@ -120,7 +122,8 @@ class Deployment:
     @property
     def secrets(self) -> tuple[Sensitive, ...]:
         """Every secret we know, for redaction."""
-        named = (*self.named_secrets.values(), self.signing_key, self.registry)
+        more = (self.signing_key, self.registry, *self.server.other_keys)
+        named = (*self.named_secrets.values(), *more)
         return tuple(value for value in named if value is not None) + self.backups.plain_secrets
 
     @property

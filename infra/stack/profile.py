@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.errors import ConfigurationError, LettaOpsError
 from infra.files import write_private
+from infra.sensitive import Sensitive
 from infra.stack.backup_settings import BackupSettings
 from infra.stack.deployment import (
     EXTERNAL,
@@ -23,7 +24,7 @@ from infra.stack.deployment import (
 )
 from infra.stack.keys import Reading, given, is_known, is_secret, keys_of, read, unknown_key
 from infra.stack.locations import StackFolder
-from infra.stack.profile_keys import FORMAT, DatabaseSection, Profile
+from infra.stack.profile_keys import FORMAT, DatabaseSection, Profile, ServerSection
 from infra.stack.references import is_reference
 
 ENCRYPTION_KEY = "server.encryption_key"
@@ -32,6 +33,8 @@ ENCRYPTION_KEY = "server.encryption_key"
 ADOPTED_KEY = "server.encryption_key_adopted"
 PREVIOUS_KEY = "server.encryption_key_previous"
 PREVIOUS_OF = "server.encryption_key_previous_of"  # the number (oid) of the database it belongs to
+NEXT_KEY = "server.encryption_key_next"  # of a rotation that has not ended
+RETIRED_KEYS = "server.encryption_keys_retired"  # of before rotations: backups of then need them
 SIGNING_KEY = "signing.key"
 OF_TARGET = ("database.container", "containers.prefix")  # as are those of the table `placement`
 OF_BACKUPS = tuple(keys_of(BackupSettings))
@@ -183,6 +186,7 @@ def _deployment(profile: Profile, folder: StackFolder, path: Path | None) -> Dep
             server.password,
             server.encryption_key,
             Path(server.authority) if server.authority else None,
+            tuple(_other_keys(server)),
         ),
         database=_database(profile.database),
         model=Model(profile.model.handle, profile.model.embedding),
@@ -195,6 +199,14 @@ def _deployment(profile: Profile, folder: StackFolder, path: Path | None) -> Dep
             profile.model_fields_set, **{name: getattr(profile, name) for name in BACKUP_TABLES}
         ),
     )
+
+
+def _other_keys(server: ServerSection) -> Iterator[Sensitive]:
+    for each in (server.encryption_key_next, server.encryption_key_previous):
+        if each is not None:
+            yield each
+    if server.encryption_keys_retired is not None:
+        yield from map(Sensitive, server.encryption_keys_retired.reveal().split())
 
 
 def _database(keys: DatabaseSection) -> Database | None:

@@ -48,6 +48,10 @@ class ServerSection(Section):
     encryption_key_previous_of: Whole | None = setting(
         None, "left by a restore: the number (oid) of the database that it belongs to"
     )
+    encryption_key_next: Hidden = setting(None, "left by a rotation that was interrupted")
+    encryption_keys_retired: Hidden = setting(
+        None, "left by rotations: the keys before, which older backups need"
+    )
 
 
 class DatabaseSection(Section):

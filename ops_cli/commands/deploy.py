@@ -11,7 +11,7 @@ import typer
 
 from infra.errors import LettaOpsError
 from infra.process import Report
-from infra.stack.profile import load
+from infra.stack.profile import NEXT_KEY, load, remembered
 from ops_cli.auditing import audited, known_deployment
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Config, DryRun, NoSmoke, Yes, new_app, pairs
@@ -88,6 +88,8 @@ def up(
             operation.detail["changes"] = dict(outcome.changes)
             deployment = operation.deployment = load(invocation.folder, environment={})
             undo_interrupted(deployment, report)
+            if finish_interrupted_rotation(invocation, deployment, report):
+                deployment = operation.deployment = load(invocation.folder, environment={})
             if not no_smoke:
                 smoke = _smoke(deployment, report)
         answer = {
@@ -156,6 +158,19 @@ def destroy(
         "profile": str(outcome.kept) if outcome.kept else None,
     }
     present(invocation, answer, lambda shown: _render_destroy(invocation, shown))
+
+
+def finish_interrupted_rotation(
+    invocation: Invocation, deployment: Deployment, report: Report
+) -> bool:
+    """Finish a rotation of the encryption key that was killed; whether there was one."""
+    if remembered(invocation.folder.profile, NEXT_KEY) is None:
+        return False
+    from backups.lock import locked
+    from ops_cli.rotating import finish_rotation
+
+    with locked(deployment, None, "up", report):
+        return finish_rotation(deployment, report)
 
 
 def _request(invocation: Invocation, config: list[str] | None) -> Request:
