@@ -34,7 +34,7 @@ ALSO_ON_DOCKER = (
 HEAVIEST_FIRST = (
     "test_switch.py", "test_proxy.py", "test_restore.py", "test_backup_faults.py", "test_documents.py",
     "test_migrate.py", "test_registry.py", "test_letta_scope.py", "test_external.py", "test_images.py",
-    "test_supabase.py",
+    "test_supabase.py", "test_rotate.py",
     "test_changes.py", "test_interruptions.py", "test_errors.py", "test_backup.py",
     "test_engine_errors.py",
     "test_memory_files.py", "test_standby.py", "test_extensions.py", "test_agents.py", "test_archives.py",
