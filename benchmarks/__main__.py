@@ -1,7 +1,7 @@
 """Run every benchmark (or those named) on a stack of their own and print their figures.
 
 python -m benchmarks [cli] [start] [provisioning] [messages] [containers] [backups] [down_time] [agents]
-    [registry] [memory] [pgbackrest]
+    [registry] [migrate] [memory] [pgbackrest]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from benchmarks import (
     containers,
     down_time,
     messages,
+    migrate,
     provisioning,
     registry,
     start,
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "down_time": down_time.measure,
     "agents": agents.measure,
     "registry": registry.measure,
+    "migrate": migrate.measure,
     "memory": backups.measure_memory,
     "pgbackrest": backup_rivals.pgbackrest,
 }

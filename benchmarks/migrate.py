@@ -70,7 +70,7 @@ def _by_hand(stack: Stack, file: Path) -> tuple[float, float]:
     host(deployment).stop(SERVICE_SERVER)
     begun = time.perf_counter()
     subprocess.run(
-        [program, "--format=custom", f"--file={file}", f"--host={database.host}",
+        [program, "--format=custom", "--schema=public", f"--file={file}", f"--host={database.host}",
          f"--port={database.port}", f"--username={database.owner.name}", database.name],
         env={"PATH": os.defpath, "PGPASSWORD": database.owner.password.reveal()},
         check=True,

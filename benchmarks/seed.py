@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from infra.api import authorized_http
 from infra.stack.deployment import Deployment
 from infra.targets import host
+from tests.live.seeding import configurations
 
 if TYPE_CHECKING:
     import httpx
@@ -27,7 +28,7 @@ SENTENCES = 300_000  # 24 MB of them: much more than what a compressor remembers
 EMBEDDED, PADDED = 1_536, 4_096  # numbers of an embedding, and of its column
 IN_CONTEXT = 20  # messages of an agent
 SEED = 0.5  # of Postgres' random()
-AGENT = {
+AGENT: dict[str, Any] = {
     "name": "template",
     "model": "openai-proxy/fake",
     "embedding": "openai/text-embedding-3-small",
@@ -161,6 +162,11 @@ def _settle(link: psycopg.Connection[Any]) -> None:
 def _template(client: httpx.Client) -> str:
     """Have the server make an agent, a message of each role and a passage; return the agent's id."""
     made = client.post("/v1/agents/", json=AGENT)
+    if made.is_error:  # of a release that refuses handles of models which it lists
+        models = client.get("/v1/models/").raise_for_status().json()
+        model = next(each for each in models if each.get("handle") == AGENT["model"])
+        body = {name: AGENT[name] for name in AGENT if name not in ("model", "embedding")}
+        made = client.post("/v1/agents/", json={**body, **configurations(model)})
     made.raise_for_status()
     agent = str(made.json()["id"])
     for path, body in (

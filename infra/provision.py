@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from infra.accounts import remove_accounts
 from infra.embedded.throwaway import remove_leftovers
@@ -27,7 +27,7 @@ from infra.pulumi_cli.project import SCHEMA, configuration_file, configured, wri
 from infra.pulumi_cli.recovery import complete_profile, exported_state
 from infra.stack.locations import StackFolder, ensure_writable, stack_folder
 from infra.stack.profile import remembered
-from infra.stack.releases import MIGRATES, NEWEST, RELEASES, needs_migration
+from infra.stack.releases import NEWEST, OTHER_SCHEMA, RELEASES, needs_migration
 from infra.stack.schema import as_text, stack_schema
 from infra.targets import DEFAULT, all_settings, chosen, settings
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 600.0  # for an earlier run that is still working
 REMOVED = ".removed"  # in the state folder: profiles of stacks that were deleted
+Schema = Literal["refuse", "migrate", "leave"]
 HINT = "mend the cause and run the same command again: what was made is kept and used"
 
 
@@ -44,14 +45,15 @@ class Request:
     """Which stack, and settings (flat keys) to keep in its configuration before it runs.
 
     `held`: the caller holds the stack's lock already. `data_lost`: begin with an empty database, where
-    the data is gone. `migrates`: a database of an older release is brought to this one.
+    the data is gone. `schema`: what becomes of a database of another release's: it is refused, brought
+    to this one, or left alone.
     """
 
     stack: str
     config: Mapping[str, str] = field(default_factory=dict)
     held: bool = False
     data_lost: bool = False
-    migrates: bool = False
+    schema: Schema = "refuse"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
     folder = stack_folder(request.stack)
     ensure_writable(folder.root)
     with nullcontext() if request.held else held(folder.lock, f"letta-ops {verb}"):
-        if verb != "destroy" and not (request.migrates or request.data_lost):
+        if verb != "destroy" and request.schema == "refuse" and not request.data_lost:
             _ensure_same_schema(folder, request)
         pulumi = _prepare(folder, request, report, keep=keep)
         events = Events(report, preview=verb == "preview")
@@ -227,7 +229,7 @@ def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: boo
     environment = pulumi_environment(folder.state, cli, os.environ)
     environment["PULUMI_ENABLE_STREAMING_JSON_PREVIEW"] = "true"
     environment["LETTA_OPS_STATE"] = str(folder.state)
-    environment[MIGRATES] = "yes" if request.migrates else ""
+    environment[OTHER_SCHEMA] = request.schema
     write_project(folder, request.config, settings, keep=keep)
     if request.config and keep:
         schema = as_text(stack_schema(all_settings().values()))

@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 20.0  # clients may connect again and again until the server is really gone
 MOMENTS, POLL_SECONDS = 50, 0.02
 BUSY = "SELECT count(*) FROM pg_stat_activity WHERE datname = ANY(%s) AND state <> 'idle'"
+COPYING = """
+SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+WHERE starts_with(query, %s) AND state = 'active' AND pid <> pg_backend_pid()
+"""
 FIRST_SCHEMA = "public"  # where a server looks whose database nobody has configured
 OID = "SELECT oid FROM pg_database WHERE datname = %s"
 NAME = "SELECT datname FROM pg_database WHERE oid = %s"
@@ -107,6 +111,11 @@ class Databases:
 
     def ensure_ours(self, name: str) -> None:
         side_database.ensure_ours(self.access, name)
+
+    def end_copies(self, name: str) -> None:
+        # What a session began goes on without its client, and until it is done nobody sees the copy.
+        with self.access.connect(self.access.maintenance) as link:
+            link.execute(COPYING, [f'CREATE DATABASE "{name}"'])
 
     def adopt(self, name: str) -> None:
         with self.access.connect(self.access.maintenance) as link:

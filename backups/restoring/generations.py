@@ -84,6 +84,9 @@ class Generations(Protocol):
     def ensure_ours(self, name: str) -> None:
         """Raise LettaOpsError for one of this name that no restore has made."""
 
+    def end_copies(self, name: str) -> None:
+        """End what is still copying a live one to this name, for a command that was killed."""
+
     def adopt(self, name: str) -> None:
         """Mark one as made by a restore."""
 

@@ -323,7 +323,7 @@ def _start(
     if plan.provisions:
         from infra.provision import Request, up
 
-        up(Request(deployment.stack, held=True, migrates=True), report)
+        up(Request(deployment.stack, held=True, schema="migrate"), report)
     report("switching: the server is started")
     start_server(deployment)
 

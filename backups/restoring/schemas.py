@@ -174,6 +174,9 @@ class Schemas:
                     "drop or change it, then run this again",
                 )
 
+    def end_copies(self, name: str) -> None:
+        """Nothing here is copied by a session of its own."""
+
     def adopt(self, name: str) -> None:
         with self._link() as link:
             mark(link, name)

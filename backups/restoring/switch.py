@@ -12,6 +12,7 @@ import uuid
 from backups.restoring.generations import Generations, Moves, generations_of
 from backups.restoring.journal import Journal, journal_file, read_journal
 from backups.restoring.scratch import remove_leftovers
+from backups.restoring.upgrades import forget_upgrade
 from backups.sources.memory_files import MemoryPlace
 from infra.audit.log import Event
 from infra.audit.trail import append
@@ -21,6 +22,7 @@ from infra.sensitive import Sensitive
 from infra.servers import remove_standby, start_server, stop_server
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
+from infra.stack.locations import stack_folder
 from infra.stack.profile import ADOPTED_KEY, ENCRYPTION_KEY, remember
 from infra.stack.secrets import kept_value
 
@@ -49,8 +51,7 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     stop_server(deployment)
     changed: list[str] = []
     with generations_of(deployment, journal.scope, journal.name) as generations:
-        if journal.release is not None and generations.exists(journal.side):
-            generations.adopt(journal.side)  # a copy that was killed before it could be marked
+        switched = _prepared(generations, journal)
         if generations.name_of(journal.side_oid) == journal.side:
             _set_aside(generations, journal)
         if generations.name_of(journal.side_oid) == journal.name:
@@ -71,21 +72,41 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
         report(f"database: {line}")
     if journal.had_memory:
         MemoryPlace.of(deployment).undo()
-    _serve_as_before(deployment, journal, report)
+    _serve_as_before(deployment, journal, report, switched=switched)
+    if journal.release is not None:
+        forget_upgrade(deployment)
     journal_file(deployment).unlink(missing_ok=True)
     report("going back: done, the server runs with what it had before")
 
 
-def _serve_as_before(deployment: Deployment, journal: Journal, report: Report) -> None:
-    """Start the server with the keys, and of the release, that it had."""
+def _prepared(generations: Generations, journal: Journal) -> bool:
+    """See to a copy that was killed before it could be marked; return whether the other database has been
+    the live one."""
+    if journal.release is not None:
+        generations.end_copies(journal.side)
+        if generations.exists(journal.side):
+            generations.adopt(journal.side)
+    return generations.name_of(journal.side_oid) in (journal.name, journal.undone)
+
+
+def _serve_as_before(
+    deployment: Deployment, journal: Journal, report: Report, *, switched: bool
+) -> None:
+    """Start the server with the keys, and of the release, that it had; `switched`: the other database
+    has been the live one, and so another release may be there."""
     if journal.old_keys is not None and deployment.profile is not None:
         remember(deployment.profile, journal.old_keys)
         _adopt(deployment)
-    if journal.old_keys is not None or journal.provisions or journal.release is not None:
-        from infra.provision import Request, up
+    release = journal.release is not None and switched
+    if journal.old_keys is not None or journal.provisions or release:
+        from infra.provision import Request, Schema, up
+        from infra.pulumi_cli.project import configured
 
         config = {} if journal.release is None else {"release": journal.release}
-        up(Request(deployment.stack, config, held=True, migrates=True), report)
+        if config.items() <= configured(stack_folder(deployment.stack)).items():
+            config = {}  # nothing has to be written
+        schema: Schema = "migrate" if journal.release is None else "leave"
+        up(Request(deployment.stack, config, held=True, schema=schema), report)
         if journal.release is None:
             return
     # Without a database none will answer; it is tried as often as its keeper does.

@@ -19,7 +19,7 @@ from backups.restoring.journal import Journal, ensure_no_other, journal_file, na
 from backups.restoring.plan import DatabaseContents, look
 from backups.restoring.restore import ConfirmServer
 from backups.restoring.switch import carried, forget, go_back, has_begun, moves_back
-from backups.restoring.upgrades import release_of
+from backups.restoring.upgrades import upgrade_of
 from backups.sources.memory_files import MemoryPlace, reachable
 from infra.errors import LettaOpsError
 from infra.process import Report
@@ -115,7 +115,11 @@ def undo(
     if generations.exists(generations.live):
         for line in carried(generations, generations.live, names.previous):
             report(line)
-    has_memory = reachable(deployment) and MemoryPlace.of(deployment).has_previous()
+    upgrade = upgrade_of(deployment, plan.oids[1], plan.brings.revision)
+    # A migration leaves memory where it is: what is kept of it is a restore's, and not of this database.
+    has_memory = (
+        upgrade is None and reachable(deployment) and MemoryPlace.of(deployment).has_previous()
+    )
     if has_memory:
         MemoryPlace.of(deployment).forget_others()
     live = plan.replaces.held if plan.replaces else None
@@ -131,7 +135,7 @@ def undo(
         undoes=True,
         provisions=deployment.folder is not None and differs,
         scope=names.scope,
-        release=release_of(deployment, plan.oids[1]),
+        release=None if upgrade is None else upgrade.before,
     )
     if plan.replaces is not None:
         generations.drop(journal.side)

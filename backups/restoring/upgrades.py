@@ -9,6 +9,7 @@ from pathlib import Path
 from infra.files import write_private
 from infra.stack.deployment import Deployment
 from infra.stack.locations import stack_folder
+from infra.stack.releases import RELEASES
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,19 @@ def last_upgrade(deployment: Deployment) -> Upgrade | None:
         return None
 
 
-def release_of(deployment: Deployment, oid: int) -> str | None:
-    """The release of a database that the last migration has replaced; None for any other."""
+def upgrade_of(deployment: Deployment, oid: int, revision: str | None) -> Upgrade | None:
+    """The last migration, if it has replaced the database with this number, which is as it was left then;
+    None for any other."""
     upgrade = last_upgrade(deployment)
-    return upgrade.before if upgrade and oid and upgrade.previous_oid == oid else None
+    if upgrade is None or not oid or upgrade.previous_oid != oid:
+        return None
+    release = RELEASES.get(upgrade.before)
+    return upgrade if release is not None and release.alembic_head == revision else None
+
+
+def forget_upgrade(deployment: Deployment) -> None:
+    """It was undone."""
+    _file(deployment).unlink(missing_ok=True)
 
 
 def _file(deployment: Deployment) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from infra.errors import LettaOpsError
 
-MIGRATES = "LETTA_OPS_MIGRATES"  # tells a run of Pulumi that an older database may be migrated
+OTHER_SCHEMA = "LETTA_OPS_OTHER_SCHEMA"  # tells a run of Pulumi: refuse, migrate, or leave it alone
 END_OF_LIFE = datetime.date(2026, 8, 15)  # of the whole V1 server: upstream gives no more fixes
 
 

@@ -20,7 +20,7 @@ from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from healthchecks.smoke import Smoke
-    from infra.provision import Request
+    from infra.provision import Request, Schema
     from infra.pulumi_cli.events import ResourceChange
     from infra.stack.deployment import Deployment
 
@@ -76,7 +76,8 @@ def up(
     from ops_cli.commands.smoke import failure
 
     invocation = current(context)
-    request = replace(_request(invocation, config), data_lost=data_lost, migrates=migrate)
+    schema: Schema = "migrate" if migrate else "refuse"
+    request = replace(_request(invocation, config), data_lost=data_lost, schema=schema)
     if dry_run:
         _preview(invocation, request)
         return
@@ -84,6 +85,7 @@ def up(
     with audited(invocation, "up") as operation:
         operation.detail["settings"] = sorted(request.config)  # values may be anything
         with progress(invocation) as report:
+            put_right(invocation, report)
             outcome = provision.up(request, report)
             operation.detail["changes"] = dict(outcome.changes)
             deployment = operation.deployment = load(invocation.folder, environment={})
@@ -158,6 +160,24 @@ def destroy(
         "profile": str(outcome.kept) if outcome.kept else None,
     }
     present(invocation, answer, lambda shown: _render_destroy(invocation, shown))
+
+
+def put_right(invocation: Invocation, report: Report) -> None:
+    """Go back from a restore or a migration that died with its machine: what runs then is what its
+    configuration says at that moment, whichever database is there, and only as far as it comes."""
+    from backups.restoring.journal import read_journal
+    from infra import provision
+    from ops_cli.commands.backup.store import undo_interrupted
+
+    deployment = known_deployment(invocation)
+    if deployment is None or read_journal(deployment) is None:
+        return
+    report("an interrupted restore or migration is put right first")
+    try:
+        provision.up(provision.Request(invocation.stack, schema="leave"), report)
+    except LettaOpsError as error:
+        report(f"not all came up before that: {error.message}")
+    undo_interrupted(deployment, report)
 
 
 def finish_interrupted_rotation(

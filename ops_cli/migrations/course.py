@@ -7,6 +7,7 @@ back, and the old release serves the database that it left.
 from __future__ import annotations
 
 import datetime as dt
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -22,13 +23,15 @@ from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file
 from backups.restoring.switch import carried, go_back, moves_of
 from backups.restoring.upgrades import Upgrade, keep_upgrade
+from backups.scope import scope_of
 from backups.side_database import SideDatabase, copy_database
 from infra.database.connection import database_of
 from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.files import make_folder
 from infra.process import Report
-from infra.provision import Request, up
+from infra.provision import Request, preview, up
+from infra.pulumi_cli.project import configuration_file
 from infra.servers import ensure_can_stop, start_server, stop_server
 from infra.stack.deployment import Deployment
 from infra.stack.locations import stack_folder
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
 
 Prove = Callable[[Deployment], None]  # raises LettaOpsError when the server doesn't do its work
 LANES = 2  # sessions that compare at a time, on each side
+WRITTEN = """
+SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables WHERE schemaname = %s
+"""
 RUNNING = "SELECT count(*) FROM {} WHERE status IN ('running', 'created', 'pending')"
 POLL_SECONDS = 1.0
 
@@ -91,6 +97,12 @@ def prepare(deployment: Deployment, release: Release, report: Report) -> Migrati
     Raises LettaOpsError (`not-here`) for a deployment that this can't migrate, and those of an
     installation.
     """
+    if scope_of(deployment) != WHOLE:
+        raise LettaOpsError(
+            "not-here",
+            "backup.scope is letta: what the database holds beside Letta would be copied along",
+            "set backup.scope to database, or bring the release up with `letta-ops up --migrate`",
+        )
     there = host(deployment)
     ready = None
     if there.provides_database and deployment.folder is not None:
@@ -140,14 +152,20 @@ def apply(
             scope=WHOLE,
             release=deployment.release,
         )
+        for name in (journal.side, journal.previous, journal.older, journal.undone):
+            databases.ensure_ours(name)
         databases.drop(journal.side)
         databases.drop(journal.older)
+        config = {"release": release.version}
+        # What is wrong with the configuration is known while everything still runs.
+        preview(Request(deployment.stack, config, held=True, schema="leave"), lambda _: None)
+        _ensure_written(deployment)
         _drain(deployment, drain_seconds, report)
         lock.ensure_held()
         journal.write(journal_file(deployment))
         try:
             start_guard(deployment)
-            gone = time.monotonic()
+            gone, at = time.monotonic(), dt.datetime.now(dt.UTC)
             report("the server is stopped")
             stop_server(deployment)
             took, comparison, journal = _migrated(
@@ -158,34 +176,23 @@ def apply(
             for line in [*changed, *carried(databases, journal.previous, journal.name)]:
                 report(f"database: {line}")
             report(f"Letta {release.version} is started")
-            config = {"release": release.version}
-            up(Request(deployment.stack, config, held=True, migrates=True), report)
+            up(Request(deployment.stack, config, held=True, schema="leave"), report)
             start_server(deployment)
             down = time.monotonic() - gone
             prove(load(stack_folder(deployment.stack), deployment.profile))
+            number = databases.number(journal.previous)
+            keep_upgrade(
+                deployment,
+                Upgrade(deployment.release, release.version, number, at.isoformat(), backup),
+            )
+            replace(journal, proven=True).write(journal_file(deployment))
         except BaseException as error:
             _undo(deployment, journal, prove, report, error)
             raise
-        replace(journal, proven=True).write(journal_file(deployment))
-        keep_upgrade(
-            deployment,
-            Upgrade(
-                deployment.release,
-                release.version,
-                databases.number(journal.previous),
-                f"{dt.datetime.now(dt.UTC).isoformat()}",
-                backup,
-            ),
-        )
         record.detail |= {"down_seconds": round(down, 1), "previous": journal.previous}
         record.took_effect()
         journal_file(deployment).unlink()
-        for name in (journal.older, journal.undone):
-            try:
-                databases.drop(name)
-            except LettaOpsError as error:
-                report(f"database: {name} stays: {error.message}")
-        databases.freshen(databases.live)
+        _tidy(databases, (journal.older, journal.undone), report)
     return Applied(
         deployment.release,
         release.version,
@@ -196,6 +203,40 @@ def apply(
         down,
         time.monotonic() - started,
     )
+
+
+def _tidy(databases: Databases, gone: tuple[str, ...], report: Report) -> None:
+    """It has taken effect: what fails here is told, and no more."""
+    import psycopg
+
+    for name in gone:
+        try:
+            databases.drop(name)
+        except (psycopg.Error, LettaOpsError) as error:
+            report(f"database: {name} stays: {error}")
+    try:
+        databases.freshen(databases.live)
+    except (psycopg.Error, LettaOpsError):
+        report("the planner's statistics could not be made; autovacuum does it within minutes")
+
+
+def _ensure_written(deployment: Deployment) -> None:
+    """Raise LettaOpsError (`configuration`) where the stack's configuration can't be changed."""
+    path = configuration_file(stack_folder(deployment.stack))
+    target = path if path.exists() else path.parent
+    if not os.access(target, os.W_OK) or not os.access(path.parent, os.W_OK):
+        raise LettaOpsError(
+            "configuration",
+            f"{path} can't be written, and the release is to stand there",
+            "make it writable for whoever runs this, or name a folder with LETTA_OPS_STACKS",
+        )
+
+
+def _written(databases: Databases, name: str) -> int:
+    """How many rows of Letta's have been written, changed or deleted, as Postgres counts them."""
+    with databases.access.examine(name) as link:
+        row = link.execute(WRITTEN, [database_facts(link).schema or "public"]).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _migrated(
@@ -214,6 +255,7 @@ def _migrated(
     copy_database(
         databases.access, SideDatabase(journal.side, database.owner.name, like=journal.name)
     )
+    written = _written(databases, journal.name)
     journal = replace(journal, side_oid=databases.number(journal.side))
     journal.write(journal_file(deployment))
     lock.ensure_held()
@@ -225,6 +267,12 @@ def _migrated(
     with host(deployment).owner() as owner:
         comparison = compared(owner, journal.name, journal.side, revisions)
     ensure_equal(comparison)
+    if _written(databases, journal.name) != written:
+        raise LettaOpsError(
+            "written-meanwhile",
+            "somebody but the server has written to the database while it was migrated",
+            "stop whoever does (pg_stat_activity), then run this again",
+        )
     return took, comparison, journal
 
 
@@ -294,12 +342,14 @@ def _undo(
 ) -> None:
     try:
         go_back(deployment, journal, report)
-        prove(load(stack_folder(deployment.stack), deployment.profile))
     except BaseException as worse:  # noqa: BLE001  # the first error is the one to tell
         error.add_note(f"going back did not succeed yet: {worse}")
-        error.add_note("it is tried again by the next `letta-ops` command that changes something;"
-                       " nothing is lost")  # fmt: skip
+        error.add_note("it is tried again by the next `letta-ops up`; nothing is lost")
+        return
+    back = f"the stack is back at Letta {deployment.release}, with all its data"
+    try:
+        prove(load(stack_folder(deployment.stack), deployment.profile))
+    except LettaOpsError as worse:
+        error.add_note(f"{back}, and does not do its work: {worse.message}")
     else:
-        error.add_note(
-            f"the stack is back at Letta {deployment.release}, with all its data: its smoke test passed"
-        )
+        error.add_note(f"{back}, and was proven")

@@ -12,8 +12,9 @@ from typing import Any
 from backups.archives.place import ENDING, InFile
 from backups.archives.write import archive
 from backups.restoring.generations import Generations
+from backups.restoring.journal import names_of
 from backups.restoring.undo import Undoing, plan_undoing
-from backups.restoring.upgrades import Upgrade, last_upgrade
+from backups.restoring.upgrades import Upgrade, upgrade_of
 from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.files import make_folder
@@ -22,14 +23,21 @@ from infra.stack.deployment import Deployment
 from infra.stack.locations import stack_folder
 from infra.targets import host
 
-# Whoever was made or has written since. Of blocks there are no times that say who wrote.
+# Whoever was made or written to since: messages, passages, blocks.
 WRITTEN = """
 SELECT a.id, a.name,
   (SELECT count(*) FROM {messages} m WHERE m.agent_id = a.id AND m.created_at > %(since)s)
 FROM {agents} a WHERE a.created_at > %(since)s OR a.updated_at > %(since)s
 OR EXISTS (SELECT FROM {messages} m WHERE m.agent_id = a.id AND m.created_at > %(since)s)
+OR EXISTS (SELECT FROM {archives_agents} x JOIN {archival_passages} p ON p.archive_id = x.archive_id
+  WHERE x.agent_id = a.id AND greatest(p.created_at, p.updated_at) > %(since)s)
+OR EXISTS (SELECT FROM {blocks_agents} x JOIN {block} b ON b.id = x.block_id
+  WHERE x.agent_id = a.id AND greatest(b.created_at, b.updated_at) > %(since)s)
 ORDER BY a.id
 """
+TABLES = (
+    "agents", "messages", "archives_agents", "archival_passages", "blocks_agents", "block",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,12 @@ def plan_rollback(
 ) -> Rollback:
     """Raise LettaOpsError (`nothing-to-roll-back`) where the last migration has left nothing, and those
     of `plan_undoing`."""
-    upgrade = last_upgrade(deployment)
-    previous = generations.number(_previous(deployment))
-    if upgrade is None or upgrade.previous_oid != previous or not previous:
+    name = names_of(deployment).previous
+    held = generations.read(name, None)
+    upgrade = upgrade_of(
+        deployment, generations.number(name), None if held is None else held.revision
+    )
+    if upgrade is None:
         raise LettaOpsError(
             "nothing-to-roll-back",
             "what the last migration has replaced is not there any more, or there was none",
@@ -91,18 +102,12 @@ def archive_written(deployment: Deployment, rollback: Rollback, report: Report) 
     return path
 
 
-def _previous(deployment: Deployment) -> str:
-    from backups.restoring.journal import names_of
-
-    return names_of(deployment).previous
-
-
 def _written(deployment: Deployment, since: str) -> Iterator[WrittenSince]:
     with _owner(deployment) as link:
         from psycopg import sql
 
         schema = database_facts(link).schema or "public"
-        tables = {name: sql.Identifier(schema, name) for name in ("agents", "messages")}
+        tables = {name: sql.Identifier(schema, name) for name in TABLES}
         query = sql.SQL(WRITTEN).format(**tables)
         for identifier, name, messages in link.execute(query, {"since": since}):
             yield WrittenSince(str(identifier), str(name), int(messages))

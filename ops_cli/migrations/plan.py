@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OK, WARNING, REFUSED = "ok", "warning", "refused"
 ROOM = 1.2  # of the database's size: a copy of it, and what the migrations write
 FRESH_SECONDS = 24 * 3600.0
+OLD_SECONDS = 7 * 24 * 3600.0  # of a rehearsal
 POSTGRES = 14  # the oldest that the releases here were seen on is younger; below, nothing is tested
 OTHERS = """
 SELECT coalesce(nullif(application_name, ''), usename, '?'), count(*) FROM pg_stat_activity
@@ -118,16 +119,33 @@ def make_plan(deployment: Deployment, store: Store, version: str, report: Report
             "see `letta-ops migrate status`",
         )  # fmt: skip
     pending = tuple(target.pending(standing.revision))
-    identifier = deployment_id(deployment)
+    rehearsal = last_rehearsal(deployment, deployment_id(deployment), standing.revision, version)
     return MigrationPlan(
         standing,
         release,
         pending,
         tuple(breaks_between(here, release)),
         tuple(known_changes([each.id for each in pending])),
-        tuple(_look(deployment, store)),
-        last_rehearsal(deployment, identifier, standing.revision, version),
+        (*_look(deployment, store), *_judged(rehearsal)),
+        rehearsal,
     )
+
+
+def _judged(rehearsal: Rehearsal | None) -> Iterator[Finding]:
+    if rehearsal is not None and rehearsal.age_seconds > OLD_SECONDS:
+        yield Finding(
+            "rehearsal",
+            WARNING,
+            f"it is {time_in_words(rehearsal.age_seconds)} old: make another one",
+        )
+
+
+def ensure_room(deployment: Deployment) -> None:
+    """Raise LettaOpsError (`disk-full`) where there is none for the copy, now that a backup was made."""
+    with host(deployment).session() as link:
+        found = _space(deployment, link)
+    if found.verdict == REFUSED:
+        raise LettaOpsError("disk-full", found.detail, found.hint)
 
 
 def _look(deployment: Deployment, store: Store) -> Iterator[Finding]:

@@ -32,6 +32,20 @@ class Seeded:
     tool: str
 
 
+def configurations(model: dict[str, Any]) -> dict[str, Any]:
+    """A model as a server lists it, and the embedding of the same place: any release takes them so."""
+    return {
+        "llm_config": model,
+        "embedding_config": {
+            "embedding_model": "text-embedding-3-small",
+            "embedding_endpoint_type": "openai",
+            "embedding_endpoint": model["model_endpoint"],
+            "embedding_dim": 1536,
+            "embedding_chunk_size": 300,
+        },
+    }
+
+
 class Server:
     """Plain requests: a client library is made for one release."""
 
@@ -49,18 +63,7 @@ class Server:
 
     def make(self, name: str, **more: Any) -> str:
         model = self.models["openai-proxy/fake"]
-        body = {
-            "name": name,
-            "llm_config": model,
-            "embedding_config": {
-                "embedding_model": "text-embedding-3-small",
-                "embedding_endpoint_type": "openai",
-                "embedding_endpoint": model["model_endpoint"],
-                "embedding_dim": 1536,
-                "embedding_chunk_size": 300,
-            },
-            **more,
-        }
+        body = {"name": name, **configurations(model), **more}
         return str(self.call("POST", "/v1/agents/", body)["id"])
 
     def say(self, agent: str, text: str) -> Any:

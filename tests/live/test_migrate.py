@@ -6,11 +6,12 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from backups.contents import read_tables
@@ -199,6 +200,34 @@ def test_a_release_that_does_not_start_leaves_the_old_one_with_its_data(house: H
     with altered(house.python, text, 0o755):
         answer = house.stack.run("--json", "migrate", "apply", *TO, "--yes", "--without-rehearsal")
     assert answer.code == 1, answer.out
+    _is_as_before(house, before)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("line", [b"the copy is migrated", b"is started", b"profile: updat"])
+def test_a_machine_that_loses_power_comes_back_with_the_old_release(
+    house: House, tmp_path: Path, line: bytes
+) -> None:
+    """Nothing of it is left running, neither the guard; `up` puts it right, and then brings it up."""
+    stack, before = house.stack, house.content
+    log = tmp_path / "apply.log"
+    child = stack.machine.start(
+        LETTA_OPS, "--stack", stack.name, "migrate", "apply", *TO, "--yes", "--without-rehearsal",
+        "--no-smoke", log=log,
+    )  # fmt: skip
+    wait_until(line.decode(), partial(_says, log, line), 200)
+    time.sleep(random.uniform(0, 2))  # noqa: S311  # any moment will do
+    for process in psutil.process_iter(["cmdline"]):
+        if "backups.restoring.guard" in (process.info["cmdline"] or ()):
+            if stack.name in process.info["cmdline"]:
+                process.kill()
+    kill_tree(child)
+    for process in stack.processes():
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    stack.json("up", "--no-smoke")
+    if house.release == NEW.version:  # it was done by then
+        stack.json("migrate", "rollback", "--yes", "--no-smoke")
     _is_as_before(house, before)
 
 

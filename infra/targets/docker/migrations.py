@@ -30,9 +30,8 @@ class ContainerMigrations:
         there = replace(
             self.deployment.database, name=database, host=self.postgres, port=POSTGRES_PORT
         )
-        settings = environment(postgres_uri(there, there.owner).reveal())
-        if (key := self.deployment.server.encryption_key) is not None:
-            settings["LETTA_ENCRYPTION_KEY"] = key.reveal()
+        key = self.deployment.server.encryption_key
+        settings = environment(postgres_uri(there, there.owner).reveal(), key)
         place = {
             "prefix": self.names.prefix,
             "image": self.image,

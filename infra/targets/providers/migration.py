@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.database.administration import revision
 from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
 from infra.stack.locations import StackFolder
-from infra.stack.releases import MIGRATES, RELEASES, needs_migration, release_at
+from infra.stack.profile import ENCRYPTION_KEY
+from infra.stack.releases import OTHER_SCHEMA, RELEASES, needs_migration, release_at
+from infra.stack.secrets import kept_value
 from infra.targets.providers.provider import Properties, Provider
 
 if TYPE_CHECKING:
@@ -75,6 +78,8 @@ class Migration(Provider):
             before = revision(link)
             if before == release.alembic_head:
                 return before
+            if before is not None and os.environ.get(OTHER_SCHEMA) == "leave":
+                return before  # something that was interrupted is put right after this
             if before is not None and not self.knows(folder, inputs, before):
                 raise LettaOpsError(
                     "newer-schema",
@@ -82,7 +87,7 @@ class Migration(Provider):
                     " doesn't know",
                     "use the release that wrote this database, or restore a backup of this one",
                 )
-            if before is not None and not os.environ.get(MIGRATES):
+            if before is not None and os.environ.get(OTHER_SCHEMA) != "migrate":
                 of = release_at(before)
                 raise needs_migration(of.version if of else None, before, release.version)
             log = self._run(folder, inputs)
@@ -113,5 +118,12 @@ class Migration(Provider):
         return log
 
 
+def stack_key(folder: StackFolder) -> Sensitive | None:
+    """What migrations encrypt with that find secrets in the clear: without it they leave them so, and
+    never come back to it. The profile has it before anything is made."""
+    key = kept_value(folder, ENCRYPTION_KEY)
+    return None if key is None else Sensitive(key)
+
+
 def failed_hint(log: Path) -> str:
-    return f"read {log}; the database is unchanged (migrations are one transaction)"
+    return f"read {log}, mend the cause, then run this again: it goes on where it was"

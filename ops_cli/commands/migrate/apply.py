@@ -65,7 +65,7 @@ def _applied(
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing, opened
     from ops_cli.migrations.course import apply, prepare
-    from ops_cli.migrations.plan import make_plan
+    from ops_cli.migrations.plan import ensure_room, make_plan
     from ops_cli.proving import prover
 
     deployment, store = opened(invocation)
@@ -85,6 +85,7 @@ def _applied(
         backup = create(deployment, store, f"before {to}", report)
         _verify(deployment, store, backup.id, report)
         event.detail["backup"] = backup.id
+        ensure_room(deployment)
         done = apply(
             deployment,
             plan.release,

@@ -95,7 +95,7 @@ def _render_plan(plan: Rollback) -> Iterator[Part]:
 def _render_done(answer: dict[str, Any]) -> Iterator[Part]:
     yield (
         f"the stack runs Letta {answer['to']} again, with what it had, after {answer['seconds']:.1f} s;"
-        " the smoke test passed"
+        " it was proven"
     )
     if answer["archived"]:
         yield f"  agents that were written to since are archived: {answer['archived']}"

@@ -15,7 +15,7 @@ from infra.targets.docker.engine.oneshot import Job, run_once
 from infra.targets.docker.names import PYTHON, SOURCE, Names
 from infra.targets.docker.providers.migration import ContainerMigration, environment
 from infra.targets.external_database.preflight import MIGRATE
-from infra.targets.providers.migration import failed_hint
+from infra.targets.providers.migration import failed_hint, stack_key
 from infra.targets.providers.provider import Properties
 
 
@@ -26,10 +26,11 @@ class ExternalMigration(ContainerMigration):
         self, folder: StackFolder, inputs: Properties, keep: Callable[[str], None], log: Path
     ) -> None:
         names, uri = Names(inputs["prefix"]), Sensitive(inputs["uri"])
-        secrets = secrets_of(uri)
+        key = stack_key(folder)
+        secrets = (*secrets_of(uri), *([] if key is None else [key]))
         document = {
             "target": as_document(uri),
-            "environment": environment(""),
+            "environment": environment("", key),
             "secrets": [secret.reveal() for secret in secrets],
         }
         job = Job(

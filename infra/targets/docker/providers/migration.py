@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.errors import LettaOpsError
 from infra.process import TAIL_LINES
+from infra.sensitive import Sensitive
 from infra.stack.locations import StackFolder
 from infra.stack.server_environment import launch_document, secret_values
 from infra.targets.docker.engine.oneshot import Job, run_once
 from infra.targets.docker.names import LAUNCH, PYTHON, SOURCE, Names
 from infra.targets.docker.postgres import administrator
-from infra.targets.providers.migration import Migration, failed_hint
+from infra.targets.providers.migration import Migration, failed_hint, stack_key
 from infra.targets.providers.provider import Properties
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class ContainerMigration(Migration):
     def alembic(
         self, folder: StackFolder, inputs: Properties, keep: Callable[[str], None], log: Path
     ) -> None:
-        run_alembic(inputs, environment(inputs["server_uri"]), keep, failed_hint(log))
+        settings = environment(inputs["server_uri"], stack_key(folder))
+        run_alembic(inputs, settings, keep, failed_hint(log))
 
 
 def run_alembic(
@@ -60,8 +62,10 @@ def run_alembic(
         )
 
 
-def environment(uri: str) -> dict[str, str]:
+def environment(uri: str, key: Sensitive | None) -> dict[str, str]:
+    secret = {} if key is None else {"LETTA_ENCRYPTION_KEY": key.reveal()}
     return {
+        **secret,
         "LETTA_PG_URI": uri,
         "OTEL_SDK_DISABLED": "true",
         "MEMGPT_CONFIG_PATH": "/dev/null",

@@ -39,7 +39,8 @@ class EmbeddedMigration(migration.Migration):
     ) -> None:
         role = Role(OWNER_ROLE, Sensitive(inputs["owner_password"]))
         target = Database(LOOPBACK, int(inputs["port"]), DATABASE_NAME, role, role)
-        upgrade(folder, _where(inputs), target, "head", keep, migration.failed_hint(log))
+        hint, key = migration.failed_hint(log), migration.stack_key(folder)
+        upgrade(folder, _where(inputs), target, "head", keep, hint, key)
 
 
 def _where(inputs: Properties) -> InstalledRelease:
