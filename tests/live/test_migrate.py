@@ -218,9 +218,8 @@ def test_a_machine_that_loses_power_comes_back_with_the_old_release(
     wait_until(line.decode(), partial(_says, log, line), 200)
     time.sleep(random.uniform(0, 2))  # noqa: S311  # any moment will do
     for process in psutil.process_iter(["cmdline"]):
-        if "backups.restoring.guard" in (process.info["cmdline"] or ()):
-            if stack.name in process.info["cmdline"]:
-                process.kill()
+        if {"backups.restoring.guard", stack.name} <= set(process.info["cmdline"] or ()):
+            process.kill()
     kill_tree(child)
     for process in stack.processes():
         with suppress(psutil.NoSuchProcess):
