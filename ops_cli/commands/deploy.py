@@ -176,6 +176,8 @@ def put_right(invocation: Invocation, report: Report) -> None:
     try:
         provision.up(provision.Request(invocation.stack, schema="leave"), report)
     except LettaOpsError as error:
+        if error.code == "locked":
+            raise  # it is not interrupted: somebody is at work on it
         report(f"not all came up before that: {error.message}")
     undo_interrupted(deployment, report)
 
