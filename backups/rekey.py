@@ -73,11 +73,11 @@ def values_in(link: psycopg.Connection[Any], schema: str) -> dict[Place, list[st
     from psycopg import sql
 
     found: dict[Place, list[str]] = {}
-    for place in link.execute(PLACES, [schema]).fetchall():
+    for place in _places(link, schema):
         query = sql.SQL("SELECT DISTINCT {0} FROM {1} WHERE {0} <> ''").format(
             sql.Identifier(place[2]), sql.Identifier(*place[:2])
         )
-        found[place[0], place[1], place[2]] = [row[0] for row in link.execute(query)]
+        found[place] = [row[0] for row in link.execute(query)]
     return found
 
 
@@ -89,7 +89,7 @@ def rekey(link: psycopg.Connection[Any], schema: str, keys: Rekeying) -> int:
     from psycopg import sql
 
     with link.transaction():
-        for _, table, _ in dict.fromkeys(values_in(link, schema)):
+        for table in dict.fromkeys(table for _, table, _ in _places(link, schema)):
             name = sql.Identifier(schema, table)
             link.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(name))
         before = values_in(link, schema)
@@ -108,6 +108,10 @@ def rekey(link: psycopg.Connection[Any], schema: str, keys: Rekeying) -> int:
                     "see whether a trigger of somebody else changes that table",
                 )
     return sum(value in keys.known for values in before.values() for value in values)
+
+
+def _places(link: psycopg.Connection[Any], schema: str) -> list[Place]:
+    return [(home, table, column) for home, table, column in link.execute(PLACES, [schema])]
 
 
 def _change(link: psycopg.Connection[Any], place: Place, pairs: list[tuple[str, str]]) -> None:

@@ -119,6 +119,7 @@ def prepare(deployment: Deployment, release: Release, report: Report) -> Migrati
 def apply(
     deployment: Deployment,
     release: Release,
+    migrations: Migrations,
     revisions: list[str],
     backup: str,
     lock: Lock,
@@ -131,11 +132,11 @@ def apply(
     """Bring the stack to `release`. Whatever fails, it goes back to the release and the data that it had,
     and that is proven; raises LettaOpsError then.
 
-    `revisions` are those that will run: what they are known to change is told and no failure.
+    `migrations` are those of `prepare`; `revisions` are those that will run: what they are known to
+    change is told and no failure.
     """
     started = time.monotonic()
     assert deployment.release is not None  # noqa: S101  # it is ours
-    migrations = prepare(deployment, release, report)
     ensure_no_other(deployment)
     ensure_can_stop(deployment)
     with host(deployment).administrator() as access:

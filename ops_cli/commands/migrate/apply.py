@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ops_cli.commands.migrate.looking import To, planned, render_plan
+from ops_cli.commands.migrate.looking import To, planned, render_differences, render_plan
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, NoSmoke, Yes
 from ops_cli.output import Part, note_parts, present
@@ -78,9 +78,8 @@ def _applied(
         plan = make_plan(deployment, store, to, report)
         _ensure(plan, invocation, without_rehearsal=bold)
         event.detail |= {"from": deployment.release, "to": to, "revision": plan.standing.revision}
-        prepare(
-            deployment, plan.release, report
-        )  # what can't be had is known before a backup is made
+        # What can't be had is known before a backup is made.
+        migrations = prepare(deployment, plan.release, report)
         report("a backup is made")
         backup = create(deployment, store, f"before {to}", report)
         _verify(deployment, store, backup.id, report)
@@ -89,6 +88,7 @@ def _applied(
         done = apply(
             deployment,
             plan.release,
+            migrations,
             plan.revisions,
             backup.id,
             lock,
@@ -151,9 +151,7 @@ def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
         f" for {answer['down_seconds']:.1f} s"
     )
     yield f"  all {comparison['rows']} rows of {comparison['tables']} tables are there: {counts}"
-    for each in comparison["differences"]:
-        name = each["table"] + (f".{each['column']}" if each["column"] else "")
-        yield f"  {name} {each['what']}: {each['why']} ({each['revision']})"
+    yield from render_differences(comparison)
     yield f"  what was there is kept as {answer['previous']}, and in backup {answer['backup']}:"
     yield f"  `{invocation.command('migrate rollback')}` goes back to Letta {answer['from']},"
     yield f"  `{invocation.command('backup restore --drop-previous')}` drops it"

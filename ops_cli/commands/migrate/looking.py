@@ -74,6 +74,13 @@ def render_plan(invocation: Invocation, plan: MigrationPlan) -> Iterator[Part]:
     )
 
 
+def render_differences(comparison: dict[str, Any]) -> Iterator[Part]:
+    """What revisions were known to change, and did."""
+    for each in comparison.get("differences", []):
+        name = each["table"] + (f".{each['column']}" if each["column"] else "")
+        yield f"  {name} {each['what']}: {each['why']} ({each['revision']})"
+
+
 def _name(change: Any) -> str:
     return str(change.table if change.column is None else f"{change.table}.{change.column}")
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ops_cli.commands.migrate.looking import To
+from ops_cli.commands.migrate.looking import To, render_differences
 from ops_cli.invocation import Invocation, current
+from ops_cli.options import Identity
 from ops_cli.output import Part, Table, UnsuccessfulError, present
 from ops_cli.progress import progress
 
@@ -26,14 +27,7 @@ def rehearse_migration(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Make a backup first, and rehearse with that one.")
     ] = False,
-    identity: Annotated[
-        str | None,
-        typer.Option(
-            "--identity",
-            metavar="REFERENCE",
-            help="What opens an encrypted backup: file:PATH, env:NAME or cmd:COMMAND.",
-        ),
-    ] = None,
+    identity: Identity = None,
 ) -> None:
     """Go to a release in a throw-away Postgres, with the data of a backup, and compare what is there
     afterwards with what was there. The live stack notices nothing; nothing is left running."""
@@ -95,9 +89,7 @@ def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
 
     rows = [(each["name"], each["verdict"], each["summary"]) for each in answer["checks"]]
     yield Table(("check", "verdict", "seen"), rows)
-    for each in answer["comparison"].get("differences", []):
-        name = each["table"] + (f".{each['column']}" if each["column"] else "")
-        yield f"  {name} {each['what']}: {each['why']} ({each['revision']})"
+    yield from render_differences(answer["comparison"])
     locked = [name for name, mode in answer["locks"].items() if mode == "AccessExclusiveLock"]
     yield (
         f"the rehearsal passed: the migrations took {answer['seconds']:.1f} s, all of it"
