@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from backups.archives.closure import COMMON, OF_SERVER, Closure, Role
@@ -18,6 +19,7 @@ from backups.archives.staging import (
     quoted,
     roots,
 )
+from infra.database import model_endpoints
 from infra.errors import LettaOpsError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def decide(staging: Staging, header: Header, *, new_ids: bool) -> None:
     """
     _match_organizations(staging)
     _match_providers(staging, header)
+    _follow_endpoints(staging, header)
     for table in staging.tables:
         if staging.model.roles[table] is Role.ATTACHED:
             _match(staging, table, new_ids=new_ids)
@@ -101,6 +104,28 @@ def _match_providers(staging: Staging, header: Header) -> None:
                 staging.model.table(name),
                 values=[identifier, called, identifier],
             )
+
+
+def _follow_endpoints(staging: Staging, header: Header) -> None:
+    """An agent's model is asked where this server's provider of that name is, as a restored database's is
+    (see `model_endpoints`); what a person pointed elsewhere stays."""
+    here = model_endpoints.of_configuration(staging.link, staging.model.schema)
+    moved = {old: here[name] for name, old in header.urls.items() if here.get(name, old) != old}
+    for table in staging.tables if moved else ():
+        for column, key in model_endpoints.CONFIGURATIONS.items():
+            if column in staging.model.names(table):
+                staging.run(
+                    "UPDATE {0} SET {1} = jsonb_set({1}::jsonb, %(path)s,"
+                    " %(moved)s::jsonb -> ({1} ->> %(key)s))::json"
+                    " WHERE %(moved)s::jsonb ? ({1} ->> %(key)s)",
+                    staging.staged(table),
+                    quoted(column),
+                    values={"path": [key], "key": key, "moved": json.dumps(moved)},
+                )
+    for old, new in moved.items():
+        staging.notes.append(
+            f"models are asked at {new}, as this server does; the archive says {old}"
+        )
 
 
 def _match(staging: Staging, table: str, *, new_ids: bool) -> None:

@@ -16,7 +16,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,8 +67,9 @@ class ArchivedTable:
 
 @dataclass(frozen=True)
 class Header:
-    """What an archive is of. `providers` are names by id: of a server's own, no more is carried;
-    `left_out` counts what belongs to the agents and is not in here; `secrets` are encrypted by the key
+    """What an archive is of. `providers` are names by id: of a server's own, no more is carried than
+    `urls`: by name, where those of its configuration were. `left_out` counts what belongs to the agents
+    and is not in here; secrets are encrypted by the key
     with `key_fingerprint`."""
 
     created_at: str
@@ -82,6 +83,7 @@ class Header:
     providers: Mapping[str, str]
     left_out: Mapping[str, int]
     key_fingerprint: str | None
+    urls: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return {"kind": KIND, "format": FORMAT, **asdict(self)}

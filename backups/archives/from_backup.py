@@ -106,6 +106,7 @@ class _Reading:
         self._wanted = wanted
         self.agents: tuple[str, ...] = ()
         self.providers: dict[str, str] = {}
+        self.urls: dict[str, str] = {}
         self._rows: dict[str, tuple[list[str], Background[IO[bytes]]]] = {}
         record = backup.manifest.database
         self._schema = str(record.schema)
@@ -134,6 +135,7 @@ class _Reading:
             providers=self.providers,
             left_out={},
             key_fingerprint=manifest.key_fingerprint,
+            urls=self.urls,
         )
 
     def read_dump(self) -> None:
@@ -216,10 +218,11 @@ class _Reading:
             pass
 
     def _learn_providers(self, names: list[str], rows: Iterator[bytes]) -> None:
-        identifier, name = names.index("id"), names.index("name")
         for line in _lines(rows):
-            fields = line.split(b"\t")
-            self.providers[fields[identifier].decode()] = fields[name].decode()
+            fields = dict(zip(names, map(bytes.decode, line.split(b"\t")), strict=True))
+            self.providers[fields["id"]] = fields["name"]
+            if fields.get("organization_id", NULL) == NULL != fields.get("base_url", NULL):
+                self.urls[fields["name"]] = fields["base_url"]
 
     def _resolve(self) -> None:
         """Find out which agents are wanted, as soon as that can be told."""
@@ -284,6 +287,7 @@ def _chosen(rows: Iterable[bytes], names: Sequence[str], chosen: _Filter) -> Ite
             yield b"".join(found)
 
 
+NULL = "\\N"  # as COPY writes it
 SEARCHED = 50  # more values than these are not looked for block by block
 
 

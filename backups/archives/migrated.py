@@ -126,6 +126,7 @@ def _archive(
         deployment=old.deployment,
         release=release.version,
         providers=old.providers,
+        urls=old.urls,
         left_out=old.left_out,
         key_fingerprint=old.key_fingerprint,
     )

@@ -15,6 +15,7 @@ from backups.catalog import deployment_id
 from backups.contents import OF_PGVECTOR
 from backups.encryption import Encryption, encryption_of
 from backups.sources.memory_files import reachable, read_memory
+from infra.database import model_endpoints
 from infra.database.facts import database_facts
 from infra.process import Report
 from infra.stack.deployment import Deployment
@@ -119,6 +120,7 @@ def header_of(
         providers=dict(link.execute(providers).fetchall()) if "providers" in model.columns else {},
         left_out=dict(_left_out(deployment, link, model, agents)),
         key_fingerprint=None if key is None else key_fingerprint(key),
+        urls=model_endpoints.of_configuration(link, model.schema),
     )
 
 

@@ -42,6 +42,24 @@ def elsewhere(link: Any, urls: Mapping[str, str]) -> str | None:
     return None
 
 
+def of_configuration(link: Any, schema: str) -> dict[str, str]:
+    """Where the providers of the configuration are, by their names, as the database of `link` says."""
+    from psycopg import sql
+
+    needed = ("base_url", "name", "organization_id")
+    columns = link.execute(
+        "SELECT count(*) FROM information_schema.columns WHERE table_schema = %s"
+        " AND table_name = 'providers' AND column_name = ANY(%s)",
+        [schema, list(needed)],
+    ).fetchone()
+    if columns != (len(needed),):  # an older release's
+        return {}
+    query = sql.SQL(
+        "SELECT name, base_url FROM {} WHERE organization_id IS NULL AND base_url IS NOT NULL"
+    ).format(sql.Identifier(schema, "providers"))
+    return dict(link.execute(query).fetchall())
+
+
 def _move(link: Any, name: str, url: str) -> None:
     from psycopg import sql
 

@@ -530,6 +530,9 @@ def test_an_agent_moves_to_another_server_with_everything_but_its_secrets(
     assert row == (True,)
     with api(elsewhere.deployment) as client:
         assert say(client, rich.id, "Where am I?")
+        listed = {model.handle: model.api_model_endpoint for model in client.models.list()}
+        configured = client.agents.retrieve(rich.id).llm_config
+        assert configured.api_model_endpoint == listed[configured.handle]  # not where it comes from
     # Once more, where all of it is: nothing is there twice.
     elsewhere.json("agent", "delete", rich.id, "--yes")
     elsewhere.json("agent", "restore", str(path), "--without-secrets")
