@@ -114,13 +114,9 @@ def _follow_endpoints(staging: Staging, header: Header) -> None:
     for table in staging.tables if moved else ():
         for column, key in model_endpoints.CONFIGURATIONS.items():
             if column in staging.model.names(table):
-                staging.run(
-                    "UPDATE {0} SET {1} = jsonb_set({1}::jsonb, %(path)s,"
-                    " %(moved)s::jsonb -> ({1} ->> %(key)s))::json"
-                    " WHERE %(moved)s::jsonb ? ({1} ->> %(key)s)",
-                    staging.staged(table),
-                    quoted(column),
-                    values={"path": [key], "key": key, "moved": json.dumps(moved)},
+                staging.link.execute(
+                    model_endpoints.changing(staging.staged(table), column),
+                    {"key": key, "moved": json.dumps(moved)},
                 )
     for old, new in moved.items():
         staging.notes.append(

@@ -18,6 +18,7 @@ from backups.archives.place import InFile
 from backups.archives.staging import Staging, names_of
 from backups.archives.write import header_of, write_agents
 from backups.encryption import Encryption
+from infra.database.clear_secrets import encrypt_clear
 from infra.embedded.alembic import upgrade
 from infra.embedded.release import InstalledRelease
 from infra.embedded.throwaway import throwaway_folder, throwaway_parent
@@ -80,6 +81,8 @@ def migrated(
                 if key is not None and header.key_fingerprint not in (None, key_fingerprint(key)):
                     key = None  # what is encrypted already is of another one
                 _upgrade(folder, installed, postgres, release.alembic_head, key)
+                if key is not None:
+                    encrypt_clear(link, SCHEMA, key)
                 link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 place = InFile(folder.root / "migrated.agents")
                 _archive(deployment, release, link, header, staging, place)

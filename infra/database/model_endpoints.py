@@ -8,12 +8,22 @@ agents nor new ones.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psycopg import sql
 
 # The column's name, and the key inside its JSON that holds the provider's URL.
 CONFIGURATIONS = {"llm_config": "model_endpoint", "embedding_config": "embedding_endpoint"}
 # What was asked of a model in the past stays as it was.
+# Which provider an agent means, and where it asks it.
+NAMED = """
+SELECT DISTINCT llm_config ->> 'model_endpoint',
+  coalesce(llm_config ->> 'provider_name', split_part(llm_config ->> 'handle', '/', 1))
+FROM {} WHERE llm_config ->> 'model_endpoint' IS NOT NULL
+"""
 HISTORY = ("provider_traces", "llm_batch_items")
 
 
@@ -32,6 +42,39 @@ def move(link: Any, urls: Mapping[str, str]) -> dict[str, str]:
                 before[name] = old
             _move(link, name, url)
     return before
+
+
+def follow(link: Any, schema: str) -> dict[str, str]:
+    """Where agents that came from elsewhere name a provider that is configured here, they ask it where it
+    is here; return the URLs that were changed, and what to. The transaction is the caller's."""
+    from psycopg import sql
+
+    here = of_configuration(link, schema)
+    agents = sql.Identifier(schema, "agents")
+    rows = link.execute(sql.SQL(NAMED).format(agents)).fetchall()
+    meant: dict[str, set[str]] = {}
+    for old, name in rows:
+        meant.setdefault(old, set()).add(here.get(name, old))
+    moved = {old: new for old, (new, *more) in meant.items() if not more and new != old}
+    link.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.Identifier(schema)))
+    for table, column in _configurations(link) if moved else ():
+        link.execute(
+            changing(sql.Identifier(schema, table), column),
+            {"key": CONFIGURATIONS[column], "moved": json.dumps(moved)},
+        )
+    return moved
+
+
+def changing(table: sql.Composable, column: str) -> sql.Composed:
+    """An UPDATE of the configurations in `column`; it takes `key`, that of the URL in them, and `moved`,
+    JSON: which URL becomes which."""
+    from psycopg import sql
+
+    return sql.SQL(
+        "UPDATE {table} SET {column} = jsonb_set({column}::jsonb, ARRAY[%(key)s]::text[],"
+        " %(moved)s::jsonb -> ({column} ->> %(key)s))::json"
+        " WHERE %(moved)s::jsonb ? ({column} ->> %(key)s)"
+    ).format(table=table, column=sql.Identifier(column))
 
 
 def elsewhere(link: Any, urls: Mapping[str, str]) -> str | None:
@@ -61,8 +104,6 @@ def of_configuration(link: Any, schema: str) -> dict[str, str]:
 
 
 def _move(link: Any, name: str, url: str) -> None:
-    from psycopg import sql
-
     old = _url(link, name)
     if old is None or old == url:
         return
@@ -71,14 +112,9 @@ def _move(link: Any, name: str, url: str) -> None:
         [url, name],
     )
     for table, column in _configurations(link):
-        key = CONFIGURATIONS[column]
         link.execute(
-            sql.SQL(
-                "UPDATE {table} SET {column} ="
-                " jsonb_set({column}::jsonb, %s, to_jsonb(%s::text))::json"
-                " WHERE {column} ->> %s = %s"
-            ).format(table=sql.Identifier(table), column=sql.Identifier(column)),
-            [[key], url, key, old],
+            changing(sql.Identifier(table), column),
+            {"key": CONFIGURATIONS[column], "moved": json.dumps({old: url})},
         )
 
 

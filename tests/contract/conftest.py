@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from infra.database.administration import DatabaseAccess
+from infra.embedded.throwaway import throwaway_folder
+from infra.embedded.throwaway_postgres import start_postgres
 from infra.pulumi_cli.cli import find_pulumi
 from infra.pulumi_cli.cli_cache import PulumiCli
 from tests.contract.s3_server import S3Server, running_s3_server
@@ -16,6 +22,16 @@ from tests.contract.s3_server import S3Server, running_s3_server
 @pytest.fixture(scope="session")
 def cli() -> PulumiCli:
     return find_pulumi(lambda line: print(line, file=sys.stderr))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[DatabaseAccess]:
+    """A real Postgres with pgvector, as its administrator."""
+    parent = Path(tempfile.mkdtemp(prefix="letta-ops-contract-"))
+    parent.chmod(0o755)  # the server has an account of its own
+    with throwaway_folder(parent, print) as folder:
+        yield start_postgres(folder).access
+    shutil.rmtree(parent)
 
 
 @pytest.fixture(scope="session")

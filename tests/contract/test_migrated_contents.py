@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from infra.database.administration import DatabaseAccess
-from infra.embedded.throwaway import throwaway_folder
-from infra.embedded.throwaway_postgres import start_postgres
 from ops_cli.migrations.contents import Comparison, Side, compare_contents
 from ops_cli.migrations.known_changes import KnownChange
 
@@ -65,18 +59,13 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    parent = Path(tempfile.mkdtemp(prefix="letta-ops-contents-"))
-    parent.chmod(0o755)  # the server has an account of its own
-    with throwaway_folder(parent, print) as folder:
-        server = start_postgres(folder)
-        with server.access.connect("postgres") as link:
-            link.execute("CREATE DATABASE before")
-        with server.access.connect("before") as link:
-            link.execute("CREATE EXTENSION vector")
-            link.execute(TABLES)
-        yield Pair(server.access)
-    shutil.rmtree(parent)
+def pair(postgres: DatabaseAccess) -> Pair:
+    with postgres.connect("postgres") as link:
+        link.execute("CREATE DATABASE before")
+    with postgres.connect("before") as link:
+        link.execute("CREATE EXTENSION vector")
+        link.execute(TABLES)
+    return Pair(postgres)
 
 
 @pytest.mark.parametrize(

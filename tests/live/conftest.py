@@ -40,7 +40,9 @@ HEAVIEST_FIRST = (
     "test_memory_files.py", "test_standby.py", "test_extensions.py", "test_agents.py", "test_archives.py",
 )  # fmt: skip
 # They leave the stack of their own as they found it, or remove it: the next one of them has it, too.
-SHARING = ("changes", "documents", "errors", "interruptions", "security", "two-stacks")
+SHARING = (
+    "changes", "documents", "errors", "from-sqlite", "interruptions", "security", "two-stacks",
+)  # fmt: skip
 MATRIX_VARIABLE = "LETTA_OPS_TEST_MATRIX"
 
 

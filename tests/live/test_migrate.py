@@ -273,7 +273,10 @@ def test_it_is_applied_with_everything_and_rolled_back(house: House) -> None:
     again = stack.json("migrate", "apply", *TO, "--yes", code=1)
     assert again["error"]["code"] == "nothing-to-migrate"
     agent, other, third = house.seeded.agents
-    assert Server(stack.deployment).say(agent, "Hello from the new release")["messages"]
+    server = Server(stack.deployment)
+    shown = server.call("GET", f"/v1/agents/{agent}?include=agent.secrets")
+    assert [each["value"] for each in shown["secrets"]] == ["secret-0"]
+    assert server.say(agent, "Hello from the new release")["messages"]
     refused = stack.json("migrate", "rollback", code=1)
     assert "nobody can be asked" in refused["error"]["message"]
     plan = stack.json("migrate", "rollback", "--dry-run")

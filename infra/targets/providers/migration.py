@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.database.administration import revision
+from infra.database.clear_secrets import encrypt_clear
+from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.locations import StackFolder
@@ -54,7 +56,12 @@ class Migration(Provider):
         """Run `alembic upgrade head`; `keep` every line. Raises LettaOpsError when it fails."""
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
-        return inputs["release"], {"revision": self._upgrade(folder, inputs)}
+        after = self._upgrade(folder, inputs)
+        key = stack_key(folder)
+        if key is not None and after == RELEASES[inputs["release"]].alembic_head:
+            with self.administrator(folder, inputs) as link:
+                encrypt_clear(link, database_facts(link).schema or "public", key)
+        return inputs["release"], {"revision": after}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         """Compare the database's revision, when it can be reached, with the one we left it at."""

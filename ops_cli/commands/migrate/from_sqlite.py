@@ -1,0 +1,214 @@
+"""`letta-ops migrate from-sqlite`: what a server of Letta 0.11 keeps in a file becomes a stack."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops_cli.invocation import Invocation, current
+from ops_cli.options import DryRun, Identity, NoSmoke, Yes
+from ops_cli.output import Part, Table, present
+from ops_cli.progress import progress
+
+if TYPE_CHECKING:
+    from infra.stack.deployment import Deployment
+    from ops_cli.migrations.sqlite.loading import Loaded, Problem
+
+SHOWN = 20
+COUNTED = {"agents": "agents", "messages": "messages", "block": "blocks", "sources": "sources"}
+
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Go on though the stack holds agents: they are kept beside."),
+]
+
+
+def bring_from_sqlite(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file: ~/.letta/sqlite.db, usually.")
+    ],
+    *,
+    mend: Annotated[
+        bool,
+        typer.Option(
+            "--mend",
+            help="Replace what Postgres refuses, leave out what can't be, and write down what it was.",
+        ),
+    ] = False,
+    replace: Replace = False,
+    identity: Identity = None,
+    no_smoke: NoSmoke = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Bring what a server of Letta 0.11 keeps in SQLite into the stack, compared row by row. The file is
+    not written to."""
+    invocation = current(context)
+    answer = _brought(
+        invocation, file.expanduser(), identity, mend=mend, replace=replace,
+        with_models=not no_smoke, dry_run=dry_run, yes=yes,
+    )  # fmt: skip
+    present(invocation, answer, lambda shown: _render(invocation, shown))
+
+
+def _brought(
+    invocation: Invocation,
+    file: Path,
+    identity: str | None,
+    *,
+    mend: bool,
+    replace: bool,
+    with_models: bool,
+    dry_run: bool,
+    yes: bool,
+) -> dict[str, Any]:
+    from backups.opening import Key
+    from backups.restoring.generations import generations_of
+    from backups.scope import scope_of
+    from ops_cli.auditing import audited
+    from ops_cli.commands.backup.store import changing, opened
+    from ops_cli.migrations.coming_in import as_deployment, back_up, bring_in, ensure_room_for
+    from ops_cli.migrations.from_sqlite import LAST_ON_SQLITE, in_postgres
+    from ops_cli.proving import prover
+
+    deployment, store = opened(invocation)
+    key, scope = Key.of(deployment.backups, identity), scope_of(deployment)
+    with generations_of(deployment, scope) as generations:
+        ensure_room_for(deployment, generations, replaces=replace or dry_run)
+    with progress(invocation) as report, in_postgres(deployment, file, report, mend=mend) as found:
+        database, loaded = found
+        answer = {"file": str(file), **_as_json(loaded)}
+        if not dry_run:
+            _ensure(loaded, file, mend=mend)
+        if dry_run:
+            return {"dry_run": True, **answer}
+        _agree(invocation, loaded, yes=yes, replace=replace)
+        answer["left_out"] = _written_down(deployment, loaded)
+        source = as_deployment(deployment, "sqlite", database, LAST_ON_SQLITE.version, None)
+        with changing(deployment, store, "migrate from-sqlite", report):
+            backup = back_up(source, store, report)
+    with (
+        progress(invocation) as report,
+        audited(invocation, "migrate from-sqlite", str(file)) as event,
+        changing(deployment, store, "migrate from-sqlite", report) as lock,
+        generations_of(deployment, scope) as generations,
+    ):
+        deployment = invocation.deployment()
+        ensure_room_for(deployment, generations, replaces=replace)
+        confirm_server = prover(report, "the stack is as it was", with_models=with_models)
+        done = bring_in(
+            deployment, generations, store, backup, key, lock, confirm_server, report,
+            secret=None, record=event,
+        )  # fmt: skip
+    return {**answer, **done.as_json()}
+
+
+def _ensure(loaded: Loaded, file: Path, *, mend: bool) -> None:
+    """Raise LettaOpsError (`rows-refused`) where something of the file has no place in Postgres."""
+    from ops_cli.output import UnsuccessfulError
+
+    bad = loaded.refused if mend else loaded.problems
+    if not bad:
+        return
+    lines = [f"  - {each}" for each in bad[:SHOWN]]
+    if len(bad) > SHOWN:
+        lines.append(f"  and {len(bad) - SHOWN} more: --dry-run --json has all")
+    hint = (
+        "mend these in a copy of the file, then give that one"
+        if mend
+        else "--mend replaces what it can, leaves out the rest, and says of each what it was; --dry-run"
+        " --mend shows it"
+    )
+    raise UnsuccessfulError(
+        "rows-refused",
+        "\n".join(
+            [f"{len(bad)} things of {file} can't come as they are; nothing was changed:", *lines]
+        ),
+        hint,
+        _as_json(loaded),
+    )
+
+
+def _agree(invocation: Invocation, loaded: Loaded, *, yes: bool, replace: bool) -> None:
+    from ops_cli.asking import confirm
+    from ops_cli.output import note_parts
+
+    note_parts(_render_found(loaded.rows, loaded.problems))
+    if not yes and (replace or loaded.problems):
+        confirm(
+            f"Bring that into stack '{invocation.stack}'?",
+            "it would take the place of what the stack holds, and nobody can be asked here",
+        )
+
+
+def _written_down(deployment: Deployment, loaded: Loaded) -> str | None:
+    """Keep what is left out, a row a line, and return the file."""
+    import datetime as dt
+    import json
+
+    from infra.files import write_private
+    from infra.stack.locations import stack_folder
+
+    if not loaded.left_out:
+        return None
+    name = f"left-out-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.jsonl"
+    path = stack_folder(deployment.stack).root / name
+    write_private(path, "".join(f"{json.dumps(each)}\n" for each in loaded.left_out))
+    return str(path)
+
+
+def _as_json(loaded: Loaded) -> dict[str, Any]:
+    return {
+        "rows": loaded.rows,
+        "problems": [each.as_json() for each in loaded.problems],
+        "rows_left_out": len(loaded.left_out),
+    }
+
+
+def _render_found(rows: dict[str, int], problems: Sequence[Problem]) -> Iterator[Part]:
+    counts = ", ".join(f"{rows[name]} {words}" for name, words in COUNTED.items() if name in rows)
+    yield f"the file holds {counts}; {sum(rows.values())} rows of {len(rows)} tables come along"
+    if not problems:
+        return
+    kinds = Counter((each.table, each.column or "", _kind(each)) for each in problems)
+    yield Table(
+        ("table", "column", "what", "times"),
+        [(table, column, what, str(times)) for (table, column, what), times in kinds.items()][
+            :SHOWN
+        ],
+    )
+    for each in problems[:SHOWN]:
+        yield f"  {each}"
+
+
+def _kind(problem: Problem) -> str:
+    return problem.mend or "refused"
+
+
+def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
+    from ops_cli.migrations.sqlite.loading import Problem
+
+    yield from _render_found(answer["rows"], [Problem(**each) for each in answer["problems"]])
+    if answer.get("dry_run"):
+        bad = [each for each in answer["problems"] if each["mend"] is None]
+        yield (
+            f"{len(bad)} things can't come along as they are; nothing was changed"
+            if bad
+            else "nothing was changed"
+        )
+        return
+    yield f"the stack holds it, after {answer['seconds']:.1f} s; every row was compared"
+    for old, new in answer["endpoints"].items():
+        yield f"  models that were asked at {old} are asked at {new}, as this stack does"
+    if answer["left_out"]:
+        yield f"  rows that were left out are written down: {answer['left_out']}"
+    yield f"  as it came, it is kept as backup {answer['backup']}"
+    if answer["previous"]:
+        undo = invocation.command("backup restore --undo")
+        yield f"  what was there is kept as {answer['previous']}: `{undo}` goes back to it"
+    yield "  stop the server that used the file: what it writes from now on does not come along"

@@ -1,0 +1,151 @@
+"""A database from elsewhere -> the stack: as a backup in its store, rehearsed, and restored.
+
+So what comes in is kept as it came, is proven before anything of the stack is touched, and takes the
+place of what was there as any backup does: compared, switched, smoke-tested, and undone where that fails.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from backups.catalog import Backup, deployment_id, read_catalog
+from backups.create import create
+from backups.lock import Lock
+from backups.opening import Key
+from backups.restoring.generations import Generations
+from backups.restoring.plan import Options, make_plan
+from backups.restoring.restore import ConfirmServer, Record, Restored, restore
+from backups.signing import key_to_sign
+from backups.stores.store import Store
+from infra.database import model_endpoints
+from infra.database.connection import database_of
+from infra.database.facts import database_facts
+from infra.errors import LettaOpsError
+from infra.process import Report
+from infra.sensitive import Sensitive
+from infra.stack.deployment import EXTERNAL, Database, Deployment
+from infra.stack.releases import RELEASES
+from infra.targets import host
+from ops_cli.migrations.records import Rehearsal
+from ops_cli.migrations.rehearse import rehearse
+
+
+@dataclass(frozen=True)
+class CameIn:
+    """What was done. `rehearsal` is None where the schema was today's already; `endpoints` are URLs at
+    which agents asked their model, and where they ask it now."""
+
+    backup: str
+    rehearsal: Rehearsal | None
+    restored: Restored
+    endpoints: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "backup": self.backup,
+            "rehearsal": self.rehearsal and self.rehearsal.id,
+            "compared_rows": self.rehearsal and self.rehearsal.rows,
+            "previous": self.restored.previous,
+            "proven": self.restored.proven,
+            "seconds": self.restored.seconds,
+            "endpoints": self.endpoints,
+        }
+
+
+def ensure_room_for(deployment: Deployment, generations: Generations, *, replaces: bool) -> None:
+    """Raise LettaOpsError (`stack-not-empty`) where agents would have to give way."""
+    if deployment.folder is None:
+        raise LettaOpsError(
+            "not-here",
+            "what comes in takes the place of what a stack of letta-ops holds, and this is none",
+            "make one first (`letta-ops up`), then run this again",
+        )
+    held = generations.read(generations.live, None)
+    if held is not None and held.agents and not replaces:
+        raise LettaOpsError(
+            "stack-not-empty",
+            f"stack '{deployment.stack}' holds {held.agents} agents and {held.messages} messages, which"
+            " would have to give way; nothing was changed",
+            "make another stack (`letta-ops --stack NAME up`), or say --replace: what is there is kept"
+            " beside, until the next restore",
+        )
+
+
+def as_deployment(
+    deployment: Deployment,
+    name: str,
+    database: Database,
+    release: str | None,
+    key: Sensitive | None,
+) -> Deployment:
+    """The source as a deployment whose backups go into the store of the stack, under an id of its own:
+    they are never the stack's newest ones, and no retention of its takes them."""
+    return Deployment(
+        stack=name,
+        target=EXTERNAL,
+        server=replace(deployment.server, encryption_key=key, other_keys=()),
+        id=re.sub(r"[^A-Za-z0-9._-]", "-", f"{deployment_id(deployment)[:60]}.{name}"[:100]),
+        release=release,
+        database=database,
+        backups=deployment.backups,
+        signing_key=key_to_sign(deployment),
+    )
+
+
+def back_up(source: Deployment, store: Store, report: Report) -> Backup:
+    """Make a backup of what comes in."""
+    made = create(source, store, f"from {source.stack}", report)
+    return read_catalog(store, deployment_id(source)).find(made.id)
+
+
+def bring_in(
+    deployment: Deployment,
+    generations: Generations,
+    store: Store,
+    backup: Backup,
+    key: Key,
+    lock: Lock,
+    confirm_server: ConfirmServer,
+    report: Report,
+    *,
+    secret: Sensitive | None,
+    record: Record,
+) -> CameIn:
+    """Rehearse what `backup` holds at the release of the stack, and restore it.
+
+    `secret` is the encryption key of the source, where it is not the stack's.
+    Raises LettaOpsError: `rehearsal-failed`, and those of a
+    restore; the stack is as it was then.
+    """
+    if secret is not None and secret != deployment.server.encryption_key:
+        others = (*deployment.server.other_keys, secret)
+        deployment = replace(deployment, server=replace(deployment.server, other_keys=others))
+    release = RELEASES.get(deployment.release or "")
+    rehearsal = None
+    if release is not None and backup.manifest.database.revision != release.alembic_head:
+        own = replace(deployment.server, encryption_key=secret or deployment.server.encryption_key)
+        rehearsal = rehearse(replace(deployment, server=own), store, backup, key, release, report)
+        if not rehearsal.passed:
+            bad = [each for each in rehearsal.checks if each["verdict"] == "failed"]
+            lines = "\n".join(f"  - {each['name']}: {each['summary']}" for each in bad)
+            raise LettaOpsError(
+                "rehearsal-failed",
+                f"coming to Letta {release.version} failed in a throw-away Postgres; the stack is as it"
+                f" was:\n{lines}",
+                f"what came in is kept as backup {backup.id}",
+            )
+    lock.ensure_held()
+    plan = make_plan(deployment, generations, store, backup, key, Options(into_other=True))
+    done = restore(
+        deployment, generations, store, plan, key, lock, confirm_server, report, record=record
+    )
+    return CameIn(backup.id, rehearsal, done, _follow(deployment))
+
+
+def _follow(deployment: Deployment) -> dict[str, str]:
+    """Providers are those of a server's configuration: agents that mean one ask it where it is here."""
+    database = database_of(deployment)
+    with host(deployment).session(database.owner) as link, link.transaction():
+        return model_endpoints.follow(link, database_facts(link).schema or "public")
