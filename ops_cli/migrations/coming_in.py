@@ -14,9 +14,10 @@ from backups.catalog import Backup, deployment_id, read_catalog
 from backups.create import create
 from backups.lock import Lock
 from backups.opening import Key
-from backups.restoring.generations import Generations
+from backups.restoring.generations import Generations, generations_of
 from backups.restoring.plan import Options, make_plan
 from backups.restoring.restore import ConfirmServer, Record, Restored, restore
+from backups.scope import scope_of
 from backups.signing import key_to_sign
 from backups.stores.store import Store
 from infra.database import model_endpoints
@@ -54,7 +55,7 @@ class CameIn:
         }
 
 
-def ensure_room_for(deployment: Deployment, generations: Generations, *, replaces: bool) -> None:
+def ensure_room_for(deployment: Deployment, *, replaces: bool) -> None:
     """Raise LettaOpsError (`stack-not-empty`) where agents would have to give way."""
     if deployment.folder is None:
         raise LettaOpsError(
@@ -62,7 +63,8 @@ def ensure_room_for(deployment: Deployment, generations: Generations, *, replace
             "what comes in takes the place of what a stack of letta-ops holds, and this is none",
             "make one first (`letta-ops up`), then run this again",
         )
-    held = generations.read(generations.live, None)
+    with generations_of(deployment, scope_of(deployment)) as generations:
+        held = generations.read(generations.live, None)
     if held is not None and held.agents and not replaces:
         raise LettaOpsError(
             "stack-not-empty",
@@ -77,6 +79,7 @@ def as_deployment(
     deployment: Deployment,
     name: str,
     database: Database,
+    scope: str,
     release: str | None,
     key: Sensitive | None,
 ) -> Deployment:
@@ -89,7 +92,9 @@ def as_deployment(
         id=re.sub(r"[^A-Za-z0-9._-]", "-", f"{deployment_id(deployment)[:60]}.{name}"[:100]),
         release=release,
         database=database,
-        backups=deployment.backups,
+        backups=deployment.backups.model_copy(
+            update={"backup": deployment.backups.backup.model_copy(update={"scope": scope})}
+        ),
         signing_key=key_to_sign(deployment),
     )
 

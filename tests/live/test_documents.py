@@ -22,6 +22,9 @@ OF_DOCKER = pytest.mark.target("docker", reason="the document is about container
 MARKS = {
     "docs/docker.md": [OF_DOCKER, pytest.mark.long],
     "docs/backup.md": [pytest.mark.long],
+    "docs/come-in.md": [
+        pytest.mark.long, pytest.mark.target("local", reason="it comes in the same way everywhere"),
+    ],
     "docs/configuration.md": [pytest.mark.long],
     "docs/pulumi.md": [pytest.mark.long],
     "docs/rotate-secrets.md": [pytest.mark.long],
@@ -30,7 +33,11 @@ MARKS = {
     ],
 }  # fmt: skip
 # What has to be so before a document's first command.
-BEFORE = {"docs/upgrade.md": "letta-ops up --no-smoke --config release=0.16.7\n"}
+UNPACK = "import lzma, sys; sys.stdout.buffer.write(lzma.decompress(sys.stdin.buffer.read()))"
+BEFORE = {
+    "docs/upgrade.md": "letta-ops up --no-smoke --config release=0.16.7\n",
+    "docs/come-in.md": f"python3 -c '{UNPACK}' <tests/live/sqlite-0.11.7.db.xz >sqlite.db\n",
+}
 CASES = [pytest.param(each, marks=MARKS.get(each, [])) for each in DOCUMENTS]
 
 

@@ -102,6 +102,7 @@ def test_a_file_becomes_a_stack_and_each_agent_goes_on(own_stack: Stack, file: P
     assert refused.json["error"]["code"] == "stack-not-empty"
 
 
+@pytest.mark.long
 def test_what_postgres_refuses_is_told_and_nothing_is_changed(own_stack: Stack, file: Path) -> None:
     with sqlite3.connect(file) as link:
         link.execute("UPDATE block SET value = 'a' || char(0) || 'b' WHERE label = 'shared'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ops_cli.commands.migrate.adopt import adopt_installation
 from ops_cli.commands.migrate.apply import apply_migration
 from ops_cli.commands.migrate.from_sqlite import bring_from_sqlite
 from ops_cli.commands.migrate.looking import plan_migration, show_status
@@ -16,3 +17,4 @@ app.command("rehearse")(rehearse_migration)
 app.command("apply")(apply_migration)
 app.command("rollback")(rollback_migration)
 app.command("from-sqlite")(bring_from_sqlite)
+app.command("adopt")(adopt_installation)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ops_cli.commands.migrate.coming_in import Replace, render_restored, restored
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, Identity, NoSmoke, Yes
 from ops_cli.output import Part, Table, present
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 COUNTED = {"agents": "agents", "messages": "messages", "block": "blocks", "sources": "sources"}
-
-Replace = Annotated[
-    bool,
-    typer.Option("--replace", help="Go on though the stack holds agents: they are kept beside."),
-]
 
 
 def bring_from_sqlite(
@@ -67,19 +63,13 @@ def _brought(
     dry_run: bool,
     yes: bool,
 ) -> dict[str, Any]:
-    from backups.opening import Key
-    from backups.restoring.generations import generations_of
-    from backups.scope import scope_of
-    from ops_cli.auditing import audited
+    from backups.manifest import LETTA
     from ops_cli.commands.backup.store import changing, opened
-    from ops_cli.migrations.coming_in import as_deployment, back_up, bring_in, ensure_room_for
+    from ops_cli.migrations.coming_in import as_deployment, back_up, ensure_room_for
     from ops_cli.migrations.from_sqlite import LAST_ON_SQLITE, in_postgres
-    from ops_cli.proving import prover
 
     deployment, store = opened(invocation)
-    key, scope = Key.of(deployment.backups, identity), scope_of(deployment)
-    with generations_of(deployment, scope) as generations:
-        ensure_room_for(deployment, generations, replaces=replace or dry_run)
+    ensure_room_for(deployment, replaces=replace or dry_run)
     with progress(invocation) as report, in_postgres(deployment, file, report, mend=mend) as found:
         database, loaded = found
         answer = {"file": str(file), **_as_json(loaded)}
@@ -89,22 +79,14 @@ def _brought(
             return {"dry_run": True, **answer}
         _agree(invocation, loaded, yes=yes, replace=replace)
         answer["left_out"] = _written_down(deployment, loaded)
-        source = as_deployment(deployment, "sqlite", database, LAST_ON_SQLITE.version, None)
+        release = LAST_ON_SQLITE.version
+        source = as_deployment(deployment, "sqlite", database, LETTA, release, None)
         with changing(deployment, store, "migrate from-sqlite", report):
             backup = back_up(source, store, report)
-    with (
-        progress(invocation) as report,
-        audited(invocation, "migrate from-sqlite", str(file)) as event,
-        changing(deployment, store, "migrate from-sqlite", report) as lock,
-        generations_of(deployment, scope) as generations,
-    ):
-        deployment = invocation.deployment()
-        ensure_room_for(deployment, generations, replaces=replace)
-        confirm_server = prover(report, "the stack is as it was", with_models=with_models)
-        done = bring_in(
-            deployment, generations, store, backup, key, lock, confirm_server, report,
-            secret=None, record=event,
-        )  # fmt: skip
+    done = restored(
+        invocation, backup, identity, ("migrate from-sqlite", str(file)), None,
+        replace=replace, with_models=with_models,
+    )  # fmt: skip
     return {**answer, **done.as_json()}
 
 
@@ -203,12 +185,7 @@ def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
         )
         return
     yield f"the stack holds it, after {answer['seconds']:.1f} s; every row was compared"
-    for old, new in answer["endpoints"].items():
-        yield f"  models that were asked at {old} are asked at {new}, as this stack does"
     if answer["left_out"]:
         yield f"  rows that were left out are written down: {answer['left_out']}"
-    yield f"  as it came, it is kept as backup {answer['backup']}"
-    if answer["previous"]:
-        undo = invocation.command("backup restore --undo")
-        yield f"  what was there is kept as {answer['previous']}: `{undo}` goes back to it"
+    yield from render_restored(invocation, answer)
     yield "  stop the server that used the file: what it writes from now on does not come along"

@@ -1,0 +1,174 @@
+"""`letta-ops migrate adopt`: an installation of somebody's own making becomes a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops_cli.commands.migrate.coming_in import Replace, render_restored, restored
+from ops_cli.invocation import Invocation, current
+from ops_cli.options import DryRun, Identity, NoSmoke, Yes, by_reference
+from ops_cli.output import Part, facts, note_parts, present
+from ops_cli.progress import progress
+
+if TYPE_CHECKING:
+    from infra.process import Report
+    from infra.sensitive import Sensitive
+    from infra.stack.deployment import Database, Deployment
+    from ops_cli.migrations.adopting import Found
+
+
+def adopt_installation(
+    context: typer.Context,
+    *,
+    database: Annotated[
+        str,
+        typer.Option(
+            "--database",
+            metavar="REFERENCE",
+            help="The URL of its Postgres: env:VARIABLE, file:PATH or cmd:COMMAND.",
+        ),
+    ],
+    encryption_key: Annotated[
+        str | None,
+        typer.Option(
+            "--encryption-key",
+            metavar="REFERENCE",
+            help="Its LETTA_ENCRYPTION_KEY, where it has one: the stack takes it over.",
+        ),
+    ] = None,
+    in_use: Annotated[
+        bool, typer.Option("--in-use", help="Go on though somebody is connected to it.")
+    ] = False,
+    replace: Replace = False,
+    identity: Identity = None,
+    no_smoke: NoSmoke = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Bring the database of another Letta server into the stack, at the stack's release, with all its
+    ids. The database is only read."""
+    from infra.stack.deployment import database_from_url
+
+    invocation = current(context)
+    url = by_reference("--database", database, "the URL of the database")
+    key = (
+        by_reference("--encryption-key", encryption_key, "the encryption key")
+        if encryption_key
+        else None
+    )
+    source = database_from_url(url)
+    with progress(invocation) as report:
+        found = _looked_at(
+            invocation, source, key, report, in_use=in_use or dry_run, replace=replace or dry_run
+        )
+    if dry_run:
+        present(invocation, {"dry_run": True, **found.as_json()}, lambda _: _render_found(found))
+        return
+    _agree(invocation, found, yes=yes, replace=replace)
+    answer = _adopted(
+        invocation, source, found, identity, replace=replace, with_models=not no_smoke
+    )
+    present(invocation, answer, lambda shown: _render(invocation, shown))
+
+
+def _looked_at(
+    invocation: Invocation,
+    source: Database,
+    key: Sensitive | None,
+    report: Report,
+    *,
+    in_use: bool,
+    replace: bool,
+) -> Found:
+    """What the source holds, and that it can come in."""
+    from ops_cli.migrations.adopting import look_at
+    from ops_cli.migrations.coming_in import ensure_room_for
+    from ops_cli.migrations.plan import release_named
+    from ops_cli.migrations.status import revisions_of
+
+    deployment = invocation.deployment()
+    ensure_room_for(deployment, replaces=replace)
+    _ensure_other(deployment, source)
+    own = deployment.server.encryption_key
+    keys = [each for each in (key, own, *deployment.server.other_keys) if each is not None]
+    found = look_at(source, keys, in_use=in_use)
+    if deployment.release is not None:  # else `ensure_room_for` has refused it
+        revisions_of(release_named(deployment.release), report).pending(found.revision)
+    return found
+
+
+def _ensure_other(deployment: Deployment, source: Database) -> None:
+    from infra.errors import LettaOpsError
+
+    own = deployment.database
+    if own is not None and (own.host, own.port, own.name) == (
+        source.host,
+        source.port,
+        source.name,
+    ):
+        raise LettaOpsError(
+            "source-is-stack",
+            f"that is the database of stack '{deployment.stack}' itself; nothing was changed",
+            "name the database of the server that is to come in",
+        )
+
+
+def _adopted(
+    invocation: Invocation,
+    source: Database,
+    found: Found,
+    identity: str | None,
+    *,
+    replace: bool,
+    with_models: bool,
+) -> dict[str, Any]:
+    from ops_cli.commands.backup.store import changing, opened
+    from ops_cli.migrations.coming_in import as_deployment, back_up
+
+    deployment, store = opened(invocation)
+    place = f"{source.host}:{source.port}/{source.name}"
+    other = as_deployment(deployment, source.name, source, found.scope, found.release, found.key)
+    with progress(invocation) as report, changing(deployment, store, "migrate adopt", report):
+        backup = back_up(other, store, report)
+    done = restored(
+        invocation, backup, identity, ("migrate adopt", place), found.key,
+        replace=replace, with_models=with_models,
+    )  # fmt: skip
+    return {"source": place, **found.as_json(), **done.as_json()}
+
+
+def _agree(invocation: Invocation, found: Found, *, yes: bool, replace: bool) -> None:
+    from ops_cli.asking import confirm
+
+    note_parts(_render_found(found))
+    if not yes and (replace or found.others):
+        confirm(
+            f"Bring that into stack '{invocation.stack}'?",
+            "it would take the place of what the stack holds, and nobody can be asked here",
+        )
+
+
+def _render_found(found: Found) -> Iterator[Part]:
+    yield from facts(
+        [
+            ("holds", ", ".join(f"{number} {words}" for words, number in found.counts.items())),
+            ("release", found.release or "one that letta-ops has no name for"),
+            ("revision", found.revision),
+            ("postgres", f"{found.version}, schema {found.schema}"),
+            ("secrets", f"{found.sealed} are encrypted" if found.sealed else None),
+            ("connected", f"{found.others} others" if found.others else None),
+        ]
+    )
+
+
+def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
+    counts = ", ".join(f"{number} {words}" for words, number in answer["counts"].items())
+    yield f"the stack holds it, after {answer['seconds']:.1f} s: {counts}"
+    if answer["compared_rows"] is not None:
+        yield f"  {answer['compared_rows']} rows were compared before and after the migration"
+    yield from render_restored(invocation, answer)
+    yield f"  now turn off the server that uses {answer['source']}, and point its clients here:"
+    yield f"  `{invocation.command('profile show')}` has URL and password; agents keep their ids"

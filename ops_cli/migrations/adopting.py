@@ -1,0 +1,152 @@
+"""A Letta database of somebody's own making: looked at before it comes in, and never written to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backups.layout import LETTA_OPS
+from backups.manifest import LETTA, WHOLE
+from backups.rekey import opens, values_in
+from infra.database.connection import connection
+from infra.database.facts import database_facts
+from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
+from infra.stack.ciphertext import looks_encrypted
+from infra.stack.deployment import Database
+from infra.stack.releases import release_at
+
+if TYPE_CHECKING:
+    import psycopg
+
+COUNTED = {
+    "agents": "agents",
+    "messages": "messages",
+    "block": "blocks",
+    "archival_passages": "passages",
+}
+# Sessions of clients in this database, but for ours. Who may not see those of others, counts them here.
+OTHERS = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+AND coalesce(backend_type, 'client backend') = 'client backend' AND application_name <> 'letta-ops'
+"""
+OURS = """
+SELECT 1 FROM pg_namespace WHERE nspname = %s AND NOT has_schema_privilege(oid, 'USAGE')
+"""
+SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is there. `release` is None where we don't know which has this schema; `others` are sessions
+    of somebody else; `sealed` are values that are encrypted, with `key`."""
+
+    version: str
+    schema: str
+    revision: str
+    release: str | None
+    counts: dict[str, int]
+    others: int
+    sealed: int
+    key: Sensitive | None
+
+    @property
+    def scope(self) -> str:
+        """Which of it comes along: what is Letta's, where that is known."""
+        return WHOLE if self.release is None else LETTA
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "postgres": self.version,
+            "schema": self.schema,
+            "revision": self.revision,
+            "release": self.release,
+            "counts": self.counts,
+            "other_sessions": self.others,
+            "encrypted_values": self.sealed,
+        }
+
+
+def look_at(database: Database, keys: list[Sensitive], *, in_use: bool) -> Found:
+    """Look at a database that is to come in; `keys` are encryption keys that may be its.
+
+    Raises LettaOpsError: `database-unreachable`, `not-letta`, `several-schemas`, `source-is-stack`,
+    `source-in-use`, `wrong-encryption-key`.
+    """
+    from psycopg import sql
+
+    with _session(database) as link:
+        if link.execute(OURS, [LETTA_OPS]).fetchone():
+            raise LettaOpsError(
+                "source-is-stack",
+                f"the database {database.name} is that of a stack of letta-ops, and is not all read by"
+                f" {database.owner.name}",
+                "move it by a backup: `letta-ops backup create` there, `letta-ops backup restore"
+                " --into-other` here",
+            )
+        facts = database_facts(link)
+        if facts.revision is None or facts.schema is None:
+            raise LettaOpsError(
+                "not-letta",
+                f"the database {database.name} at {database.host}:{database.port} holds no tables of"
+                f" Letta that {database.owner.name} may read",
+                "see that the URL names the server's own database, and its role",
+            )
+        if len(facts.tables) > 1:
+            homes = ", ".join(f"{each.schema} ({each.revision})" for each in facts.tables)
+            raise LettaOpsError(
+                "several-schemas",
+                f"the database {database.name} holds Letta's tables {len(facts.tables)} times: {homes}",
+                "one was made by mistake: put the right one first in the database's search_path, and"
+                " rename or drop the other",
+            )
+        known = release_at(facts.revision)
+        there = {
+            name
+            for (name,) in link.execute(
+                "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace", [facts.schema]
+            )
+        }
+        counts = {}
+        for table, words in COUNTED.items():
+            if table in there:
+                query = sql.SQL("SELECT count(*) FROM {}").format(
+                    sql.Identifier(facts.schema, table)
+                )
+                counts[words] = (link.execute(query).fetchone() or (0,))[0]
+        (others,) = link.execute(OTHERS).fetchone() or (0,)
+        values = values_in(link, facts.schema)
+    sealed = [each for column in values.values() for each in column if looks_encrypted(each)]
+    found = Found(
+        facts.version, facts.schema, facts.revision, known.version if known else None, counts, others,
+        len(sealed), next((key for key in keys if opens(values, key)), None),
+    )  # fmt: skip
+    _ensure_alone(database, found, in_use=in_use)
+    if sealed and found.key is None:
+        raise LettaOpsError(
+            "wrong-encryption-key",
+            f"{len(sealed)} secrets of the database are encrypted, and no key that is known here opens"
+            " them",
+            "give the server's LETTA_ENCRYPTION_KEY: --encryption-key file:PATH",
+        )
+    return found
+
+
+@contextmanager
+def _session(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    with connection(database.connection(database.owner), seconds=SECONDS) as link:
+        link.execute("SET default_transaction_read_only = on")
+        yield link
+
+
+def _ensure_alone(database: Database, found: Found, *, in_use: bool) -> None:
+    if not found.others or in_use:
+        return
+    raise LettaOpsError(
+        "source-in-use",
+        f"{found.others} others are connected to {database.name} at {database.host}:{database.port}: what"
+        " they write from now on would not come along",
+        "stop its Letta server, then run this again; or say --in-use, to try it",
+    )
