@@ -4,6 +4,7 @@ settings that belong to a database from one to another."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from backups.manifest import Properties
@@ -74,6 +75,19 @@ def move_schema(link: psycopg.Connection[Any], source: str, target: str, owner: 
             sql.SQL(kind), sql.SQL(name), sql.Identifier(target)
         )
         link.execute(query)
+
+
+def drop_empty(link: psycopg.Connection[Any], schema: str) -> None:
+    """Drop a schema that everything was moved out of; one with something in it stays.
+
+    One with the owner's name would be the first in the owner's search path: what migrations make from now
+    on would come to lie there, and not beside the rest.
+    """
+    import psycopg
+    from psycopg import sql
+
+    with suppress(psycopg.errors.DependentObjectsStillExist):
+        link.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(schema)))
 
 
 def move_extension(link: psycopg.Connection[Any], target: str) -> None:

@@ -20,6 +20,7 @@ from backups.extensions import ensure_offered, extensions_of, make_extensions
 from backups.layout import (
     copy_settings,
     creation,
+    drop_empty,
     move_extension,
     move_schema,
     reset_settings,
@@ -319,6 +320,8 @@ def _put_right(
             move_schema(link, database.schema, side.schema, side.owner)
         if side.extension_schema and database.pgvector is not None:
             _move_extension(link, side.extension_schema, report)
+        if side.schema and database.schema not in (None, side.schema, "public"):
+            drop_empty(link, str(database.schema))
 
 
 def _move_extension(link: psycopg.Connection[Any], target: str, report: Report) -> None:

