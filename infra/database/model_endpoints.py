@@ -104,6 +104,8 @@ def of_configuration(link: Any, schema: str) -> dict[str, str]:
 
 
 def _move(link: Any, name: str, url: str) -> None:
+    from psycopg import sql
+
     old = _url(link, name)
     if old is None or old == url:
         return
