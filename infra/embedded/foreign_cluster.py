@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from infra.accounts import Account, as_account, give, service_account
@@ -25,10 +26,15 @@ from infra.stack.locations import StackFolder, cache_folder
 DEBIAN = Path("/usr/lib/postgresql")  # its versions lie side by side
 DEPTH = 4  # folders below the one that was named: people mount other ones than they think
 CONTROL = Path("global") / "pg_control"
-OF_A_RUN = ("postmaster.pid", "postmaster.opts", "pg_stat_tmp", "pgsql_tmp*", "*.sock*")
+# What is not copied: of a run, and what would lead the copy to others (settings of its own, a primary).
+LEFT = (
+    "postmaster.pid", "postmaster.opts", "pg_stat_tmp", "pgsql_tmp*", ".s.PGSQL.*",
+    "postgresql.auto.conf", "standby.signal", "recovery.signal",
+)  # fmt: skip
 CLEAN = "shut down"
-USUAL_ROLES = ("letta", "postgres")  # of the official image, and of most others
+USUAL_ROLES = ("postgres", "letta")  # of most, and of the official image
 DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
+SUPERUSER = "SELECT current_setting('is_superuser')"
 HOLDS = "SELECT count(*) FROM pg_class WHERE relname = 'agents' AND relkind = 'r'"
 ACCESS = "local  all  all  trust\n"  # only who may look into the folder of the socket
 
@@ -80,6 +86,7 @@ def start_copy(folder: StackFolder, data: Path, *, crashed: bool) -> Database:
     write_file(folder.postgres_settings("custom.conf"), SETTINGS, 0o600, account.owner)
     job = command(
         programs / "postgres", f"--config-file={folder.postgres_settings('postgresql.conf')}",
+        "-c", "archive_mode=off", "-c", "shared_preload_libraries=",
         directory=Path("/"), environment=plain_environment(folder), umask=0o077,
     )  # fmt: skip
     pid = start_detached(
@@ -167,21 +174,51 @@ def _copy(data: Path, folder: StackFolder, account: Account) -> None:
             f"a copy of {data} needs {size >> 20} MB in {folder.root}, and {free >> 20} MB are free",
             "free some disk space, then run this again",
         )
-    shutil.copytree(
-        data, folder.postgres_data, ignore=shutil.ignore_patterns(*OF_A_RUN), dirs_exist_ok=True
-    )
+    before = _state(data)
+    try:
+        shutil.copytree(
+            data, folder.postgres_data, ignore=shutil.ignore_patterns(*LEFT), dirs_exist_ok=True
+        )
+    except (shutil.Error, OSError) as error:
+        reason = error.strerror or str(
+            error.args[0][0][2] if error.args and error.args[0] else error
+        )
+        raise LettaOpsError(
+            "folder-unreadable",
+            f"{data} can't be copied: {reason}",
+            "see that this user may read it",
+        ) from None
+    if _state(data) != before:
+        raise LettaOpsError(
+            "source-in-use",
+            f"somebody writes to {data}: a copy of it would be of no one moment",
+            "stop the container or the server that uses it, then run this again",
+        )
+    for slot in (folder.postgres_data / "pg_replslot").iterdir():
+        shutil.rmtree(slot)  # nobody reads from the copy
     give(account, folder.postgres_data, folder.postgres_data / "pg_stat_tmp")
     if not account.is_us:
         for path in folder.postgres_data.rglob("*"):
             os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
+def _state(data: Path) -> dict[str, tuple[int, int]]:
+    """What changes when somebody writes there."""
+    found = {}
+    for path in data.rglob("*"):
+        with suppress(OSError):
+            seen = path.stat()
+            found[str(path)] = (seen.st_size, seen.st_mtime_ns)
+    return found
+
+
 def _role(here: dict[str, str | int]) -> str | None:
     """A role of those that are usual; None as long as none is let in."""
     for name in USUAL_ROLES:
         try:
-            with connection({**here, "user": name, "dbname": "template1"}):
-                return name
+            with connection({**here, "user": name, "dbname": "template1"}) as link:
+                if link.execute(SUPERUSER).fetchone() == ("on",):
+                    return name
         except LettaOpsError:
             continue
     return None

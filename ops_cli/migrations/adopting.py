@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
+from backups.archives.write import GIT_MEMORY_TAG
 from backups.layout import LETTA_OPS
 from backups.manifest import LETTA, WHOLE
-from backups.rekey import opens, values_in
+from backups.rekey import opens, unopened, values_in
 from infra.database.connection import connection
 from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.ciphertext import looks_encrypted
-from infra.stack.deployment import Database
+from infra.stack.deployment import Database, database_from_url
 from infra.stack.releases import release_at
 
 if TYPE_CHECKING:
@@ -41,7 +44,8 @@ SECONDS = 10.0
 @dataclass(frozen=True)
 class Found:
     """What is there. `release` is None where we don't know which has this schema; `others` are sessions
-    of somebody else; `sealed` are values that are encrypted, with `key`."""
+    of somebody else; `sealed` are values that are encrypted, with `key`; `memories`
+    are agents with git memory, which no database holds."""
 
     version: str
     schema: str
@@ -51,6 +55,7 @@ class Found:
     others: int
     sealed: int
     key: Sensitive | None
+    memories: int
 
     @property
     def scope(self) -> str:
@@ -66,10 +71,31 @@ class Found:
             "counts": self.counts,
             "other_sessions": self.others,
             "encrypted_values": self.sealed,
+            "git_memory_left_behind": self.memories,
         }
 
 
-def look_at(database: Database, keys: list[Sensitive], *, in_use: bool) -> Found:
+def database_at(url: Sensitive) -> Database:
+    """The database of a URL, which must say where it is. Raises LettaOpsError (`database-url`), without a
+    word of it."""
+    text = url.reveal().strip()
+    with suppress(ValueError):  # a port that is no number, for instance
+        parts = urlsplit(text)
+        more = set(dict(parse_qsl(parts.query))) - {"sslmode", "sslrootcert"}
+        known = parts.scheme in ("postgresql", "postgres") and parts.hostname and parts.port != 0
+        if known and not more and not set("/@") & set(parts.path.strip("/")):
+            return database_from_url(Sensitive(text))
+    raise LettaOpsError(
+        "database-url",
+        "what --database leads to is no URL of a Postgres",
+        "postgresql://ROLE:PASSWORD@HOST:PORT/NAME, with ?sslmode= and ?sslrootcert= where needed, and no"
+        " other; what is special in a password is written as %2F, %40, %23",
+    )
+
+
+def look_at(
+    database: Database, keys: list[Sensitive], *, in_use: bool, accept_lost_secrets: bool
+) -> Found:
     """Look at a database that is to come in; `keys` are encryption keys that may be its.
 
     Raises LettaOpsError: `database-unreachable`, `not-letta`, `several-schemas`, `source-is-stack`,
@@ -116,15 +142,29 @@ def look_at(database: Database, keys: list[Sensitive], *, in_use: bool) -> Found
                     sql.Identifier(facts.schema, table)
                 )
                 counts[words] = (link.execute(query).fetchone() or (0,))[0]
+        memories = 0
+        if "agents_tags" in there:
+            query = sql.SQL("SELECT count(DISTINCT agent_id) FROM {} WHERE tag = %s").format(
+                sql.Identifier(facts.schema, "agents_tags")
+            )
+            memories = (link.execute(query, [GIT_MEMORY_TAG]).fetchone() or (0,))[0]
         (others,) = link.execute(OTHERS).fetchone() or (0,)
         values = values_in(link, facts.schema)
     sealed = [each for column in values.values() for each in column if looks_encrypted(each)]
     found = Found(
         facts.version, facts.schema, facts.revision, known.version if known else None, counts, others,
-        len(sealed), next((key for key in keys if opens(values, key)), None),
+        len(sealed), next((key for key in keys if opens(values, key)), None), memories,
     )  # fmt: skip
     _ensure_alone(database, found, in_use=in_use)
-    if sealed and found.key is None:
+    closed = Counter(unopened(values, found.key)) if found.key else Counter()
+    if closed and not accept_lost_secrets:
+        raise LettaOpsError(
+            "wrong-encryption-key",
+            f"{closed.total()} of {len(sealed)} secrets are not opened by the key that opens the others:"
+            f" {', '.join(closed)}",
+            "set them anew there, with its server; or go on without them: --accept-lost-secrets",
+        )
+    if sealed and found.key is None and not accept_lost_secrets:
         raise LettaOpsError(
             "wrong-encryption-key",
             f"{len(sealed)} secrets of the database are encrypted, and no key that is known here opens"
@@ -136,9 +176,21 @@ def look_at(database: Database, keys: list[Sensitive], *, in_use: bool) -> Found
 
 @contextmanager
 def _session(database: Database) -> Iterator[psycopg.Connection[Any]]:
-    with connection(database.connection(database.owner), seconds=SECONDS) as link:
-        link.execute("SET default_transaction_read_only = on")
-        yield link
+    import psycopg
+
+    settings = database.connection(database.owner)
+    # In one transaction: a setting of a session would stay with a pooler, and be somebody else's next.
+    try:
+        with connection(settings, seconds=SECONDS) as link, link.transaction():
+            link.execute("SET TRANSACTION READ ONLY")
+            yield link
+    except psycopg.Error as error:
+        raise LettaOpsError(
+            "database-privileges",
+            f"the database {database.name} can't be read as {database.owner.name}:"
+            f" {error.diag.message_primary or type(error).__name__}",
+            "give the URL of the role that the server uses: it owns the tables",
+        ) from None
 
 
 def _ensure_alone(database: Database, found: Found, *, in_use: bool) -> None:

@@ -15,7 +15,7 @@ from backups.create import create
 from backups.lock import Lock
 from backups.opening import Key
 from backups.restoring.generations import Generations, generations_of
-from backups.restoring.plan import Options, make_plan
+from backups.restoring.plan import Options, Plan, make_plan
 from backups.restoring.restore import ConfirmServer, Record, Restored, restore
 from backups.scope import scope_of
 from backups.signing import key_to_sign
@@ -117,6 +117,8 @@ def bring_in(
     *,
     secret: Sensitive | None,
     record: Record,
+    replaces: bool,
+    accept_lost_secrets: bool = False,
 ) -> CameIn:
     """Rehearse what `backup` holds at the release of the stack, and restore it.
 
@@ -142,15 +144,37 @@ def bring_in(
                 f"what came in is kept as backup {backup.id}",
             )
     lock.ensure_held()
-    plan = make_plan(deployment, generations, store, backup, key, Options(into_other=True))
+    options = Options(into_other=True, accept_lost_secrets=accept_lost_secrets)
+    plan = make_plan(deployment, generations, store, backup, key, options)
+    _ensure_kept(plan, replaces=replaces)
     done = restore(
         deployment, generations, store, plan, key, lock, confirm_server, report, record=record
     )
-    return CameIn(backup.id, rehearsal, done, _follow(deployment))
+    # A source with providers has said where they are: agents that differ were pointed elsewhere.
+    told = (backup.manifest.database.rows("providers") or 0) > 0
+    return CameIn(backup.id, rehearsal, done, {} if told else _follow(deployment, report))
 
 
-def _follow(deployment: Deployment) -> dict[str, str]:
+def _ensure_kept(plan: Plan, *, replaces: bool) -> None:
+    """Raise LettaOpsError (`stack-not-empty`) where what an earlier restore has kept would be dropped."""
+    held = [each for each in plan.drops if each.held is None or each.held.agents]
+    if held and not replaces:
+        names = ", ".join(f"{each.noun} {each.name}" for each in held)
+        raise LettaOpsError(
+            "stack-not-empty",
+            f"an earlier restore or migration has kept {names}, with agents, which this would drop",
+            "go back to it (`letta-ops backup restore --undo`), or say --replace",
+        )
+
+
+def _follow(deployment: Deployment, report: Report) -> dict[str, str]:
     """Providers are those of a server's configuration: agents that mean one ask it where it is here."""
+    import psycopg
+
     database = database_of(deployment)
-    with host(deployment).session(database.owner) as link, link.transaction():
-        return model_endpoints.follow(link, database_facts(link).schema or "public")
+    try:
+        with host(deployment).session(database.owner) as link, link.transaction():
+            return model_endpoints.follow(link, database_facts(link).schema or "public")
+    except (psycopg.Error, LettaOpsError) as error:  # what came in is there, and stays
+        report(f"warning: agents ask their models where they did before: {str(error).strip()}")
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from ops_cli.migrations.sqlite.loading import Loaded, load
 
 LAST_ON_SQLITE = RELEASES["0.11.7"]
 SCHEMA = "public"
+AGENTS = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'agents'"
 
 
 @contextmanager
@@ -38,6 +40,12 @@ def in_postgres(
     with throwaway_folder(throwaway_parent(deployment.folder), report) as folder:
         postgres = start_postgres(folder)
         with opened_copy(file, folder.data) as source:
+            if not source.execute(AGENTS).fetchone():
+                raise LettaOpsError(
+                    "not-letta",
+                    f"{file} has no table of agents",
+                    "it is ~/.letta/sqlite.db, usually",
+                )
             moment = dt.datetime.fromtimestamp(file.stat().st_mtime, dt.UTC)
             installed = install_release(folder, release, report)
             with postgres.access.connect(postgres.access.maintenance) as link:
@@ -52,10 +60,17 @@ def in_postgres(
             with postgres.access.connect(DATABASE_NAME) as link:
                 try:
                     loaded = load(source, link, SCHEMA, moment, report, mend=mend)
+                except sqlite3.Error as error:
+                    raise LettaOpsError(
+                        "sqlite-unknown",
+                        f"{file} has something that Letta doesn't make: {error}",
+                        "take that out of a copy of the file, and give that one; nothing was changed",
+                    ) from None
                 except psycopg.Error as error:
+                    reason = error.diag.message_primary or type(error).__name__  # details hold rows
                     raise LettaOpsError(
                         "not-loaded",
-                        f"Postgres refuses something of {file}: {str(error).strip()}",
+                        f"Postgres refuses something of {file}: {reason}",
                         "nothing was changed; that is an error of letta-ops: tell its authors",
                     ) from None
         yield postgres.database, loaded

@@ -174,7 +174,16 @@ def test_a_mended_value_keeps_what_can_be_kept(postgres: DatabaseAccess, tmp_pat
     found, (_, messages, _) = loaded(postgres, tmp_path, NUL, mend=True)
     assert dict(row[:2] for row in messages)["message-1"] == "a\ufffdb"
     assert found.left_out == []
+    assert found.replaced == [
+        {"table": "messages", "row": 1, "column": "text", "was": "a\0b"},
+    ]  # fmt: skip
+    assert "a\ufffdb" not in str(found.problems[0])  # it may be a secret
     assert found.rows["messages"] == 1499
+
+
+def test_what_is_no_utf8_is_kept_as_it_was(postgres: DatabaseAccess, tmp_path: Path) -> None:
+    found, _ = loaded(postgres, tmp_path, LATIN, mend=True)
+    assert [each["was"] for each in found.replaced] == [{"hex": "c3a961e9"}]
 
 
 def test_a_row_that_cannot_come_takes_along_what_hangs_on_it(

@@ -99,7 +99,7 @@ def test_a_database_of_the_official_layout_is_adopted(own_stack: Stack, source: 
     assert busy["error"]["code"] == "source-in-use"
     assert own_stack.json("agent", "list") == []
 
-    done = own_stack.json(*words, "--yes")
+    done = own_stack.json(*words, "--yes", "--replace")
     assert done["proven"]
     assert done["compared_rows"] > 100
     assert source.content() == before
@@ -124,6 +124,10 @@ def test_a_database_of_the_official_layout_is_adopted(own_stack: Stack, source: 
     [
         ("postgresql://letta:wrong@127.0.0.1:{port}/official", "database-unreachable"),
         ("postgresql://letta:x@127.0.0.1:1/official", "database-unreachable"),
+        ("host=127.0.0.1 user=letta password=wrong dbname=letta", "database-url"),
+        ("postgresql://letta:wr/ong@127.0.0.1/letta", "database-url"),
+        ("postgresql:///letta?host=/var/run/postgresql", "database-url"),
+        ("postgresql://letta:wrong@127.0.0.1/letta?port=6543", "database-url"),
     ],
 )
 def test_what_cannot_be_adopted_is_told(

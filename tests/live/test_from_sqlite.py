@@ -80,7 +80,8 @@ def test_a_file_becomes_a_stack_and_each_agent_goes_on(own_stack: Stack, file: P
     assert shown["rows"]["messages"] == sum(wanted["messages"].values())
     assert own_stack.json("agent", "list") == []
 
-    done = own_stack.json("migrate", "from-sqlite", str(file), "--yes")
+    # Other tests, which had this stack before, may have left something that is kept.
+    done = own_stack.json("migrate", "from-sqlite", str(file), "--yes", "--replace")
     assert done["proven"]
     assert done["compared_rows"] >= sum(shown["rows"].values())
     port = own_stack.ports["model_port"]
@@ -112,6 +113,7 @@ def test_what_postgres_refuses_is_told_and_nothing_is_changed(own_stack: Stack, 
     assert refused.json["error"]["code"] == "rows-refused"
     columns = {(each["table"], each["column"]) for each in refused.json["problems"]}
     assert columns == {("block", "value"), ("messages", "step_id")}
+    assert all(each["mend"] is None for each in refused.json["problems"])
     mended = own_stack.json("migrate", "from-sqlite", str(file), "--dry-run", "--mend")
     assert all(each["mend"] for each in mended["problems"])
     assert mended["rows_left_out"] == 0

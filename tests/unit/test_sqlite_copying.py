@@ -95,6 +95,15 @@ def test_what_a_server_that_died_has_left_is_read(
     assert after == before
 
 
+def test_what_lies_beside_the_file_that_a_link_leads_to_is_read(file: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", DIES, str(file), "WAL"], check=False)
+    link = tmp_path / "link.db"
+    link.symlink_to(file)
+    assert count(link, tmp_path / "copy") == 4000
+    Path(f"{file}-shm").unlink()
+    assert count(link, tmp_path / "again") == 4000
+
+
 def test_a_log_without_its_index_is_read_and_none_is_made(file: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", DIES, str(file), "WAL"], check=False)
     Path(f"{file}-shm").unlink()

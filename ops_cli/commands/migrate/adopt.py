@@ -51,7 +51,14 @@ def adopt_installation(
         ),
     ] = None,
     in_use: Annotated[
-        bool, typer.Option("--in-use", help="Go on though somebody is connected to it.")
+        bool,
+        typer.Option(
+            "--in-use",
+            help="Go on though somebody is connected to it, or its folder was not shut down.",
+        ),
+    ] = False,
+    accept_lost_secrets: Annotated[
+        bool, typer.Option("--accept-lost-secrets", help="Go on though no key opens some secrets.")
     ] = False,
     replace: Replace = False,
     identity: Identity = None,
@@ -74,6 +81,7 @@ def adopt_installation(
             found = _looked_at(
                 invocation, source, key, report,
                 in_use=in_use or dry_run or data is not None, replace=replace or dry_run,
+                accept_lost_secrets=accept_lost_secrets,
             )  # fmt: skip
         if dry_run:
             answer = {"dry_run": True, "source": place, **found.as_json()}
@@ -83,7 +91,7 @@ def adopt_installation(
         backup = _backed_up(invocation, source, found)
     done = restored(
         invocation, backup, identity, ("migrate adopt", place), found.key,
-        replace=replace, with_models=not no_smoke,
+        replace=replace, with_models=not no_smoke, accept_lost_secrets=accept_lost_secrets,
     )  # fmt: skip
     answer = {"source": place, **found.as_json(), **done.as_json()}
     present(invocation, answer, lambda shown: _render(invocation, shown))
@@ -96,10 +104,10 @@ def _source(
     """Yield the database that comes in, and what to call it."""
     from infra.embedded.foreign_cluster import find_cluster, start_copy
     from infra.embedded.throwaway import throwaway_folder, throwaway_parent
-    from infra.stack.deployment import database_from_url
+    from ops_cli.migrations.adopting import database_at
 
     if database is not None:
-        found = database_from_url(by_reference("--database", database, "the URL of the database"))
+        found = database_at(by_reference("--database", database, "the URL of the database"))
         yield found, f"{found.host}:{found.port}/{found.name}"
         return
     assert data is not None  # noqa: S101  # one of them is given
@@ -121,6 +129,7 @@ def _looked_at(
     *,
     in_use: bool,
     replace: bool,
+    accept_lost_secrets: bool,
 ) -> Found:
     """What the source holds, and that it can come in."""
     from ops_cli.migrations.adopting import look_at
@@ -133,7 +142,7 @@ def _looked_at(
     _ensure_other(deployment, source)
     own = deployment.server.encryption_key
     keys = [each for each in (key, own, *deployment.server.other_keys) if each is not None]
-    found = look_at(source, keys, in_use=in_use)
+    found = look_at(source, keys, in_use=in_use, accept_lost_secrets=accept_lost_secrets)
     if deployment.release is not None:  # else `ensure_room_for` has refused it
         revisions_of(release_named(deployment.release), report).pending(found.revision)
     return found
@@ -169,7 +178,7 @@ def _agree(invocation: Invocation, found: Found, *, yes: bool, replace: bool) ->
     from ops_cli.asking import confirm
 
     note_parts(_render_found(found))
-    if not yes and (replace or found.others):
+    if not yes and (replace or found.others or found.memories):
         confirm(
             f"Bring that into stack '{invocation.stack}'?",
             "it would take the place of what the stack holds, and nobody can be asked here",
@@ -185,6 +194,7 @@ def _render_found(found: Found) -> Iterator[Part]:
             ("postgres", f"{found.version}, schema {found.schema}"),
             ("secrets", f"{found.sealed} are encrypted" if found.sealed else None),
             ("connected", f"{found.others} others" if found.others else None),
+            ("stays there", f"git memory of {found.memories} agents" if found.memories else None),
         ]
     )
 

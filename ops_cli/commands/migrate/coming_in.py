@@ -31,6 +31,7 @@ def restored(
     *,
     replace: bool,
     with_models: bool,
+    accept_lost_secrets: bool = False,
 ) -> CameIn:
     """Rehearse the backup of what comes in, and restore it; `command` and what it is of are recorded."""
     from backups.opening import Key
@@ -54,7 +55,7 @@ def restored(
         return bring_in(
             deployment, generations, store, backup, Key.of(deployment.backups, identity), lock,
             prover(report, "the stack is as it was", with_models=with_models), report,
-            secret=secret, record=event,
+            secret=secret, record=event, replaces=replace, accept_lost_secrets=accept_lost_secrets,
         )  # fmt: skip
 
 

@@ -73,8 +73,7 @@ def _brought(
     with progress(invocation) as report, in_postgres(deployment, file, report, mend=mend) as found:
         database, loaded = found
         answer = {"file": str(file), **_as_json(loaded)}
-        if not dry_run:
-            _ensure(loaded, file, mend=mend)
+        _ensure(loaded, file, mend=mend)
         if dry_run:
             return {"dry_run": True, **answer}
         _agree(invocation, loaded, yes=yes, replace=replace)
@@ -136,11 +135,12 @@ def _written_down(deployment: Deployment, loaded: Loaded) -> str | None:
     from infra.files import write_private
     from infra.stack.locations import stack_folder
 
-    if not loaded.left_out:
+    lines = [*loaded.left_out, *loaded.replaced]
+    if not lines:
         return None
     name = f"left-out-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.jsonl"
     path = stack_folder(deployment.stack).root / name
-    write_private(path, "".join(f"{json.dumps(each)}\n" for each in loaded.left_out))
+    write_private(path, "".join(f"{json.dumps(each)}\n" for each in lines))
     return str(path)
 
 
@@ -177,15 +177,10 @@ def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
 
     yield from _render_found(answer["rows"], [Problem(**each) for each in answer["problems"]])
     if answer.get("dry_run"):
-        bad = [each for each in answer["problems"] if each["mend"] is None]
-        yield (
-            f"{len(bad)} things can't come along as they are; nothing was changed"
-            if bad
-            else "nothing was changed"
-        )
+        yield "nothing was changed"
         return
     yield f"the stack holds it, after {answer['seconds']:.1f} s; every row was compared"
     if answer["left_out"]:
-        yield f"  rows that were left out are written down: {answer['left_out']}"
+        yield f"  what was left out or replaced is written down: {answer['left_out']}"
     yield from render_restored(invocation, answer)
     yield "  stop the server that used the file: what it writes from now on does not come along"

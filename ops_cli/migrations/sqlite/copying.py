@@ -28,7 +28,8 @@ def opened_copy(file: Path, folder: Path) -> Iterator[sqlite3.Connection]:
     `not-sqlite`, `file-in-use`, `sqlite-damaged`, `disk-full`.
     """
     with _told(file):
-        copy = _copied(file, folder / "copy.db")
+        # What is not in the file yet lies beside the file itself, and not beside a link to it.
+        copy = _copied(file.resolve(), folder / "copy.db")
         link = sqlite3.connect(copy)
     with closing(link):
         link.text_factory = lambda text: text.decode("utf-8", "surrogateescape")

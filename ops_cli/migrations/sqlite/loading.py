@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from backups.archives.closure import KEYS, UNIQUE
 from infra.errors import LettaOpsError
 from infra.process import Report
-from ops_cli.migrations.sqlite.values import Kind, RefusedError, converted
+from ops_cli.migrations.sqlite.values import LONE, Kind, RefusedError, converted
 
 if TYPE_CHECKING:
     import psycopg
@@ -71,11 +71,13 @@ class _Column:
 
 @dataclass
 class Loaded:
-    """What was found. `rows` by table; `left_out` are rows that don't come along, as SQLite has them."""
+    """What was found. `rows` by table; `left_out` are rows that don't come along, `replaced` values in
+    whose place something else does, as SQLite has them."""
 
     rows: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def refused(self) -> list[Problem]:
@@ -109,7 +111,7 @@ def load(
     loading.put()
     report("sqlite: comparing every row")
     loading.compare()
-    link.execute(f"DROP SCHEMA {BESIDE} CASCADE")
+    link.execute(f"DROP SCHEMA IF EXISTS {BESIDE} CASCADE")
     return found
 
 
@@ -222,11 +224,29 @@ class _Loading:
         try:
             return converted(value, column.kind, self._moment)
         except RefusedError as error:
-            mend = None
-            if self._mend and error.mended is not None:
-                mend = f"{_short(error.mended)} takes its place"
-            tell(Problem(table, self._id(table, number), column.name, str(error), mend))
-            return error.mended
+            why, mended = str(error), self._mended(error.mended, column)
+        except (ValueError, TypeError, OverflowError) as error:
+            why, mended = f"is nothing that Postgres has: {error}", None
+        mend = None
+        if self._mend and mended is not None:
+            mend = "what can be kept takes its place, and it is written down"
+            if tell == self.found.problems.append:  # not when it is read to be compared
+                was = {
+                    "table": table,
+                    "row": number,
+                    "column": column.name,
+                    "was": _for_json(value),
+                }
+                self.found.replaced.append(was)
+        tell(Problem(table, self._id(table, number), column.name, why, mend))
+        return mended
+
+    def _mended(self, value: Any, column: _Column) -> Any:
+        """None where that can't come along either."""
+        try:
+            return converted(value, column.kind, self._moment)
+        except (ValueError, TypeError, OverflowError):
+            return None
 
     def _id(self, table: str, number: int) -> str:
         names = {row[1] for row in self._source.execute(f"PRAGMA table_info({_name(table)})")}
@@ -475,14 +495,9 @@ def _for_copy(value: Any) -> Any:
 def _for_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"hex": value.hex()}
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, str) and LONE.search(value):
+        return {"hex": value.encode("utf-8", "surrogateescape").hex()}
     return value
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 def _name(name: str) -> str:
