@@ -69,8 +69,7 @@ class ArchivedTable:
 class Header:
     """What an archive is of. `providers` are names by id: of a server's own, no more is carried than
     `urls`: by name, where those of its configuration were. `left_out` counts what belongs to the agents
-    and is not in here; secrets are encrypted by the key
-    with `key_fingerprint`."""
+    and is not in here; secrets are encrypted by the key with `key_fingerprint`."""
 
     created_at: str
     deployment: str

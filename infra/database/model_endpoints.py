@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 # The column's name, and the key inside its JSON that holds the provider's URL.
 CONFIGURATIONS = {"llm_config": "model_endpoint", "embedding_config": "embedding_endpoint"}
-# What was asked of a model in the past stays as it was.
 # Which provider an agent means, and where it asks it.
 NAMED = """
 SELECT DISTINCT llm_config ->> 'model_endpoint',
   coalesce(llm_config ->> 'provider_name', split_part(llm_config ->> 'handle', '/', 1))
 FROM {} WHERE llm_config ->> 'model_endpoint' IS NOT NULL
 """
+# What was asked of a model in the past stays as it was.
 HISTORY = ("provider_traces", "llm_batch_items")
 
 
