@@ -46,6 +46,7 @@ def census(place: Kept) -> list[Any]:
         return taken(link, *THEIR_ROWS)
 
 
+@pytest.mark.long
 def test_extensions_foreign_tables_and_mappings_come_back(place: Kept) -> None:
     before, tables = census(place), place.tables()
     made = place.json("backup", "create")

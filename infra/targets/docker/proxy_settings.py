@@ -1,4 +1,4 @@
-"""nginx's settings for one stack: who is behind it, and how clients are received. Pure."""
+"""nginx's settings for one stack (how clients are received), and who is behind it. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ CERTIFICATE, KEY = "proxy-certificate.pem", "proxy-key.pem"  # in the secrets' v
 ACME_CA = "proxy-acme-ca.pem"
 ACME_FOLDER = "/data/acme"
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
-MARK = "# servers: "
 
 SETTINGS = """\
 # Written by letta-ops.
-{mark}{servers}
+load_module /usr/lib/nginx/modules/ngx_http_js_module.so;
 worker_processes 2;
 pid /run/proxy/nginx.pid;
 error_log stderr notice;
@@ -41,6 +40,8 @@ http {{
     uwsgi_temp_path /run/proxy/tmp/uwsgi;
     scgi_temp_path /run/proxy/tmp/scgi;
     keepalive_timeout 300s;
+    js_import route from /usr/local/lib/letta-ops/route.js;
+    js_set $letta route.upstream;
     # A server that ends leaves the engine's own name service at once.
     resolver 127.0.0.11 valid=2s ipv6=off;
     server {{
@@ -55,7 +56,6 @@ http {{
         add_header X-Frame-Options DENY always;
         add_header Referrer-Policy no-referrer always;
 {strict}        location / {{
-            set $letta http://{alias}:{port};
             proxy_pass $letta;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
@@ -98,12 +98,8 @@ CHALLENGE = """\
 """
 
 
-def nginx_settings(
-    alias: str, servers: Sequence[str], tls: Mapping[str, Any], max_request: int
-) -> str:
-    """Return nginx's settings file. `alias` is the name that all of `servers` (containers) share;
-    `tls` has `mode` and `host`; `max_request` is in MiB.
-    """
+def nginx_settings(tls: Mapping[str, Any], max_request: int) -> str:
+    """Return nginx's settings file. `tls` has `mode` and `host`; `max_request` is in MiB."""
     mode = tls["mode"]
     on = mode != "off"
     live = f"{ACME_FOLDER}/live"
@@ -114,14 +110,10 @@ def nginx_settings(
         key=f"{live}/key.pem" if acme else f"{SECRETS_FOLDER}/{KEY}",
     )
     return SETTINGS.format(
-        mark=MARK,
-        servers=" ".join(servers),
         listen=listen if on else f"        listen {PROXY_PORT};",
         front=CHALLENGE.format(port=PROXY_CHALLENGE_PORT, folder=ACME_FOLDER) if acme else "",
         strict=STRICT if on else "",
         max_request=max_request,
-        alias=alias,
-        port=SERVER_PORT,
     )
 
 
@@ -139,9 +131,14 @@ def acme_settings(tls: Mapping[str, Any]) -> str:
     return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in variables.items())
 
 
+def upstream(alias: str, servers: Sequence[str] = ()) -> str:
+    """Return what the proxy reads for each request: the address of `alias`, which all of `servers`
+    (containers) share, then their names.
+    """
+    return " ".join([f"http://{alias}:{SERVER_PORT}", *servers])
+
+
 def servers_of(text: str) -> list[str]:
-    """The containers that settings of ours send clients to; [] for what isn't one."""
-    for line in text.splitlines():
-        if line.startswith(MARK):
-            return line.removeprefix(MARK).split()
-    return []
+    """The containers that an `upstream` sends clients to; [] for what isn't one."""
+    address, *servers = text.split() or [""]
+    return servers if address.startswith("http://") else []

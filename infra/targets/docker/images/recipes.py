@@ -192,7 +192,8 @@ def _files(name: str, settings: BuildSettings) -> dict[str, bytes]:
         }
         found["release/build-requirements.txt"] = BUILD_REQUIREMENTS.read_bytes()
     else:
-        found |= {f"bin/{path.name}": path.read_bytes() for path in (folder / "bin").iterdir()}
+        for path in [*folder.glob("bin/*"), *folder.glob("lib/*")]:
+            found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
     return found
 
 

@@ -20,8 +20,13 @@ from infra.targets.docker.engine.execution import execute
 from infra.targets.docker.names import PROXY_PORT, PROXY_TLS_PORT, PYTHON
 from infra.targets.docker.postgres import administrator
 from infra.targets.docker.proof import ask
-from infra.targets.docker.proxy import SETTINGS, SWITCH
-from infra.targets.docker.proxy_settings import acme_settings, nginx_settings, servers_of
+from infra.targets.docker.proxy import running, switch
+from infra.targets.docker.proxy_settings import (
+    acme_settings,
+    nginx_settings,
+    servers_of,
+    upstream,
+)
 from infra.targets.providers.provider import Properties, Provider
 
 ACME_SETTINGS = "/data/acme/settings"
@@ -85,11 +90,13 @@ class Route(Provider):
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
         try:
-            current = _current(outputs["proxy"])
+            settings, serving = running(outputs["proxy"])
         except LettaOpsError:
             return None  # the proxy's own resource says so
-        if current != _settings(outputs):
+        if settings != _settings(outputs):
             return "the proxy's settings differ"
+        if serving.strip() != _upstream(outputs):
+            return "the proxy sends clients elsewhere"
         try:
             with administrator(outputs) as link:
                 return model_endpoints.elsewhere(link, outputs["urls"])
@@ -103,14 +110,11 @@ def _move(inputs: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, str]:
 
 
 def _settings(inputs: Mapping[str, Any]) -> str:
-    return nginx_settings(
-        inputs["alias"], inputs["upstreams"], inputs["tls"], int(inputs["max_request"])
-    )
+    return nginx_settings(inputs["tls"], int(inputs["max_request"]))
 
 
-def _current(proxy: str) -> str:
-    answer = execute(proxy, ["cat", SETTINGS])
-    return answer.output if answer.code == 0 else ""
+def _upstream(inputs: Mapping[str, Any]) -> str:
+    return upstream(inputs["alias"], inputs["upstreams"])
 
 
 def _prove(server: str, inputs: Mapping[str, Any], serving: Sequence[str]) -> int:
@@ -226,17 +230,11 @@ def _apply(inputs: Mapping[str, Any]) -> None:
             f"a first certificate for {inputs['tls']['host']} could not be made: {answer.output}",
             "correct the tls settings, then run the same command again; nothing was switched",
         )
-    answer = execute(inputs["proxy"], ["sh", "-c", SWITCH], _settings(inputs))
-    if answer.code != 0:
-        raise LettaOpsError(
-            "proxy-settings",
-            f"the proxy refuses its new settings, and goes on with the old ones: {answer.output}",
-            "correct the tls and proxy settings, then run the same command again",
-        )
+    switch(inputs["proxy"], _settings(inputs), _upstream(inputs))
 
 
 def _refused(server: str, inputs: Mapping[str, Any], why: str) -> LettaOpsError:
-    serving = servers_of(_current(inputs["proxy"]))
+    serving = servers_of(running(inputs["proxy"])[1])
     still = f"; {', '.join(serving)} goes on serving" if serving else ""
     return LettaOpsError(
         "server-not-proven",
