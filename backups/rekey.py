@@ -125,6 +125,25 @@ def _change(link: psycopg.Connection[Any], place: Place, pairs: list[tuple[str, 
         cursor.executemany(query, [(new, old) for old, new in pairs])
 
 
+def forget_unopened(link: psycopg.Connection[Any], schema: str, key: Sensitive | None) -> list[str]:
+    """Take out the values that `key` does not open, all or none; return how many of which column.
+
+    A server that finds one refuses every message of its agent. None opens nothing.
+    """
+    from psycopg import sql
+
+    cleared = []
+    with link.transaction():
+        for (home, table, column), values in values_in(link, schema).items():
+            closed = list(_closed(values, key))
+            query = sql.SQL("UPDATE {0} SET {1} = NULL WHERE {1} = ANY(%s)").format(
+                sql.Identifier(home, table), sql.Identifier(column)
+            )
+            if closed:
+                cleared.append(f"{table}.{column} ({link.execute(query, [closed]).rowcount})")
+    return cleared
+
+
 def opens(values: Mapping[Place, list[str]], key: Sensitive) -> bool | None:
     """Whether `key` opens any of these; None where there are none to try."""
     sealed = [each for column in values.values() for each in column if looks_encrypted(each)]
@@ -136,7 +155,11 @@ def opens(values: Mapping[Place, list[str]], key: Sensitive) -> bool | None:
 def unopened(values: Mapping[Place, list[str]], key: Sensitive) -> Iterator[str]:
     """`table.column` of each value that looks encrypted and that `key` doesn't open; all are tried."""
     for (_, table, column), sealed in values.items():
-        wanted = [each for each in sealed if looks_encrypted(each)]
-        with ThreadPoolExecutor(WORKERS) as pool:
-            opened = pool.map(lambda value: decrypted(key, value) is not None, wanted)
-            yield from (f"{table}.{column}" for each in opened if not each)
+        yield from (f"{table}.{column}" for _ in _closed(sealed, key))
+
+
+def _closed(values: Iterable[str], key: Sensitive | None) -> Iterator[str]:
+    wanted = [each for each in values if looks_encrypted(each)]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        opened = pool.map(lambda value: key and decrypted(key, value), wanted)
+        yield from (value for value, plain in zip(wanted, opened, strict=True) if not plain)

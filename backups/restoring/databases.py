@@ -172,6 +172,11 @@ class Databases:
                     "see `letta-ops check`; a database that is damaged can be set aside by renaming it",
                 ) from None
 
+    @contextmanager
+    def owned(self, name: str) -> Iterator[tuple[psycopg.Connection[Any], str]]:
+        with host(self.deployment).owner() as owner, owner.connect(name) as link:
+            yield link, database_facts(link).schema or FIRST_SCHEMA
+
     def differences(self, name: str, record: DatabaseRecord) -> list[str]:
         with self.access.examine(name) as link, self.access.examine(name) as more:
             schema = database_facts(link).schema

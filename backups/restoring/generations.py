@@ -7,7 +7,7 @@ In the scope `database` each generation is a database of its own, and they chang
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -104,6 +104,9 @@ class Generations(Protocol):
 
         Newer is what was made after `since`; nothing is, without one.
         """
+
+    def owned(self, name: str) -> AbstractContextManager[tuple[psycopg.Connection[Any], str]]:
+        """A session of the owner in one, and the schema of Letta's tables there."""
 
     def differences(self, name: str, record: DatabaseRecord) -> list[str]:
         """In words how the content of one differs from a backup's."""

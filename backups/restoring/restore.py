@@ -15,6 +15,7 @@ from backups.loading import room_for
 from backups.lock import Lock
 from backups.manifest import MEMORY
 from backups.opening import Key, opened_part, stored_chunks
+from backups.rekey import forget_unopened
 from backups.restoring.generations import Generations, Present
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
@@ -203,6 +204,10 @@ def _make_beside(
     generations.make(
         journal.side, plan.present, store, plan.backup, key, scratch, report, trusted=plan.signed
     )
+    if plan.secrets_lost:
+        with generations.owned(journal.side) as (link, schema):
+            lost = forget_unopened(link, schema, deployment.server.encryption_key)
+        report(f"database: secrets that no key opens are left out: {', '.join(lost) or 'none'}")
     if journal.had_memory:
         report("memory: restoring git repositories")
         with opened_part(store, plan.backup, MEMORY, key) as source:

@@ -268,6 +268,11 @@ class Schemas:
                     "see `letta-ops check`",
                 ) from None
 
+    @contextmanager
+    def owned(self, name: str) -> Iterator[tuple[psycopg.Connection[Any], str]]:
+        with self._link() as link:
+            yield link, name
+
     def differences(self, name: str, record: DatabaseRecord) -> list[str]:
         renamed = {str(record.schema): name, LETTA_OPS: name + RECORDS}
         with self._link() as link, self._link() as more:

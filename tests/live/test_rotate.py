@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from backups.rekey import opens, unopened, values_in
-from infra.stack.profile import NEXT_KEY, remembered
+from infra.stack.profile import NEXT_KEY, RETIRED_KEYS, remember, remembered
+from tests.live.kept import kept
 from tests.live.machine import LETTA_OPS, Machine, Stack, kill_tree, wait_until
 from tests.live.seeding import seed
 
@@ -142,6 +143,36 @@ def test_what_is_kept_elsewhere_is_rotated_there(stack: Stack) -> None:
     finally:
         profile.write_text(text)
     assert "secret-elsewhere" in str(answer)
+
+
+@pytest.mark.long
+def test_secrets_that_no_key_opens_are_left_out_when_that_was_said(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """A server that found one would refuse every message of its agent."""
+    profile = stack.folder.profile
+    place = kept(stack, tmp_path)
+    place.json("backup", "create", environment={"LETTA_OPS_BACKUP_ESCROW": "false"})
+    rotate(stack, "encryption-key")
+    with stack.administrator() as link:
+        before = {place[1:]: len(each) for place, each in values_in(link, "public").items() if each}
+    retired = remembered(profile, RETIRED_KEYS)
+    remember(profile, {RETIRED_KEYS: None})
+    restore = ("backup", "restore", "latest", "--yes")
+    try:
+        assert place.refused(*restore) == "wrong-encryption-key"
+        answer = place.run(*restore, "--accept-lost-secrets")
+        assert answer.code == 0, answer.err
+        with stack.administrator() as link:
+            assert not any(values_in(link, "public").values())
+        for (table, column), count in before.items():
+            assert f"{table}.{column} ({count})" in answer.err
+        assert stack.run("smoke").code == 0
+        stack.json("backup", "restore", "--undo", "--yes", "--no-smoke")
+    finally:
+        remember(profile, {RETIRED_KEYS: retired})
+    ensure_opened(stack)
+    stack.json("backup", "restore", "--drop-previous", "--yes")
 
 
 def _stopped(log: Path) -> bool:

@@ -303,7 +303,10 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
             ("  slots", _slots(plan)),
             ("  of", f"another deployment, {manifest.deployment}" if plan.foreign else None),
             ("  key", "the server takes over the backup's" if plan.new_key else None),
-            ("  secrets", "LOST: they can't be decrypted after it" if plan.secrets_lost else None),
+            (
+                "  secrets",
+                "LOST: those that no key opens are left out" if plan.secrets_lost else None,
+            ),
         ]
     )
 
