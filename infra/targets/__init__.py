@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from infra.stack.deployment import Deployment
     from infra.stack.settings import Settings
-    from infra.targets.target import Host, Target
+    from infra.targets.target import Host, Installation, Target
 
 OURS: Mapping[str, str] = {
     "local": "infra.targets.local.target:Local",
@@ -96,6 +96,25 @@ def _settings(name: str, *, needed: bool) -> type[Settings] | None:
         if needed or name in OURS:
             raise
         return None
+
+
+def installation(name: str) -> Installation:
+    """The server of this name that no stack made, wherever it runs here.
+
+    Raises LettaOpsError: `no-installation`, and those of `Target.installation`.
+    """
+    from infra.errors import LettaOpsError
+
+    for target in names():
+        found = named(target).installation(name)
+        if found is not None:
+            return found
+    raise LettaOpsError(
+        "no-installation",
+        f"there is no container '{name}' on this machine",
+        "see `docker ps --all` for its name; where it is gone, name its data (--data) or its database"
+        " (--database)",
+    )
 
 
 def host(deployment: Deployment) -> Host:

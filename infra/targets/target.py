@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
 from infra.process import Finished, Report
+from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment, Role
 from infra.stack.locations import StackFolder
 from infra.stack.releases import Release
@@ -38,6 +40,23 @@ class Requirement:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A Letta server of somebody else's making, as it was started.
+
+    `chosen` are the names in its `environment` that its image didn't bring. `addresses`: where the hosts
+    that the environment may name answer from here; `localhost` among them while it runs. `data`: where
+    this machine keeps the data folder of a Postgres inside it. `stop` is the command that ends it.
+    """
+
+    name: str
+    environment: Mapping[str, Sensitive]
+    chosen: Sequence[str]
+    addresses: Mapping[str, str]
+    data: Path | None
+    stop: str
 
 
 class Target(Protocol):
@@ -103,6 +122,12 @@ class Target(Protocol):
 
     def client_requirements(self) -> Iterable[Requirement]:
         """What operating a stack needs of a machine that did not provision it."""
+
+    def installation(self, name: str) -> Installation | None:
+        """The server of this name here that no stack made, only looked at; None where there's none.
+
+        Raises LettaOpsError: `source-is-stack`, and what the place itself raises.
+        """
 
     def host(self, deployment: Deployment) -> Host | None:
         """The deployment where it runs; None when that is not within reach of this machine."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from backups.archives.write import GIT_MEMORY_TAG
 from backups.layout import LETTA_OPS
@@ -22,7 +23,11 @@ from infra.stack.deployment import Database, database_from_url
 from infra.stack.releases import release_at
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import psycopg
+
+    from infra.targets.target import Installation
 
 COUNTED = {
     "agents": "agents",
@@ -39,6 +44,8 @@ OURS = """
 SELECT 1 FROM pg_namespace WHERE nspname = %s AND NOT has_schema_privilege(oid, 'USAGE')
 """
 SECONDS = 10.0
+LOCAL = ("localhost", "127.0.0.1", "::1")
+DRIVER = re.compile("^postgresql[+][a-z0-9]+://")  # as Letta's own default names one
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,61 @@ class Found:
         }
 
 
+def database_named_by(found: Installation) -> Sensitive | Path:
+    """The URL of the database that a server's environment names, as it is reached from here; or the data
+    folder, where its Postgres is inside of it and doesn't run.
+
+    Raises LettaOpsError (`no-database-named`).
+    """
+    url = _named_url(found.environment)
+    if url is None:
+        raise LettaOpsError(
+            "no-database-named",
+            f"the environment of {found.name} names no Postgres: a release before 0.12 keeps its data in"
+            " SQLite then",
+            f"copy its sqlite.db out (`docker cp {found.name}:PATH .`) for `migrate from-sqlite`; or name"
+            " the database: --database",
+        )
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "localhost", parts.port
+    except ValueError:
+        return Sensitive(url)  # `database_at` says so
+    address = found.addresses.get(host)
+    if address is None and host in LOCAL:
+        if found.data is not None:
+            return found.data
+        raise LettaOpsError(
+            "no-database-named",
+            f"the Postgres of {found.name} is inside of it, doesn't run, and its data is in no volume",
+            "start it, and say --in-use",
+        )
+    user, _, _ = parts.netloc.rpartition("@")
+    there = f"{user}@{address or host}" + (f":{port}" if port else "")
+    return Sensitive(parts._replace(netloc=there).geturl())
+
+
+def _named_url(environment: Mapping[str, Sensitive]) -> str | None:
+    """As Letta reads it, and the start of the official image, which has a Postgres of its own."""
+    known = {name: value.reveal() for name, value in environment.items() if value.reveal()}
+    if "LETTA_PG_URI" in known:
+        return known["LETTA_PG_URI"]
+    for form in ("LETTA_PG_{}", "POSTGRES_{}"):
+        user, password, name = (known.get(form.format(each)) for each in ("USER", "PASSWORD", "DB"))
+        if user and password and name:
+            host, port = (known.get(form.format(each)) for each in ("HOST", "PORT"))
+            login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+            return (
+                f"postgresql://{login}@{host or 'localhost'}:{port or 5432}/{quote(name, safe='')}"
+            )
+    return None
+
+
 def database_at(url: Sensitive) -> Database:
     """The database of a URL, which must say where it is. Raises LettaOpsError (`database-url`), without a
     word of it."""
     text = url.reveal().strip()
+    text = DRIVER.sub("postgresql://", text)
     with suppress(ValueError):  # a port that is no number, for instance
         parts = urlsplit(text)
         more = set(dict(parse_qsl(parts.query))) - {"sslmode", "sslrootcert"}
@@ -87,7 +145,7 @@ def database_at(url: Sensitive) -> Database:
             return database_from_url(Sensitive(text))
     raise LettaOpsError(
         "database-url",
-        "what --database leads to is no URL of a Postgres",
+        "that is no URL of a Postgres",
         "postgresql://ROLE:PASSWORD@HOST:PORT/NAME, with ?sslmode= and ?sslrootcert= where needed, and no"
         " other; what is special in a password is written as %2F, %40, %23",
     )

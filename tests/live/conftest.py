@@ -41,8 +41,8 @@ HEAVIEST_FIRST = (
 )  # fmt: skip
 # They leave the stack of their own as they found it, or remove it: the next one of them has it, too.
 SHARING = (
-    "adopt", "changes", "documents", "errors", "from-sqlite", "interruptions", "kept-format", "security",
-    "two-stacks",
+    "adopt", "adopt-container", "changes", "documents", "errors", "from-sqlite", "interruptions",
+    "kept-format", "security", "two-stacks",
 )  # fmt: skip
 MATRIX_VARIABLE = "LETTA_OPS_TEST_MATRIX"
 

@@ -17,7 +17,7 @@ from infra.stack.secrets import kept_value, stack_secrets
 from infra.stack.settings import Settings
 from infra.targets.docker import settings as own
 from infra.targets.docker.names import IDENTIFIER, Names
-from infra.targets.target import Host, Requirement, data_is_there
+from infra.targets.target import Host, Installation, Requirement, data_is_there
 
 ENGINE_SECONDS = 10.0
 # What the engine's `info` calls them.
@@ -93,6 +93,11 @@ class Docker:
 
     def client_requirements(self) -> Iterator[Requirement]:
         yield container_engine(needed=True)
+
+    def installation(self, name: str) -> Installation | None:
+        from infra.targets.docker.foreign import installation
+
+        return installation(name)
 
     def host(self, deployment: Deployment) -> Host | None:
         from infra.targets.docker.host import DockerHost

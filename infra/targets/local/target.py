@@ -12,7 +12,7 @@ from infra.stack.keys import Reading, keys_of, read
 from infra.stack.locations import StackFolder
 from infra.stack.settings import Settings
 from infra.targets.local.settings import LocalSettings, local_settings
-from infra.targets.target import Host, Requirement, data_is_there
+from infra.targets.target import Host, Installation, Requirement, data_is_there
 
 
 class Local:
@@ -56,6 +56,9 @@ class Local:
 
     def client_requirements(self) -> Iterator[Requirement]:
         return iter(())
+
+    def installation(self, name: str) -> Installation | None:  # none has a name
+        return None
 
     def host(self, deployment: Deployment) -> Host | None:
         from infra.targets.local.host import LocalHost

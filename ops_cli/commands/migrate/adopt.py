@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from infra.process import Report
     from infra.sensitive import Sensitive
     from infra.stack.deployment import Database, Deployment
+    from infra.targets.target import Installation
     from ops_cli.migrations.adopting import Found
+
+# Settings that need no hand: database and key come in, a stack has a password of its own.
+BROUGHT_ALONG = (
+    "LETTA_PG_",
+    "POSTGRES_",
+    "LETTA_ENCRYPTION_KEY",
+    "LETTA_SERVER_",
+    "SECURE",
+    "LETTA_DIR",
+)
 
 
 def adopt_installation(
@@ -40,6 +51,15 @@ def adopt_installation(
             "--data",
             metavar="FOLDER",
             help="Instead: the data folder of its Postgres, which is shut down. A copy is started here.",
+        ),
+    ] = None,
+    container: Annotated[
+        str | None,
+        typer.Option(
+            "--container",
+            metavar="NAME",
+            help="Instead: the container of its server. Its environment says where the database is, and"
+            " has the encryption key.",
         ),
     ] = None,
     encryption_key: Annotated[
@@ -69,14 +89,22 @@ def adopt_installation(
     """Bring the database of another Letta server into the stack, at the stack's release, with all its
     ids. The database is only read."""
     invocation = current(context)
-    if (database is None) == (data is None):
-        raise typer.BadParameter("name one of --database and --data", param_hint="--database")
+    if [database, data, container].count(None) != 2:  # of the three, all but one
+        raise typer.BadParameter(
+            "name one of --database, --data and --container", param_hint="--database"
+        )
+    url = by_reference("--database", database, "the URL of the database") if database else None
     key = (
         by_reference("--encryption-key", encryption_key, "the encryption key")
         if encryption_key
         else None
     )
-    with _source(invocation, database, data, crashed=in_use) as (source, place):
+    server = None
+    if container is not None:
+        server, named = _named_by(container)
+        url, data = (None, named) if isinstance(named, Path) else (named, None)
+        key = key or server.environment.get("LETTA_ENCRYPTION_KEY")
+    with _source(invocation, url, data, crashed=in_use) as (source, place):
         with progress(invocation) as report:
             found = _looked_at(
                 invocation, source, key, report,
@@ -84,7 +112,7 @@ def adopt_installation(
                 accept_lost_secrets=accept_lost_secrets,
             )  # fmt: skip
         if dry_run:
-            answer = {"dry_run": True, "source": place, **found.as_json()}
+            answer = {"dry_run": True, "source": place, **_told(server), **found.as_json()}
             present(invocation, answer, lambda _: _render_found(found))
             return
         _agree(invocation, found, yes=yes, replace=replace)
@@ -93,13 +121,30 @@ def adopt_installation(
         invocation, backup, identity, ("migrate adopt", place), found.key,
         replace=replace, with_models=not no_smoke, accept_lost_secrets=accept_lost_secrets,
     )  # fmt: skip
-    answer = {"source": place, **found.as_json(), **done.as_json()}
+    answer = {"source": place, **_told(server), **found.as_json(), **done.as_json()}
     present(invocation, answer, lambda shown: _render(invocation, shown))
+
+
+def _named_by(container: str) -> tuple[Installation, Sensitive | Path]:
+    """How its server was started, and where its database is."""
+    from infra.targets import installation
+    from ops_cli.migrations.adopting import database_named_by
+
+    server = installation(container)
+    return server, database_named_by(server)
+
+
+def _told(server: Installation | None) -> dict[str, Any]:
+    """What a person has to bring along by hand: names of settings, without their values."""
+    if server is None:
+        return {}
+    others = [name for name in server.chosen if not name.startswith(BROUGHT_ALONG)]
+    return {"container": server.name, "settings": others, "turn_off": server.stop}
 
 
 @contextmanager
 def _source(
-    invocation: Invocation, database: str | None, data: Path | None, *, crashed: bool
+    invocation: Invocation, database: Sensitive | None, data: Path | None, *, crashed: bool
 ) -> Iterator[tuple[Database, str]]:
     """Yield the database that comes in, and what to call it."""
     from infra.embedded.foreign_cluster import find_cluster, start_copy
@@ -107,7 +152,7 @@ def _source(
     from ops_cli.migrations.adopting import database_at
 
     if database is not None:
-        found = database_at(by_reference("--database", database, "the URL of the database"))
+        found = database_at(database)
         yield found, f"{found.host}:{found.port}/{found.name}"
         return
     assert data is not None  # noqa: S101  # one of them is given
@@ -205,5 +250,8 @@ def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     if answer["compared_rows"] is not None:
         yield f"  {answer['compared_rows']} rows were compared before and after the migration"
     yield from render_restored(invocation, answer)
-    yield f"  now turn off the server that uses {answer['source']}, and point its clients here:"
+    if answer.get("settings"):
+        yield f"  its server was started with {', '.join(answer['settings'])}: set here what you need"
+    how = f" (`{answer['turn_off']}`)" if "turn_off" in answer else ""
+    yield f"  now turn off the server that uses {answer['source']}{how}, and point its clients here:"
     yield f"  `{invocation.command('profile show')}` has URL and password; agents keep their ids"
