@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.embedded.binaries import install_binaries
+from infra.embedded.binaries import DEBIAN, install_binaries
 from infra.errors import LettaOpsError
 from infra.process import attempt, command
 from infra.stack.locations import cache_folder
@@ -19,7 +19,6 @@ from infra.targets.target import Programs
 if TYPE_CHECKING:
     import psycopg
 
-DEBIAN = Path("/usr/lib/postgresql")  # its versions lie side by side, and off PATH
 # From this version on pg_restore begins with a setting that older servers don't know.
 FIRST_WITH_TRANSACTION_TIMEOUT = 17
 

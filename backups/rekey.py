@@ -161,5 +161,8 @@ def unopened(values: Mapping[Place, list[str]], key: Sensitive) -> Iterator[str]
 def _closed(values: Iterable[str], key: Sensitive | None) -> Iterator[str]:
     wanted = [each for each in values if looks_encrypted(each)]
     with ThreadPoolExecutor(WORKERS) as pool:
-        opened = pool.map(lambda value: key and decrypted(key, value), wanted)
-        yield from (value for value, plain in zip(wanted, opened, strict=True) if not plain)
+        # What is encrypted may be an empty text.
+        opened = pool.map(
+            lambda value: key is not None and decrypted(key, value) is not None, wanted
+        )
+        yield from (value for value, found in zip(wanted, opened, strict=True) if not found)

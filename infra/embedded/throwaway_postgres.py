@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from infra.accounts import as_account, service_account
+from infra.accounts import Account, as_account, service_account
 from infra.database.administration import NO_EVENT_TRIGGERS, DatabaseAccess
 from infra.embedded.binaries import install_binaries
 from infra.embedded.cluster import configure, initialise
@@ -72,27 +72,38 @@ def start_postgres(folder: StackFolder) -> ThrowawayPostgres:
     port = free_port()
     configure(account, folder, port)
     write_file(folder.postgres_settings("custom.conf"), SETTINGS, 0o600, account.owner)
+    here: dict[str, str | int] = {
+        "host": str(folder.sockets), "port": port, "user": ADMIN_ROLE, "options": NO_EVENT_TRIGGERS,
+    }  # fmt: skip
+    access = DatabaseAccess(here, True, "in the drill", ADMIN_ROLE)
+    run_until(lambda: _answers(access), folder, account, binaries / "bin")
+    owner = Role(OWNER_ROLE, Sensitive(secrets.token_urlsafe(24)))
+    _make_role(access, owner)
+    database = Database(LOOPBACK, port, DATABASE_NAME, owner, owner, tls="disable")
+    return ThrowawayPostgres(access, database)
+
+
+def run_until(
+    ready: Callable[[], bool], folder: StackFolder, account: Account, programs: Path, *options: str
+) -> None:
+    """Start the Postgres of a throw-away folder, which is configured, and wait for it.
+
+    Raises LettaOpsError (`throwaway-failed`).
+    """
     job = command(
-        binaries / "bin" / "postgres",
+        programs / "postgres",
         f"--config-file={folder.postgres_settings('postgresql.conf')}",
+        *options,
         directory=Path("/"), environment=plain_environment(folder), umask=0o077,
     )  # fmt: skip
     pid = start_detached(
         as_account(account, job),
         output=folder.log(SERVICE_POSTGRES),
         code="throwaway-failed",
-        hint="see whether the cache folder is whole",
+        hint="look at the lines above; see whether the cache folder is whole",
         what="starting a throw-away Postgres",
     )
-    here: dict[str, str | int] = {
-        "host": str(folder.sockets), "port": port, "user": ADMIN_ROLE, "options": NO_EVENT_TRIGGERS,
-    }  # fmt: skip
-    access = DatabaseAccess(here, True, "in the drill", ADMIN_ROLE)
-    wait_until(lambda: _answers(access), pid, START_SECONDS, folder.log(SERVICE_POSTGRES), ())
-    owner = Role(OWNER_ROLE, Sensitive(secrets.token_urlsafe(24)))
-    _make_role(access, owner)
-    database = Database(LOOPBACK, port, DATABASE_NAME, owner, owner, tls="disable")
-    return ThrowawayPostgres(access, database)
+    wait_until(ready, pid, START_SECONDS, folder.log(SERVICE_POSTGRES), ())
 
 
 def wait_until(

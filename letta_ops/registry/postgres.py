@@ -53,7 +53,8 @@ OF_AGENT = (
 )
 ROWS = f"""
 SELECT l.app, l.app_agent_id, l.letta_agent_id, l.server, l.linked_at, l.linked_by, l.reason,
-    l.template, l.lease, extract(epoch FROM clock_timestamp() - l.leased_at)::float8, {{there}}
+    l.template, l.lease, CASE WHEN l.lease IS NOT NULL
+    THEN extract(epoch FROM clock_timestamp() - l.leased_at)::float8 END, {{there}}
 FROM {SCHEMA}.registry_links l
 """
 INSERT = f"""
@@ -110,7 +111,9 @@ class PostgresStore:
         self._is_own = False
 
     def find(self, key: Key) -> Row | None:
-        found = self._run(lambda link: link.execute(self._find, [key.app, key.id]).fetchone())
+        found = self._run(
+            lambda link: _finder(link).execute(self._find, [key.app, key.id]).fetchone()
+        )
         return None if found is None else _row(found)
 
     def rows(
@@ -271,6 +274,14 @@ class PostgresStore:
             "see whether its Postgres runs, and whether the role may use the schema letta_ops and its"
             " tables; `letta-ops registry list` makes them where they are missing",
         )
+
+
+def _finder(link: psycopg.Connection[Any]) -> psycopg.Cursor[Any]:
+    """A cursor that the connection keeps: a new one, and values as text, cost a quarter of a look-up."""
+    known: dict[str, Any] = vars(link)
+    if "letta_ops_finder" not in known:
+        known["letta_ops_finder"] = link.cursor(binary=True)
+    return known["letta_ops_finder"]  # type: ignore[no-any-return]
 
 
 def prepare(link: psycopg.Connection[Any], owner: str) -> None:

@@ -21,6 +21,7 @@ from infra.sensitive import Sensitive
 from infra.stack.ciphertext import looks_encrypted
 from infra.stack.deployment import Database, database_from_url
 from infra.stack.releases import release_at
+from ops_cli.migrations.contents import COUNTED, counts_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
 
     from infra.targets.target import Installation
 
-COUNTED = {
-    "agents": "agents",
-    "messages": "messages",
-    "block": "blocks",
-    "archival_passages": "passages",
-}
 # Sessions of clients in this database, but for ours. Who may not see those of others, counts them here.
 OTHERS = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -193,13 +188,10 @@ def look_at(
                 "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace", [facts.schema]
             )
         }
-        counts = {}
-        for table, words in COUNTED.items():
-            if table in there:
-                query = sql.SQL("SELECT count(*) FROM {}").format(
-                    sql.Identifier(facts.schema, table)
-                )
-                counts[words] = (link.execute(query).fetchone() or (0,))[0]
+        rows = {}
+        for table in there & COUNTED.keys():
+            query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(facts.schema, table))
+            rows[table] = (link.execute(query).fetchone() or (0,))[0]
         memories = 0
         if "agents_tags" in there:
             query = sql.SQL("SELECT count(DISTINCT agent_id) FROM {} WHERE tag = %s").format(
@@ -210,7 +202,8 @@ def look_at(
         values = values_in(link, facts.schema)
     sealed = [each for column in values.values() for each in column if looks_encrypted(each)]
     found = Found(
-        facts.version, facts.schema, facts.revision, known.version if known else None, counts, others,
+        facts.version, facts.schema, facts.revision, known.version if known else None,
+        counts_of(rows), others,
         len(sealed), next((key for key in keys if opens(values, key)), None), memories,
     )  # fmt: skip
     _ensure_alone(database, found, in_use=in_use)

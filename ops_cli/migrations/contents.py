@@ -9,7 +9,7 @@ change is explained by it (`known_changes`); anything else is a failure.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ COUNTED = {
     "block": "blocks",
     "messages": "messages",
     "archival_passages": "passages",
+    "sources": "sources",
     "tools": "tools",
     "identities": "identities",
 }
@@ -131,9 +132,14 @@ def compare_contents(before: Side, after: Side, known: Collection[KnownChange]) 
     return Comparison(
         len(shared),
         sum(rows.values()),
-        {words: rows[name] for name, words in COUNTED.items() if name in rows},
+        counts_of(rows),
         tuple(_explained(each, known) for each in found),
     )
+
+
+def counts_of(rows: Mapping[str, int]) -> dict[str, int]:
+    """Of the rows by table, what people ask for, by what it is called."""
+    return {words: rows[name] for name, words in COUNTED.items() if name in rows}
 
 
 def _tables(side: Side) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ops_cli.commands.migrate.coming_in import Replace, render_restored, restored
+from ops_cli.commands.migrate.coming_in import Replace, agree, render_restored, restored
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, Identity, NoSmoke, Yes, by_reference
 from ops_cli.output import Part, facts, note_parts, present
@@ -115,7 +115,8 @@ def adopt_installation(
             answer = {"dry_run": True, "source": place, **_told(server), **found.as_json()}
             present(invocation, answer, lambda _: _render_found(found))
             return
-        _agree(invocation, found, yes=yes, replace=replace)
+        note_parts(_render_found(found))
+        agree(invocation, yes=yes, asks=replace or bool(found.others or found.memories))
         backup = _backed_up(invocation, source, found)
     done = restored(
         invocation, backup, identity, ("migrate adopt", place), found.key,
@@ -217,17 +218,6 @@ def _backed_up(invocation: Invocation, source: Database, found: Found) -> Backup
     other = as_deployment(deployment, source.name, source, found.scope, found.release, found.key)
     with progress(invocation) as report, changing(deployment, store, "migrate adopt", report):
         return back_up(other, store, report)
-
-
-def _agree(invocation: Invocation, found: Found, *, yes: bool, replace: bool) -> None:
-    from ops_cli.asking import confirm
-
-    note_parts(_render_found(found))
-    if not yes and (replace or found.others or found.memories):
-        confirm(
-            f"Bring that into stack '{invocation.stack}'?",
-            "it would take the place of what the stack holds, and nobody can be asked here",
-        )
 
 
 def _render_found(found: Found) -> Iterator[Part]:

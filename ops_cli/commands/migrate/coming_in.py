@@ -22,6 +22,17 @@ Replace = Annotated[
 ]
 
 
+def agree(invocation: Invocation, *, yes: bool, asks: bool) -> None:
+    """Ask before anything is begun, where a person has to decide (`asks`) and has not said --yes."""
+    from ops_cli.asking import confirm
+
+    if asks and not yes:
+        confirm(
+            f"Bring that into stack '{invocation.stack}'?",
+            "it would take the place of what the stack holds, and nobody can be asked here",
+        )
+
+
 def restored(
     invocation: Invocation,
     backup: Backup,

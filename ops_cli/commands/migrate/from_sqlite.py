@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ops_cli.commands.migrate.coming_in import Replace, render_restored, restored
+from ops_cli.commands.migrate.coming_in import Replace, agree, render_restored, restored
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, Identity, NoSmoke, Yes
-from ops_cli.output import Part, Table, present
+from ops_cli.output import Part, Table, note_parts, present
 from ops_cli.progress import progress
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ops_cli.migrations.sqlite.loading import Loaded, Problem
 
 SHOWN = 20
-COUNTED = {"agents": "agents", "messages": "messages", "block": "blocks", "sources": "sources"}
 
 
 def bring_from_sqlite(
@@ -76,7 +75,8 @@ def _brought(
         _ensure(loaded, file, mend=mend)
         if dry_run:
             return {"dry_run": True, **answer}
-        _agree(invocation, loaded, yes=yes, replace=replace)
+        note_parts(_render_found(loaded.rows, loaded.problems))
+        agree(invocation, yes=yes, asks=replace or bool(loaded.problems))
         answer["left_out"] = _written_down(deployment, loaded)
         release = LAST_ON_SQLITE.version
         source = as_deployment(deployment, "sqlite", database, LETTA, release, None)
@@ -115,18 +115,6 @@ def _ensure(loaded: Loaded, file: Path, *, mend: bool) -> None:
     )
 
 
-def _agree(invocation: Invocation, loaded: Loaded, *, yes: bool, replace: bool) -> None:
-    from ops_cli.asking import confirm
-    from ops_cli.output import note_parts
-
-    note_parts(_render_found(loaded.rows, loaded.problems))
-    if not yes and (replace or loaded.problems):
-        confirm(
-            f"Bring that into stack '{invocation.stack}'?",
-            "it would take the place of what the stack holds, and nobody can be asked here",
-        )
-
-
 def _written_down(deployment: Deployment, loaded: Loaded) -> str | None:
     """Keep what is left out, a row a line, and return the file."""
     import datetime as dt
@@ -153,7 +141,9 @@ def _as_json(loaded: Loaded) -> dict[str, Any]:
 
 
 def _render_found(rows: dict[str, int], problems: Sequence[Problem]) -> Iterator[Part]:
-    counts = ", ".join(f"{rows[name]} {words}" for name, words in COUNTED.items() if name in rows)
+    from ops_cli.migrations.contents import counts_of
+
+    counts = ", ".join(f"{number} {words}" for words, number in counts_of(rows).items())
     yield f"the file holds {counts}; {sum(rows.values())} rows of {len(rows)} tables come along"
     if not problems:
         return
