@@ -33,6 +33,7 @@ def connection(
             autocommit=True,
             connect_timeout=int(seconds),
             application_name="letta-ops",
+            client_encoding="utf8",  # else a database in SQL_ASCII would answer in bytes
         )
     except psycopg.OperationalError as error:
         place = place or f"at {settings['host']}:{settings['port']}"
