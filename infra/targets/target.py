@@ -52,6 +52,7 @@ class Installation:
     """
 
     name: str
+    runs: bool
     environment: Mapping[str, Sensitive]
     chosen: Sequence[str]
     addresses: Mapping[str, str]

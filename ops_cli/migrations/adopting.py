@@ -77,6 +77,17 @@ class Found:
         }
 
 
+def ensure_ended(found: Installation) -> None:
+    """Raise LettaOpsError (`source-in-use`) for a server that runs: one that has nothing to do is not
+    connected to its database."""
+    if found.runs:
+        raise LettaOpsError(
+            "source-in-use",
+            f"the container {found.name} runs: what its server writes from now on would not come along",
+            f"stop it (`{found.stop}`), then run this again; or say --in-use, to try it",
+        )
+
+
 def database_named_by(found: Installation) -> Sensitive | Path:
     """The URL of the database that a server's environment names, as it is reached from here; or the data
     folder, where its Postgres is inside of it and doesn't run.

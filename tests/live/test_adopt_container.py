@@ -34,7 +34,7 @@ KEY, PASSWORD = "a key of their own", "a-password-of-theirs"
 START_SECONDS = 180
 SERVE = f"""
 {PYTHON} {FAKE_MODEL} --host 127.0.0.1 --port {MODEL_PORT} &
-exec {PYTHON} -m letta.main server --host 0.0.0.0 --port {SERVER_PORT}
+exec {PYTHON} -c "from letta.main import app; app()" server --host 0.0.0.0 --port {SERVER_PORT}
 """
 
 
@@ -56,7 +56,7 @@ def home() -> Iterator[Home]:
         found.sql("postgres", f"ALTER ROLE home PASSWORD '{PASSWORD}'")
         uri = f"postgresql://home:{PASSWORD}@{found.container}:5432/home"
         place = {"prefix": found.network, "image": image, "networks": [found.network]}
-        run_alembic(place, environment(uri, Sensitive(KEY)), print, "")
+        run_alembic(place, environment(uri, Sensitive(KEY)), lambda _: None, "")
         name = f"their-letta-{secrets.token_hex(4)}"
         settings = {
             **environment(uri, Sensitive(KEY)),

@@ -20,7 +20,7 @@ def named(
     data: Path | None = None,
 ) -> str | Path:
     settings = {name: Sensitive(value) for name, value in environment.items()}
-    found = Installation("theirs", settings, (), addresses or {}, data, "docker stop theirs")
+    found = Installation("theirs", False, settings, (), addresses or {}, data, "docker stop theirs")
     where = database_named_by(found)
     return where if isinstance(where, Path) else where.reveal()
 

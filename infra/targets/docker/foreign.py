@@ -45,6 +45,7 @@ def installation(name: str) -> Installation | None:
             brought = _environment(client.images.get(found.attrs["Image"]).attrs)
         return Installation(
             name,
+            found.status == "running",
             {key: Sensitive(value) for key, value in environment.items()},
             sorted(key for key, value in environment.items() if brought.get(key) != value),
             _addresses(client, found),

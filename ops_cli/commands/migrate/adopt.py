@@ -101,7 +101,7 @@ def adopt_installation(
     )
     server = None
     if container is not None:
-        server, named = _named_by(container)
+        server, named = _named_by(container, in_use=in_use or dry_run)
         url, data = (None, named) if isinstance(named, Path) else (named, None)
         key = key or server.environment.get("LETTA_ENCRYPTION_KEY")
     with _source(invocation, url, data, crashed=in_use) as (source, place):
@@ -126,12 +126,14 @@ def adopt_installation(
     present(invocation, answer, lambda shown: _render(invocation, shown))
 
 
-def _named_by(container: str) -> tuple[Installation, Sensitive | Path]:
+def _named_by(container: str, *, in_use: bool) -> tuple[Installation, Sensitive | Path]:
     """How its server was started, and where its database is."""
     from infra.targets import installation
-    from ops_cli.migrations.adopting import database_named_by
+    from ops_cli.migrations.adopting import database_named_by, ensure_ended
 
     server = installation(container)
+    if not in_use:
+        ensure_ended(server)
     return server, database_named_by(server)
 
 
