@@ -236,6 +236,15 @@ def look_at(
     return found
 
 
+def written_since(database: Database, found: Found) -> dict[str, int]:
+    """How many more there are of what was counted in `found`: whoever should have been stopped goes on.
+    Empty also where the database does not answer any more."""
+    with suppress(LettaOpsError):
+        now = look_at(database, [], in_use=True, accept_lost_secrets=True).counts
+        return {words: now[words] - was for words, was in found.counts.items() if now[words] != was}
+    return {}
+
+
 @contextmanager
 def _session(database: Database) -> Iterator[psycopg.Connection[Any]]:
     import psycopg

@@ -88,6 +88,8 @@ def adopt_installation(
 ) -> None:
     """Bring the database of another Letta server into the stack, at the stack's release, with all its
     ids. The database is only read."""
+    from ops_cli.migrations.adopting import written_since
+
     invocation = current(context)
     if [database, data, container].count(None) != 2:  # of the three, all but one
         raise typer.BadParameter(
@@ -122,7 +124,9 @@ def adopt_installation(
         invocation, backup, identity, ("migrate adopt", place), found.key,
         replace=replace, with_models=not no_smoke, accept_lost_secrets=accept_lost_secrets,
     )  # fmt: skip
-    answer = {"source": place, **_told(server), **found.as_json(), **done.as_json()}
+    since = written_since(source, found) if data is None else {}
+    told = {**_told(server), **found.as_json(), **done.as_json()}
+    answer = {"source": place, **told, "written_since": since}
     present(invocation, answer, lambda shown: _render(invocation, shown))
 
 
@@ -242,6 +246,10 @@ def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     if answer["compared_rows"] is not None:
         yield f"  {answer['compared_rows']} rows were compared before and after the migration"
     yield from render_restored(invocation, answer)
+    if answer["written_since"]:
+        more = ", ".join(f"{number:+} {words}" for words, number in answer["written_since"].items())
+        yield f"  WARNING: somebody goes on writing there ({more}), which is not here: stop its server,"
+        yield "  and run this again with --replace"
     if answer.get("settings"):
         yield f"  its server was started with {', '.join(answer['settings'])}: set here what you need"
     how = f" (`{answer['turn_off']}`)" if "turn_off" in answer else ""
