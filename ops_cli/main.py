@@ -55,7 +55,9 @@ def run(arguments: list[str]) -> int:
         code = _answered(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        _forget_stdout()
+        from ops_cli.output import forget
+
+        forget(sys.stdout.fileno())  # whoever read it has gone; Python would complain at its end
         return FAILED
     except KeyboardInterrupt:  # before the command began, or for the second time
         return INTERRUPTED
@@ -169,17 +171,6 @@ def _forget_terminal() -> None:
     import os
     import stat
 
-    _forget(*(stream for stream in (1, 2) if stat.S_ISCHR(os.fstat(stream).st_mode)))
+    from ops_cli.output import forget
 
-
-def _forget_stdout() -> None:
-    """Whoever read our output has gone; without this Python complains about it at its end."""
-    _forget(sys.stdout.fileno())
-
-
-def _forget(*streams: int) -> None:
-    import os
-
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in streams:
-        os.dup2(nowhere, stream)
+    forget(*(stream for stream in (1, 2) if stat.S_ISCHR(os.fstat(stream).st_mode)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,9 +74,23 @@ def print_error(
 
 
 def note(text: str) -> None:
-    """Print something beside the answer: to stderr, a line whole, whoever else prints."""
-    sys.stderr.write(f"{printable(text)}\n")
-    sys.stderr.flush()
+    """Print something beside the answer: to stderr, a line whole, whoever else prints.
+
+    Whoever read along may have gone (`2>&1 | head`): what is at work goes on without him.
+    """
+    try:
+        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        forget(sys.stderr.fileno())
+
+
+def forget(*streams: int) -> None:
+    """Let what is still written to these go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def note_parts(parts: Iterable[Part]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 
 import pytest
@@ -95,3 +96,20 @@ def test_json_is_valid_in_every_encoding_also_with_half_a_surrogate_pair(
 
 def test_facts_are_aligned_and_leave_out_what_is_not_known() -> None:
     assert facts([("a", 1), ("long", "x"), ("b", None)]) == ["a     1", "long  x"]
+
+
+def test_work_goes_on_when_nobody_reads_what_it_says() -> None:
+    """As in `letta-ops destroy 2>&1 | head -1`."""
+    work = (
+        "import sys\nfrom ops_cli.output import note\nsys.stdin.read()\n"
+        "for number in range(3): note(str(number))\nprint('done')"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", work],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stderr is not None
+    child.stderr.close()
+    child.stderr = None
+    assert child.communicate("")[0] == "done\n"
+    assert child.returncode == 0
