@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.identity import person
 from letta_ops.registry.errors import AlreadyLinked, KeyRefused, RegistryError
-from letta_ops.registry.links import OF_KEY, TAG, Event, Key, Link, Row
+from letta_ops.registry.links import OF_KEY, TAG, UNLINKED, Event, Key, Link, Row
 from letta_ops.registry.registry import Registry
 
 MISSING, ORPHANED, DUPLICATED = "missing", "orphaned", "duplicated"
@@ -49,7 +49,19 @@ def find(registry: Registry, app: str | None = None) -> list[Finding]:
     """Compare the links (of one application) with the server's agents. Raises as `Registry` does."""
     agents = registry.letta().every()
     rows = [row for row in registry.store.rows() if row.link is not None]
-    return list(compared(rows, agents, registry.server_name, app))
+    found = compared(rows, agents, registry.server_name, app)
+    return [_unless_unlinked(registry, each) for each in found]
+
+
+def _unless_unlinked(registry: Registry, finding: Finding) -> Finding:
+    """What somebody has unlinked is not linked again without him."""
+    if finding.kind != ORPHANED or not finding.mend:
+        return finding
+    last = next(iter(registry.store.events(finding.key.app, finding.key.id)), None)
+    if last is None or (last.what, last.before) != (UNLINKED, finding.agents[0]):
+        return finding
+    reason = f"{last.before} was unlinked {last.at:%Y-%m-%d %H:%M} by {last.who}: {last.reason}"
+    return replace(finding, reason=reason, mend="")
 
 
 def compared(

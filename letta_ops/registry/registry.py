@@ -16,7 +16,7 @@ from letta_ops.registry.errors import (
     RegistryError,
     RegistryUnavailable,
 )
-from letta_ops.registry.links import Event, Key, Link, Row, check_agent_id, shown
+from letta_ops.registry.links import UNLINKED, Event, Key, Link, Row, check_agent_id, shown
 from letta_ops.registry.making import (
     FOUND,
     THERE,
@@ -210,7 +210,7 @@ class Registry:
         if row is None or row.link is None:
             raise no_link(key)
         ensure_free(row)
-        event = Event.now(self._who, key, "unlinked", None, row.agent, reason or "unlinked by hand")
+        event = Event.now(self._who, key, UNLINKED, None, row.agent, reason or "unlinked by hand")
         if not self.store.replace(key, row, None, event):
             raise changed(key)
         return row.link

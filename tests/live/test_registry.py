@@ -341,6 +341,12 @@ def test_reconcile_says_what_differs_and_mends_it(stack: Stack, app: str) -> Non
     assert stack.json("registry", "get", "loose", "--app", app)["letta_agent_id"] == ids[1]
     left = stack.json("registry", "reconcile", "--app", app)["findings"]
     assert {each["kind"] for each in left} == {"missing", "duplicated"}
+    # What somebody has unlinked is not linked again without him.
+    stack.json("registry", "unlink", "kept", "--app", app, "--reason", "a mistake")
+    done = stack.json("registry", "reconcile", "--app", app, "--apply")["findings"]
+    (orphaned,) = (each for each in done if each["kind"] == "orphaned")
+    assert (orphaned["app_agent_id"], orphaned["mended"]) == ("kept", False)
+    assert "a mistake" in orphaned["reason"]
     with api(stack.deployment) as client:
         assert client.agents.retrieve(second.id).id == second.id
 
