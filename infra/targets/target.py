@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from infra.targets.facts import Containers, DiskSpace, Fact, Listeners, Running, Services
 
 
+ROOM_TO_START = 100 * 1024**2  # bytes, of a disk that a stack shares: with less, none is started
+
+
 @dataclass(frozen=True)
 class Requirement:
     """One thing that a stack needs of a machine: is it there, what was seen, what to do."""

@@ -19,6 +19,7 @@ from infra.process import Report
 from infra.stack.deployment import Deployment
 from infra.stack.releases import RELEASES, Release, breaks_between
 from infra.targets import host
+from infra.targets.target import ROOM_TO_START
 from ops_cli.migrations.known_changes import KnownChange, known_changes
 from ops_cli.migrations.records import Rehearsal, last_rehearsal
 from ops_cli.migrations.status import Standing, find_standing, revisions_of
@@ -171,6 +172,9 @@ def _space(deployment: Deployment, link: psycopg.Connection[Any]) -> Finding:
     needed = int(size * ROOM)
     words = f"the database has {size_in_words(size)}; a copy of it needs {size_in_words(needed)}"
     there = host(deployment)
+    if there.shares_disk:
+        needed += ROOM_TO_START
+        words += f", and a server {size_in_words(ROOM_TO_START)} to start"
     if not there.shares_disk or deployment.folder is None:
         return Finding("space", OK, f"{words} where its Postgres is, which can't be seen from here")
     free = shutil.disk_usage(deployment.folder.root).free

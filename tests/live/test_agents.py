@@ -304,6 +304,7 @@ def test_an_export_of_many_goes_on_where_it_was_and_its_hashes_hold(
     assert clean.json("agent", "diff", str(folder / first), agent)["equal"] is True
 
 
+@pytest.mark.long
 def test_every_file_of_the_release_is_imported_with_all_that_it_says(
     clean: Stack, tmp_path: Path
 ) -> None:

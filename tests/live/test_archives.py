@@ -540,6 +540,7 @@ def test_an_agent_moves_to_another_server_with_everything_but_its_secrets(
     elsewhere.json("agent", "delete", rich.id, "--yes")
 
 
+@pytest.mark.long
 def test_a_fleet_moves_by_the_api_alone(
     house: Stack, rich: Rich, elsewhere: Stack, tmp_path: Path
 ) -> None:

@@ -229,7 +229,14 @@ def test_what_can_not_go_along_is_named_all_at_once_and_nothing_begins(
     assert place.schemas() == set()
 
 
-@pytest.mark.parametrize("position", ["header", "middle", "tail"])
+@pytest.mark.parametrize(
+    "position",
+    [
+        pytest.param("header", marks=pytest.mark.long),
+        "middle",
+        pytest.param("tail", marks=pytest.mark.long),
+    ],
+)
 def test_an_altered_part_is_found_before_anything_changes(
     position: str, place: Kept, backup: Backup, tmp_path: Path
 ) -> None:

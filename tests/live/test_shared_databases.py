@@ -163,6 +163,7 @@ def test_what_others_have_in_the_database_is_proven_and_comes_back_whole(place: 
     assert properties(place, "letta") == ("of the app", 77)
 
 
+@pytest.mark.long
 def test_what_can_not_come_back_is_told_before_and_databases_of_others_stay(
     place: Kept, tmp_path: Path
 ) -> None:

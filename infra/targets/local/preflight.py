@@ -12,9 +12,9 @@ from infra.errors import ConfigurationError, LettaOpsError
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
 from infra.targets.local.settings import LocalSettings
 from infra.targets.ports import describe, listeners
+from infra.targets.target import ROOM_TO_START
 
 DISK_BYTES = 2 * 1024**3
-RESTART_BYTES = 100 * 1024**2
 SOCKET_LIMIT = 107  # bytes of sun_path on Linux, less the closing zero
 
 
@@ -37,7 +37,7 @@ def ensure_possible(folder: StackFolder, settings: LocalSettings) -> None:
 def ensure_space(folder: StackFolder) -> None:
     """A new stack needs room to grow; one that is there must be able to start on a nearly full disk."""
     free = shutil.disk_usage(folder.root).free
-    needed = RESTART_BYTES if folder.has_data else DISK_BYTES
+    needed = ROOM_TO_START if folder.has_data else DISK_BYTES
     if free < needed:
         raise LettaOpsError(
             "disk-full",
