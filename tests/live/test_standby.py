@@ -56,7 +56,9 @@ def test_clients_hardly_notice_a_restore(place: Kept, scope: str) -> None:
     assert docker(place).containers(SERVICE_STANDBY) == []
     # Who worked in the database while it got its name has lost that session.
     assert len(clients.failures) <= 1, clients.failures
-    assert place.json(*RESTORE, "--dry-run", environment=environment)["expected_down_seconds"] < 10
+    # A part of what the whole took; how long, `benchmarks/down_time.py` says.
+    planned = place.json(*RESTORE, "--dry-run", environment=environment)
+    assert 0 < planned["expected_down_seconds"] < done.json["seconds"]
 
 
 def test_a_restore_that_is_killed_while_the_other_server_serves_is_undone(
