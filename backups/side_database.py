@@ -175,10 +175,13 @@ def copy_database(access: DatabaseAccess, side: SideDatabase) -> None:
 
 
 def end_sessions(link: psycopg.Connection[Any], name: str) -> None:
-    """End every other session in a database: it is neither renamed nor copied while there is one."""
+    """End every other session in a database: it is neither renamed nor copied while there is one.
+
+    But for autovacuum's, which are nobody's: only a superuser may end them, and Postgres does it itself.
+    """
     link.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE datname = %s AND pid <> pg_backend_pid()",
+        " WHERE datname = %s AND pid <> pg_backend_pid() AND usesysid IS NOT NULL",
         [name],
     )
 
