@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from infra.errors import LettaOpsError
-from infra.stack.deployment import Deployment
+from infra.stack.deployment import THIS_MACHINE, Deployment
 
 if TYPE_CHECKING:
     import httpx
@@ -70,7 +70,7 @@ def http(deployment: Deployment, timeout: float = REQUEST_SECONDS) -> httpx.Clie
     import httpx
 
     authority = deployment.server.authority
-    local = deployment.server.host in ("127.0.0.1", "localhost", "::1")
+    local = deployment.server.host in THIS_MACHINE
     return httpx.Client(
         base_url=deployment.server.url,
         timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),

@@ -16,6 +16,7 @@ from infra.stack.locations import StackFolder, default_store_url
 EXTERNAL = "external"  # the target of a server that letta-ops did not provision
 
 LOOPBACK = "127.0.0.1"
+THIS_MACHINE = (LOOPBACK, "localhost", "::1")  # what people call it in a URL
 DATABASE_NAME = "letta"
 OWNER_ROLE = "letta"
 READER_ROLE = "letta_reader"

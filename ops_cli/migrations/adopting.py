@@ -19,7 +19,7 @@ from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.ciphertext import looks_encrypted
-from infra.stack.deployment import Database, database_from_url
+from infra.stack.deployment import THIS_MACHINE, Database, database_from_url
 from infra.stack.releases import release_at
 from ops_cli.migrations.contents import COUNTED, counts_of
 
@@ -39,7 +39,6 @@ OURS = """
 SELECT 1 FROM pg_namespace WHERE nspname = %s AND NOT has_schema_privilege(oid, 'USAGE')
 """
 SECONDS = 10.0
-LOCAL = ("localhost", "127.0.0.1", "::1")
 DRIVER = re.compile("^postgresql[+][a-z0-9]+://")  # as Letta's own default names one
 
 
@@ -109,7 +108,7 @@ def database_named_by(found: Installation) -> Sensitive | Path:
     except ValueError:
         return Sensitive(url)  # `database_at` says so
     address = found.addresses.get(host)
-    if address is None and host in LOCAL:
+    if address is None and host in THIS_MACHINE:
         if found.data is not None:
             return found.data
         raise LettaOpsError(
@@ -141,8 +140,7 @@ def _named_url(environment: Mapping[str, Sensitive]) -> str | None:
 def database_at(url: Sensitive) -> Database:
     """The database of a URL, which must say where it is. Raises LettaOpsError (`database-url`), without a
     word of it."""
-    text = url.reveal().strip()
-    text = DRIVER.sub("postgresql://", text)
+    text = DRIVER.sub("postgresql://", url.reveal().strip())
     with suppress(ValueError):  # a port that is no number, for instance
         parts = urlsplit(text)
         more = set(dict(parse_qsl(parts.query))) - {"sslmode", "sslrootcert"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
-from infra.stack.deployment import LOOPBACK
+from infra.stack.deployment import LOOPBACK, THIS_MACHINE
 from infra.targets.docker.engine.client import engine, find_container
 from infra.targets.docker.names import LABEL_PREFIX
 from infra.targets.target import Installation
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-ITSELF = ("localhost", LOOPBACK, "::1")
 # Of the official image; where nothing was mounted there, the engine has made a volume without a name.
 DATA = "/var/lib/postgresql"
 GATEWAY = "host-gateway"
@@ -67,7 +66,7 @@ def _addresses(client: DockerClient, found: Container) -> dict[str, str]:
         addresses[host] = LOOPBACK if address == GATEWAY else address
     runs = found.status == "running"
     if runs and found.attrs["HostConfig"]["NetworkMode"] == "host":
-        addresses |= dict.fromkeys(ITSELF, LOOPBACK)
+        addresses |= dict.fromkeys(THIS_MACHINE, LOOPBACK)
     for name in found.attrs["NetworkSettings"]["Networks"]:
         for other in client.networks.get(name).attrs.get("Containers") or {}:
             container = client.containers.get(other)
@@ -81,7 +80,7 @@ def _addresses(client: DockerClient, found: Container) -> dict[str, str]:
                 ]
                 addresses |= dict.fromkeys(map(str, known), address)
                 if runs and other == found.id:
-                    addresses |= dict.fromkeys(ITSELF, address)
+                    addresses |= dict.fromkeys(THIS_MACHINE, address)
     return addresses
 
 
