@@ -25,19 +25,20 @@ OF_DOCKER = ("test_containers.py", "test_external.py", "test_images.py", "test_s
 # What stands above the port is proven on `local`; the port itself, by its contract, on every target.
 ALSO_ON_DOCKER = (
     "test_port.py",
-    "test_lost_data.py",
     "test_a_drill_passes_is_kept_beside_the_backup_and_touches_nothing_alive",
     "test_one_agent_comes_out_of_a_backup_while_the_server_serves",
     "test_the_release_judges_files_before_anything_is_sent",
 )
 # Files that take longest come first, so that no worker has one of them left when others are done.
 HEAVIEST_FIRST = (
-    "test_switch.py", "test_proxy.py", "test_restore.py", "test_backup_faults.py", "test_documents.py",
-    "test_migrate.py", "test_registry.py", "test_letta_scope.py", "test_external.py", "test_images.py",
-    "test_supabase.py", "test_rotate.py",
-    "test_changes.py", "test_interruptions.py", "test_errors.py", "test_backup.py",
-    "test_engine_errors.py",
-    "test_memory_files.py", "test_standby.py", "test_extensions.py", "test_agents.py", "test_archives.py",
+    "test_standby.py", "test_supabase.py", "test_switch.py", "test_external.py", "test_proxy.py",
+    "test_registry.py", "test_restore.py", "test_migrate.py", "test_backup_faults.py",
+    "test_documents.py", "test_archives.py", "test_agents.py", "test_backup.py",
+    "test_letta_scope.py", "test_rotate.py", "test_lost_data.py", "test_shared_databases.py",
+    "test_two_stacks.py", "test_from_sqlite.py", "test_schedule.py", "test_hardening.py",
+    "test_images.py", "test_changes.py", "test_security.py", "test_lock.py",
+    "test_archived_memory.py", "test_errors.py", "test_interruptions.py", "test_extensions.py",
+    "test_memory_files.py", "test_engine_errors.py",
 )  # fmt: skip
 # They leave the stack of their own as they found it, or remove it: the next one of them has it, too.
 SHARING = (

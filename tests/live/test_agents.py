@@ -53,6 +53,7 @@ def test_more_agents_than_a_page_holds_are_all_listed(clean: Stack) -> None:
     assert clean.json("status")["agents"] == len(ids(clean))
 
 
+@pytest.mark.long
 def test_two_agents_of_one_name_are_told_apart_by_their_ids(clean: Stack, tmp_path: Path) -> None:
     words = ("agent", "import", str(EXAMPLE), "--name", "twin", *HANDLES)
     twins = [clean.json(*words, "--again")["agents"][0]["id"] for _ in range(2)]
@@ -197,6 +198,7 @@ def test_whatever_is_imported_answers(clean: Stack, tmp_path: Path) -> None:
             assert say(client, agent["id"], "Hello?"), agent["name"]
 
 
+@pytest.mark.long
 def test_a_command_is_not_taken_unasked(clean: Stack, tmp_path: Path) -> None:
     content = whole()
     command = {"command": "touch", "args": [str(tmp_path / "ran")], "server_name": "shelves",

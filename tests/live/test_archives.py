@@ -492,6 +492,7 @@ def elsewhere(second_stack: Stack) -> Stack:
     return second_stack
 
 
+@pytest.mark.long
 def test_secrets_are_encrypted_anew_where_the_old_key_is_given(
     house: Stack, rich: Rich, elsewhere: Stack, tmp_path: Path
 ) -> None:

@@ -55,7 +55,7 @@ from tests.live.kept import OF_THE_STORE, Kept, kept, make_agent
 from tests.live.machine import Answer, Machine, wait_until
 
 # In the usual run the tenth is the restore that dies together with its guard.
-KILLS = {"usual": {"create": 3, "restore": 3, "prune": 2, "drill": 1},
+KILLS = {"usual": {"create": 2, "restore": 2, "prune": 2, "drill": 1},
          "long": {"create": 40, "restore": 35, "prune": 20, "drill": 8}}  # fmt: skip
 MANY = pytest.param("long", id="many", marks=[pytest.mark.long, pytest.mark.timeout(4 * 3600)])
 HOW_MANY = [pytest.param("usual", id="a-few"), MANY]

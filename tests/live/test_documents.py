@@ -21,11 +21,14 @@ DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs"
 OF_DOCKER = pytest.mark.target("docker", reason="the document is about containers")
 MARKS = {
     "docs/docker.md": [OF_DOCKER, pytest.mark.long],
+    "docs/agents.md": [pytest.mark.long],
     "docs/backup.md": [pytest.mark.long],
     "docs/come-in.md": [
         pytest.mark.long, pytest.mark.target("local", reason="it comes in the same way everywhere"),
     ],
     "docs/configuration.md": [pytest.mark.long],
+    "docs/drill.md": [pytest.mark.long],
+    "docs/move-agents.md": [pytest.mark.long],
     "docs/pulumi.md": [pytest.mark.long],
     "docs/rotate-secrets.md": [pytest.mark.long],
     "docs/upgrade.md": [

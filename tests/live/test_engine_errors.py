@@ -96,6 +96,7 @@ def test_beyond_loopback_without_tls(unmade: DockerStack) -> None:
     assert "tls.mode" in error["message"]
 
 
+@pytest.mark.long
 def test_a_volume_that_somebody_else_uses(own_stack: Stack) -> None:
     assert isinstance(own_stack, DockerStack)
     names = own_stack.names

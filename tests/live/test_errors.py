@@ -111,6 +111,7 @@ def test_a_server_that_does_not_become_healthy_shows_its_log(stack: Stack) -> No
     assert stack.json("up", *back)["smoke"]["passed"] is True
 
 
+@pytest.mark.long
 def test_a_lost_profile_is_not_replaced_by_new_secrets(own_stack: Stack) -> None:
     """Pulumi's state gone and the profile gone, the data there: refused, and put right by a copy."""
     profile = own_stack.folder.profile

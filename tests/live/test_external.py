@@ -147,6 +147,7 @@ def test_no_secret_of_the_url_is_seen_anywhere(direct: DockerStack) -> None:
     assert 'url = "env:EXTERNAL_DIRECT_URL"' in direct.folder.profile.read_text()
 
 
+@pytest.mark.long
 def test_whole_databases_restore_with_what_the_documents_say_that_the_role_needs(
     direct: DockerStack, postgres: External, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

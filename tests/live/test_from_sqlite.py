@@ -73,6 +73,7 @@ def served(stack: Stack) -> dict[str, Any]:
     return {**found, "tags": sorted(found["tags"]), "secrets": sorted(found["secrets"])}
 
 
+@pytest.mark.long
 def test_a_file_becomes_a_stack_and_each_agent_goes_on(own_stack: Stack, file: Path) -> None:
     wanted, before = held(file), file.read_bytes()
     shown = own_stack.json("migrate", "from-sqlite", str(file), "--dry-run")

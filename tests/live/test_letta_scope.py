@@ -180,6 +180,7 @@ def test_what_is_lettas_comes_back_and_nothing_else_is_touched(place: Kept, back
     assert (place.schemas(), changes(after, census(place))) == (set(), [])
 
 
+@pytest.mark.long
 def test_rows_of_an_application_that_refer_to_what_goes_back_stay(
     place: Kept, backup: Backup
 ) -> None:
@@ -251,9 +252,9 @@ def test_an_altered_part_is_found_before_anything_changes(
 @pytest.mark.parametrize(
     "phase",
     [
-        Phase("database: restoring", 0.5),
+        pytest.param(Phase("database: restoring", 0.5), marks=pytest.mark.long),
         Phase("switching: the server is stopped", 3),
-        Phase("switching: the server is started", 5),
+        pytest.param(Phase("switching: the server is started", 5), marks=pytest.mark.long),
     ],
     ids=["loading", "switching", "starting"],
 )

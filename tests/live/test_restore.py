@@ -304,6 +304,7 @@ def test_what_must_not_be_restored_is_refused_before_anything_is_touched(
     assert place.databases() == databases
 
 
+@pytest.mark.long
 def test_a_backup_of_another_deployment_is_refused_unless_it_is_wanted(
     place: Kept, backup: Backup, elsewhere: Kept
 ) -> None:

@@ -110,12 +110,12 @@ def test_a_key_that_can_not_be_brought_in_leaves_the_old_one(stack: Stack) -> No
     assert stack.run("smoke").code == 0
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(KILLED, marks=pytest.mark.long)])
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_whoever_is_killed_leaves_one_key_that_opens_everything(
-    stack: Stack, tmp_path: Path, times: int
+    stack: Stack, tmp_path: Path
 ) -> None:
-    for number in range(times):
+    for number in range(KILLED):
         log = tmp_path / f"{number}.log"
         child = stack.machine.start(
             LETTA_OPS, "--stack", stack.name, "secret", "rotate", "encryption-key", "--yes",

@@ -143,6 +143,7 @@ def census(here: Kept, name: str = "letta") -> list[Any]:
         return taken(link, *ROWS)
 
 
+@pytest.mark.long
 def test_what_others_have_in_the_database_is_proven_and_comes_back_whole(place: Kept) -> None:
     place.sql("COMMENT ON DATABASE letta IS 'of the app'; ALTER DATABASE letta CONNECTION LIMIT 77")
     before, tables = census(place), place.tables()
@@ -215,6 +216,7 @@ def test_what_can_not_come_back_is_told_before_and_databases_of_others_stay(
     assert repr(census(place)) == repr(before).replace(explicit, "None")
 
 
+@pytest.mark.long
 def test_what_a_restore_will_fail_by_is_told_while_it_is_backed_up(place: Kept) -> None:
     with host(place.deployment).owner() as owner, owner.connect("letta") as link:
         link.execute(RELIES_ON_A_SEARCH_PATH)

@@ -81,6 +81,7 @@ def test_a_restore_that_is_killed_while_the_other_server_serves_is_undone(
     place.json("preview", "--fail-on", "changes")
 
 
+@pytest.mark.long
 def test_a_server_that_can_not_work_on_what_was_restored_never_gets_a_client(place: Kept) -> None:
     good = place.sql("SELECT llm_config::text, id FROM agents")
     place.sql("UPDATE agents SET llm_config = '\"nonsense\"'")

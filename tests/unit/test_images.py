@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -263,13 +264,40 @@ def test_the_servers_health_is_its_answer_and_its_databases(
     document = {"environment": {"LETTA_SERVER_PASSWORD": password}}
     (tmp_path / "environment.json").write_text(json.dumps(document))
     script = (recipes.FOLDER / "letta" / "healthcheck.py").read_text()
-    url = f"http://127.0.0.1:{server.server_port}"
     done = subprocess.run(
-        [sys.executable, "-c", script.replace("http://127.0.0.1:8283", url)],
+        [sys.executable, "-I", "-S", "-c", script.replace("8283", str(server.server_port))],
         env={"LETTA_OPS_ENVIRONMENT_FILE": str(tmp_path / "environment.json")},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (code, words, "")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nwell", ""),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "/health: HTTP status 503\n"),
+        (b"", "/health: no answer\n"),
+        (b"nonsense", "/health: no answer\n"),
+        (None, "/health: Connection refused\n"),
+    ],
+)
+def test_another_services_health_is_the_status_that_it_answers(
+    said: bytes | None, words: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        if said is None:
+            listener.close()
+        job = [str(recipes.FOLDER / "letta" / "healthcheck.py"), str(port), "/health"]
+        asked = subprocess.Popen([sys.executable, "-I", "-S", *job], stdout=subprocess.PIPE)
+        if said is not None:
+            link, _ = listener.accept()
+            with link:
+                assert link.recv(65536).startswith(b"GET /health HTTP/1.0\r\n")
+                link.sendall(said)
+        printed, _ = asked.communicate(timeout=30)
+    assert (asked.returncode, printed.decode()) == (int(bool(words)), words)
 
 
 def docker_engine() -> Any:

@@ -11,7 +11,14 @@ import pytest
 from backups.catalog import Backup, Drill
 from backups.restoring.databases import ensure_not_older
 from backups.restoring.generations import Present
-from backups.restoring.plan import DatabaseContents, Options, Plan, _key_after, _Obstacles
+from backups.restoring.plan import (
+    DatabaseContents,
+    Options,
+    Plan,
+    _ensure_own,
+    _key_after,
+    _Obstacles,
+)
 from backups.restoring.releases import ensure_known
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
@@ -157,6 +164,15 @@ def test_a_dump_of_a_newer_postgres_is_refused(made_with: str, here: int, refuse
     with pytest.raises(LettaOpsError) as caught:
         ensure_not_older(link, backup)
     assert caught.value.code == "backup-newer-postgres"
+
+
+def test_a_backup_of_another_deployment_is_refused_and_of_this_one_not() -> None:
+    here = deployment(KEPT, ours=False)
+    _ensure_own(here, Backup(manifest(deployment=here.id), None, ()))
+    with pytest.raises(LettaOpsError, match="of deployment another-id") as caught:
+        _ensure_own(here, Backup(manifest(deployment="another-id"), None, ()))
+    assert caught.value.code == "foreign-backup"
+    assert "--into-other" in caught.value.hint
 
 
 def test_every_reason_not_to_restore_is_told_at_once() -> None:

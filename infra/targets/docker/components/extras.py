@@ -29,10 +29,7 @@ from infra.targets.docker.proxy_settings import ACME_CA, CERTIFICATE, KEY
 from infra.targets.resources import resource
 
 FAKE_MODEL = "/opt/letta-ops/fake_model.py"
-MODEL_HEALTH = (
-    "import urllib.request as r; "
-    f"r.build_opener(r.ProxyHandler({{}})).open('http://127.0.0.1:{MODEL_PORT}/health', timeout=5)"
-)
+HEALTH = "/opt/letta-ops/healthcheck.py"
 # Letta gives Redis no password: who may speak to it is decided by the network alone.
 REDIS_SETTINGS = """\
 bind 0.0.0.0
@@ -53,7 +50,7 @@ def fake_model(context: StackContext, base: Base) -> pulumi.Resource:
         networks=[context.names.inner_network],
         memory=256,
         processes=128,
-        health=[PYTHON, "-c", MODEL_HEALTH],
+        health=[PYTHON, "-I", "-S", HEALTH, str(MODEL_PORT), "/health"],
         command=[PYTHON, FAKE_MODEL, "--host", "0.0.0.0", "--port", str(MODEL_PORT)],  # noqa: S104
         wait=60,
     )
