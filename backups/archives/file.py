@@ -2,9 +2,10 @@
 
 `archive.json` comes first and says what it is; then the rows of each table in pieces,
 `rows/TABLE/0001`, which put together are what Postgres' COPY wrote; then, where there is some, git memory
-in pieces of one tar, `memory/0001`; `manifest.json` is last, with the count of rows and SHA-256 of each
-table: what has none is not complete. Nothing of it is ever unpacked
-to a disk, so no name in it leads anywhere.
+in pieces of one tar, `memory/0001`; then, where they were wanted, agent files for others,
+`agent-files/0001.af`, in the order of the header; `manifest.json` is last, with the count of rows and
+SHA-256 of each table: what has none is not complete. No name in it is ever used for a file, so none
+leads anywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import io
 import json
 import re
 import tarfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -47,6 +49,7 @@ PIECE = 1 << 20
 LARGEST_JSON = 1 << 26
 NAME = re.compile(r"rows/([A-Za-z_][A-Za-z0-9_]{0,62})/(\d{4,})")
 MEMORY = "memory/"
+AGENT_FILE = "agent-files/{:04}.af"
 # Before the age file of an archive that a passphrase opens: its identity, sealed with the passphrase.
 SEALED = b"letta-ops sealed identity "
 AGE = b"age-encryption.org/"
@@ -83,6 +86,7 @@ class Header:
     left_out: Mapping[str, int]
     key_fingerprint: str | None
     urls: Mapping[str, str] = field(default_factory=dict)
+    agent_files: tuple[str, ...] = ()  # the agents (ids) whose agent files come along
 
     def as_json(self) -> dict[str, Any]:
         return {"kind": KIND, "format": FORMAT, **asdict(self)}
@@ -100,7 +104,9 @@ class Header:
                 name: ArchivedTable(tuple(table["columns"]), table["format"], table["role"])
                 for name, table in given.pop("tables").items()
             }
-            return cls(**{**given, "tables": tables, "agents": tuple(given["agents"])})
+            for name in ("agents", "agent_files"):
+                given[name] = tuple(given.get(name, ()))
+            return cls(**{**given, "tables": tables})
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"its description can't be read: {error}") from None
 
@@ -117,9 +123,11 @@ class Counted:
 Rows = Callable[[str], tuple[Iterable[bytes | bytearray | memoryview], Callable[[], int]]]
 
 
-def packed(header: Header, rows: Rows, memory: Iterable[bytes] = ()) -> Iterator[bytes]:
+def packed(
+    header: Header, rows: Rows, memory: Iterable[bytes] = (), agent_files: Iterable[bytes] = ()
+) -> Iterator[bytes]:
     """Yield the tar of an archive; `rows` is asked for each table in the header's order, then `memory`
-    is read: a tar (see `memory`), or nothing."""
+    is read: a tar (see `memory`), or nothing; then the agent file of each of `header.agent_files`."""
     counted: dict[str, Any] = {}
     yield from _member(HEADER, json.dumps(header.as_json(), indent=1).encode())
     for table in header.tables:
@@ -133,7 +141,12 @@ def packed(header: Header, rows: Rows, memory: Iterable[bytes] = ()) -> Iterator
     for number, piece in enumerate(joined(memory, PIECE), 1):
         tally.add(piece)
         yield from _member(f"{MEMORY}{number:04}", piece)
-    manifest = {"tables": counted, "memory": tally.sha256 if tally.size else None}
+    digests = []
+    for number, content in enumerate(agent_files, 1):
+        digests.append(hashlib.sha256(content).hexdigest())
+        yield from _member(AGENT_FILE.format(number), content)
+    whole_memory = tally.sha256 if tally.size else None
+    manifest = {"tables": counted, "memory": whole_memory, "agent_files": digests}
     yield from _member(MANIFEST, json.dumps(manifest, indent=1).encode())
     yield bytes(2 * tarfile.BLOCKSIZE)
 
@@ -179,6 +192,10 @@ def _write_sealed(source: Source, sink: Sink) -> None:
     sink.write(SKIPPED + bytes.fromhex(tally.sha256))
 
 
+def _pass_over(_: str, pieces: Iterator[bytes]) -> None:
+    deque(pieces, 0)
+
+
 class OpenArchive:
     """An archive that is being read, once, from its beginning to its end."""
 
@@ -192,6 +209,8 @@ class OpenArchive:
             raise self.damaged(str(error)) from None
         self.counted: dict[str, Counted] = {}
         self.memories = Memories()
+        # What is done with the agent file of an agent (id): it reads the pieces to their end.
+        self.take_agent_file: Callable[[str, Iterator[bytes]], None] = _pass_over
         self._pending: tarfile.TarInfo | None = None
         self.header = self._header()
 
@@ -215,7 +234,19 @@ class OpenArchive:
             self.memories = split(source.read, lambda _: True)
             for _ in chunks_of(source):
                 raise self.damaged("there is something behind its git memory")
-        self._compare({table: tally.sha256 for table, tally in digests.items()}, memory)
+        files = list(map(self._agent_file, range(1, len(self.header.agent_files) + 1)))
+        self._compare({table: tally.sha256 for table, tally in digests.items()}, memory, files)
+
+    def _agent_file(self, number: int) -> str:
+        """Let the agent file that comes next be taken; return its SHA-256."""
+        member = self._pending
+        if member is None or member.name != AGENT_FILE.format(number) or not member.isfile():
+            raise self.damaged("its agent files are not all there")
+        tally = Tally()
+        source = TalliedSource(self._content(member), tally)
+        self.take_agent_file(self.header.agent_files[number - 1], chunks_of(source))
+        self._pending = self._next()
+        return tally.sha256
 
     def _pieces(self, prefix: str, tally: Tally) -> Iterator[bytes]:
         """The content of the members whose names begin like this, from the one that comes next on."""
@@ -241,7 +272,7 @@ class OpenArchive:
         except ValueError as error:
             raise self.damaged(str(error)) from None
 
-    def _compare(self, digests: Mapping[str, str], memory: Tally) -> None:
+    def _compare(self, digests: Mapping[str, str], memory: Tally, files: list[str]) -> None:
         member = self._pending
         if member is None:
             raise self.damaged("it is cut: its manifest is missing")
@@ -251,6 +282,7 @@ class OpenArchive:
             document = json.loads(self._text(member))
             self.counted = {name: Counted(**each) for name, each in document["tables"].items()}
             whole_memory = document.get("memory")  # archives of before have none
+            whole_files = document.get("agent_files", [])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise self.damaged(f"its manifest can't be read: {error}") from None
         if list(self.counted) != list(self.header.tables):
@@ -260,6 +292,8 @@ class OpenArchive:
                 raise self.damaged(f"the rows of {table} are not what went in")
         if whole_memory != (memory.sha256 if memory.size else None):
             raise self.damaged("its git memory is not what went in")
+        if whole_files != files:
+            raise self.damaged("its agent files are not what went in")
         if self._next() is not None or any(any(rest) for rest in chunks_of(self._source)):
             raise self.damaged("there is something behind its end")
 

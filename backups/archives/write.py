@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backups.archives.agents import agents_in, find_agents
@@ -36,6 +36,10 @@ WHERE n.nspname = %s AND c.relkind = 'r' AND NOT a.attisdropped AND {OF_PGVECTOR
 """
 
 
+# Gives the agent file of each of some agents (ids), in their order.
+AgentFiles = Callable[[Sequence[str]], Iterable[bytes]]
+
+
 @dataclass(frozen=True)
 class Archived:
     """An archive that was written: its size in bytes, the agents, rows by table."""
@@ -52,8 +56,10 @@ def archive(
     wanted: Sequence[str] | None,
     place: Place,
     report: Report,
+    agent_files: AgentFiles | None = None,
 ) -> Archived:
-    """Write the agents `wanted` (ids, or names that one has; None: all) to `place`, and what is theirs.
+    """Write the agents `wanted` (ids, or names that one has; None: all) to `place`, and what is theirs;
+    with their `agent_files`, which are of a moment later than the snapshot.
 
     Raises LettaOpsError: `agent-unknown`, `agent-ambiguous`, `not-letta`, `backup-unencrypted`, and
     those of the place and of the database.
@@ -65,7 +71,7 @@ def archive(
         report(f"archive: {len(agents)} agent(s), out of one snapshot")
         header = header_of(deployment, link, model, agents)
         memory = _memory(deployment, agents, report)
-        return write_agents(link, model, agents, header, memory, place, encryption)
+        return write_agents(link, model, agents, header, memory, place, encryption, agent_files)
 
 
 def write_agents(
@@ -76,6 +82,7 @@ def write_agents(
     memory: Iterable[bytes],
     place: Place,
     encryption: Encryption,
+    agent_files: AgentFiles | None = None,
 ) -> Archived:
     """Write all that is theirs, as the transaction of `link` sees it, and what `memory` yields."""
     closure = Closure(link, model, agents)
@@ -84,7 +91,11 @@ def write_agents(
     def rows(table: str) -> tuple[Iterable[bytes | bytearray | memoryview], Any]:
         return _rows(link, closure, header.tables[table], table, counts), lambda: counts[table]
 
-    size = write_archive(place, packed(header, rows, memory), encryption)
+    files: Iterable[bytes] = ()
+    if agent_files is not None:
+        ids = tuple(agent["id"] for agent in header.agents)
+        header, files = replace(header, agent_files=ids), agent_files(ids)
+    size = write_archive(place, packed(header, rows, memory, files), encryption)
     return Archived(place, size, encryption.on, header, counts)
 
 

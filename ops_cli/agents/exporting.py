@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,9 @@ from ops_cli.agents.redacting import redacted_content
 
 if TYPE_CHECKING:
     import httpx
+    from letta_client import Letta
+
+    from backups.archives.file import OpenArchive
 
 EXPORT_SECONDS = 600.0
 INDEX = "index.json"
@@ -60,19 +65,13 @@ def export_agent(
 
     Raises LettaOpsError as `find_agent` and `infra.api.api` do.
     """
-    import httpx
-
-    from infra.api import api, unreachable
+    from infra.api import api
 
     shape = shape or Shape()
     with api(deployment, EXPORT_SECONDS, over) as client:
         agent = find_agent(client, wanted)
-        scrubbed = {"extra_query": {"scrub_messages": "true"}} if shape.scrub_messages else {}
-        try:
-            answer = client.agents.with_raw_response.export_file(agent.id, **scrubbed).read()  # type: ignore[arg-type]
-        except httpx.HTTPError as error:  # the client does not translate what fails in the body
-            raise unreachable(deployment, str(error)) from None
-    file, text, redacted = parse_agent_file(answer, "the server's export"), answer.decode(), 0
+        answer, file = _served(deployment, client, agent.id, shape)
+    text, redacted = answer.decode(), 0
     losses = of_export(deployment, agent.id, file.content)
     if shape.redact:
         content, redacted = redacted_content(file.content)
@@ -105,7 +104,7 @@ def export_agents(
         entry = known.get(agent.id)
         if entry is None or not _is_whole(folder, entry):
             exported = export_agent(deployment, agent.id, shape, over)
-            name = f"{plain_name(agent.name)}-{agent.id.partition('-')[2][:8]}.af"
+            name = _file_name(agent.name, agent.id)
             save(exported.text, folder / name)
             entry = {
                 "id": agent.id,
@@ -123,6 +122,93 @@ def export_agents(
     with http(deployment, EXPORT_SECONDS) as over:
         in_parallel(one, agents, TOGETHER)
     return [entries[agent.id] for agent in agents]
+
+
+def agent_files(deployment: Deployment, agents: Sequence[str]) -> Iterator[bytes]:
+    """Yield the agent file of each of `agents` (ids) as the server writes it, some at a time.
+
+    Raises LettaOpsError as `export_agent` does.
+    """
+    from infra.api import api, http
+
+    with http(deployment, EXPORT_SECONDS) as over, api(deployment, EXPORT_SECONDS, over) as client:
+
+        def one(agent: str) -> bytes:
+            return _served(deployment, client, agent, Shape())[0]
+
+        for first in range(0, len(agents), TOGETHER):
+            yield from in_parallel(one, agents[first : first + TOGETHER], TOGETHER)
+
+
+def _served(
+    deployment: Deployment, client: Letta, agent: str, shape: Shape
+) -> tuple[bytes, AgentFile]:
+    """The server's export of an agent (id); it is checked to be a whole agent file."""
+    import httpx
+
+    from infra.api import unreachable
+
+    scrubbed = {"extra_query": {"scrub_messages": "true"}} if shape.scrub_messages else {}
+    try:
+        answer = client.agents.with_raw_response.export_file(agent, **scrubbed).read()  # type: ignore[arg-type]
+    except httpx.HTTPError as error:  # the client does not translate what fails in the body
+        raise unreachable(deployment, str(error)) from None
+    return answer, parse_agent_file(answer, "the server's export")
+
+
+def take_agent_files(
+    archive: OpenArchive, wanted: Sequence[str], folder: Path, *, overwrite: bool
+) -> list[dict[str, str]]:
+    """Write the agent files that an archive holds into `folder`: of the agents `wanted` (ids or names),
+    or of all. None is written unless the whole archive is what went in.
+
+    Raises LettaOpsError: `no-agent-files`, `agent-unknown`, `output-refused`, `archive-damaged`.
+    """
+    from infra.files import output
+
+    names = {agent["id"]: agent["name"] for agent in archive.header.agents}
+    held = {agent: _file_name(names.get(agent, ""), agent) for agent in archive.header.agent_files}
+    if not held:
+        raise LettaOpsError(
+            "no-agent-files",
+            "this archive holds no agent files",
+            "restore it and export the agents; `agent archive --agent-files` takes them along",
+        )
+    known = {*held, *(names.get(agent) for agent in held)}
+    if missing := [each for each in wanted if each not in known]:
+        raise LettaOpsError(
+            "agent-unknown",
+            f"the archive has no agent file of {', '.join(missing)}",
+            f"it has those of {', '.join(names.get(agent) or agent for agent in held)}",
+        )
+    chosen = {
+        agent: folder / name
+        for agent, name in held.items()
+        if not wanted or agent in wanted or names.get(agent) in wanted
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in chosen.values():
+        check_output(path, overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix=".agent-files-", dir=folder) as drafts:
+
+        def take(agent: str, pieces: Iterator[bytes]) -> None:
+            if agent not in chosen:
+                deque(pieces, 0)
+                return
+            with output(Path(drafts) / chosen[agent].name) as sink:
+                sink.writelines(pieces)
+
+        archive.take_agent_file = take
+        for _, pieces in archive.tables():
+            deque(pieces, 0)
+        archive.memories.close()
+        for path in chosen.values():
+            (Path(drafts) / path.name).replace(path)
+    return [{"id": agent, "file": str(path)} for agent, path in chosen.items()]
+
+
+def _file_name(name: str, agent: str) -> str:
+    return f"{plain_name(name)}-{plain_name(agent.partition('-')[2])[:8]}.af"
 
 
 def plain_name(name: str) -> str:

@@ -13,6 +13,8 @@ from ops_cli.agents import served, stored
 from ops_cli.agents.judging import Entry, entries, messages
 
 NEVER_CARRIED = ("passages", "identities", "conversations")
+# Letta's `MessageRole`.
+ROLES = ("approval", "assistant", "function", "summary", "system", "tool", "user")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,16 @@ def known(deployment: Deployment, agents: Sequence[str]) -> dict[str, dict[str, 
 
 def _counts(shown: dict[str, Any]) -> dict[str, int]:
     lists = ("blocks", "tools", "tags", "tool_rules")
-    return {**shown["counts"], **{what: len(shown[what]) for what in lists}}
+    by_role = shown.get("messages_by_role")  # which the API doesn't tell
+    return {
+        **shown["counts"],
+        **({} if by_role is None else _by_role(by_role)),
+        **{what: len(shown[what]) for what in lists},
+    }
+
+
+def _by_role(counts: Mapping[str, int]) -> dict[str, int]:
+    return {f"messages of role {role}": counts.get(role, 0) for role in ROLES}
 
 
 def _first(content: dict[str, Any]) -> Entry:
@@ -86,6 +97,7 @@ def _carried(agent: Entry, *, with_values: bool = False) -> dict[str, int]:
     }
     return {
         "messages": len(messages(agent)),
+        **_by_role(Counter(str(message.get("role")) for message in messages(agent))),
         "blocks": len(agent.get("block_ids") or []) + len(agent.get("memory_blocks") or []),
         "tools": len(agent.get("tool_ids") or []) + len(agent.get("tools") or []),
         "tags": len(agent.get("tags") or []),

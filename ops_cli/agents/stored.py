@@ -40,6 +40,7 @@ SELECT t.name FROM {tools} t JOIN {tools_agents} l ON l.tool_id = t.id
 WHERE l.agent_id = %(agent)s ORDER BY 1
 """
 TAGS = "SELECT tag FROM {agents_tags} WHERE agent_id = %(agent)s ORDER BY 1"
+ROLES = "SELECT role, count(*) FROM {messages} WHERE agent_id = %(agent)s GROUP BY 1"
 LAST = "SELECT max(created_at) FROM {messages} WHERE agent_id = %(agent)s"
 CONTEXT = """
 SELECT m.role, count(*), sum(length(coalesce(m.content::text, m.text, ''))) FROM {messages} m
@@ -148,6 +149,7 @@ def _shown(asked: _Asked, agent: str) -> dict[str, Any]:
         "tags": [tag for (tag,) in asked.rows(TAGS)],
         "tool_rules": row.get("tool_rules") or [],
         "link": asked.link(),
+        "messages_by_role": dict(asked.rows(ROLES)),
         "counts": {
             name: count
             for name, table, condition in COUNTED

@@ -266,6 +266,9 @@ def test_what_an_export_loses_is_counted_and_strict_refuses(clean: Stack, tmp_pa
         1,
     )
     assert lost["messages"] >= 2
+    assert (
+        sum(lost[what] for what in lost if what.startswith("messages of role")) == lost["messages"]
+    )
     strict = clean.run(
         "--json", "agent", "export", rich.id, "--strict", "-o", str(tmp_path / "s.af")
     )

@@ -112,6 +112,22 @@ def test_an_agent_is_archived_deleted_and_brought_back_to_the_letter(
     assert SECRET not in path.read_bytes().decode("latin-1")
 
 
+def test_agent_files_come_along_and_out_again_while_the_server_is_down(
+    house: Stack, rich: Rich, tmp_path: Path
+) -> None:
+    path, folder = tmp_path / "with.agents", tmp_path / "out"
+    made = house.json("agent", "archive", rich.name, "--agent-files", "-o", str(path))
+    assert made["agent_files"] == len(made["agents"])
+    house.json("agent", "export", rich.id, "-o", str(tmp_path / "now.af"))
+    house.stop("letta")
+    words = ("agent", "export", "--archive", str(path), rich.id, "-o", str(folder))
+    (taken,) = house.json(*words)["agents"]
+    assert house.json(*words, code=1)["error"]["code"] == "output-refused"
+    equal(house, taken["file"], tmp_path / "now.af")
+    equal(house, path, rich.id)
+    house.json("up", "--no-smoke")
+
+
 def test_an_archive_in_the_store_is_listed_restored_compared_and_deleted(
     house: Stack, rich: Rich
 ) -> None:

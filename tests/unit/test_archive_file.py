@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from backups.encryption import BY_PASSPHRASE, BY_RECIPIENTS, Encryption
 from backups.opening import Key
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
+from ops_cli.agents.exporting import take_agent_files
 
 ROWS = {"agents": [b"a\tb\n", b"c\td\n"], "messages": [b"x" * 3_000_000, b"\n"], "runs": []}
 HEADER = Header(
@@ -53,9 +55,9 @@ def written(path: Path, encryption: Encryption | None = None) -> Path:
     return path
 
 
-def read(path: Path, key: Key | None = None) -> dict[str, bytes]:
+def read(path: Path, key: Key | None = None, header: Header = HEADER) -> dict[str, bytes]:
     with open_archive(InFile(path), key or Key()) as archive:
-        assert archive.header == HEADER
+        assert archive.header == header
         found = {table: b"".join(pieces) for table, pieces in archive.tables()}
         assert {name: each.rows for name, each in archive.counted.items()} == {
             name: len(each) for name, each in ROWS.items()
@@ -68,6 +70,76 @@ def test_what_goes_in_comes_out_and_only_we_may_read_it(tmp_path: Path) -> None:
     assert read(path) == {name: b"".join(each) for name, each in ROWS.items() if each}
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+AF = {"agent-1": b'{"agents": []}', "agent-2": b"x" * 3_000_000}
+
+
+def with_agent_files(path: Path, content: Iterable[bytes] = AF.values()) -> Path:
+    agents = tuple({"id": agent, "name": f"Ada {agent[-1]}"} for agent in AF)
+    header = replace(HEADER, agents=agents, agent_files=tuple(AF))
+    write_archive(InFile(path), packed(header, rows, agent_files=content), Encryption())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"), [((), list(AF)), (("Ada 2",), ["agent-2"]), (("agent-1",), ["agent-1"])]
+)
+def test_agent_files_come_out_as_they_went_in(
+    wanted: tuple[str, ...], expected: list[str], tmp_path: Path
+) -> None:
+    path, folder = with_agent_files(tmp_path / "a.agents"), tmp_path / "out"
+    with open_archive(InFile(path), Key()) as archive:
+        taken = take_agent_files(archive, wanted, folder, overwrite=False)
+    assert {each["id"]: Path(each["file"]).read_bytes() for each in taken} == {
+        agent: AF[agent] for agent in expected
+    }
+    assert sorted(map(str, folder.iterdir())) == sorted(each["file"] for each in taken)
+    assert {each.stat().st_mode & 0o777 for each in folder.iterdir()} == {0o600}
+    with open_archive(InFile(path), Key()) as archive, pytest.raises(LettaOpsError) as caught:
+        take_agent_files(archive, wanted, folder, overwrite=False)
+    assert caught.value.code == "output-refused"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ([b"1"], "its agent files are not all there"),
+        ([b"1", b"2", b"3"], "it holds 'agent-files/0003.af'"),
+    ],
+)
+def test_agent_files_that_are_too_few_or_too_many_are_damage_and_none_is_written(
+    content: list[bytes], why: str, tmp_path: Path
+) -> None:
+    path = with_agent_files(tmp_path / "a.agents", content)
+    with open_archive(InFile(path), Key()) as archive, pytest.raises(LettaOpsError, match=why):
+        take_agent_files(archive, (), tmp_path / "out", overwrite=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_agent_file_that_was_changed_is_found_by_whoever_reads_the_archive(
+    tmp_path: Path,
+) -> None:
+    header = replace(HEADER, agent_files=("agent-1",))
+    tar = b"".join(packed(header, rows, agent_files=[b"the first"]))
+    changed = tar.replace(b"the first", b"the other")
+    write_archive(InFile(tmp_path / "a"), [changed], Encryption())
+    with pytest.raises(LettaOpsError, match="its agent files are not what went in"):
+        read(tmp_path / "a", header=header)
+
+
+def test_what_an_archive_has_no_agent_file_of_is_named(tmp_path: Path) -> None:
+    with (
+        open_archive(InFile(with_agent_files(tmp_path / "a")), Key()) as archive,
+        pytest.raises(LettaOpsError, match="no agent file of Eve") as caught,
+    ):
+        take_agent_files(archive, ["Ada 1", "Eve"], tmp_path, overwrite=False)
+    assert "Ada 1, Ada 2" in caught.value.hint
+    with (
+        open_archive(InFile(written(tmp_path / "b")), Key()) as archive,
+        pytest.raises(LettaOpsError, match="holds no agent files"),
+    ):
+        take_agent_files(archive, (), tmp_path, overwrite=False)
 
 
 def test_standard_tools_can_read_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,12 +43,16 @@ def archive_agents(
     to_store: Annotated[
         bool, typer.Option("--store", help="Into the store of the backups, not into a file.")
     ] = False,
+    with_files: Annotated[
+        bool,
+        typer.Option("--agent-files", help="Take along the agent file (.af) of each, for others."),
+    ] = False,
 ) -> None:
     """Write agents with everything that is theirs into one archive, out of one snapshot."""
     from backups.archives.place import ENDING, InFile, InStore, Place
     from backups.archives.write import archive
     from backups.catalog import deployment_id
-    from ops_cli.agents.exporting import check_output, plain_name
+    from ops_cli.agents.exporting import agent_files, check_output, plain_name
 
     invocation = current(context)
     if every == bool(agents):
@@ -66,7 +71,8 @@ def archive_agents(
         audited(invocation, "agent archive", str(place)) as operation,
     ):
         operation.deployment = deployment
-        made = archive(deployment, None if every else agents, place, report)
+        files = partial(agent_files, deployment) if with_files else None
+        made = archive(deployment, None if every else agents, place, report, files)
         operation.detail = {"agents": [agent["id"] for agent in made.header.agents]}
     for what, count in made.header.left_out.items():
         note(f"warning: not in the archive: {count} of {what}")
@@ -283,6 +289,7 @@ def _archived(made: Archived) -> dict[str, Any]:
         "encrypted": made.encrypted,
         "agents": list(made.header.agents),
         "rows": {table: count for table, count in made.rows.items() if count},
+        "agent_files": len(made.header.agent_files),
         "left_out": dict(made.header.left_out),
         "revision": made.header.revision,
         "release": made.header.release,

@@ -11,6 +11,7 @@ import typer
 
 from ops_cli.commands.agent.losses import Strict, lossy, tell_losses
 from ops_cli.invocation import Invocation, current
+from ops_cli.options import Identity
 from ops_cli.output import Part, note, present
 from ops_cli.progress import progress
 
@@ -48,6 +49,15 @@ def export_agent(
     redact: Annotated[
         bool, typer.Option("--redact", help="Blacken what looks like a secret or an address.")
     ] = False,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            "--archive",
+            metavar="ARCHIVE",
+            help="Not from the server: those that an agent archive holds (a file, or store:NAME).",
+        ),
+    ] = None,
+    identity: Identity = None,
     strict: Strict = False,
     force: Force = False,
 ) -> None:
@@ -57,6 +67,15 @@ def export_agent(
     invocation = current(context)
     shape = Shape(scrub_messages, redact)
     target = _target(output)
+    if archive is not None:
+        if every or tag or name or scrub_messages or redact or strict:
+            raise typer.BadParameter(
+                "goes with AGENT, --output and --force", param_hint="--archive"
+            )
+        if target is None:
+            raise typer.BadParameter("name a folder for its agent files", param_hint="--output")
+        _export_archived(invocation, archive, agents or [], target, identity, force=force)
+        return
     if not (every or tag or name) and len(agents or ()) == 1:
         _export_one(invocation, (agents or [""])[0], target, shape, strict=strict, force=force)
         return
@@ -144,6 +163,27 @@ def _export_many(
         answer,
         lambda shown: [f"exported {len(shown['agents'])} agent(s) into {shown['folder']}"],
     )
+
+
+def _export_archived(
+    invocation: Invocation,
+    word: str,
+    wanted: list[str],
+    folder: Path,
+    identity: str | None,
+    *,
+    force: bool,
+) -> None:
+    from backups.archives.file import open_archive
+    from backups.opening import Key
+    from ops_cli.agents.exporting import take_agent_files
+    from ops_cli.commands.agent.in_store import place_of
+
+    key = Key.of(invocation.deployment().backups, identity)
+    with open_archive(place_of(invocation, word), key) as archive:
+        taken = take_agent_files(archive, wanted, folder, overwrite=force)
+    answer = {"folder": str(folder), "agents": taken}
+    present(invocation, answer, lambda shown: [f"wrote {each['file']}" for each in shown["agents"]])
 
 
 def convert_file(
