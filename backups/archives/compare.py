@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backups.archives.agents import find_agents
 from backups.archives.closure import Closure, Model, Role, with_members
-from backups.archives.file import open_archive
+from backups.archives.file import Header, open_archive
 from backups.archives.from_backup import stage_from_backup
+from backups.archives.live import brought_here, live
 from backups.archives.memory import split
 from backups.archives.place import Place
-from backups.archives.restore import ensure_revision, live
 from backups.archives.staging import IDS, Staging, empty, equal, names_of, quoted, stage
 from backups.catalog import Backup
 from backups.opening import Key
@@ -33,8 +35,10 @@ LISTED = 100
 # What says nothing of an agent that has other ids: numbers of a server's own.
 OF_SERVER = ("sequence_id",)
 
-# Stages one side in the transaction of a connection.
-Side = Callable[["psycopg.Connection[Any]", Model, str | None], Staging]
+# Gives what stages one side in the transaction of a connection.
+Side = Callable[
+    [Deployment], AbstractContextManager[Callable[["psycopg.Connection[Any]", Model], Staging]]
+]
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,17 @@ def compare(deployment: Deployment, left: Side, right: Side) -> Comparison:
 
     Raises LettaOpsError: what the sides raise, and those of the database.
     """
-    with live(deployment) as (link, model, facts):
-        first = left(link, model, facts.revision)
+    with (
+        left(deployment) as stage_left,
+        right(deployment) as stage_right,
+        live(deployment) as (link, model, _),
+    ):
+        first = stage_left(link, model)
         tables = first.tables
         for table in tables:
             first.run("ALTER TABLE {} RENAME TO {}", first.staged(table), quoted(_left(table)))
         link.execute(f"DROP TABLE pg_temp.{IDS}")
-        second = right(link, model, facts.revision)
+        second = stage_right(link, model)
         mapped = _map_right(second)
         found = list(_other_memory(first, second))
         rows, count = {}, len(found)
@@ -97,33 +105,44 @@ def _other_memory(first: Staging, second: Staging) -> Iterator[Difference]:
             yield Difference("git memory", agent, None, {"digest": [left[agent], right[agent]]})
 
 
-def of_live(deployment: Deployment, wanted: Sequence[str]) -> Side:
+def of_live(wanted: Sequence[str]) -> Side:
     """Agents (ids, or names that one has) as they are in the database now."""
 
-    def side(link: psycopg.Connection[Any], model: Model, _: str | None) -> Staging:
-        agents = with_members(link, model, find_agents(link, model, wanted))
-        staging = empty(link, model, {table: model.names(table) for table in model.roles})
-        closure = Closure(link, model, agents)
-        for table in staging.tables:
-            names = names_of(model.names(table))
-            staging.run(
-                "INSERT INTO {} ({}) SELECT {} {}",
-                staging.staged(table), names, names, closure.rows(table),
-            )  # fmt: skip
-        if reachable(deployment):
-            with read_memory(deployment, agents=agents) as tar:
-                staging.memories = split(ChunkSource(tar).read, lambda _: True)
-        return staging
-
-    return side
+    return lambda deployment: nullcontext(partial(_staged_live, deployment, wanted))
 
 
-def of_archive(place: Place, key: Key) -> Side:
-    def side(link: psycopg.Connection[Any], model: Model, revision: str | None) -> Staging:
+def _staged_live(
+    deployment: Deployment, wanted: Sequence[str], link: psycopg.Connection[Any], model: Model
+) -> Staging:
+    agents = with_members(link, model, find_agents(link, model, wanted))
+    staging = empty(link, model, {table: model.names(table) for table in model.roles})
+    closure = Closure(link, model, agents)
+    for table in staging.tables:
+        names = names_of(model.names(table))
+        staging.run(
+            "INSERT INTO {} ({}) SELECT {} {}",
+            staging.staged(table), names, names, closure.rows(table),
+        )  # fmt: skip
+    if reachable(deployment):
+        with read_memory(deployment, agents=agents) as tar:
+            staging.memories = split(ChunkSource(tar).read, lambda _: True)
+    return staging
+
+
+def of_archive(place: Place, key: Key, report: Report) -> Side:
+    """The agents of an archive; of another revision, as the live release's migrations bring them."""
+
+    @contextmanager
+    def side(deployment: Deployment) -> Iterator[Any]:
         with open_archive(place, key) as archive:
             header = archive.header
-            ensure_revision(str(place), header.revision, header.release, revision)
-            return stage(link, model, archive)
+
+            def fill(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
+                return stage(link, model, archive), header
+
+            made_by = (header.revision, header.release)
+            with brought_here(deployment, str(place), made_by, fill, report) as brought:
+                yield lambda link, model: brought(link, model)[0]
 
     return side
 
@@ -131,11 +150,17 @@ def of_archive(place: Place, key: Key) -> Side:
 def of_backup(
     store: Store, backup: Backup, key: Key, wanted: Sequence[str], report: Report
 ) -> Side:
-    def side(link: psycopg.Connection[Any], model: Model, revision: str | None) -> Staging:
-        manifest = backup.manifest
-        source = f"backup {backup.id}"
-        ensure_revision(source, manifest.database.revision, manifest.release, revision)
-        return stage_from_backup(link, model, store, backup, key, wanted, report)[0]
+    """Some agents of a backup; of another revision, as the live release's migrations bring them."""
+    manifest = backup.manifest
+
+    def fill(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
+        return stage_from_backup(link, model, store, backup, key, wanted, report)
+
+    @contextmanager
+    def side(deployment: Deployment) -> Iterator[Any]:
+        source, made_by = f"backup {backup.id}", (manifest.database.revision, manifest.release)
+        with brought_here(deployment, source, made_by, fill, report) as brought:
+            yield lambda link, model: brought(link, model)[0]
 
     return side
 

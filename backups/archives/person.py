@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from backups.archives.closure import ROOT, Model, with_members
 from backups.archives.links import forget
+from backups.archives.live import live
 from backups.archives.removing import delete_marked, make_marks, mark, mark_of, marked
-from backups.archives.restore import live
 from backups.archives.write import with_git_memory
 from backups.sources.memory_files import MemoryPlace, reachable
 from infra.api import api

@@ -8,18 +8,18 @@ that says something else than the archive's keeps its id.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backups.archives.agents import letta_tables
 from backups.archives.closure import ROOT, Model
 from backups.archives.deciding import decide
 from backups.archives.file import Header, open_archive
 from backups.archives.from_backup import stage_from_backup
 from backups.archives.links import relink
-from backups.archives.migrated import Fill, migrated
+from backups.archives.live import brought_here, live
+from backups.archives.migrated import Fill
 from backups.archives.place import Place
 from backups.archives.removing import deferred, remove
 from backups.archives.staging import (
@@ -37,16 +37,12 @@ from backups.catalog import Backup
 from backups.opening import Key, escrowed_key
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
-from infra.database.connection import database_of
-from infra.database.facts import DatabaseFacts
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
 from infra.stack.ciphertext import decrypted, encrypted, looks_encrypted
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
-from infra.stack.releases import release_at
-from infra.targets import host
 
 if TYPE_CHECKING:
     import psycopg
@@ -146,18 +142,13 @@ def _restored(
 ) -> Outcome:
     """Restore what `fill` stages, of the revision and release `made_by`: migrated first, where the live
     database is of another."""
-    revision, release = made_by
-    with live(deployment) as (link, model, facts):
-        here = facts.revision
-        ours = release_at(here)
-        if ours is None:
-            ensure_revision(source, revision, release, here)
-        if ours is None or here == revision:
-            staging, header = fill(link, model)
-            with closing(staging.memories):
-                return put(deployment, staging, header, choices, set_aside, report)
-    with migrated(deployment, source, revision, ours, fill, report) as newer:
-        return restore(deployment, newer, Key(), choices, set_aside, report)
+    with (
+        brought_here(deployment, source, made_by, fill, report) as staged,
+        live(deployment) as (link, model, _),
+    ):
+        staging, header = staged(link, model)
+        with closing(staging.memories):
+            return put(deployment, staging, header, choices, set_aside, report)
 
 
 def _kept_key(deployment: Deployment, store: Store, backup: Backup, key: Key) -> Sensitive | None:
@@ -324,45 +315,6 @@ def _replace_memories(
             "run this again with --on-conflict replace; what was there is in the archive of those"
             " that were replaced, too",
         ) from None
-
-
-@contextmanager
-def live(deployment: Deployment) -> Iterator[tuple[psycopg.Connection[Any], Model, DatabaseFacts]]:
-    """The live database as its owner, in a transaction that sees nothing of what others do meanwhile."""
-    import psycopg
-
-    with (
-        host(deployment).owner() as access,
-        letta_tables(access, database_of(deployment).name, "READ WRITE") as opened,
-    ):
-        try:
-            yield opened
-        except psycopg.errors.SerializationFailure:
-            raise LettaOpsError(
-                "agent-in-use",
-                "somebody else changed the same agent in the meantime; nothing was changed here",
-                "let the agent finish what it is doing, then run this again",
-            ) from None
-        except psycopg.errors.UniqueViolation as error:
-            raise LettaOpsError(
-                "restore-refused",
-                f"the database refuses a row: {error.diag.message_primary} ({error.diag.message_detail});"
-                " nothing was changed",
-                "with --new-ids the agent comes beside what is there",
-            ) from None
-
-
-def ensure_revision(
-    source: str, revision: str | None, release: str | None, here: str | None
-) -> None:
-    if revision == here:
-        return
-    raise LettaOpsError(
-        "archive-other-revision",
-        f"{source} was made of a database of revision {revision} (Letta {release}), this"
-        f" one is of {here}; nothing was changed",
-        "restore it into a server of that release, and upgrade that",
-    )
 
 
 def _ensure_key(deployment: Deployment, staging: Staging, header: Header, choices: Choices) -> None:

@@ -168,13 +168,13 @@ def test_whatever_the_agents_are_new_ids_change_nothing_but_ids(
         assert {
             table: len(after[table] - rows) for table, rows in before.items() if after[table] - rows
         } == outcome.rows
-        compared = compare(
-            stack.deployment, of_archive(file, Key()), of_live(stack.deployment, new)
-        )
+        compared = compare(stack.deployment, of_archive(file, Key(), print), of_live(new))
         assert (compared.equal, compared.mapped) == (True, True), compared.differences
         again = InFile(Path(folder) / "again.agents")
         archive(stack.deployment, new, again, quiet)
-        both = compare(stack.deployment, of_archive(file, Key()), of_archive(again, Key()))
+        both = compare(
+            stack.deployment, of_archive(file, Key(), print), of_archive(again, Key(), print)
+        )
         assert both.equal, both.differences
     delete(stack.deployment, [*ids, *new], lambda _: Path())
     assert not {*ids, *new} & {agent["id"] for agent in stack.json("agent", "list")}

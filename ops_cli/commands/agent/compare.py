@@ -12,9 +12,11 @@ from ops_cli.commands.agent.in_store import place_of
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Identity
 from ops_cli.output import Part, Table, UnsuccessfulError, present
+from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from backups.archives.compare import Side
+    from infra.process import Report
     from infra.stack.deployment import Deployment
 
 FROM_BACKUP = "backup:"
@@ -56,8 +58,9 @@ def _compared(
         return compare_files(deployment, left, right)
     from backups.archives.compare import compare
 
-    sides = [_side(invocation, deployment, word, identity) for word in (left, right)]
-    return compare(deployment, *sides).as_json()
+    with progress(invocation) as report:
+        sides = [_side(invocation, deployment, word, identity, report) for word in (left, right)]
+        return compare(deployment, *sides).as_json()
 
 
 def _is_agent_file(word: str) -> bool:
@@ -68,7 +71,9 @@ def _is_agent_file(word: str) -> bool:
     return path.is_file() and not is_archive(path)
 
 
-def _side(invocation: Invocation, deployment: Deployment, word: str, identity: str | None) -> Side:
+def _side(
+    invocation: Invocation, deployment: Deployment, word: str, identity: str | None, report: Report
+) -> Side:
     from backups.archives.compare import of_archive, of_backup, of_live
     from backups.archives.place import IN_STORE
     from backups.opening import Key
@@ -84,10 +89,10 @@ def _side(invocation: Invocation, deployment: Deployment, word: str, identity: s
         _, store = opened(invocation)
         backup = read_catalog(store, deployment_id(deployment)).find(name)
         key = Key.of(deployment.backups, identity)
-        return of_backup(store, backup, key, [agent], lambda _: None)
+        return of_backup(store, backup, key, [agent], report)
     if path.is_file() or word.startswith(IN_STORE):
-        return of_archive(place_of(invocation, word), Key.of(deployment.backups, identity))
-    return of_live(deployment, [word])
+        return of_archive(place_of(invocation, word), Key.of(deployment.backups, identity), report)
+    return of_live([word])
 
 
 def _lines(answer: dict[str, Any]) -> Iterator[str]:

@@ -44,8 +44,8 @@ def show_person(
     yes: Yes = False,
 ) -> None:
     """What belongs to one person, in all agents, and which backups still hold it until when."""
+    from backups.archives.live import live
     from backups.archives.person import Marked
-    from backups.archives.restore import live
     from ops_cli.agents.exporting import check_output
 
     invocation = current(context)
