@@ -209,7 +209,7 @@ def _examine(
     except LettaOpsError as error:
         if error.code == "object-missing":
             return None
-        if error.code not in ("manifest-damaged", "manifest-newer"):
+        if error.code not in ("manifest-damaged", "manifest-newer", "object-is-link"):
             raise
         return Damaged(folder, error)
     kept = None

@@ -59,8 +59,12 @@ class FolderStore:
         with self._telling():
             self._be_there()
             try:
-                file = path.open("rb", buffering=0)
-            except (*ABSENT, IsADirectoryError):
+                file = open(path, "rb", buffering=0, opener=_unled)  # noqa: SIM115
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise _is_link(path) from None
+                if not isinstance(error, (*ABSENT, IsADirectoryError)):
+                    raise
                 raise LettaOpsError(
                     "object-missing",
                     f"there is no {path}",
@@ -193,6 +197,10 @@ class _Reading:
             return self._file.read(size)
 
 
+def _unled(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
+
+
 def _steps(folder: Path, root: Path) -> list[Path]:
     parts = folder.relative_to(root).parts
     return [Path(*parts[: count + 1]) for count in range(len(parts))]
@@ -215,6 +223,14 @@ def _exists(path: Path) -> LettaOpsError:
         "object-exists",
         f"there is {path} already",
         "look at what is there; remove it if it is not wanted",
+    )
+
+
+def _is_link(path: Path) -> LettaOpsError:
+    return LettaOpsError(
+        "object-is-link",
+        f"{path} is a symbolic link: what it leads to is not of this store",
+        "put the file itself there, if you trust it",
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from infra.sensitive import Sensitive
 from infra.stack.keys import By, FolderUrl, OneOf, Secret, Section, YesNo, given, setting
@@ -55,6 +55,8 @@ def parse_retention(text: str) -> Retention:
     found: dict[str, int] = {}
     for word in re.split(r"[\s,]+", text.strip()):
         unit, equals, number = word.removeprefix("keep-").partition("=")
+        if unit in found:
+            raise ValueError(f"says {unit} twice")
         if unit == "within" and (match := DURATION.fullmatch(number)):
             found[unit] = int(match[1]) * HOURS[match[2]]
         elif unit in RETENTION_UNITS and equals and number.isdecimal():
@@ -89,7 +91,8 @@ def parse_schedule(text: str) -> str:
 
 def _url(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme == "file" and (parts.netloc or not parts.path.strip("/")):
+    path = unquote(parts.path)
+    if parts.scheme == "file" and (parts.netloc or not path.strip("/ ") or "\0" in path):
         raise ValueError("must be file:///an/absolute/folder")
     if parts.scheme == "s3" and not parts.netloc:
         raise ValueError("must be s3://bucket or s3://bucket/prefix")

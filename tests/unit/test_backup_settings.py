@@ -107,6 +107,9 @@ PROBLEMS: list[tuple[dict[str, str], str]] = [
     ),
     ({"drill.schedule": "61 * * * *"}, "drill.schedule: '61 * * * *' is no schedule"),
     ({"retention": "daily"}, "retention: 'daily' is not understood"),
+    ({"retention": "last=7 daily=2 last=1"}, "retention: says last twice"),
+    ({"store.url": "file:///a%00b"}, "store.url: must be file:///an/absolute/folder"),
+    ({"store.url": "file:///%20"}, "store.url: must be file:///an/absolute/folder"),
     ({"retention": "last=0"}, "retention: would keep nothing"),
     ({"backup.passphrase": "hidden words"}, "backup.passphrase: is in plain text"),
 ]

@@ -64,6 +64,19 @@ def test_backups_are_listed_by_when_they_were_made_and_not_by_their_names(store:
     assert [backup.id for backup in read_catalog(store, DEPLOYMENT).backups] == ["b", "a", "c"]
 
 
+def test_a_manifest_that_is_a_link_is_damage_and_not_the_lack_of_a_backup(tmp_path: Path) -> None:
+    store, made = FolderStore(tmp_path / "store"), manifest("a", NOON)
+    put(store, made)
+    folder = tmp_path / "store" / DEPLOYMENT / made.id
+    (folder / MANIFEST).rename(tmp_path / "elsewhere.json")
+    (folder / MANIFEST).symlink_to(tmp_path / "elsewhere.json")
+    catalog = read_catalog(store, DEPLOYMENT)
+    assert (catalog.backups, catalog.incomplete) == ((), {})
+    assert [each.error.code for each in catalog.damaged] == ["object-is-link"]
+    with pytest.raises(LettaOpsError, match="symbolic link"):
+        catalog.find(made.id)
+
+
 def test_the_manifest_comes_back_as_it_was_stored(store: Store) -> None:
     made = manifest(label="before the migration", encryption="age-recipients")
     put(store, made)

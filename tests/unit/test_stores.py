@@ -49,6 +49,32 @@ def test_folders_and_files_are_for_their_owner_only_from_the_first_byte(tmp_path
     assert stat.S_IMODE((tmp_path / "store/stack/backup/part").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [("file:///x%41y", "/xAy"), ("file:///a%20b/c", "/a b/c"), ("file:///a b", "/a b")],
+)
+def test_a_url_of_a_folder_means_what_urls_mean(url: str, folder: str) -> None:
+    store = open_store(StoreSettings(url))
+    assert isinstance(store, FolderStore)
+    assert store.root == Path(folder)
+
+
+def test_a_link_is_listed_and_not_followed(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    put(store, "stack/backup/part")
+    (tmp_path / "elsewhere").write_text("of somebody else")
+    (store.root / "stack/backup/linked").symlink_to(tmp_path / "elsewhere")
+    assert names(store) == ["stack/backup/linked", "stack/backup/part"]
+    with (
+        pytest.raises(LettaOpsError, match="symbolic link") as refused,
+        store.read("stack/backup/linked"),
+    ):
+        pass
+    assert refused.value.code == "object-is-link"
+    store.delete("stack/backup/linked")
+    assert (tmp_path / "elsewhere").read_text() == "of somebody else"
+
+
 def test_a_folder_whose_disk_is_not_mounted_is_missing_and_not_made(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "mount" / "store")
     for use in (
@@ -116,7 +142,6 @@ def test_files_that_are_none_of_ours_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "lost+found" / "#1").touch()
-    (tmp_path / "stack" / "link").symlink_to(tmp_path / "stack" / "part")
     (tmp_path / "elsewhere").symlink_to(tmp_path / "stack")
     assert names(store) == ["stack/part"]
     assert list(store.unfinished(FAR, remove=True)) == []
