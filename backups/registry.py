@@ -48,7 +48,7 @@ def _store(deployment: Deployment) -> Iterator[Store]:
     if database is None:
         raise LettaOpsError(
             "no-registry",
-            f"the profile of stack '{deployment.stack}' names no database, and no other place for a"
+            f"the profile of {deployment.called} names no database, and no other place for a"
             " registry",
             'add [registry] with url = "sqlite:///PATH" or a Postgres\' URL to the profile'
             " (docs/profile.md)",

@@ -17,15 +17,16 @@ REFUSED = (401, 403)  # 403: what some proxies in front answer instead
 TELLS_NOTHING = (404, 405)  # no Letta server, or a proxy that hides the path
 
 
+def _why_not(seen: ApiAnswer) -> str:
+    if seen.error is not None and seen.error.code == "wrong-password":
+        return "the server answers, and refuses the password"
+    return "the server doesn't answer" if seen.version is None else "the server is up, but fails"
+
+
 def api_answers(seen: ApiAnswer, thresholds: Thresholds) -> Verdict:
     """The API must answer a request that reads the database: its health page doesn't look there."""
     if seen.error is not None:
-        return Verdict(
-            State.CRITICAL,
-            "the server doesn't answer" if seen.version is None else "the server is up, but fails",
-            seen.error.message,
-            seen.error.hint,
-        )
+        return Verdict(State.CRITICAL, _why_not(seen), seen.error.message, seen.error.hint)
     answer = f"Letta {seen.version} at {seen.url} answers in {seen.seconds:.3f} s"
     if seen.seconds > thresholds.slow_answer:
         return Verdict(

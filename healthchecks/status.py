@@ -39,6 +39,7 @@ class Status:
     uptime_seconds: float | None = None
     services: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    wrong_password: bool = False
 
     def as_json(self) -> dict[str, Any]:
         found = self.database
@@ -67,10 +68,10 @@ def observe(deployment: Deployment) -> Status:
         asked = pool.submit(_server, deployment)
         looked = pool.submit(_database, deployment)
         supervised = pool.submit(_services, deployment)
-        version, counted, server_problem = asked.result()
+        version, counted, refusal = asked.result()
         facts, agents, database_problem = looked.result()
         services, uptime, supervisor_problem = supervised.result()
-    problems = [server_problem, database_problem, supervisor_problem]
+    problems = [refusal.message if refusal else "", database_problem, supervisor_problem]
     release = RELEASES.get(version or deployment.release or "")
     return Status(
         stack=deployment.stack,
@@ -84,16 +85,17 @@ def observe(deployment: Deployment) -> Status:
         uptime_seconds=uptime,
         services=services,
         problems=tuple(text for text in problems if text),
+        wrong_password=refusal is not None and refusal.code == "wrong-password",
     )
 
 
-def _server(deployment: Deployment) -> tuple[str | None, int | None, str]:
+def _server(deployment: Deployment) -> tuple[str | None, int | None, LettaOpsError | None]:
     version = None
     try:
         version = server_version(deployment)
-        return version, agents_by_api(deployment), ""
+        return version, agents_by_api(deployment), None
     except LettaOpsError as error:
-        return version, None, error.message
+        return version, None, error
 
 
 def _database(deployment: Deployment) -> tuple[DatabaseFacts | None, int | None, str]:

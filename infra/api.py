@@ -104,10 +104,11 @@ def answers(deployment: Deployment) -> bool:
 
 def wrong_password(deployment: Deployment) -> LettaOpsError:
     where = deployment.profile or "LETTA_OPS_SERVER_PASSWORD"
+    again = ", or run `letta-ops up` to write it anew" if deployment.folder is not None else ""
     return LettaOpsError(
         "wrong-password",
-        f"the server at {deployment.server.url} refuses the password (401)",
-        f"correct server.password in {where}, or run `letta-ops up` to write it anew",
+        f"wrong password: the server at {deployment.server.url} refuses it (401)",
+        f"correct server.password in {where}{again}",
     )
 
 
@@ -115,7 +116,9 @@ def unreachable(deployment: Deployment, reason: str) -> LettaOpsError:
     return LettaOpsError(
         "server-unreachable",
         f"no server answers at {deployment.server.url}: {reason}",
-        "start it with `letta-ops up`, or correct server.url in the profile",
+        "start it with `letta-ops up`, or correct server.url in the profile"
+        if deployment.folder is not None
+        else f"start it, or correct server.url in {deployment.profile or 'LETTA_OPS_SERVER_URL'}",
     )
 
 

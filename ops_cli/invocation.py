@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from infra.stack.deployment import Deployment
 
 DEFAULT_STACK = "local"
+COMMAND = re.compile(r"(?<=`)letta-ops(?= (?!--stack |--profile ))")  # in a hint, without a stack
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Invocation:
         if self.profile is not None:
             parts += ["--profile", shlex.quote(str(self.profile))]
         return " ".join([*parts, words])
+
+    def in_full(self, hint: str) -> str:
+        """`hint` with every command line in it such that it is for the same stack or profile."""
+        return COMMAND.sub(self.command("").rstrip(), hint)
 
 
 def current(context: Any) -> Invocation:

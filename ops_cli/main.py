@@ -98,6 +98,8 @@ def _explained(
         return error.exit_code
     for line in getattr(error, "__notes__", ()):
         note(line)
+    if invocation is not None and isinstance(error, LettaOpsError):
+        error.hint = invocation.in_full(error.hint)
     if isinstance(error, UnsuccessfulError):
         print_error(error, as_json, error.result)
         return error.exit_code

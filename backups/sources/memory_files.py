@@ -125,7 +125,7 @@ class MemoryPlace:
         if home is None:
             raise LettaOpsError(
                 "memory-unreachable",
-                f"git-backed memory of stack '{deployment.stack}' can't be reached from here",
+                f"git-backed memory of {deployment.called} can't be reached from here",
                 "restore it by hand: it is a tar for the folder .letta in the server's home",
             )
         return cls(home)

@@ -54,6 +54,6 @@ def database_of(deployment: Deployment) -> Database:
         return deployment.database
     raise LettaOpsError(
         "no-database",
-        f"the profile of stack '{deployment.stack}' names no database",
+        f"the profile of {deployment.called} names no database",
         "add [database] with host, port, name and a role to the profile (docs/profile.md)",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from infra.errors import ConfigurationError
+from infra.errors import ConfigurationError, LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.backup_settings import BackupSettings, StoreSettings
 from infra.stack.locations import StackFolder, default_store_url
@@ -121,6 +121,12 @@ class Deployment:
     registry: Sensitive | None = None  # its URL, where it is not in the database
 
     @property
+    def called(self) -> str:
+        """What it is, for people: what only a profile by hand knows has no name of its own."""
+        by_hand = self.folder is None and self.profile is not None
+        return f"the server of {self.profile}" if by_hand else f"stack '{self.stack}'"
+
+    @property
     def secrets(self) -> tuple[Sensitive, ...]:
         """Every secret we know, for redaction."""
         more = (self.signing_key, self.registry, *self.server.other_keys)
@@ -163,8 +169,16 @@ def database_from_url(url: Sensitive) -> Database:
 def store_settings(deployment: Deployment) -> StoreSettings:
     """Where the deployment's backups are kept, the references to its credentials followed.
 
-    Raises ConfigurationError when one of them leads nowhere.
+    Raises ConfigurationError when one of them leads nowhere, and LettaOpsError (`no-store`).
     """
+    nowhere = deployment.folder is None and deployment.database is None
+    if nowhere and deployment.backups.store.url is None:
+        raise LettaOpsError(
+            "no-store",
+            "the profile names no store for backups, and no database that could be backed up",
+            f"set store.url in {deployment.profile or 'LETTA_OPS_STORE_URL'}: file:///folder or"
+            " s3://bucket/prefix",
+        )
     try:
         return deployment.backups.store_settings(default_store_url(deployment.folder))
     except ValueError as error:

@@ -17,7 +17,12 @@ FORMAT = 1
 def _server_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError(f"must begin with http:// or https://, not {text!r}")
-    return text.rstrip("/")
+    url = text.rstrip("/")
+    if url.endswith("/v1"):
+        raise ValueError(
+            f"must be the server's own address, without /v1: {url.removesuffix('/v1')}"
+        )
+    return url
 
 
 def _version(text: str) -> int:

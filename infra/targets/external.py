@@ -79,7 +79,7 @@ class ExternalHost:
     def logs(self, wanted: Wanted) -> Iterator[LogLine]:
         raise LettaOpsError(
             "no-logs",
-            f"the logs of stack '{self.deployment.stack}' are not within reach",
+            f"the logs of {self.deployment.called} are not within reach",
             "letta-ops reads the logs of stacks that it runs; look on the server's own machine",
         )
 
@@ -104,6 +104,6 @@ class ExternalHost:
     def _elsewhere(self, what: str) -> LettaOpsError:
         return LettaOpsError(
             "not-provisioned",
-            f"stack '{self.deployment.stack}' was not provisioned here: {what}",
+            f"{self.deployment.called} was not provisioned here: {what}",
             "look on its own machine",
         )

@@ -35,7 +35,10 @@ def check(
 
     invocation = current(context)
     report = run(invocation.deployment(), acknowledged=frozenset(acknowledge or ()))
-    present(invocation, report.as_json(), _render)
+    answer = report.as_json()
+    for finding in answer["findings"]:
+        finding["hint"] = invocation.in_full(finding["hint"])
+    present(invocation, answer, _render)
     raise typer.Exit(report.exit_code)
 
 

@@ -38,7 +38,7 @@ def show(
     if secret is None:
         raise LettaOpsError(
             "secret-missing",
-            f"the profile of stack '{deployment.stack}' has no {name}",
+            f"the profile of {deployment.called} has no {name}",
             f"add {SECRET_PATHS[name]} to {deployment.profile or 'a profile'}",
         )
     answer: dict[str, Any] = {"name": name, "value": secret.reveal()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import typer
 
-from ops_cli.invocation import current
+from ops_cli.invocation import Invocation, current
 from ops_cli.options import new_app
 from ops_cli.output import Part, UnsuccessfulError, facts, present
 
@@ -23,12 +24,12 @@ def status(context: typer.Context) -> None:
     seen = observe(invocation.deployment())
     answer = seen.as_json()
     if not seen.problems:
-        present(invocation, answer, _render)
+        present(invocation, answer, partial(_render, invocation))
         return
     if not invocation.json:
-        present(invocation, answer, _render)
+        present(invocation, answer, partial(_render, invocation))
     raise UnsuccessfulError(
-        "not-healthy",
+        "wrong-password" if seen.wrong_password else "not-healthy",
         "\n".join(seen.problems),
         f"run `{invocation.command('check')}` to see more, `{invocation.command('up')}` to mend it"
         if seen.target != "external"
@@ -37,10 +38,13 @@ def status(context: typer.Context) -> None:
     )
 
 
-def _render(answer: dict[str, Any]) -> Iterator[Part]:
+def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     from infra.stack.profile import flatten
 
-    shown = {name: value for name, value in answer.items() if name != "problems"}
+    # What a profile by hand is of has no name.
+    of = {} if invocation.profile is None else {"profile": str(invocation.profile)}
+    left = ("problems",) if invocation.profile is None else ("problems", "stack")
+    shown = of | {name: value for name, value in answer.items() if name not in left}
     yield from facts((_words(name), _value(name, value)) for name, value in flatten(shown))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,42 @@ def test_status_of_a_server_that_is_down_is_told_whole_and_fails(
     answer = json.loads(capsys.readouterr().out)
     assert answer["server"]["healthy"] is False
     assert answer["error"]["code"] == "not-healthy"
+
+
+def test_what_a_profile_by_hand_is_of_is_never_taken_for_a_stack_of_ours(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile.write_text('[server]\nurl = "http://127.0.0.1:1"\npassword = "x"\n')
+    for words in (
+        ["status"], ["check"], ["agent", "list"], ["smoke"], ["backup", "list"], ["backup", "create"],
+        ["agent", "archive", "x"], ["agent", "show", "x"], ["logs"], ["migrate", "status"],
+        ["registry", "list"], ["backup", "restore", "latest", "--yes"], ["agent", "delete", "x", "--yes"],
+    ):  # fmt: skip
+        main.run(["--profile", str(profile), *words])
+        captured = capsys.readouterr()
+        said = captured.out + captured.err
+        assert "`letta-ops up" not in said, words
+        assert "stack 'local'" not in said, words
+        assert not re.search(r"^stack +local$", said, re.MULTILINE), words
+        for line in re.findall(r"`(letta-ops [^`]*)`", said):
+            assert line.startswith(f"letta-ops --profile {profile} "), (words, line)
+
+
+@pytest.mark.parametrize("stack", ["prod", None])
+def test_a_hint_is_for_the_stack_that_was_named(stack: str | None) -> None:
+    invocation = Invocation(stack or "local")
+    named = "--stack prod " if stack else ""
+    hint = "run `letta-ops up`, or `letta-ops --stack other up`; letta-ops does the rest"
+    assert invocation.in_full(hint) == hint.replace("`letta-ops up", f"`letta-ops {named}up")
+
+
+@pytest.mark.parametrize("url", ["http://h:1/v1", "http://h:1/v1/"])
+def test_a_url_of_the_api_is_told_to_be_one_of_the_server(
+    url: str, profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile.write_text(f'[server]\nurl = "{url}"\n')
+    assert main.run(["--profile", str(profile), "status"]) == 1
+    assert "without /v1: http://h:1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("state", State)

@@ -60,9 +60,11 @@ def archive_agents(
     if to_store and output is not None:
         raise typer.BadParameter("goes without --store", param_hint="--output")
     name = plain_name("agents" if every or len(agents or ()) > 1 else (agents or ["agents"])[0])
-    deployment, store = opened(invocation)
-    place: Place = InStore(store, deployment_id(deployment), f"{_now()}-{name}")
-    if not to_store:
+    deployment = invocation.deployment()
+    place: Place
+    if to_store:
+        place = InStore(opened(invocation)[1], deployment_id(deployment), f"{_now()}-{name}")
+    else:
         path = (output or Path(name + ENDING)).expanduser()
         check_output(path, overwrite=force)
         place = InFile(path)

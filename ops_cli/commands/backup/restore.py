@@ -287,7 +287,7 @@ def _render_plan(plan: Plan, deployment: Deployment) -> Iterator[Part]:
     replaced = "nothing: there is no data" if now is None else _replaced(now)
     last = plan.drill
     drill = "never drilled" if last is None else f"{last.verdict}, after {last.seconds:.0f} s"
-    yield f"restoring backup {plan.backup.id} into stack '{deployment.stack}'"
+    yield f"restoring backup {plan.backup.id} into {deployment.called}"
     yield from facts(
         [
             ("  made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC, Letta {manifest.release}"),
@@ -359,7 +359,7 @@ def _database(database: DatabaseContents) -> str:
 
 def _render_undoing(plan: Undoing, deployment: Deployment) -> Iterator[Part]:
     live = plan.replaces
-    yield f"undoing the last restore of stack '{deployment.stack}'"
+    yield f"undoing the last restore of {deployment.called}"
     yield from facts(
         [
             ("  brings", f"{_held(plan.brings)}, from {plan.noun} {plan.previous}"),

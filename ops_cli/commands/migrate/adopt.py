@@ -211,7 +211,7 @@ def _ensure_other(deployment: Deployment, source: Database) -> None:
     ):
         raise LettaOpsError(
             "source-is-stack",
-            f"that is the database of stack '{deployment.stack}' itself; nothing was changed",
+            f"that is the database of {deployment.called} itself; nothing was changed",
             "name the database of the server that is to come in",
         )
 
