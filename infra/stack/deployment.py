@@ -171,6 +171,12 @@ def store_settings(deployment: Deployment) -> StoreSettings:
 
     Raises ConfigurationError when one of them leads nowhere, and LettaOpsError (`no-store`).
     """
+    try:
+        settings = deployment.backups.store_settings(default_store_url(deployment.folder))
+    except ValueError as error:
+        source = str(deployment.profile or "the environment")
+        hint = "correct the reference, or what it names"
+        raise ConfigurationError(source, [str(error)], hint) from None
     nowhere = deployment.folder is None and deployment.database is None
     if nowhere and deployment.backups.store.url is None:
         raise LettaOpsError(
@@ -179,12 +185,7 @@ def store_settings(deployment: Deployment) -> StoreSettings:
             f"set store.url in {deployment.profile or 'LETTA_OPS_STORE_URL'}: file:///folder or"
             " s3://bucket/prefix",
         )
-    try:
-        return deployment.backups.store_settings(default_store_url(deployment.folder))
-    except ValueError as error:
-        source = str(deployment.profile or "the environment")
-        hint = "correct the reference, or what it names"
-        raise ConfigurationError(source, [str(error)], hint) from None
+    return settings
 
 
 def postgres_uri(database: Database, role: Role, query: str = "") -> Sensitive:
