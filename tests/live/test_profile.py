@@ -107,7 +107,7 @@ def test_a_missing_profile_says_what_to_do(stack: Stack) -> None:
     answer = stack.machine.run(LETTA_OPS, "--stack", "nowhere", "--json", "status")
     assert answer.code == 1
     assert answer.json["error"]["code"] == "profile-missing"
-    assert "letta-ops up" in answer.json["error"]["hint"]
+    assert "`letta-ops --stack nowhere up`" in answer.json["error"]["hint"]
 
 
 def test_a_malformed_profile_names_every_problem_with_its_key(stack: Stack, tmp_path: Path) -> None:
