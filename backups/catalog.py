@@ -254,6 +254,8 @@ def _small(store: Store, name: str) -> dict[str, Any] | None:
     except LettaOpsError as error:
         if error.code == "object-missing":
             return None
+        if error.code == "object-is-link":
+            return {}
         raise
     except ValueError:
         return {}

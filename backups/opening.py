@@ -95,6 +95,8 @@ def stored_chunks(store: Store, backup: Backup, part: Part) -> Iterator[bytes]:
         with store.read(backup.object(part.object)) as source:
             yield from chunks_of(TalliedSource(source, tally))
     except LettaOpsError as error:
+        if error.code == "object-is-link":
+            raise LettaOpsError("part-damaged", error.message, error.hint) from None
         if error.code != "object-missing":
             raise
         raise LettaOpsError(

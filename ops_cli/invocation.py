@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STACK = "local"
 COMMAND = re.compile(r"(?<=`)letta-ops(?= (?!--stack |--profile ))")  # in a hint, without a stack
+OF_PROFILES = re.compile(COMMAND.pattern + r"(?! (up|preview|destroy)\b)")  # those take no profile
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Invocation:
 
     def in_full(self, hint: str) -> str:
         """`hint` with every command line in it such that it is for the same stack or profile."""
-        return COMMAND.sub(self.command("").rstrip(), hint)
+        begin = self.command("").rstrip()
+        return (OF_PROFILES if self.profile is not None else COMMAND).sub(lambda _: begin, hint)
 
 
 def current(context: Any) -> Invocation:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backups.archives.agents import find_agents
-from backups.archives.closure import Closure, Model, Role, with_members
+from backups.archives.closure import COMMON, Closure, Model, Role, with_members
 from backups.archives.file import Header, open_archive
 from backups.archives.from_backup import stage_from_backup
 from backups.archives.live import brought_here, live
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Never shown, whatever they hold.
 SECRET = ("value", "token", "custom_headers", "stdio_config")
+ENCRYPTED = "_enc"
 SHOWN = 60
 LISTED = 100
 # What says nothing of an agent that has other ids: numbers of a server's own.
@@ -82,6 +83,12 @@ def compare(deployment: Deployment, left: Side, right: Side) -> Comparison:
             first.run("ALTER TABLE {} RENAME TO {}", first.staged(table), quoted(_left(table)))
         link.execute(f"DROP TABLE pg_temp.{IDS}")
         second = stage_right(link, model)
+        migrated = first.migrated or second.migrated
+        if migrated:  # what is everybody's is of each server's own release
+            common = [
+                table for table in tables if model.roles[table] is Role.SHARED or table in COMMON
+            ]
+            tables = tuple(table for table in tables if table not in common)
         mapped = _map_right(second)
         found = list(_other_memory(first, second))
         rows, count = {}, len(found)
@@ -89,7 +96,7 @@ def compare(deployment: Deployment, left: Side, right: Side) -> Comparison:
             number = int(second.value("SELECT count(*) FROM {}", _of_left(table)))
             if number:
                 rows[table] = number
-            different = list(_differences(second, table, mapped=mapped))
+            different = list(_differences(second, table, mapped=mapped, migrated=migrated))
             count += len(different)
             found += different
         return Comparison(count == 0, mapped, rows, count, tuple(found[:LISTED]))
@@ -199,8 +206,15 @@ def _order(model: Model, table: str) -> sql.Composed:
     return sql.SQL(", ").join([*parts, sql.SQL("(to_jsonb(s) - {}::text[])::text").format(ignored)])
 
 
-def _differences(staging: Staging, table: str, *, mapped: bool) -> Iterator[Difference]:
-    columns = [name for name in staging.model.names(table) if not (mapped and name in OF_SERVER)]
+def _differences(
+    staging: Staging, table: str, *, mapped: bool, migrated: bool
+) -> Iterator[Difference]:
+    columns = [
+        name
+        for name in staging.model.names(table)
+        # A migration encrypts what was in the clear: each time to other bytes.
+        if not (mapped and name in OF_SERVER) and not (migrated and name.endswith(ENCRYPTED))
+    ]
     keys = staging.model.primary(table)
     label = _text_of(keys, "coalesce(l.{0}::text, r.{0}::text)")
     # A value that JSON can't tell apart is told apart by its text.
@@ -241,7 +255,7 @@ def _text_of(
 
 
 def _shown(name: str, table: str, text: str | None) -> str:
-    if name.endswith("_enc") or (name in SECRET and "block" not in table):
+    if name.endswith(ENCRYPTED) or (name in SECRET and "block" not in table):
         return "(not shown)"
     if text is None:
         return "(nothing)"

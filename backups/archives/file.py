@@ -42,7 +42,7 @@ from backups.streams import (
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 
-FORMAT = 1
+FORMAT, WITH_AGENT_FILES = 1, 2
 KIND = "letta-agent-archive"
 HEADER, MANIFEST = "archive.json", "manifest.json"
 PIECE = 1 << 20
@@ -89,14 +89,18 @@ class Header:
     agent_files: tuple[str, ...] = ()  # the agents (ids) whose agent files come along
 
     def as_json(self) -> dict[str, Any]:
-        return {"kind": KIND, "format": FORMAT, **asdict(self)}
+        fields = asdict(self)
+        if self.agent_files:
+            return {"kind": KIND, "format": WITH_AGENT_FILES, **fields}
+        del fields["agent_files"]
+        return {"kind": KIND, "format": FORMAT, **fields}
 
     @classmethod
     def parse(cls, document: Any) -> Header:
         """Raises ValueError for anything else."""
         if not isinstance(document, dict) or document.get("kind") != KIND:
             raise ValueError("it is no agent archive")
-        if document.get("format") != FORMAT:
+        if document.get("format") not in (FORMAT, WITH_AGENT_FILES):
             raise ValueError(f"its format is {document.get('format')!r}: a newer letta-ops made it")
         try:
             given = {key: value for key, value in document.items() if key not in ("kind", "format")}
@@ -146,7 +150,9 @@ def packed(
         digests.append(hashlib.sha256(content).hexdigest())
         yield from _member(AGENT_FILE.format(number), content)
     whole_memory = tally.sha256 if tally.size else None
-    manifest = {"tables": counted, "memory": whole_memory, "agent_files": digests}
+    manifest = {"tables": counted, "memory": whole_memory} | (
+        {"agent_files": digests} if digests else {}
+    )
     yield from _member(MANIFEST, json.dumps(manifest, indent=1).encode())
     yield bytes(2 * tarfile.BLOCKSIZE)
 

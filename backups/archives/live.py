@@ -13,7 +13,7 @@ from backups.archives.migrated import Fill, migrated
 from backups.archives.staging import Staging, stage
 from backups.opening import Key
 from infra.database.connection import database_of
-from infra.database.facts import DatabaseFacts
+from infra.database.facts import DatabaseFacts, database_facts
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.stack.deployment import Deployment
@@ -47,14 +47,18 @@ def brought_here(
     if ours is None or here == revision:
         yield fill
         return
+
+    def of_newer(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
+        # Meanwhile somebody may have taken the database to yet another release.
+        ensure_revision(source, here, ours.version, database_facts(link).revision)
+        staging = stage(link, model, archive)
+        staging.migrated = True
+        return staging, archive.header
+
     with (
         migrated(deployment, source, revision, ours, fill, report) as newer,
         open_archive(newer, Key()) as archive,
     ):
-
-        def of_newer(link: psycopg.Connection[Any], model: Model) -> tuple[Staging, Header]:
-            return stage(link, model, archive), archive.header
-
         yield of_newer
 
 

@@ -39,6 +39,7 @@ class Staging:
     tables: tuple[str, ...]  # each after those that it points at
     memories: Memories = field(default_factory=Memories)
     notes: list[str] = field(default_factory=list)
+    migrated: bool = False  # by the release's migrations, from an older one
 
     def count(self, table: str) -> int:
         return int(self.value("SELECT count(*) FROM {}", self.staged(table)))

@@ -18,8 +18,8 @@ LOST_AND_FOUND = "lost+found"  # at the top of a file system, for its administra
 def files_below(root: Path, prefix: str) -> Iterator[Entry]:
     """Yield the files whose names begin with `prefix`, drafts among them, in the order of names.
 
-    Symbolic links in the place of files are listed, since somebody may have moved those of a backup, but
-    not followed; other hidden files are none of ours. Raises OSError.
+    Symbolic links are listed as files, since somebody may have moved those of a backup; where they lead
+    is not looked at. Other hidden files are none of ours. Raises OSError.
     """
     return _walk(root, "", prefix)
 
@@ -45,8 +45,7 @@ def _walk(folder: Path, above: str, prefix: str) -> Iterator[Entry]:
         elif name.startswith(prefix) and (step.name.startswith(DRAFT) or step.name[0] != "."):
             with suppress(FileNotFoundError):
                 status = step.stat(follow_symlinks=False)
-                linked = stat.S_ISLNK(status.st_mode) and not step.is_dir()
-                if stat.S_ISREG(status.st_mode) or linked:
+                if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
                     modified = dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
                     yield Entry(name, status.st_size, modified)
 

@@ -70,6 +70,12 @@ def load(
         if ("." in name or name in OF_BACKUPS) and environment.get(variable(name))
     }
     if not path.is_file() and (file or "server.url" not in overrides):
+        if file is not None:
+            raise LettaOpsError(
+                "profile-missing",
+                f"there is no profile {file}",
+                "name a file that is there, or write it (docs/profile.md)",
+            )
         raise LettaOpsError(
             "profile-missing",
             f"there is no profile for stack '{folder.stack}' at {path}",

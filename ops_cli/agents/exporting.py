@@ -124,17 +124,36 @@ def export_agents(
     return [entries[agent.id] for agent in agents]
 
 
+def ensure_answers(deployment: Deployment) -> None:
+    """Raise LettaOpsError where the server can't be asked for agent files."""
+    from infra.api import api
+
+    with api(deployment) as client:
+        client.agents.list(limit=1)
+
+
 def agent_files(deployment: Deployment, agents: Sequence[str]) -> Iterator[bytes]:
     """Yield the agent file of each of `agents` (ids) as the server writes it, some at a time.
 
     Raises LettaOpsError as `export_agent` does.
     """
+    import letta_client
+
     from infra.api import api, http
 
     with http(deployment, EXPORT_SECONDS) as over, api(deployment, EXPORT_SECONDS, over) as client:
 
         def one(agent: str) -> bytes:
-            return _served(deployment, client, agent, Shape())[0]
+            try:
+                return _served(deployment, client, agent, Shape())[0]
+            except letta_client.APIStatusError as error:
+                raise LettaOpsError(
+                    "agent-not-exported",
+                    f"the server gave no agent file of {agent}: it answered {error.status_code}; nothing"
+                    " was written",
+                    "see whether it is there (`letta-ops agent list`) and whose it is; or go without"
+                    " --agent-files",
+                ) from None
 
         for first in range(0, len(agents), TOGETHER):
             yield from in_parallel(one, agents[first : first + TOGETHER], TOGETHER)
@@ -157,10 +176,11 @@ def _served(
 
 
 def take_agent_files(
-    archive: OpenArchive, wanted: Sequence[str], folder: Path, *, overwrite: bool
+    archive: OpenArchive, wanted: Sequence[str], target: Path, *, overwrite: bool
 ) -> list[dict[str, str]]:
-    """Write the agent files that an archive holds into `folder`: of the agents `wanted` (ids or names),
-    or of all. None is written unless the whole archive is what went in.
+    """Write the agent files that an archive holds into the folder `target`: of the agents `wanted` (ids
+    or names), or of all; that of one agent goes to `target`, if that ends in .af. None is written unless
+    the whole archive is what went in.
 
     Raises LettaOpsError: `no-agent-files`, `agent-unknown`, `output-refused`, `archive-damaged`.
     """
@@ -181,12 +201,18 @@ def take_agent_files(
             f"the archive has no agent file of {', '.join(missing)}",
             f"it has those of {', '.join(names.get(agent) or agent for agent in held)}",
         )
-    chosen = {
-        agent: folder / name
-        for agent, name in held.items()
-        if not wanted or agent in wanted or names.get(agent) in wanted
-    }
-    folder.mkdir(parents=True, exist_ok=True)
+    taken = [agent for agent in held if not wanted or agent in wanted or names.get(agent) in wanted]
+    folder, chosen = target, {agent: target / held[agent] for agent in taken}
+    if len(taken) == 1 and target.suffix == ".af" and not target.is_dir():
+        folder, chosen = target.parent, {taken[0]: target}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LettaOpsError(
+            "output-refused",
+            f"{folder} can't be a folder for agent files: {error.strerror}",
+            "name another one",
+        ) from None
     for path in chosen.values():
         check_output(path, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix=".agent-files-", dir=folder) as drafts:

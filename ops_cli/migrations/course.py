@@ -111,7 +111,7 @@ def prepare(deployment: Deployment, release: Release, report: Report) -> Migrati
         raise LettaOpsError(
             "not-here",
             "its database is not one that letta-ops provisioned together with the server",
-            "rehearse it, make a backup, and bring the release up with `letta-ops up --migrate`",
+            "rehearse it, make a backup, and bring the release up where the server was provisioned",
         )
     return ready
 

@@ -96,9 +96,23 @@ def test_agent_files_come_out_as_they_went_in(
     }
     assert sorted(map(str, folder.iterdir())) == sorted(each["file"] for each in taken)
     assert {each.stat().st_mode & 0o777 for each in folder.iterdir()} == {0o600}
-    with open_archive(InFile(path), Key()) as archive, pytest.raises(LettaOpsError) as caught:
-        take_agent_files(archive, wanted, folder, overwrite=False)
-    assert caught.value.code == "output-refused"
+    for place in (folder, path):  # it is there; it can't be a folder
+        with open_archive(InFile(path), Key()) as archive, pytest.raises(LettaOpsError) as caught:
+            take_agent_files(archive, wanted, place, overwrite=False)
+        assert caught.value.code == "output-refused"
+
+
+def test_the_agent_file_of_one_goes_to_a_file_of_that_name(tmp_path: Path) -> None:
+    target = tmp_path / "one.af"
+    with open_archive(InFile(with_agent_files(tmp_path / "a.agents")), Key()) as archive:
+        (taken,) = take_agent_files(archive, ["agent-2"], target, overwrite=False)
+    assert (taken["file"], target.read_bytes()) == (str(target), AF["agent-2"])
+
+
+def test_an_archive_without_agent_files_is_read_by_what_knows_none(tmp_path: Path) -> None:
+    document = HEADER.as_json()
+    assert (document["format"], "agent_files" in document) == (1, False)
+    assert replace(HEADER, agent_files=("agent-1",)).as_json()["format"] == 2
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,21 @@ def test_a_manifest_that_is_a_link_is_damage_and_not_the_lack_of_a_backup(tmp_pa
         catalog.find(made.id)
 
 
+def test_marks_and_verdicts_that_are_links_take_no_backup_away(tmp_path: Path) -> None:
+    store, made = FolderStore(tmp_path / "store"), manifest("a", NOON)
+    put(store, made)
+    (backup,) = read_catalog(store, DEPLOYMENT).backups
+    folder = tmp_path / "store" / DEPLOYMENT / made.id
+    (folder / KEEP).symlink_to("/root/nowhere")
+    (folder / "drills").mkdir()
+    (folder / "drills" / "one.json").symlink_to("one.json")
+    (folder / "through").symlink_to(folder / MANIFEST / "x")
+    (found,) = read_catalog(store, DEPLOYMENT).backups
+    assert found.manifest == backup.manifest
+    assert found.kept is not None  # somebody marked it
+    assert found.drills == ()
+
+
 def test_the_manifest_comes_back_as_it_was_stored(store: Store) -> None:
     made = manifest(label="before the migration", encryption="age-recipients")
     put(store, made)

@@ -125,6 +125,23 @@ def test_a_hint_is_for_the_stack_that_was_named(stack: str | None) -> None:
     assert invocation.in_full(hint) == hint.replace("`letta-ops up", f"`letta-ops {named}up")
 
 
+def test_a_hint_for_a_profile_keeps_its_path_as_it_is_and_no_up_takes_one() -> None:
+    invocation = Invocation("local", Path("a\\profile.toml"))
+    assert invocation.in_full(
+        "run `letta-ops check`, `letta-ops up --migrate` or `letta-ops update`"
+    ) == (
+        "run `letta-ops --profile 'a\\profile.toml' check`, `letta-ops up --migrate` or"
+        " `letta-ops --profile 'a\\profile.toml' update`"
+    )
+
+
+def test_a_profile_that_is_not_there_is_no_reason_to_provision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--profile", str(tmp_path / "none.toml"), "status"]) == 1
+    assert "up" not in capsys.readouterr().err.partition("next:")[2].split()
+
+
 @pytest.mark.parametrize("url", ["http://h:1/v1", "http://h:1/v1/"])
 def test_a_url_of_the_api_is_told_to_be_one_of_the_server(
     url: str, profile: Path, capsys: pytest.CaptureFixture[str]

@@ -52,7 +52,7 @@ def archive_agents(
     from backups.archives.place import ENDING, InFile, InStore, Place
     from backups.archives.write import archive
     from backups.catalog import deployment_id
-    from ops_cli.agents.exporting import agent_files, check_output, plain_name
+    from ops_cli.agents.exporting import agent_files, check_output, ensure_answers, plain_name
 
     invocation = current(context)
     if every == bool(agents):
@@ -73,7 +73,10 @@ def archive_agents(
         audited(invocation, "agent archive", str(place)) as operation,
     ):
         operation.deployment = deployment
-        files = partial(agent_files, deployment) if with_files else None
+        files = None
+        if with_files:
+            ensure_answers(deployment)  # before anything is written
+            files = partial(agent_files, deployment)
         made = archive(deployment, None if every else agents, place, report, files)
         operation.detail = {"agents": [agent["id"] for agent in made.header.agents]}
     for what, count in made.header.left_out.items():
@@ -239,7 +242,8 @@ def delete_agents(
         wanted = find_agents(link, model, agents)
         found = list(with_members(link, model, wanted, helpers=True))
     if dry_run:
-        present(invocation, {"dry_run": True, "agents": found}, _render_deleted)
+        answer: dict[str, Any] = {"dry_run": True, "agents": found}
+        present(invocation, answer, partial(_render_deleted, invocation))
         return
     if not yes:
         confirm(
@@ -258,7 +262,7 @@ def delete_agents(
     for word in notes:
         note(f"note: {word}")
     answer = {"dry_run": False, "agents": found, "archive": str(path), "rows": rows, "notes": notes}
-    present(invocation, answer, _render_deleted)
+    present(invocation, answer, partial(_render_deleted, invocation))
 
 
 def _set_aside(
@@ -326,9 +330,10 @@ def _render_restored(answer: dict[str, Any]) -> Iterator[Part]:
         yield f"  what was replaced is in {answer['set_aside']}"
 
 
-def _render_deleted(answer: dict[str, Any]) -> Iterator[Part]:
+def _render_deleted(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     verb = "would delete" if answer["dry_run"] else "deleted"
     for identifier in answer["agents"]:
         yield f"{verb} {identifier}"
     if not answer["dry_run"]:
-        yield f"  `letta-ops agent restore {answer['archive']}` brings back what was deleted"
+        command = invocation.command(f"agent restore {answer['archive']}")
+        yield f"  `{command}` brings back what was deleted"
