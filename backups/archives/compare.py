@@ -85,10 +85,8 @@ def compare(deployment: Deployment, left: Side, right: Side) -> Comparison:
         second = stage_right(link, model)
         migrated = first.migrated or second.migrated
         if migrated:  # what is everybody's is of each server's own release
-            common = [
-                table for table in tables if model.roles[table] is Role.SHARED or table in COMMON
-            ]
-            tables = tuple(table for table in tables if table not in common)
+            own = (table for table in tables if model.roles[table] is not Role.SHARED)
+            tables = tuple(table for table in own if table not in COMMON)
         mapped = _map_right(second)
         found = list(_other_memory(first, second))
         rows, count = {}, len(found)
