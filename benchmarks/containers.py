@@ -92,8 +92,7 @@ def _replicas(machine: Machine) -> Iterator[Figure]:
     stack = machine.stack("bench")
     rates = []
     for count in (1, 2):
-        stack.run("--json", "up", "--no-smoke", "--config", f"server.replicas={count}",
-                  "--config", "redis=true")  # fmt: skip
+        stack.run("--json", "up", "--no-smoke", "--config", f"server.replicas={count}")
         rates.append(_rate(stack.deployment))
     yield Figure(
         f"two servers against one, messages a second of {CLIENTS} clients",

@@ -29,6 +29,7 @@ from healthchecks.probes.identity import compare_server_and_database
 from healthchecks.probes.model import ask_providers
 from healthchecks.probes.registry import look_at_links
 from healthchecks.probes.release import compare_client, look_for_weaknesses, read_release
+from healthchecks.probes.streams import come_back
 
 DATABASE = (Need.DATABASE,)
 SERVICES = (Need.SERVICES,)
@@ -44,6 +45,7 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("memory", inspect_memory, container_rules.memory_suffices, CONTAINERS),
     Check("api", ask_api, rules.api_answers),
     Check("authentication", try_as_stranger, rules.authentication_on),
+    Check("streams", come_back, rules.streams_offered),
     Check("database", reach, rules.database_reachable, DATABASE),
     Check("identity", compare_server_and_database, rules.database_is_the_servers, DATABASE),
     Check("extension", look_for_extension, rules.extension_installed, DATABASE),

@@ -44,10 +44,10 @@ def prove(
     if with_models:
         steps = run(deployment, on_step=on_step).steps
         bad = [step for step in steps if not step.passed]
-        failed += [f"{step.name}: {step.detail}" for step in bad if not step.for_model]
+        failed += [f"{step.name}: {step.detail}" for step in bad if not step.for_others]
         for step in bad:
-            if step.for_model:
-                report(f"not decisive, the models' part: {step.name}: {step.detail}")
+            if step.for_others:
+                report(f"not decisive: {step.name}: {step.detail}")
     if failed:
         raise LettaOpsError(
             "smoke-failed",

@@ -10,10 +10,12 @@ from healthchecks.probes.database import Kept, Reached, Revision, Slots
 from healthchecks.probes.encryption import Encryption
 from healthchecks.probes.identity import Identity
 from healthchecks.probes.release import Client, RunningRelease, Weaknesses
+from healthchecks.probes.streams import Streams
 from infra.stack.releases import RELEASES, release_number
 from infra.targets.facts import DiskSpace, Listeners, Services
 
 REFUSED = (401, 403)  # 403: what some proxies in front answer instead
+NO_SUCH_STREAM, NO_REDIS = (400,), 503  # of a server that has its Redis, and of one that hasn't
 TELLS_NOTHING = (404, 405)  # no Letta server, or a proxy that hides the path
 
 
@@ -55,6 +57,32 @@ def authentication_on(seen: Strangers, _: Thresholds) -> Verdict:
         "the API is open: anyone who reaches it can read everything and run code",
         answers,
         "set LETTA_SERVER_SECURE=true (or start with --secure): a password alone does nothing",
+    )
+
+
+def streams_offered(seen: Streams, _: Thresholds) -> Verdict:
+    """Without streams in the background some clients can send no message; a stack of ours has them."""
+    if seen.status in NO_SUCH_STREAM:
+        return Verdict(State.OK, "the server offers streams in the background")
+    if seen.status != NO_REDIS:
+        return Verdict(
+            State.OK,
+            f"this release doesn't tell whether it offers streams in the background ({seen.status})",
+            hint="`letta-ops smoke` tries it",
+        )
+    if not seen.is_ours:
+        return Verdict(
+            State.WARNING,
+            "streams in the background are refused: the server has no Redis",
+            "Letta Code sends no message without",
+            "give it one with LETTA_REDIS_HOST, and start it anew",
+        )
+    return Verdict(
+        State.CRITICAL,
+        "streams in the background are refused: the server found no Redis when it started",
+        "Letta Code sends no message without",
+        "see that `redis` runs (`letta-ops status`); then start the server anew:"
+        " `letta-ops up --config server.environment.RESTARTED=$(date +%s)`",
     )
 
 

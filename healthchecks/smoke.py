@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 class Step:
     """One step's outcome; `detail` says what was seen, or why it failed or wasn't run.
 
-    `for_model`: it failed at what the language or embedding model has to do, not the server.
+    `for_others`: it failed at what a model or a Redis has to do, not the server with its data.
     """
 
     name: str
     passed: bool
     seconds: float
     detail: str
-    for_model: bool = False
+    for_others: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -59,18 +59,19 @@ class Smoke:
 
 class Plan(NamedTuple):
     """A step to take: its name, the seconds that each request may take, what it builds on, and whether
-    it succeeds only when the language model does its part."""
+    it succeeds only when others, as the language model, do their part."""
 
     name: str
     limit: float
     after: tuple[str, ...]
     act: Callable[[Letta, SmokeRun], str]
-    for_model: bool = False
+    for_others: bool = False
 
 
 PLAN = (
     Plan("create", 60.0, (), smoke_steps.create),
     Plan("message", 60.0, ("create",), smoke_steps.message, True),
+    Plan("stream", 60.0, ("create", "message"), smoke_steps.stream, True),
     Plan("memory", 60.0, ("create", "message"), smoke_steps.edit_memory, True),
     Plan("archival", 60.0, ("create",), smoke_steps.use_archival_memory),
     Plan("export", 30.0, ("create",), smoke_steps.export),
@@ -124,8 +125,8 @@ def _take(plan: Plan, smoke_run: SmokeRun, failed: Mapping[str, Step]) -> Step:
     missing = [failed[name] for name in plan.after if name in failed]
     if missing:
         why = f"not run: {missing[0].name} failed"
-        return Step(plan.name, False, 0.0, why, missing[0].for_model)
-    return _timed(plan.name, plan.limit, smoke_run, plan.act, plan.for_model)
+        return Step(plan.name, False, 0.0, why, missing[0].for_others)
+    return _timed(plan.name, plan.limit, smoke_run, plan.act, plan.for_others)
 
 
 def _delete(smoke_run: SmokeRun) -> Step:
@@ -139,7 +140,7 @@ def _timed(
     limit: float,
     smoke_run: SmokeRun,
     act: Callable[[Letta, SmokeRun], str],
-    for_model: bool = False,
+    for_others: bool = False,
 ) -> Step:
     started = time.monotonic()
     try:
@@ -147,8 +148,8 @@ def _timed(
             detail, passed = act(client, smoke_run), True
     except LettaOpsError as error:
         detail, passed = error.message, False
-        for_model = for_model or error.code == smoke_steps.MODEL_FAILED
+        for_others = for_others or error.code == smoke_steps.MODEL_FAILED
     except Exception as error:  # noqa: BLE001  # an answer of a shape that no release gave yet
         detail, passed = f"{type(error).__name__}: {error}", False
     detail = redact(detail, smoke_run.deployment.secrets)
-    return Step(name, passed, time.monotonic() - started, detail, for_model and not passed)
+    return Step(name, passed, time.monotonic() - started, detail, for_others and not passed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from healthchecks import smoke_cleanup
 from healthchecks.facts import running_version
 from infra.errors import LettaOpsError
+from infra.servers import is_ours
 from infra.stack.deployment import Deployment
 from infra.stack.releases import release_number
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 MODEL_FAILED = "model-failed"  # the error of a step at which a model is to blame, not the server
 LABEL = smoke_cleanup.LABEL
+NO_STREAMS = 503
+NO_REDIS = (
+    "streams in the background are refused (503): the server found no Redis when it started, and Letta"
+    " Code can't work with it"
+)
 # Letta's own hosted models: listed by every server, whether or not anyone may use them.
 HOSTED = "letta/"
 # The tools that edit a block, the most usual first, and what they call the text: an agent has one of
@@ -125,6 +131,33 @@ def message(client: Letta, run: SmokeRun) -> str:
     if not answer:
         raise _failure("the agent ended its turn without an answer")
     return f"answered: {_short(answer)}"
+
+
+def stream(client: Letta, run: SmokeRun) -> str:
+    """Let a turn run in the background, hang up at its first words, come back and hear it to its end.
+
+    A server offers that only where it found a Redis; some clients send no message without.
+    """
+    import letta_client
+
+    said: Any = [{"role": "user", "content": "Hello again! Please answer in one short sentence."}]
+    try:
+        with client.agents.messages.stream(run.agent.id, messages=said, background=True) as heard:
+            named = (getattr(part, "run_id", None) for part in heard)
+            run_id = next((found for found in named if found), None)
+    except letta_client.InternalServerError as error:
+        if error.status_code != NO_STREAMS:
+            raise
+        if not is_ours(run.deployment):
+            return "the server offers no streams in the background: it has no Redis"
+        raise _failure(NO_REDIS) from None
+    if run_id is None:
+        raise _failure("nothing that was streamed names its run")
+    parts = list(client.runs.messages.stream(run_id, starting_after=0))
+    reason = next((part.stop_reason for part in parts if part.message_type == "stop_reason"), None)
+    if reason is None or reason in FAILED_TURNS:
+        raise _failure(f"a turn in the background ended with {reason or 'nothing'}")
+    return f"hung up and came back to a turn in the background: {len(parts)} parts"
 
 
 def edit_memory(client: Letta, run: SmokeRun) -> str:

@@ -18,7 +18,7 @@ def prepare_folders(folder: StackFolder) -> None:
     server, postgres = service_account(folder, "server"), service_account(folder, "postgres")
     prepare_own_folders(folder)
     _ours(folder.data)
-    give(server, folder.home, folder.sandbox)
+    give(server, folder.home, folder.sandbox, folder.redis_socket.parent)
     give(postgres, folder.sockets)
     let_through(server, folder.root)
 

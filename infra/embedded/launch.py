@@ -19,8 +19,10 @@ import gc
 import importlib
 import json
 import os
+import socket
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
@@ -32,6 +34,7 @@ SESSIONS = "--sessions="
 NO_SUCH_DATABASE = "3D000"  # PostgreSQL's documentation, "Appendix A"
 TOKENS = ("llama_index", "core", "_static", "tiktoken_cache")
 FASTAPI = ("0.116.1",)  # those whose inside is known here
+REDIS_SECONDS = 30.0  # there is none before Letta's own start, either
 NO_SCHEMA: dict[str, Any] = {"paths": {}, "info": {}, "components": {"schemas": {}}}
 
 
@@ -149,6 +152,42 @@ def direct_sessions(parameters: Mapping[str, str]) -> None:
         return None  # as it would be without us
 
 
+def redis_by_socket(path: str) -> None:
+    """Let Letta's client of Redis, which knows hosts and ports, speak over the Unix socket `path`.
+
+    What is in that Redis was of runs that ended with the server before this one: the locks of their
+    conversations would refuse messages for minutes, and a client that sends a message again would be
+    told of a run that is no more. So it goes.
+    """
+    deadline = time.monotonic() + REDIS_SECONDS
+    while not flushed(path):
+        if time.monotonic() > deadline:
+            print(f"no Redis answers at {path}: streams in the background are not offered")
+            return
+        time.sleep(0.1)
+    redis: Any = importlib.import_module("redis.asyncio")
+    made = redis.ConnectionPool.__init__
+
+    def make(self: Any, **options: Any) -> None:
+        if options.get("host") == path:
+            del options["host"]
+            options.pop("port", None)
+            options |= {"connection_class": redis.UnixDomainSocketConnection, "path": path}
+        made(self, **options)
+
+    redis.ConnectionPool.__init__ = make
+
+
+def flushed(path: str) -> bool:
+    """Whether the Redis at the socket `path` has forgotten everything."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.settimeout(REDIS_SECONDS)
+        link.connect(path)
+        link.sendall(b"FLUSHALL\r\n")
+        return link.recv(16).startswith(b"+OK")
+    return False
+
+
 def tokens_offline() -> None:
     """Let `tiktoken` find what it would download in the midst of a request: another package of every
     release brings it along."""
@@ -177,6 +216,8 @@ def main() -> None:
         if first := settings["import_first"]:
             with schemas_on_demand(first):
                 importlib.import_module(first)
+        if (redis := os.environ.get("LETTA_REDIS_HOST", "")).startswith("/"):
+            redis_by_socket(redis)
         for name in settings["secret_names"]:
             os.environ.pop(name, None)
         entry = getattr(importlib.import_module(module), function)

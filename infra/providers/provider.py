@@ -32,6 +32,7 @@ MODULES = {
     "SecretFile": "infra.targets.docker.providers.secret_file",
     "SmolLM2": "infra.targets.local.providers.runtime",
     "SupervisedService": "infra.targets.providers.service",
+    "Valkey": "infra.targets.local.providers.runtime",
 }
 
 

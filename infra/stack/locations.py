@@ -139,6 +139,15 @@ class StackFolder:
         return self.root / "run"
 
     @property
+    def redis_socket(self) -> Path:
+        """In a folder of the server's account, the only one that may speak to its Redis."""
+        return self.data / "redis" / "redis.sock"
+
+    @property
+    def redis_settings(self) -> Path:
+        return self.services / "redis.conf"
+
+    @property
     def backups(self) -> Path:
         """Where backups are kept by default, of all stacks: it outlives `destroy --delete-data`."""
         return backups_folder(self.state)

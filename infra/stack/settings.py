@@ -236,6 +236,9 @@ def parse(
     return settings
 
 
+GONE = {"redis": "every stack has one now; take the key out"}
+
+
 def _unknown(
     values: Mapping[str, Any], kinds: Mapping[str, type[Settings]], target: str
 ) -> Iterator[str]:
@@ -247,7 +250,7 @@ def _unknown(
         if is_known(name, owners):
             yield f"{name}: is for the target {owners[name]} only"
         else:
-            yield unknown_key(name, owners)
+            yield f"{name}: {GONE[name]}" if name in GONE else unknown_key(name, owners)
 
 
 def _as_given(values: Mapping[str, Any], encrypted: frozenset[str]) -> dict[str, str | Sensitive]:

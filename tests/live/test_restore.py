@@ -145,7 +145,7 @@ def test_a_restore_that_was_a_mistake_is_undone(
     answer = place.run("--json", *again, "--yes")
     assert answer.code == 0, answer.err
     assert answer.json["proven"]
-    assert "not decisive, the models' part: message" in answer.err
+    assert "not decisive: message" in answer.err
     host(place.deployment).start(SERVICE_MODEL)
     rows = {"agents": 2, "messages": before["public.messages"].rows}
     drops = place.json(*again, "--dry-run")["drops"]

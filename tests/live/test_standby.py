@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from infra.api import api
-from infra.stack.deployment import SERVICE_STANDBY
+from infra.stack.deployment import SERVICE_REDIS, SERVICE_STANDBY
 from infra.targets.docker.engine.client import engine
+from infra.targets.docker.engine.execution import execute
 from tests.live.clients import talking
 from tests.live.docker_stack import DockerStack
 from tests.live.faults import (
@@ -44,6 +45,7 @@ def docker(place: Kept) -> DockerStack:
 @pytest.mark.parametrize("scope", ["database", pytest.param("letta", marks=pytest.mark.long)])
 def test_clients_hardly_notice_a_restore(place: Kept, scope: str) -> None:
     environment = {"LETTA_OPS_BACKUP_SCOPE": scope}
+    assert ask_redis(place, "SET", "of-the-data-before", "x") == "OK"
     with talking(place.stack) as clients:
         place.json("backup", "create", environment=environment)
         with api(place.deployment) as client:
@@ -54,11 +56,17 @@ def test_clients_hardly_notice_a_restore(place: Kept, scope: str) -> None:
     with api(place.deployment) as client:
         assert newer.id not in [agent.id for agent in client.agents.list()]
     assert docker(place).containers(SERVICE_STANDBY) == []
+    assert ask_redis(place, "EXISTS", "of-the-data-before") == "0"
     # Who worked in the database while it got its name has lost that session.
     assert len(clients.failures) <= 1, clients.failures
     # A part of what the whole took; how long, `benchmarks/down_time.py` says.
     planned = place.json(*RESTORE, "--dry-run", environment=environment)
     assert 0 < planned["expected_down_seconds"] < done.json["seconds"]
+
+
+def ask_redis(place: Kept, *words: str) -> str:
+    name = docker(place).container(SERVICE_REDIS)["Name"].removeprefix("/")
+    return execute(name, ["valkey-cli", *words]).output.strip()
 
 
 def test_a_restore_that_is_killed_while_the_other_server_serves_is_undone(

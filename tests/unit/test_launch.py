@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from infra.embedded import launch
+from infra.embedded.valkey import configure, install_valkey
+from infra.stack.locations import StackFolder
 from infra.stack.server_environment import launch_document
 
 MODULES = {
@@ -196,3 +200,69 @@ def test_sessions_work_where_they_are_told_until_that_has_its_lasting_name(
     document.write_text(launch_document({}, [], ""))
     found = launched(tmp_path, f"--sessions={json.dumps(sessions)}", document, "app:main")
     assert found.splitlines()[: len(printed)] == printed
+
+
+CLIENT = """\
+class UnixDomainSocketConnection:
+    pass
+class ConnectionPool:
+    def __init__(self, connection_class=None, **options):
+        self.made = connection_class, options
+"""
+ASKING = """\
+import redis.asyncio as redis
+def main():
+    print(redis.ConnectionPool(host=HOST, port=6379, db=0).made)
+    print(redis.ConnectionPool(host='other', port=1).made)
+"""
+
+
+def test_redis_is_spoken_to_over_its_socket_and_begins_anew(tmp_path: Path) -> None:
+    """With the real server, and of the client what is asked of it."""
+    folder = StackFolder(tmp_path / "state", "one")
+    folder.services.mkdir(parents=True)
+    folder.redis_socket.parent.mkdir(parents=True)
+    socket_path = str(folder.redis_socket)
+    configure(folder)
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis" / "__init__.py").touch()
+    (tmp_path / "redis" / "asyncio.py").write_text(CLIENT)
+    (tmp_path / "served.py").write_text(f"HOST = {socket_path!r}\n{ASKING}")
+    document = tmp_path / "document.json"
+    document.write_text(launch_document({"LETTA_REDIS_HOST": socket_path}, [], None))
+    program = install_valkey(tmp_path / "cache")
+    with subprocess.Popen([program, folder.redis_settings], stdout=subprocess.DEVNULL) as server:
+        try:
+            until_there(folder.redis_socket)
+            assert folder.redis_socket.stat().st_mode & 0o077 == 0, "nobody else gets in"
+            assert asked(folder, "SET old lock") == "+OK"
+            lines = launched(tmp_path, document, "served:main").splitlines()
+            assert asked(folder, "DBSIZE") == ":0"
+        finally:
+            server.terminate()
+    assert lines == [
+        f"(<class 'redis.asyncio.UnixDomainSocketConnection'>, {{'db': 0, 'path': {socket_path!r}}})",
+        "(None, {'host': 'other', 'port': 1})",
+    ]
+
+
+def test_a_server_starts_where_no_redis_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "REDIS_SECONDS", 0.2)
+    launch.redis_by_socket(str(tmp_path / "none"))
+    assert "streams in the background are not offered" in capsys.readouterr().out
+
+
+def until_there(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.02)
+
+
+def asked(folder: StackFolder, command: str) -> str:
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(str(folder.redis_socket))
+        link.sendall(f"{command}\r\n".encode())
+        return link.recv(100).decode().strip()

@@ -59,8 +59,8 @@ def test_a_broken_target_of_another_package_is_broken_for_its_own_stacks_only(br
 
 
 def test_a_key_of_another_target_is_told_to_be_that() -> None:
-    with pytest.raises(ConfigurationError, match="redis: is for the target docker only"):
-        settings("local", {"redis": "true"})
+    with pytest.raises(ConfigurationError, match=r"tls\.mode: is for the target docker only"):
+        settings("local", {"tls.mode": "off"})
 
 
 def test_a_stack_that_is_not_here_is_not_ours_to_operate(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def steps(monkeypatch: pytest.MonkeyPatch, *made: Step) -> None:
 def test_what_a_model_does_not_do_is_told_and_decides_nothing(
     monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    steps(monkeypatch, Step("memory", False, 1.0, "left its block alone", for_model=True))
+    steps(monkeypatch, Step("memory", False, 1.0, "left its block alone", for_others=True))
     prove(DEPLOYMENT, said.append)
-    assert said == ["not decisive, the models' part: memory: left its block alone"]
+    assert said == ["not decisive: memory: left its block alone"]
 
 
 def test_what_the_server_does_not_do_decides(
@@ -85,7 +85,7 @@ def test_a_step_that_fails_at_a_model_says_so_and_so_do_those_that_build_on_it(
     monkeypatch.setattr(smoke_cleanup, "sweep", lambda *_: 0)
     made = smoke.run(DEPLOYMENT).steps
     assert made[0].detail.startswith("the server lists no language model")
-    assert all(step.for_model and not step.passed for step in made)
+    assert all(step.for_others and not step.passed for step in made)
 
 
 @pytest.mark.parametrize("has_embedding", [True, False])

@@ -16,6 +16,7 @@ from healthchecks.probes.database import Reached, Revision
 from healthchecks.probes.encryption import Encryption
 from healthchecks.probes.identity import Identity
 from healthchecks.probes.release import RunningRelease
+from healthchecks.probes.streams import Streams
 from infra.database.facts import DatabaseFacts, Pgvector, Tables
 from infra.errors import LettaOpsError
 from infra.targets.facts import DiskSpace, Listener, Listeners, Service, Services
@@ -58,6 +59,22 @@ def test_every_request_of_a_stranger_must_be_refused(
 ) -> None:
     attempts = tuple(Attempt("GET", "/v1/agents/", "no", status) for status in statuses)
     assert rules.authentication_on(Strangers(attempts), LIMITS).state is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "is_ours", "expected"),
+    [
+        (400, True, State.OK),
+        (400, False, State.OK),
+        (503, True, State.CRITICAL),
+        (503, False, State.WARNING),
+        (404, True, State.OK),
+    ],
+)
+def test_a_stack_of_ours_offers_streams(status: int, is_ours: bool, expected: State) -> None:
+    verdict = rules.streams_offered(Streams(status, is_ours), LIMITS)
+    assert verdict.state is expected
+    assert ("doesn't tell" in verdict.summary) is (status == 404)
 
 
 def test_an_open_server_is_named_with_the_requests_that_it_let_in() -> None:

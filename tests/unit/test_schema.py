@@ -63,10 +63,10 @@ GOOD: list[dict[str, Any]] = [
     {"server.environment.ANY": "x"},
     {"backup.escrow": False, "store.timeout": 5},
     {"providers.openai.api_key": {"secure": "v1:abc"}},
-    {"redis": True},
     {"server.environment": {"ANY": "x"}, "providers.openai": {"base_url": "http://h"}},
 ]
 BAD: list[dict[str, Any]] = [
+    {"redis": True},
     {"server.prot": 1},
     {"server.port": 0},
     {"tls.mode": "some"},

@@ -174,11 +174,12 @@ def test_beyond_loopback_is_allowed_with_tls() -> None:
     assert settings.server_url == "https://localhost:8283"
 
 
-def test_redis_comes_with_the_second_server() -> None:
-    one, two = (
-        docker_settings(parse("docker", {"server.replicas": count})) for count in ("1", "2")
-    )
-    assert (one.has_redis, two.has_redis) == (False, True)
+@pytest.mark.parametrize("target", ["local", "docker"])
+def test_a_key_that_is_no_more_is_told_so(target: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match="redis: every stack has one now; take the key out"
+    ):
+        parse(target, {"redis": "true"})
 
 
 def test_keys_of_the_docker_target_are_refused_elsewhere() -> None:

@@ -10,7 +10,7 @@ from healthchecks import smoke, smoke_steps
 from healthchecks.smoke import Smoke, Step, run
 from infra.stack.deployment import Deployment, Server
 
-NAMES = ["create", "message", "memory", "archival", "export", "delete"]
+NAMES = ["create", "message", "stream", "memory", "archival", "export", "delete"]
 NOWHERE = Deployment("prod", "external", Server("http://127.0.0.1:9"))
 
 

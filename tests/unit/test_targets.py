@@ -81,7 +81,7 @@ def test_a_local_stack_is_made_of_these_resources(build: Any) -> None:
     assert set(build({})) == {
         "server-password", "encryption-key", "database-owner-password",
         "database-reader-password", "deployment-id", "release", "cluster", "postgres", "database",
-        "migration", "endpoints", "model", "letta", "profile",
+        "migration", "endpoints", "model", "valkey", "redis", "letta", "profile",
     }  # fmt: skip
 
 
@@ -256,8 +256,8 @@ def test_a_server_is_named_after_its_configuration(docker_build: Any) -> None:
 
 
 def test_more_servers_leave_the_first_as_it_is(docker_build: Any) -> None:
-    one = servers(docker_build({"redis": "true"}))
-    two = servers(docker_build({"redis": "true", "server.replicas": "2"}))
+    one = servers(docker_build({}))
+    two = servers(docker_build({"server.replicas": "2"}))
     assert set(one) < set(two)
 
 

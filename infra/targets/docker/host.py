@@ -17,8 +17,10 @@ from infra.process import Finished, Report
 from infra.stack.deployment import (
     SERVICE_POSTGRES,
     SERVICE_PROXY,
+    SERVICE_REDIS,
     SERVICE_SCHEDULER,
     SERVICE_SERVER,
+    SERVICE_STANDBY,
     Deployment,
     Role,
 )
@@ -33,11 +35,13 @@ from infra.targets.docker.migrations import ContainerMigrations, image_of
 from infra.targets.docker.names import PYTHON, Names
 from infra.targets.docker.postgres import administrator_access, inside, owner_inside
 from infra.targets.docker.programs import ContainerPrograms
+from infra.targets.docker.redis import forget
 from infra.targets.docker.standby import ContainerStandby
 from infra.targets.facts import Containers, DiskSpace, Fact, Listeners, Running, Services
 
 if TYPE_CHECKING:
     import psycopg
+    from docker import DockerClient
 
 STOP_SECONDS = 60
 
@@ -66,8 +70,18 @@ class DockerHost:
 
     def start(self, service: str) -> None:
         with engine(STOP_SECONDS) as client:
-            for each in own_containers(client, self.names.prefix, service):
+            found = own_containers(client, self.names.prefix, service)
+            if service == SERVICE_SERVER and not self._serves(client):
+                forget(client, self.names)  # they were stopped to be given other data
+            for each in found:
                 each.start()
+
+    def _serves(self, client: DockerClient) -> bool:
+        return any(
+            each.status == "running"
+            for service in (SERVICE_SERVER, SERVICE_STANDBY)
+            for each in own_containers(client, self.names.prefix, service)
+        )
 
     def standby(self) -> ContainerStandby:
         return ContainerStandby(self.names, self.deployment.secrets)
@@ -149,7 +163,7 @@ class DockerHost:
 
     def containers(self, *, memory: bool) -> Containers:
         own = [SERVICE_POSTGRES] if self.postgres else []
-        wanted = [*own, SERVICE_SERVER, SERVICE_PROXY]
+        wanted = [*own, SERVICE_SERVER, SERVICE_REDIS, SERVICE_PROXY]
         tls = self.deployment.server.url.startswith("https://")
         return inspect(self.names, wanted, tls=tls, memory=memory)
 

@@ -47,7 +47,11 @@ def declare(folder: StackFolder, settings: DockerSettings) -> None:
         first.append(preflight(context, looked=image_is_there(settings)))
     secrets = Secrets(folder, known, pulumi.ResourceOptions(depends_on=first))
     base = Base(context, _images(chosen), pulumi.ResourceOptions(depends_on=[secrets]))
-    more: dict[str, str | Sensitive] = {**settings.environment}
+    more: dict[str, str | Sensitive] = {
+        "LETTA_REDIS_HOST": context.names.container(SERVICE_REDIS),
+        "LETTA_REDIS_PORT": str(REDIS_PORT),
+        **settings.environment,
+    }
     after: list[pulumi.Resource] = []
     database: ContainerPostgres | ExternalPostgres
     if chosen.external is None:
@@ -63,10 +67,8 @@ def declare(folder: StackFolder, settings: DockerSettings) -> None:
         after.append(fake_model(context, base))
         model = FAKE_MODEL
         more |= {"OPENAI_API_KEY": "not-needed", "OPENAI_BASE_URL": chosen.model_url}
-    if chosen.has_redis:
-        after.append(redis(context, base))
-        more["LETTA_REDIS_HOST"] = context.names.container(SERVICE_REDIS)
-        more["LETTA_REDIS_PORT"] = str(REDIS_PORT)
+    # Letta asks for its Redis once: when none answers then, there is none for as long as it runs.
+    after.append(redis(context, base))
     more["LETTA_PG_POOL_SIZE"] = str(chosen.database.pool_size)
     servers = Servers(context, base, database.uri, more, after)
     proxy = Proxy(context, base, servers.ready)
@@ -100,7 +102,7 @@ def declare(folder: StackFolder, settings: DockerSettings) -> None:
 
 def _images(chosen: DockerSettings) -> list[str]:
     own = ["postgres"] if chosen.external is None else []
-    return ["letta", *own, "proxy", *(["redis"] if chosen.has_redis else [])]
+    return ["letta", *own, "proxy", "redis"]
 
 
 def _tls(chosen: DockerSettings) -> dict[str, Any]:

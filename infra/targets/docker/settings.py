@@ -121,9 +121,6 @@ class DockerSettings(Settings):
 
     containers: ContainerSection = setting(ContainerSection(), "its containers")
     server: DockerServerSection = setting(DockerServerSection(), "the Letta server")
-    redis: Annotated[Literal["auto", "true", "false"], OneOf()] = setting(
-        "auto", "whether there is one; auto: with several servers"
-    )
     database: DockerDatabaseSection = setting(DockerDatabaseSection(), "its Postgres")
     tls: TlsSection = setting(TlsSection(), "the proxy's certificate")
     proxy: ProxySection = setting(ProxySection(), "what stands before the servers")
@@ -142,10 +139,6 @@ class DockerSettings(Settings):
     @property
     def names(self) -> Names:
         return Names(self.containers.prefix or f"letta-{self.stack}")
-
-    @property
-    def has_redis(self) -> bool:
-        return self.redis == "true" or (self.redis == "auto" and self.server.replicas > 1)
 
     @property
     def external(self) -> ExternalDatabase | None:

@@ -24,6 +24,7 @@ from infra.targets.docker.health import running_server
 from infra.targets.docker.names import LABEL_SERVICE, LAUNCH, Names
 from infra.targets.docker.proof import ask
 from infra.targets.docker.proxy import send_to
+from infra.targets.docker.redis import forget
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -65,6 +66,8 @@ class ContainerStandby:
             raise
 
     def serve(self) -> None:
+        with engine() as client:
+            forget(client, self.names)
         send_to(self.names, self._name)
 
     def hold(self) -> None:

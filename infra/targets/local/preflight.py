@@ -50,6 +50,7 @@ def ensure_space(folder: StackFolder) -> None:
 def ensure_short_paths(folder: StackFolder, settings: LocalSettings) -> None:
     longest = [
         folder.sockets / f".s.PGSQL.{settings.database.port}",
+        folder.redis_socket,
         Path(f"{folder.supervisor_socket}.4194304"),  # supervisord binds it with its pid behind
     ]
     for socket in longest:

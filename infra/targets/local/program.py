@@ -15,6 +15,7 @@ from infra.targets.components.secrets import Secrets
 from infra.targets.local.components.letta import server
 from infra.targets.local.components.model import ModelService
 from infra.targets.local.components.postgres import Postgres
+from infra.targets.local.components.redis import redis
 from infra.targets.local.preflight import ensure_possible
 from infra.targets.local.providers.endpoints import ModelEndpoints
 from infra.targets.local.providers.runtime import LettaRelease
@@ -38,7 +39,8 @@ def declare(folder: StackFolder, settings: LocalSettings) -> None:
         },
         pulumi.ResourceOptions(depends_on=[postgres.ready]),
     )
-    after: list[pulumi.Resource] = [endpoints]
+    # Letta asks for its Redis once: when none answers then, there is none for as long as it runs.
+    after: list[pulumi.Resource] = [endpoints, redis(folder, secrets)]
     model, environment = Model(), dict[str, str]()
     if settings.model != "none":
         # Letta asks for the list of models when it starts, and never again: the model comes first.

@@ -221,11 +221,14 @@ def _is_coming(state: supervisor.ServiceState, health: Mapping[str, Any]) -> boo
 def _healthy(health: Mapping[str, Any], port: int) -> bool:
     """`{"kind": "tcp"}`: it accepts connections; `{"kind": "http", "path": ...}`: it answers 200.
 
-    `{"kind": "none"}`: it listens nowhere. With any, `uptime` seconds have to be behind it.
+    `{"kind": "redis", "path": ...}`: a Redis answers on this socket; `{"kind": "none"}`: it listens
+    nowhere. With any, `uptime` seconds have to be behind it.
     """
     try:
         if health["kind"] == "none":
             return True
+        if health["kind"] == "redis":
+            return _pong(health["path"])
         if health["kind"] == "tcp":
             with socket.create_connection((LOOPBACK, port), timeout=1):
                 return True
@@ -235,3 +238,11 @@ def _healthy(health: Mapping[str, Any], port: int) -> bool:
             return bool(answer.status == 200)
     except (OSError, http.client.HTTPException):  # URLError is an OSError
         return False
+
+
+def _pong(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.settimeout(1)
+        link.connect(path)
+        link.sendall(b"PING\r\n")
+        return link.recv(16).startswith(b"+PONG")

@@ -23,14 +23,10 @@ class Base(pulumi.ComponentResource):
         self.ready: list[pulumi.Resource] = [
             self._network(context, "inner", context.names.inner_network, internal=True),
             self._network(context, "outer", context.names.outer_network, internal=False),
-            *self._cache(context, "redis" in image_names),
+            self._network(context, "cache", context.names.cache_network, internal=True),
             *(self._volume(context, what) for what in VOLUMES if what != "database" or own),
         ]
         self.register_outputs({})
-
-    def _cache(self, context: StackContext, wanted: bool) -> list[docker.Network]:
-        name = context.names.cache_network
-        return [self._network(context, "cache", name, internal=True)] if wanted else []
 
     def _network(
         self, context: StackContext, name: str, real: str, *, internal: bool

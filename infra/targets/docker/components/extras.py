@@ -38,6 +38,7 @@ save ""
 appendonly no
 maxmemory 128mb
 maxmemory-policy volatile-lru
+hz 1
 dir /tmp
 """
 

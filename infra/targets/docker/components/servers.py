@@ -89,9 +89,8 @@ def _environment(
 
 def _networks(context: StackContext) -> list[str]:
     names, chosen = context.names, context.settings
-    cache = [names.cache_network] if chosen.has_redis else []
     database = [chosen.database.network] if chosen.database.network else []
-    return [names.inner_network, names.outer_network, *cache, *database]
+    return [names.inner_network, names.outer_network, names.cache_network, *database]
 
 
 def _shape(context: StackContext, base: Base, digest: str) -> Shape:

@@ -43,7 +43,12 @@ def server(
 ) -> Resource:
     """Return the server's service; it starts when everything in `after` is ready."""
     added = settings.environment
-    environment = {**_environment(folder, secrets, settings), **model_environment, **added}
+    environment = {
+        **_environment(folder, secrets, settings),
+        "LETTA_REDIS_HOST": str(folder.redis_socket),  # see `launch.py`
+        **model_environment,
+        **added,
+    }
     command = [
         release.interpreter,
         str(folder.script("launch.py")),

@@ -1,4 +1,4 @@
-"""The programs of a stack that are installed once and shared: the Letta release, SmolLM2."""
+"""The programs of a stack that are installed once and shared: the Letta release, Valkey, SmolLM2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from infra.accounts import let_through, service_account, service_python
+from infra.embedded.folders import prepare_folders
 from infra.embedded.release import install, installed
+from infra.embedded.valkey import configure, install_valkey
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
 from infra.stack.releases import RELEASES
 from infra.targets.providers.provider import Properties, Provider
@@ -44,6 +46,26 @@ class LettaRelease(Provider):
         release = RELEASES[outputs["release"]]
         where = installed(release, Path(outputs["cache"]), Path(outputs["python"]))
         return None if where.is_complete() else f"{where.folder} is gone"
+
+
+class Valkey(Provider):
+    """Outputs: `program` (a file), `digest` (of its settings)."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("program", "digest")
+
+    compared: ClassVar[tuple[str, ...]] = ("socket",)
+
+    def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
+        cache = cache_folder()
+        ensure_writable(cache)
+        prepare_folders(folder)
+        program = install_valkey(cache)
+        let_through(service_account(folder, "server"), program.parent)
+        return folder.stack, {"program": str(program), "digest": configure(folder)}
+
+    def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
+        wanted = (Path(outputs["program"]), folder.redis_settings)
+        return next((f"{path} is gone" for path in wanted if not path.exists()), None)
 
 
 class SmolLM2(Provider):
