@@ -113,7 +113,7 @@ def own_stack(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Stac
     made.up("--no-smoke")
     yield made
     if made.folder.root.exists():
-        made.run("destroy", "--delete-data", "--yes")
+        made.discard()
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 
+from infra.embedded import supervisor
 from infra.stack.deployment import SERVICE_POSTGRES
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.engine.execution import execute
@@ -98,6 +100,13 @@ class DockerStack(Stack):
                     pids = {int(row[0]) for row in rows} - {first}
                     found += [first, *sorted(pids)]
         return [psutil.Process(pid) for pid in found if psutil.pid_exists(pid)]
+
+    def discard(self) -> None:
+        for process in supervisor.processes(self.folder):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        remove_everything(f"{self.names.prefix}-")
+        shutil.rmtree(self.folder.root)
 
     def server_settings(self) -> dict[str, str]:
         name = str(self.container("letta")["Name"]).lstrip("/")

@@ -6,13 +6,13 @@ import json
 import pwd
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 import psutil
 
-from infra.accounts import Role, account_name
+from infra.accounts import Role, account_name, remove_accounts
 from tests.live.stack import Stack
 
 
@@ -58,6 +58,17 @@ class LocalStack(Stack):
             except psutil.Error:
                 continue
         return found
+
+    def discard(self) -> None:
+        from infra.embedded import supervisor
+
+        if (keeper := supervisor.process(self.folder)) is not None:
+            keeper.kill()  # first: it would start again what ends
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        remove_accounts(self.folder)
+        shutil.rmtree(self.folder.root)
 
     def server_settings(self) -> dict[str, str]:
         return dict(json.loads(self.folder.server_environment.read_text())["environment"])

@@ -110,11 +110,7 @@ class Machine:
         """End what tests left running in this state folder and on the engine, then remove it."""
         try:
             for profile in self.state.glob("*/profile.toml"):
-                stack = self.stack(profile.parent.name)
-                stack.run("destroy", "--delete-data", "--yes")
-                if self.target == "local":
-                    for process in stack.processes():
-                        process.kill()
+                self.stack(profile.parent.name).discard()
         finally:
             if self.target == "docker":
                 remove_everything(f"{self.mark}-")

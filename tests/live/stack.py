@@ -132,5 +132,9 @@ class Stack(ABC):
         """Delete database and home of a stack that is destroyed, as a lost disk or a prune does."""
 
     @abstractmethod
+    def discard(self) -> None:
+        """End it without ceremony, and remove what is left: no test looks at it any more."""
+
+    @abstractmethod
     def remains(self) -> list[str]:
         """What there is of the stack outside of its folder, in words."""

@@ -330,7 +330,7 @@ def test_the_engine_tells_what_a_container_may_and_what_it_uses(
     assert facts.confinement.no_new_privileges
     assert not facts.confinement.read_only
     assert facts.published == ()
-    assert seen.missing == ("letta", "proxy")
+    assert seen.missing == ("letta", "redis", "proxy")
     assert {each.service for each in seen.containers} == {SERVICE_POSTGRES}
 
 

@@ -17,6 +17,8 @@ from infra.targets.docker.names import (
     POSTGRES_USER,
     PROXY_PORT,
     PROXY_USER,
+    REDIS_PORT,
+    REDIS_USER,
     SERVER_PORT,
     SERVER_USER,
 )
@@ -25,32 +27,36 @@ from tests.live.machine import wait_until
 
 pytestmark = pytest.mark.target("docker", reason="it is about containers")
 
-SERVICES = ("letta", "postgres", "model", "proxy")
+SERVICES = ("letta", "postgres", "model", "proxy", "redis")
 USERS = {
     "letta": SERVER_USER,
     "postgres": POSTGRES_USER,
     "model": SERVER_USER,
     "proxy": PROXY_USER,
+    "redis": REDIS_USER,
 }
-MEMORY = {"letta": 2048, "postgres": 1024, "model": 256, "proxy": 256}  # MiB
-PROCESSES = {"letta": 1024, "postgres": 512, "model": 128, "proxy": 256}
+MEMORY = {"letta": 2048, "postgres": 1024, "model": 256, "proxy": 256, "redis": 256}  # MiB
+PROCESSES = {"letta": 1024, "postgres": 512, "model": 128, "proxy": 256, "redis": 64}
 PORTS = {
     "letta": SERVER_PORT,
     "postgres": POSTGRES_PORT,
     "model": MODEL_PORT,
     "proxy": PROXY_PORT,
+    "redis": REDIS_PORT,
 }
 NETWORKS = {
-    "letta": {"inner", "outer"},
+    "letta": {"inner", "outer", "cache"},
     "postgres": {"inner"},
     "model": {"inner"},
     "proxy": {"inner", "outer"},
+    "redis": {"cache"},
 }
 WRITABLE = {
     "letta": {"/home/letta", "/sandbox", "/tmp"},  # noqa: S108  # inside the container
     "postgres": {"/var/lib/postgresql/data", "/run/postgresql", "/tmp"},  # noqa: S108
     "model": {"/tmp"},  # noqa: S108
     "proxy": {"/data", "/run/proxy", "/tmp"},  # noqa: S108
+    "redis": {"/tmp"},  # noqa: S108
 }
 ENGINES = {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}  # written by the engine, root's
 BUILDING = ("gcc", "cc", "c++", "g++", "clang", "ld", "as", "make", "cargo", "rustc", "pip", "pip3",
@@ -63,9 +69,10 @@ PROGRAMS = {
     "postgres": ("postgres",),
     "model": ("python",),
     "proxy": ("nginx", "letta-ops-", "sleep"),
+    "redis": ("valkey-server",),
 }
 OF_THE_ENGINE = "runc"  # is there for a moment, before it becomes a health check
-HEALTH_CHECKS = (OF_THE_ENGINE, "letta-ops-", "pg_isready", "psql", "python")
+HEALTH_CHECKS = (OF_THE_ENGINE, "letta-ops-", "pg_isready", "psql", "python", "valkey-cli")
 NO_CAPABILITY = "0000000000000000"
 
 
@@ -156,7 +163,7 @@ def test_what_is_mounted_comes_from_its_own_volumes_only(
         if mount["Destination"] == "/secrets":
             assert mount["RW"] is False
     has_secrets = any(mount["Destination"] == "/secrets" for mount in inspected["Mounts"])
-    assert has_secrets is (service in ("letta", "proxy"))
+    assert has_secrets is (service in ("letta", "proxy", "redis"))
 
 
 def test_nobody_can_run_what_is_put_into_a_temporary_folder(host: Any) -> None:

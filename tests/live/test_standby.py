@@ -69,6 +69,7 @@ def ask_redis(place: Kept, *words: str) -> str:
     return execute(name, ["valkey-cli", *words]).output.strip()
 
 
+@pytest.mark.long
 def test_a_restore_that_is_killed_while_the_other_server_serves_is_undone(
     place: Kept, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ from tests.live.machine import Machine, wait_until
 from tests.live.test_external import ensure_no_secret_is_seen, settings, stack_on
 
 BASE = os.environ.get(BASE_VARIABLE) or "letta-ops-base:trixie"
+pytestmark = pytest.mark.long
 OF_ADMINISTRATOR = "of-the-service"
 ROLES = ("anon", "authenticated", "service_role", "supabase_auth_admin", "supabase_storage_admin")
 LAYOUT = """
