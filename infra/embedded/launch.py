@@ -19,10 +19,13 @@ import gc
 import importlib
 import json
 import os
+import shutil
 import socket
 import sys
 import sysconfig
+import tempfile
 import time
+import venv
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
@@ -34,6 +37,7 @@ SESSIONS = "--sessions="
 NO_SUCH_DATABASE = "3D000"  # PostgreSQL's documentation, "Appendix A"
 TOKENS = ("llama_index", "core", "_static", "tiktoken_cache")
 FASTAPI = ("0.116.1",)  # those whose inside is known here
+RELEASE_PACKAGES = "letta-release.pth"  # names the packages of the release
 REDIS_SECONDS = 30.0  # there is none before Letta's own start, either
 NO_SCHEMA: dict[str, Any] = {"paths": {}, "info": {}, "components": {"schemas": {}}}
 
@@ -196,6 +200,32 @@ def tokens_offline() -> None:
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(folder))
 
 
+def make_tools_environment() -> None:
+    """Make the virtual environment that tools of agents run in, where none of this Python is there.
+
+    Letta's own is made with the first call of a tool, by two calls at once twice, and has nothing of the
+    release's packages, which tools see without one. Whatever fails is left to Letta.
+    """
+    name, parent = os.environ.get("TOOL_EXEC_VENV_NAME"), os.environ.get("TOOL_EXEC_DIR")
+    if not name or not parent:
+        return
+    target = Path(parent, name)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    mark = Path("lib", version, "site-packages", RELEASE_PACKAGES)
+    release = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    try:
+        if not (target / mark).exists() or not (target / "bin" / "python3").exists():
+            shutil.rmtree(target, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=parent) as draft:
+                venv.create(Path(draft, name), symlinks=True)
+                Path(draft, name, mark).write_text(release)
+                Path(draft, name).rename(target)
+        elif (target / mark).read_text() != release:
+            (target / mark).write_text(release)
+    except OSError as error:
+        print(f"the environment for tools could not be made in {target}: {error}")
+
+
 def main() -> None:
     given = sys.argv[1:]
     sessions = given.pop(0).removeprefix(SESSIONS) if given[0].startswith(SESSIONS) else "{}"
@@ -205,6 +235,7 @@ def main() -> None:
         settings = json.load(source)
     os.environ.update(settings["environment"])
     tokens_offline()
+    make_tools_environment()
     secrets = settings["secrets"]
     sys.stdout = RedactingStream(sys.stdout, secrets)
     sys.stderr = RedactingStream(sys.stderr, secrets)

@@ -16,6 +16,9 @@ from infra.sensitive import Sensitive, redact
 from infra.stack.releases import Release
 
 BUILD_REQUIREMENTS = Path(__file__).with_suffix(".build.txt")  # of the sdist's build backend
+PIP = Path(__file__).with_suffix(
+    ".pip.txt"
+)  # no release has it, and it installs what tools require
 NEEDS_COMPILER = "psycopg2"  # the lock has psycopg2-binary too, which is the same, compiled
 EXTRAS = ("server", "postgres", "redis", "sqlite")
 HINT = "look at the lines above, check the network and the free disk space, then run this again"
@@ -69,7 +72,9 @@ class InstalledRelease:
 
 def installed(release: Release, cache: Path, python: Path) -> InstalledRelease:
     """Say where `release` is or would be; venvs are told apart by the interpreter below them."""
-    digest = hashlib.sha256(os.path.realpath(python).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{os.path.realpath(python)}\0{PIP.read_text()}".encode()).hexdigest()[
+        :8
+    ]
     name = f"letta-{release.version}-{release.sdist_sha256[:8]}-{digest}"
     return InstalledRelease(release, cache / "releases" / name)
 
@@ -207,5 +212,6 @@ def _install_requirements(
     # The account of the services can't write here: without bytecode each start compiles it anew.
     pip = (uv, "pip", "install", "--compile-bytecode", "--python", target.python,
            "--build-constraints", BUILD_REQUIREMENTS)  # fmt: skip
-    follow(command(*pip, "--require-hashes", "-r", requirements, umask=0o022), on_line, **settings)
+    locked = ("--require-hashes", "-r", requirements, "-r", PIP)
+    follow(command(*pip, *locked, umask=0o022), on_line, **settings)
     follow(command(*pip, "--no-deps", archive, umask=0o022), on_line, **settings)

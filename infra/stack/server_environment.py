@@ -20,6 +20,7 @@ TELEMETRY_OFF = {
     "SENTRY_DSN": "",
     "COMPOSIO_LOGGING_LEVEL": "error",
 }
+MCP_STDIO_OFF = "MCP_DISABLE_STDIO"  # releases before 0.16.7 run such programs unless it is set
 IMPORT_FIRST = "letta.server.rest_api.app"  # reads the settings, secrets among them
 # What of the environment below must not be seen in a log.
 SECRETS = ("LETTA_PG_URI", "LETTA_SERVER_PASSWORD", "LETTA_ENCRYPTION_KEY")
@@ -49,6 +50,13 @@ def server_environment(
         "MEMGPT_CONFIG_PATH": "/dev/null",
         "LETTA_DIR": str(home / ".letta"),
         "TOOL_EXEC_DIR": str(sandbox),
+        MCP_STDIO_OFF: "true",
+        # What a tool requires is installed in a virtual environment, or not at all. `launch.py` makes it;
+        # Letta would make it anew at each start, from the network, and not start without.
+        "TOOL_EXEC_VENV_NAME": "tools",
+        "TOOL_EXEC_AUTORELOAD_VENV": "false",
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "NLTK_DATA": str(home / "nltk_data"),
         **TELEMETRY_OFF,
     }

@@ -19,6 +19,7 @@ from infra.stack.keys import (
     Reading,
     Secret,
     Section,
+    YesNo,
     as_text,
     given,
     is_known,
@@ -30,6 +31,7 @@ from infra.stack.keys import (
 )
 from infra.stack.references import is_reference, resolve
 from infra.stack.releases import NEWEST, RELEASES
+from infra.stack.server_environment import MCP_STDIO_OFF
 
 ModelChoice = Literal["fake", "smollm2", "none"]
 
@@ -45,7 +47,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 # More than one worker would each start without what `embedded/launch.py` prepares.
 RESERVED = (
     "LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY",
-    "LETTA_UVICORN_", "LETTA_DIR", "MEMGPT_CONFIG_PATH", "HOME",
+    "LETTA_UVICORN_", "LETTA_DIR", "MEMGPT_CONFIG_PATH", "HOME", MCP_STDIO_OFF,
 )  # fmt: skip
 FAKE_MODEL = Model("openai-proxy/fake", "openai/text-embedding-3-small")
 
@@ -91,6 +93,9 @@ class ServerSection(Section):
     table: ClassVar[str] = "server."
 
     port: Annotated[int, port_from(1)] = setting(8283, "where clients find the server")
+    mcp_stdio: YesNo = setting(
+        False, "MCP servers may be programs that the server starts, for whoever has its password"
+    )
     environment: dict[str, Any] = setting(  # texts, and secrets
         {}, "variables for the server's environment; what comes by reference is a secret"
     )
@@ -183,6 +188,8 @@ class Settings(BackupSettings):
     def environment(self) -> dict[str, str | Sensitive]:
         """What goes to the server's process, secrets among it."""
         named = {PROVIDERS[name]: value for name, value in given(self.providers).items()}
+        if self.server.mcp_stdio:
+            named[MCP_STDIO_OFF] = "false"
         return {**named, **self.server.environment}
 
     @property

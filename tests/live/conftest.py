@@ -25,6 +25,7 @@ OF_DOCKER = ("test_containers.py", "test_external.py", "test_images.py", "test_s
 # What stands above the port is proven on `local`; the port itself, by its contract, on every target.
 ALSO_ON_DOCKER = (
     "test_port.py",
+    "test_tools.py",
     "test_a_drill_passes_is_kept_beside_the_backup_and_touches_nothing_alive",
     "test_one_agent_comes_out_of_a_backup_while_the_server_serves",
     "test_the_release_judges_files_before_anything_is_sent",

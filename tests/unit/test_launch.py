@@ -266,3 +266,50 @@ def asked(folder: StackFolder, command: str) -> str:
         link.connect(str(folder.redis_socket))
         link.sendall(f"{command}\r\n".encode())
         return link.recv(100).decode().strip()
+
+
+TOOLS = """\
+import os, subprocess
+def main():
+    tools = os.path.join(os.environ['TOOL_EXEC_DIR'], os.environ['TOOL_EXEC_VENV_NAME'])
+    code = 'import sys, pip, psycopg; print(sys.prefix)'
+    said = subprocess.run([tools + '/bin/python3', '-c', code], capture_output=True, text=True)
+    assert said.stdout.strip() == tools, said.stderr
+    print('tools see what the release has')
+"""
+
+
+def test_tools_run_in_an_environment_that_lasts_and_sees_the_releases_packages(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "served.py").write_text(TOOLS)
+    environment = {"TOOL_EXEC_DIR": str(tmp_path), "TOOL_EXEC_VENV_NAME": "tools"}
+    document = tmp_path / "environment.json"
+    document.write_text(launch_document(environment, [], None))
+
+    def start() -> None:
+        assert launched(tmp_path, document, "served:main") == "tools see what the release has\n"
+
+    start()
+    (mark,) = tmp_path.glob(f"tools/lib/*/site-packages/{launch.RELEASE_PACKAGES}")
+    installed = mark.with_name("installed.py")
+    installed.touch()
+    mark.write_text("import site; site.addsitedir('/another/release')\n")
+    start()
+    assert installed.exists(), "what tools require is not fetched again at each start"
+    interpreter = tmp_path / "tools" / "bin" / "python3"
+    interpreter.unlink()
+    interpreter.symlink_to("/no/such/python3")
+    start()
+    assert not installed.exists(), "it was another Python's"
+    assert [path.name for path in tmp_path.glob("tools*")] == ["tools"]
+
+
+def test_a_server_starts_where_no_environment_for_tools_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "served.py").write_text("def main(): print('served')")
+    environment = {"TOOL_EXEC_DIR": str(tmp_path / "none"), "TOOL_EXEC_VENV_NAME": "tools"}
+    document = tmp_path / "environment.json"
+    document.write_text(launch_document(environment, [], None))
+    first, last = launched(tmp_path, document, "served:main").splitlines()
+    assert first.startswith("the environment for tools could not be made")
+    assert last == "served"

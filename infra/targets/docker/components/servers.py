@@ -112,8 +112,8 @@ def _shape(context: StackContext, base: Base, digest: str) -> Shape:
             context.names.volume("home"): str(HOME),
             context.names.volume("secrets"): f"{SECRETS_FOLDER}:ro",
         },
-        # Tools of agents are written and run there.
-        tmpfs={str(SANDBOX): own_tmpfs(SERVER_USER, 256, "mode=0700")},
+        # Tools of agents are written and run there; packages that they require may hold programs.
+        tmpfs={str(SANDBOX): own_tmpfs(SERVER_USER, 512, "mode=0700", "exec")},
         patience=DRAIN_SECONDS,
         wait=chosen.server.start_seconds,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from infra.embedded.release import (
     BUILD_REQUIREMENTS,
     EXTRAS,
     NEEDS_COMPILER,
+    PIP,
     Network,
     export_requirements,
     fetch,
@@ -191,6 +192,7 @@ def _files(name: str, settings: BuildSettings) -> dict[str, bytes]:
             f"release/{part}": (folder / part).read_bytes() for part in ("install-letta", "uv.txt")
         }
         found["release/build-requirements.txt"] = BUILD_REQUIREMENTS.read_bytes()
+        found["release/pip.txt"] = PIP.read_bytes()
     else:
         for path in [*folder.glob("bin/*"), *folder.glob("lib/*")]:
             found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
