@@ -12,6 +12,17 @@ from infra.sensitive import Sensitive
 from infra.stack.deployment import Database, postgres_uri
 from infra.stack.locations import StackFolder
 
+# Most of its start is to import the models, while the collector looks at objects that stay.
+ALEMBIC = """\
+import gc
+gc.disable()
+import letta.orm
+gc.freeze()
+gc.enable()
+from alembic.config import main
+main(prog="alembic")
+"""
+
 
 def upgrade(
     folder: StackFolder,
@@ -34,7 +45,7 @@ def upgrade(
     key = {} if encryption_key is None else {"LETTA_ENCRYPTION_KEY": encryption_key.reveal()}
     hidden = [each for each in (role.password, encryption_key) if each is not None]
     job = command(
-        release.python, "-m", "alembic", "upgrade", revision,
+        release.python, "-c", ALEMBIC, "upgrade", revision,
         directory=release.source,
         environment={
             **plain_environment(folder),

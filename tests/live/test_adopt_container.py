@@ -19,8 +19,8 @@ from infra.stack.releases import RELEASES
 from infra.targets.docker.components.extras import FAKE_MODEL
 from infra.targets.docker.engine.client import engine
 from infra.targets.docker.images.recipes import BuildSettings, build
+from infra.targets.docker.migrations import environment, run_alembic
 from infra.targets.docker.names import MODEL_PORT, PYTHON, SERVER_PORT
-from infra.targets.docker.providers.migration import environment, run_alembic
 from tests.live.docker_stack import BASE_VARIABLE
 from tests.live.external_postgres import external
 from tests.live.machine import Stack

@@ -291,3 +291,14 @@ def test_secrets_are_not_in_the_text_of_an_invocation(profile: Path) -> None:
     deployment = Invocation(profile=profile).deployment()
     assert Sensitive(PASSWORD) in deployment.secrets
     assert PASSWORD not in repr(deployment)
+
+
+@pytest.mark.parametrize("target", ["local", "docker"])
+def test_a_running_stack_is_spoken_to_without_pulumi_and_the_clients_of_letta_and_s3(
+    target: str,
+) -> None:
+    code = (
+        f"import sys, infra.targets.{target}.host\n"
+        "print([name for name in ('pulumi', 'letta_client', 'boto3') if name in sys.modules])"
+    )
+    assert python(code).stdout.strip() == "[]"
