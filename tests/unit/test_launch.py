@@ -313,3 +313,33 @@ def test_a_server_starts_where_no_environment_for_tools_can_be_made(tmp_path: Pa
     first, last = launched(tmp_path, document, "served:main").splitlines()
     assert first.startswith("the environment for tools could not be made")
     assert last == "served"
+
+
+READS = """\
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from markitdown import MarkItDown
+def main():
+    assert not hasattr(sys, 'reader_came'), 'nobody needed it'
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda n: MarkItDown(enable_plugins=False).convert(str(n)), range(8)))
+    assert read == [f'read {n}' for n in range(8)] and sys.reader_came == 1
+    import markitdown
+    print(markitdown.MarkItDown().convert('more'))
+"""
+READER = """\
+import sys, time
+time.sleep(0.1)
+sys.reader_came = getattr(sys, 'reader_came', 0) + 1
+class MarkItDown:
+    def __init__(self, enable_plugins=True): pass
+    def convert(self, path): return 'read ' + path
+"""
+
+
+def test_what_reads_files_is_imported_when_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "markitdown.py").write_text(READER)
+    (tmp_path / "served.py").write_text(READS)
+    document = tmp_path / "environment.json"
+    document.write_text(launch_document({}, [], "served"))
+    assert launched(tmp_path, document, "served:main") == "read more\n"
