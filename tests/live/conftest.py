@@ -44,7 +44,7 @@ HEAVIEST_FIRST = (
 # They leave the stack of their own as they found it, or remove it: the next one of them has it, too.
 SHARING = (
     "adopt", "adopt-container", "changes", "documents", "errors", "from-sqlite", "interruptions",
-    "kept-format", "security", "two-stacks",
+    "kept-format", "rotate", "security", "two-stacks",
 )  # fmt: skip
 MATRIX_VARIABLE = "LETTA_OPS_TEST_MATRIX"
 

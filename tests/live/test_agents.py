@@ -284,6 +284,7 @@ def test_what_an_export_loses_is_counted_and_strict_refuses(clean: Stack, tmp_pa
             client.folders.delete(folder.id)
 
 
+@pytest.mark.long
 def test_an_export_of_many_goes_on_where_it_was_and_its_hashes_hold(
     clean: Stack, tmp_path: Path
 ) -> None:

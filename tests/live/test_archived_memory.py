@@ -51,6 +51,7 @@ def there(stack: Stack) -> set[str]:
     return set(in_home(stack, "ls .letta/memfs/repository/*").split())
 
 
+@pytest.mark.long
 def test_an_agents_git_memory_goes_along_wherever_the_agent_goes(
     house: Stack, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_an_agents_git_memory_goes_along_wherever_the_agent_goes(
     assert log(house, one) == commits
 
 
+@pytest.mark.long
 def test_a_persons_git_memory_is_erased_and_so_is_what_was_set_aside_of_it(house: Stack) -> None:
     hers, other = agent(house, "hers"), agent(house, "not hers")
     with (

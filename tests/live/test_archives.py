@@ -300,6 +300,7 @@ def _without_label(client: Any, agent: str, label: str) -> str:
     return agent
 
 
+@pytest.mark.long
 def test_several_agents_and_all_of_them_go_into_one_archive(house: Stack, tmp_path: Path) -> None:
     pair = [rich_agent(house), rich_agent(house)]
     path = tmp_path / "pair.agents"
@@ -340,6 +341,7 @@ def test_show_and_messages_need_no_server(house: Stack, rich: Rich) -> None:
     assert house.run("agent", "messages", rich.id, "--since", "soon").code == 1
 
 
+@pytest.mark.long
 def test_an_archive_that_was_changed_or_cut_changes_nothing(
     house: Stack, rich: Rich, tmp_path: Path
 ) -> None:
@@ -357,6 +359,7 @@ def test_an_archive_that_was_changed_or_cut_changes_nothing(
     equal(house, path, rich.id)
 
 
+@pytest.mark.long
 def test_secrets_of_another_key_are_refused_and_can_be_left_out(
     house: Stack, rich: Rich, tmp_path: Path
 ) -> None:

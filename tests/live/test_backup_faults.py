@@ -339,7 +339,7 @@ def test_create_that_is_interrupted_takes_back_what_it_stored(
     ("number", "code", "line"),
     [
         (signal.SIGINT, 130, "database: restoring"),
-        (signal.SIGHUP, 129, SERVED),
+        pytest.param(signal.SIGHUP, 129, SERVED, marks=pytest.mark.long),
         pytest.param(signal.SIGTERM, 143, SERVED, marks=pytest.mark.long),
     ],
     ids=["ctrl-c", "sighup", "sigterm"],

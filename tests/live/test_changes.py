@@ -125,6 +125,7 @@ def test_another_password_restarts_the_server_only(own_stack: Stack) -> None:
     assert own_stack.json("agent", "list") == []
 
 
+@pytest.mark.long
 def test_a_new_database_password_reaches_database_and_server(own_stack: Stack) -> None:
     from infra.stack.profile import remember
 

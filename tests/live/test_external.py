@@ -213,9 +213,11 @@ def test_a_stack_works_behind_a_transaction_pooler(
 @pytest.mark.parametrize(
     ("database", "access", "query", "code"),
     [
-        ("refused", "url", "sslmode=require", "pgvector-missing"),
+        pytest.param(
+            "refused", "url", "sslmode=require", "pgvector-missing", marks=pytest.mark.long
+        ),
         ("plain", "pooled", "sslmode=disable", "database-pooler"),
-        ("plain", "pooled", "sslmode=require", "database-tls"),
+        pytest.param("plain", "pooled", "sslmode=require", "database-tls", marks=pytest.mark.long),
     ],
 )
 def test_a_refusal_comes_before_anything_is_made(

@@ -458,7 +458,10 @@ def test_a_cluster_is_made_once_and_served(run: Run, volume: str) -> None:
     assert "database system is shut down" in container.logs().decode()
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.4, 0.8])
+@pytest.mark.parametrize(
+    "seconds",
+    [pytest.param(0.1, marks=pytest.mark.long), 0.4, pytest.param(0.8, marks=pytest.mark.long)],
+)
 def test_a_cluster_whose_making_was_killed_is_none(run: Run, volume: str, seconds: float) -> None:
     volumes = {volume: {"bind": DATA}}
     making = run("postgres", "letta-ops-initdb", volumes=volumes)

@@ -148,6 +148,7 @@ def test_no_other_schema_is_gone_to_without_being_asked(house: House) -> None:
     assert house.release == OLD.version
 
 
+@pytest.mark.long
 def test_a_rehearsal_finds_what_a_revision_empties(house: House) -> None:
     """One column of one table, which no revision is known to change."""
     before, pid = house.content, house.stack.pid("letta")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from backups.rekey import opens, unopened, values_in
 from infra.stack.profile import NEXT_KEY, RETIRED_KEYS, remember, remembered
 from tests.live.kept import kept
-from tests.live.machine import LETTA_OPS, Machine, Stack, kill_tree, wait_until
+from tests.live.machine import LETTA_OPS, Stack, kill_tree, wait_until
 from tests.live.seeding import seed
 
 KILLED = 8
@@ -26,12 +25,9 @@ FOR EACH ROW EXECUTE FUNCTION keeps();
 
 
 @pytest.fixture(scope="module")
-def stack(machine: Machine) -> Iterator[Stack]:
-    made = machine.stack("rotate")
-    made.up("--no-smoke")
-    seed(made.deployment, messages=1, passages=1)
-    yield made
-    made.run("destroy", "--delete-data", "--yes")
+def stack(own_stack: Stack) -> Stack:
+    seed(own_stack.deployment, messages=1, passages=1)
+    return own_stack
 
 
 def rotate(stack: Stack, name: str, code: int = 0) -> dict[str, object]:
