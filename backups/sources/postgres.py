@@ -18,7 +18,7 @@ from backups.contents import (
 )
 from backups.extensions import read_extensions
 from backups.foresight import foreseen
-from backups.layout import read_properties
+from backups.layout import LETTA_OPS, read_properties
 from backups.manifest import LETTA, WHOLE, DatabaseRecord, Extension
 from backups.programs import Program, Version
 from backups.rights import read_rights
@@ -41,6 +41,7 @@ from infra.database.facts import DatabaseFacts, database_facts, is_plain_table
 from infra.errors import LettaOpsError
 from infra.process import command, streamed
 from infra.sensitive import Sensitive
+from infra.stack.deployment import READER_ROLE
 
 if TYPE_CHECKING:
     import psycopg
@@ -251,12 +252,14 @@ def _contents(link: psycopg.Connection[Any], only: list[int] | None) -> dict[str
 def refused(error: Exception, name: str) -> LettaOpsError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if getattr(error, "sqlstate", None) == RIGHT_LACKS:
-        return LettaOpsError(
-            "database-refused",
-            f"the database {name} refuses: {reason}",
-            "let the role read it; or, where it isn't Letta's, leave it out: backup.scope letta"
-            " (docs/external-database.md)",
+        hint = (
+            f"the owner may not read our records there, the role {READER_ROLE} may: name it as"
+            " database.reader, with the database.reader_password that the profile of the stack has"
+            if f"schema {LETTA_OPS}" in reason
+            else "let the role read it; or, where it isn't Letta's, leave it out: backup.scope letta"
+            " (docs/external-database.md)"
         )
+        return LettaOpsError("database-refused", f"the database {name} refuses: {reason}", hint)
     if "lock timeout" in reason or "lock_timeout" in reason:
         return _locked(name)
     return LettaOpsError("database-refused", f"the database {name} refuses: {reason}", HINT)

@@ -60,6 +60,26 @@ def test_what_could_not_be_checked_is_not_called_checked(stack: Stack, by_hand: 
     assert "names no database" in answer.out
 
 
+@pytest.mark.target("local", reason="elsewhere this machine doesn't reach the database")
+def test_a_backup_with_the_owners_role_names_the_role_that_it_takes(
+    stack: Stack, by_hand: Path, tmp_path: Path
+) -> None:
+    database = stack.deployment.database
+    assert database is not None
+    assert database.owner.password is not None
+    with by_hand.open("a") as profile:
+        profile.write(
+            f'[store]\nurl = "{tmp_path.as_uri()}/store"\n[database]\nport = {database.port}\n'
+            'host = "127.0.0.1"\nname = "letta"\ntls = "disable"\nowner = "letta"\n'
+            f'owner_password = "{database.owner.password.reveal()}"\n'
+        )
+    by_hand.chmod(0o600)
+    answer = stack.machine.run(LETTA_OPS, "--profile", by_hand, "--json", "backup", "create")
+    assert answer.code == 1, answer.out + answer.err
+    assert "database.reader" in answer.json["error"]["hint"]
+    assert str(database.reader.name) in answer.json["error"]["hint"]
+
+
 def test_the_environment_alone_is_enough_for_a_ci_job(stack: Stack) -> None:
     answer = stack.machine.run(
         LETTA_OPS, "--stack", "ci", "--json", "status",
