@@ -499,7 +499,8 @@ def main() -> None:
         server = FakeModel(options.host, options.port, options.delay_ms / 1000, forwards)
     except OSError as error:
         sys.exit(f"cannot listen on {options.host}:{options.port}: {error.strerror}")
-    print(f"the fake model listens on http://{options.host}:{options.port}/v1", flush=True)
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())  # as `launch.py` writes it
+    print(f"{now} the fake model listens on http://{options.host}:{options.port}/v1", flush=True)
     server.serve_forever()
 
 

@@ -15,6 +15,7 @@ JSON is for a server that works on what a restore brings, while another serves: 
 from __future__ import annotations
 
 import copy
+import datetime
 import gc
 import importlib
 import json
@@ -45,20 +46,33 @@ REDIS_SECONDS = 30.0  # there is none before Letta's own start, either
 NO_SCHEMA: dict[str, Any] = {"paths": {}, "info": {}, "components": {"schemas": {}}}
 
 
-class RedactingStream:
-    """A text stream that replaces secrets in whatever is written through it."""
+class LogStream:
+    """A text stream that replaces secrets in whatever is written through it, and tells the time of each
+    line: most of what a server says has none."""
 
     def __init__(self, stream: TextIO, secrets: Iterable[str]) -> None:
         self._stream = stream
         long_enough = (value for value in secrets if len(value) >= 6)
         self._secrets = sorted(long_enough, key=len, reverse=True)
+        self._begins = True
 
     def write(self, text: str) -> int:
+        hidden = text
         for secret in self._secrets:
-            text = text.replace(secret, REDACTED)
-        written = self._stream.write(text)
+            hidden = hidden.replace(secret, REDACTED)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        first, *others = hidden.split("\n")
+        stamped = [self._stamped(now, first)]
+        for line in others:
+            self._begins = True
+            stamped.append(self._stamped(now, line))
+        self._stream.write("\n".join(stamped))
         self._stream.flush()
-        return written
+        return len(text)
+
+    def _stamped(self, now: str, text: str) -> str:
+        begins, self._begins = self._begins, self._begins and not text
+        return f"{now.removesuffix('+00:00')}Z {text}" if begins and text else text
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -248,6 +262,25 @@ def make_tools_environment() -> None:
         print(f"the environment for tools could not be made in {target}: {error}")
 
 
+def close_transports_once() -> None:
+    """Keep a connection that was thrown away from disturbing the next one with its file descriptor.
+
+    Letta makes a client of OpenAI's for each request and drops it. When the collector finds that, it
+    calls the finalizers of all: the socket is closed, and the client begins to close itself, which tells
+    the loop to forget the transport's descriptor. By then it may be that of a connection to Postgres that
+    is just being made: the loop doesn't hear of it, and a request waits for 30 s (seen in one of four
+    streams). A transport that the collector finds is closed already: nothing is to be forgotten.
+    """
+    transport: Any = importlib.import_module("asyncio.selector_events")._SelectorTransport  # noqa: SLF001
+    close_socket = transport.__del__
+
+    def end(self: Any, *more: Any) -> None:
+        self._closing = True
+        close_socket(self, *more)
+
+    transport.__del__ = end
+
+
 def main() -> None:
     given = sys.argv[1:]
     sessions = given.pop(0).removeprefix(SESSIONS) if given[0].startswith(SESSIONS) else "{}"
@@ -257,15 +290,16 @@ def main() -> None:
         settings = json.load(source)
     os.environ.update(settings["environment"])
     tokens_offline()
-    make_tools_environment()
     secrets = settings["secrets"]
-    sys.stdout = RedactingStream(sys.stdout, secrets)
-    sys.stderr = RedactingStream(sys.stderr, secrets)
+    sys.stdout = LogStream(sys.stdout, secrets)
+    sys.stderr = LogStream(sys.stderr, secrets)
+    make_tools_environment()
     sys.argv = [module, *arguments]
     del sys.path[0]  # our own folder
     if directed := json.loads(sessions):
         direct_sessions(directed)
     read_files_later()
+    close_transports_once()
     with quick_imports():
         if first := settings["import_first"]:
             with schemas_on_demand(first):

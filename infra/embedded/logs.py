@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import re
 import time
+from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from infra.log_lines import LogLine, Wanted, merged, unknown_service
+from infra.log_lines import COLOURS, Entries, LogLine, Wanted, merged, stamp, unknown_service
 from infra.sensitive import Sensitive, redact
 from infra.stack.locations import StackFolder
 
 POLL_SECONDS = 0.25
+BLOCK = 1 << 18  # bytes
 # These are shown when they are named: they are about the stack's making, not about its work.
 NOT_SERVICES = ("supervisord", "migration-", "operations")
-# How Postgres, Python's logging and supervisord begin a line; other zones than UTC are our own.
-STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d{1,6})\d*)?(Z| UTC)?")
 
 
 def lines(folder: StackFolder, wanted: Wanted, secrets: tuple[Sensitive, ...]) -> Iterator[LogLine]:
-    """Yield the lines of all services, or of one log. Raises LettaOpsError (`unknown-service`)."""
+    """Yield the entries of all services, or of one log. Raises LettaOpsError (`unknown-service`)."""
     names = _names(folder, wanted.service)
     if not names:
         raise unknown_service(wanted.service, _names(folder, None))
     files = {name: LogFile(name, folder.log(name), secrets) for name in names}
     yield from merged(files[name].history(wanted) for name in names)
     while wanted.follow:
-        heard = [line for file in files.values() for line in file.fresh()]
-        yield from heard
+        heard = [entry for file in files.values() for entry in file.fresh()]
+        yield from filter(wanted.takes, heard)
         if not heard:
             time.sleep(POLL_SECONDS)
         for name in _names(folder, wanted.service):
@@ -48,38 +49,79 @@ class LogFile:
         self._time: dt.datetime | None = None
 
     def history(self, wanted: Wanted) -> Iterator[LogLine]:
-        """What was logged up to now, oldest first."""
-        newest = list(self._read())
-        if not wanted.follow and self._rest:
-            newest.append(self._rest)
-        raw = [*self._rotated(wanted, len(newest)), *newest]
-        found = [
-            line
-            for line in map(self._line, raw)
-            if wanted.since is None or line.time is None or line.time >= wanted.since
-        ]
-        yield from found if wanted.tail is None else found[max(0, len(found) - wanted.tail) :]
+        """What was logged up to now, oldest first. In memory are no more than the last `wanted.tail`."""
+        if wanted.tail is None or wanted.since is not None or wanted.is_choosy:
+            entries = self._entries(self._whole(wanted))
+            found: Iterator[LogLine] = filter(wanted.takes, entries)
+        else:
+            found = iter(self._last(wanted.tail, wanted))
+        yield from found if wanted.tail is None else deque(found, wanted.tail)
 
     def fresh(self) -> Iterator[LogLine]:
         """What was logged since the last time, also when the file was rotated in between."""
-        for raw in self._read():
-            yield self._line(raw)
+        yield from self._entries(self._read())
         if self._open is None or not self._is_current(self._open):
             if self._open is not None:
                 self._open.close()
             self._open, self._rest = None, b""
-            for raw in self._read():
-                yield self._line(raw)
+            yield from self._entries(self._read())
+
+    def _entries(self, raw: Iterator[bytes]) -> Iterator[LogLine]:
+        return Entries().of(map(self._line, raw))
+
+    def _whole(self, wanted: Wanted) -> Iterator[bytes]:
+        """Every line, from the oldest file that may hold one that is recent enough."""
+        self._ensure_open()
+        for path in reversed(self._rotated()):
+            if wanted.since is None or _written(path) >= wanted.since:
+                with path.open("rb") as source:
+                    yield from (line.removesuffix(b"\n") for line in source)
+        yield from self._read()
+        yield from self._unfinished(wanted)
+
+    def _last(self, count: int, wanted: Wanted) -> list[LogLine]:
+        """The last `count` entries, read from the end on."""
+        self._ensure_open()
+        if self._open is None:
+            return []
+        with ExitStack() as opened:
+            files = [self._open, *(opened.enter_context(p.open("rb")) for p in self._rotated())]
+            ends = [file.seek(0, os.SEEK_END) for file in files]
+            amount = BLOCK
+            while True:
+                raw, left = b"", amount
+                for file, end in zip(files, ends, strict=True):
+                    file.seek(max(0, end - left))
+                    raw = file.read(min(end, left)) + raw
+                    left -= min(end, left)
+                *whole, self._rest = raw.split(b"\n")
+                first = 0 if left else 1  # it may have been cut
+                self._time = None
+                lines = chain(whole[first:], self._unfinished(wanted))
+                found = list(self._entries(lines))
+                if left or len(found) > count:
+                    break
+                amount *= 4
+            self._open.seek(ends[0])
+        return found[max(0, len(found) - count) :]
+
+    def _unfinished(self, wanted: Wanted) -> Iterator[bytes]:
+        if self._rest and not wanted.follow:
+            yield self._rest
 
     def _read(self) -> Iterator[bytes]:
         """Whole lines behind what was read already."""
+        self._ensure_open()
+        while self._open is not None and (block := self._open.read(BLOCK)):
+            *whole, self._rest = (self._rest + block).split(b"\n")
+            yield from whole
+
+    def _ensure_open(self) -> None:
         if self._open is None:
             try:
                 self._open = self._path.open("rb")
             except FileNotFoundError:
                 return
-        *whole, self._rest = (self._rest + self._open.read()).split(b"\n")
-        yield from whole
 
     def _is_current(self, opened: BinaryIO) -> bool:
         """Whether the name still belongs to the file that we have open, and it wasn't cut."""
@@ -91,36 +133,22 @@ class LogFile:
             named.st_size >= opened.tell()
         )
 
-    def _rotated(self, wanted: Wanted, found: int) -> list[bytes]:
-        """The lines of older files, as far back as is wanted."""
-        older: list[bytes] = []
+    def _rotated(self) -> list[Path]:
+        """The older files, newest first; not the one that we have open, if it has just become one."""
+        found: list[Path] = []
         number = 1
         while (path := self._path.with_name(f"{self._path.name}.{number}")).is_file():
-            enough = wanted.tail is not None and found + len(older) >= wanted.tail
-            if enough or (wanted.since is not None and _written(path) < wanted.since):
-                break
-            data = path.read_bytes()
-            older = [*data.removesuffix(b"\n").split(b"\n"), *older]
+            if self._open is None or not os.path.samestat(
+                path.stat(), os.fstat(self._open.fileno())
+            ):
+                found.append(path)
             number += 1
-        return older
+        return found
 
     def _line(self, raw: bytes) -> LogLine:
         text = raw.decode(errors="replace").rstrip("\r")
-        self._time = stamp(text) or self._time
+        self._time = stamp(COLOURS.sub("", text)) or self._time
         return LogLine(self._name, self._name, self._time, redact(text, self._secrets))
-
-
-def stamp(text: str) -> dt.datetime | None:
-    """The time with which a line begins, if it does."""
-    found = STAMP.match(text)
-    if found is None:
-        return None
-    day, clock, fraction, universal = found.groups()
-    try:
-        naive = dt.datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0'):0<6}")
-    except ValueError:
-        return None  # digits that only look like a date
-    return naive.replace(tzinfo=dt.UTC) if universal else naive.astimezone()
 
 
 def _written(path: Path) -> dt.datetime:

@@ -50,6 +50,7 @@ def server_environment(
         "MEMGPT_CONFIG_PATH": "/dev/null",
         "LETTA_DIR": str(home / ".letta"),
         "TOOL_EXEC_DIR": str(sandbox),
+        "FASTMCP_DEPRECATION_WARNINGS": "false",  # it turns all on, hundreds: the release is frozen
         MCP_STDIO_OFF: "true",
         # What a tool requires is installed in a virtual environment, or not at all. `launch.py` makes it;
         # Letta would make it anew at each start, from the network, and not start without.

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
-from collections.abc import Iterator
-from itertools import chain
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ops_cli.invocation import current
 from ops_cli.options import new_app
-from ops_cli.output import print_json, printable
+from ops_cli.output import printable
 
 if TYPE_CHECKING:
     from infra.log_lines import LogLine
 
 TAIL = 100
+WIDTH = 10  # of most sources: `letta`, `postgres`, `letta-3f2a9c1e-1` is longer
 INTERRUPTED = 130
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+Level = Literal["debug", "info", "warning", "error", "critical"]
 
 app = new_app("What the services have logged.")
 
@@ -42,43 +42,51 @@ def logs(
         typer.Option(
             metavar="N",
             min=0,
-            help=f"The last N lines of each service; {TAIL}, or all with --since.",
+            help=f"The last N entries of each service; {TAIL}, or all with --since.",
         ),
     ] = None,
+    grep: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Only what has a match of this regular expression."),
+    ] = None,
+    level: Annotated[Level, typer.Option(help="Nothing less bad.")] = "debug",
 ) -> None:
-    """Show what the services have logged, by time; secrets are redacted."""
+    """Show what the services have logged, by time; secrets are redacted.
+
+    A stack trace is one entry with the line before it. With --json, each entry is an object in a line.
+    """
     from infra.log_lines import Wanted
     from infra.targets import host
 
     invocation = current(context)
-    if invocation.json and follow:
-        raise typer.BadParameter("--json answers with one document, and --follow never ends")
     bound = _moment(since)
     last = TAIL if tail is None and bound is None else tail
-    lines = host(invocation.deployment()).logs(Wanted(service, bound, last, follow))
-    if invocation.json:
-        print_json([line.as_json() for line in lines])
-        return
+    wanted = Wanted(service, bound, last, follow, _pattern(grep), level)
     try:
-        for text in _labelled(lines, always=service is None):
-            print(printable(text), flush=follow)
+        for entry in host(invocation.deployment()).logs(wanted):
+            said = json.dumps(entry.as_json()) if invocation.json else _shown(entry)
+            print(said, flush=follow)
     except KeyboardInterrupt:
         if not follow:
             raise
         raise typer.Exit(INTERRUPTED) from None  # that is how following ends
 
 
-def _labelled(lines: Iterator[LogLine], *, always: bool) -> Iterator[str]:
-    """The texts, with their source in front as soon as there is more than one."""
-    first = next(lines, None)
-    if first is None:
-        return
-    several, width = always, 0
-    for line in chain([first], lines):
-        several = several or line.source != first.source
-        width = max(width, len(line.source))
-        text = COLOURS.sub("", line.text)
-        yield f"{line.source:<{width}}  {text}" if several else text
+def _shown(entry: LogLine) -> str:
+    """Time (this machine's), source and level in front of the first line; the others are indented."""
+    from infra.log_lines import STAMP
+
+    time = "-" if entry.time is None else entry.time.astimezone().isoformat(" ", "milliseconds")
+    first, *others = map(printable, STAMP.sub("", entry.text, count=1).lstrip().split("\n"))
+    head = f"{time[:23]:<23}  {entry.source:<{WIDTH}}  {entry.level.upper():<8}  {first}"
+    return "\n".join([head, *(f"    {line}" for line in others)])
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except re.error as error:
+        raise typer.BadParameter(f"{text!r}: {error}", param_hint="--grep") from None
 
 
 def _moment(since: str | None) -> dt.datetime | None:

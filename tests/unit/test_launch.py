@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from infra.embedded import launch
 from infra.embedded.valkey import configure, install_valkey
+from infra.log_lines import OUR_STAMP
 from infra.stack.locations import StackFolder
 from infra.stack.server_environment import launch_document
 
@@ -46,7 +48,9 @@ def launched(modules: Path, *arguments: str | Path) -> str:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    said = filter(None, done.stdout.splitlines())
+    assert all(map(OUR_STAMP.match, said)), "it tells the time of each line"
+    return re.sub(OUR_STAMP.pattern, "", done.stdout, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("has_typeguard", [True, False])
@@ -343,3 +347,39 @@ def test_what_reads_files_is_imported_when_there_is_one(tmp_path: Path) -> None:
     document = tmp_path / "environment.json"
     document.write_text(launch_document({}, [], "served"))
     assert launched(tmp_path, document, "served:main") == "read more\n"
+
+
+DROPPED = """\
+import asyncio, gc, socket
+class Client:
+    def __init__(self, loop, transport):
+        self.loop, self.transport, self.itself = loop, transport, self
+    def __del__(self):  # as OpenAI's
+        self.loop.call_soon(self.transport.close)
+async def work():
+    loop = asyncio.get_running_loop()
+    one, other = socket.socketpair()
+    number = one.fileno()
+    transport, protocol = await loop.create_connection(asyncio.Protocol, sock=one)
+    transport.pause_reading()
+    Client(loop, transport)
+    del transport, protocol, one
+    gc.collect()
+    next_one, next_other = socket.socketpair()
+    next_one.setblocking(False)
+    assert next_one.fileno() == number, 'the collector did not close it'
+    heard = loop.create_future()
+    loop.add_writer(next_one, lambda: heard.done() or heard.set_result(None))
+    await asyncio.wait_for(heard, 5)
+    loop.remove_writer(next_one)
+    print('heard')
+def main():
+    asyncio.run(work())
+"""
+
+
+def test_a_connection_that_was_dropped_does_not_disturb_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "served.py").write_text(DROPPED)
+    document = tmp_path / "environment.json"
+    document.write_text(launch_document({}, [], None))
+    assert launched(tmp_path, document, "served:main") == "heard\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.logs import lines, stamp
+from infra.embedded.logs import BLOCK, lines
 from infra.errors import LettaOpsError
-from infra.log_lines import LogLine, Wanted, merged, moment
+from infra.log_lines import Entries, LogLine, Wanted, level_of, merged, moment, stamp
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment, Server
 from infra.stack.locations import StackFolder
@@ -63,6 +63,12 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
     [
         ("2026-11-21 10:00:00.413 UTC [87] LOG:  ready", NOW.replace(hour=10, microsecond=413000)),
         ("2026-11-21T10:00:00Z x", NOW.replace(hour=10)),
+        ("2026-11-21 10:00:00.413 GMT [87] LOG:  ready", NOW.replace(hour=10, microsecond=413000)),
+        (
+            "7:M 21 Nov 2026 10:00:00.005 * Ready",
+            dt.datetime(2026, 11, 21, 10, 0, 0, 5000).astimezone(),
+        ),
+        ("2026/11/21 10:00:00 [error] 7#7: x", dt.datetime(2026, 11, 21, 10).astimezone()),
         ("2026-11-21 10:00:00,005 INFO x", dt.datetime(2026, 11, 21, 10, 0, 0, 5000).astimezone()),
         ("INFO: no time", None),
         ("2026-99-21 10:00:00 x", None),
@@ -72,6 +78,75 @@ def test_the_time_of_a_line_is_read_where_it_has_one(
     text: str, expected: dt.datetime | None
 ) -> None:
     assert stamp(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("Letta.letta.server.app - WARNING - slow", "warning"),
+        ('INFO:     127.0.0.1:1 - "GET / HTTP/1.1" 200 OK', "info"),
+        ("2026-11-21 10:00:00.413 GMT [87] LOG:  ready", "info"),
+        ("2026-11-21 10:00:00.413 UTC [87] letta@letta FATAL:  no", "critical"),
+        ("2026-11-21 10:00:00,005 CRIT x", "critical"),
+        ("7:M 21 Nov 2026 10:00:00.005 # Warning", "warning"),
+        ("2026/11/21 10:00:00 [emerg] 7#7: x", "critical"),
+        ("/lib/x.py:6: UserWarning: old", "warning"),
+        ("the model listens", None),
+        ("  ERROR: indented", None),
+    ],
+)
+def test_how_bad_it_is_is_read_where_a_line_tells_it(text: str, level: str | None) -> None:
+    assert level_of(text) == level
+
+
+TRACE = """\
+2026-11-21T10:00:00.000Z Letta.app - ERROR - failed
+2026-11-21T10:00:00.000Z Traceback (most recent call last):
+2026-11-21T10:00:00.000Z   File "x.py", line 1
+2026-11-21T10:00:00.000Z KeyError: 'x'
+
+2026-11-21T10:00:00.000Z During handling of the above exception, another exception occurred:
+
+2026-11-21T10:00:00.000Z Traceback (most recent call last):
+2026-11-21T10:00:00.000Z   File "y.py", line 2
+2026-11-21T10:00:00.000Z ValueError: two
+2026-11-21T10:00:00.000Z lines
+INFO:     next
+Traceback (most recent call last):
+  File "z.py", line 3
+OSError
+2026-11-21 10:00:01.000 UTC [7] ERROR:  no table at character 15
+2026-11-21 10:00:01.000 UTC [7] STATEMENT:  SELECT
+\tFROM nothing
+2026-11-21 10:00:02.000 UTC [7] LOG:  ready
+said
+said again
+"""
+
+
+def test_a_stack_trace_is_one_entry_with_what_it_belongs_to() -> None:
+    found = list(Entries().of(line(0, text) for text in TRACE.splitlines()))
+    heads = [(each.level, each.text.split("\n")[0], each.text.count("\n")) for each in found]
+    assert heads == [
+        ("error", "Letta.app - ERROR - failed", 10),
+        ("info", "INFO:     next", 0),
+        ("error", "Traceback (most recent call last):", 2),
+        ("error", "2026-11-21 10:00:01.000 UTC [7] ERROR:  no table at character 15", 2),
+        ("info", "2026-11-21 10:00:02.000 UTC [7] LOG:  ready", 0),
+        ("info", "said", 0),
+        ("info", "said again", 0),
+    ]
+
+
+def test_the_end_of_a_long_log_is_read_from_its_end(folder: StackFolder) -> None:
+    path = folder.log("letta")
+    rows = (f"2026-11-21 10:00:00 UTC {number:08}\n  and more\n" for number in range(BLOCK // 16))
+    path.write_text("".join(rows))
+    last = BLOCK // 16 - 1
+    assert [text[-19:-11] for text in texts(folder, tail=2)] == [f"{last - 1:08}", f"{last:08}"]
+    several = texts(folder, tail=BLOCK // 32)
+    assert len(several) == BLOCK // 32
+    assert several[0].endswith(f"{last + 1 - BLOCK // 32:08}\n  and more")
 
 
 def line(seconds: int | None, text: str) -> LogLine:
@@ -95,8 +170,7 @@ def test_files_are_merged_redacted_and_lines_without_a_time_stay_with_their_fore
     folder.log("supervisord").write_text("2026-11-21 10:00:00 UTC not shown\n")
     folder.log("migration-x").write_text("2026-11-21 10:00:00 UTC not shown\n")
     assert [text.removeprefix("2026-11-21 10:00:") for text in texts(folder)] == [
-        "02 UTC failed",
-        "  trace",
+        "02 UTC failed\n  trace",
         "03 UTC ready",
         "05 UTC [redacted]",
     ]
@@ -193,36 +267,53 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
     )
     made.profile.chmod(0o600)
     made.log("letta").write_text("\x1b[32m2026-11-21 10:00:00 UTC\x1b[0m swordfish-server\x07\n")
-    made.log("postgres").write_text("2026-11-21 10:00:01 UTC ready\n")
+    made.log("postgres").write_text("2026-11-21 10:00:01 UTC [7] ERROR:  no\n  such table\n")
     return made
 
 
-def test_the_source_stands_in_front_of_the_lines_of_several(
+def test_time_source_and_level_stand_in_front(
     stack: StackFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(["--stack", "prod", "logs"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "letta  2026-11-21 10:00:00 UTC [redacted]\\x07",
-        "postgres  2026-11-21 10:00:01 UTC ready",
+        f"{local(0)}  letta       INFO      [redacted]\\x07",
+        f"{local(1)}  postgres    ERROR     [7] ERROR:  no",
+        "      such table",
     ]
-    assert main.run(["--stack", "prod", "logs", "letta", "--tail", "5"]) == 0
-    assert capsys.readouterr().out == "2026-11-21 10:00:00 UTC [redacted]\\x07\n"
 
 
-def test_as_json_it_is_one_list(stack: StackFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["--stack", "prod", "logs", "postgres", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [
-        {
-            "service": "postgres",
-            "source": "postgres",
-            "time": "2026-11-21T10:00:01+00:00",
-            "text": "2026-11-21 10:00:01 UTC ready",
-        }
-    ]
+def local(second: int) -> str:
+    moment = dt.datetime(2026, 11, 21, 10, 0, second, tzinfo=dt.UTC)
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S.000")
+
+
+def test_as_json_each_is_an_object_in_a_line(
+    stack: StackFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--stack", "prod", "logs", "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["service"] == "letta"
+    assert second == {
+        "service": "postgres",
+        "source": "postgres",
+        "time": "2026-11-21T10:00:01+00:00",
+        "level": "error",
+        "text": "2026-11-21 10:00:01 UTC [7] ERROR:  no\n  such table",
+    }
+
+
+@pytest.mark.parametrize("words", [["--grep", "such t.ble"], ["--level", "warning"]])
+def test_only_what_is_asked_for_is_shown(
+    words: list[str], stack: StackFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["--stack", "prod", "logs", "--json", *words]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["service"] == "postgres"
 
 
 @pytest.mark.parametrize(
-    "words", [["--json", "--follow"], ["--since", "yesterday"], ["--tail", "-1"]]
+    "words",
+    [["--since", "yesterday"], ["--tail", "-1"], ["--grep", "("], ["--level", "loud"]],
 )
 def test_what_makes_no_sense_is_wrong_usage(
     words: list[str], stack: StackFolder, capsys: pytest.CaptureFixture[str]
@@ -240,5 +331,5 @@ def test_an_interruption_ends_following_quietly(
     monkeypatch.setattr("infra.embedded.logs.time.sleep", interrupted)
     assert main.run(["--stack", "prod", "logs", "postgres", "-f"]) == 130
     seen = capsys.readouterr()
-    assert seen.out == "2026-11-21 10:00:01 UTC ready\n"
+    assert seen.out.splitlines()[0].endswith("postgres    ERROR     [7] ERROR:  no")
     assert seen.err == ""

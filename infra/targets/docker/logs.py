@@ -6,11 +6,12 @@ import datetime as dt
 import queue
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from infra.log_lines import LogLine, Wanted, merged, unknown_service
+from infra.log_lines import Entries, LogLine, Wanted, merged, unknown_service
 from infra.sensitive import Sensitive, redact
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.names import LABEL_SERVICE
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
+LINES_OF_AN_ENTRY = 10  # a guess, to ask the engine for enough of them
+IDLE_SECONDS = 0.25  # what said nothing for so long goes on with something else
 LOOK_SECONDS = 2.0  # how often we look for containers that have come since
 LONGEST_LINE = 1_000_000  # bytes; the engine hands longer ones over in pieces, and so do we
 
@@ -58,15 +61,16 @@ class _Reader:
         import docker.errors
 
         self._known.add(str(container.id))
-        settings = _settings(self._wanted.since)
-        if self._wanted.tail is not None:
-            settings["tail"] = self._wanted.tail
+        settings, tail = _settings(self._wanted.since), self._wanted.tail
+        if tail is not None and not self._wanted.is_choosy:
+            settings["tail"] = LINES_OF_AN_ENTRY * tail
         try:
             stream: Any = container.logs(stream=True, follow=False, **settings)
         except docker.errors.NotFound:
             return
-        for message in messages(stream):
-            yield self._line(container, message)
+        found = Entries().of(self._line(container, message) for message in messages(stream))
+        wanted = filter(self._wanted.takes, found)
+        yield from wanted if tail is None else deque(wanted, tail)
 
     def follow(self) -> Iterator[LogLine]:
         """What they say from now on; also those that come later, or start again."""
@@ -75,6 +79,7 @@ class _Reader:
         heard: queue.Queue[tuple[Container, Message | None]] = queue.Queue(maxsize=10_000)
         streams: dict[str, Any] = {}
         look = 0.0
+        entries: dict[str, Entries] = defaultdict(Entries)
         try:
             while True:
                 if time.monotonic() >= look:
@@ -83,16 +88,33 @@ class _Reader:
                             with suppress(docker.errors.NotFound):  # gone while we looked
                                 streams[str(each.id)] = self._listen(each, heard)
                     look = time.monotonic() + LOOK_SECONDS
-                with suppress(queue.Empty):
-                    container, message = heard.get(timeout=LOOK_SECONDS / 4)
-                    if message is None:
-                        streams.pop(str(container.id), None)
-                    elif message[0] > self._last.get(str(container.id), ""):
-                        yield self._line(container, message)
+                yield from filter(self._wanted.takes, self._next(heard, streams, entries))
         finally:
             for stream in streams.values():
                 with suppress(OSError):
                     stream.close()
+
+    def _next(
+        self,
+        heard: queue.Queue[tuple[Container, Message | None]],
+        streams: dict[str, Any],
+        entries: dict[str, Entries],
+    ) -> Iterator[LogLine]:
+        """The entries that end with the next line; all, when none comes for a while."""
+        try:
+            container, message = heard.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            container, message = None, None
+        for name, each in entries.items():
+            if container is None or name != container.id:
+                yield from each.rest()
+        if container is None:
+            return
+        name = str(container.id)
+        if message is None:
+            streams.pop(name, None)
+        elif message[0] > self._last.get(name, ""):
+            yield from entries[name].add(self._line(container, message))
 
     def _listen(
         self, container: Container, heard: queue.Queue[tuple[Container, Message | None]]

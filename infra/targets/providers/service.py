@@ -37,7 +37,7 @@ directory={directory}
 {user}umask=077
 autostart=true
 autorestart=true
-startsecs=2
+startsecs=1
 ; It never gives up: a service that can't start now may when the disk is free again.
 startretries=1000000
 stopsignal={stop_signal}
