@@ -111,7 +111,7 @@ class Entries:
 
     def add(self, line: LogLine) -> Iterator[LogLine]:
         """Take a line; yields the entry that ends before it, if one does."""
-        text = OUR_STAMP.sub("", COLOURS.sub("", line.text), count=1)
+        text = OUR_STAMP.sub("", plain(line.text), count=1)
         level = level_of(text)
         if self._open is not None and self._goes_on(text, level):
             self._lines.append(text)
@@ -138,6 +138,11 @@ class Entries:
         if text.startswith(TRACEBACK):
             return self._traced or self._open.level in LEVELS[3:]
         return not text.strip() or text[0].isspace() or (self._traced and not STAMP.match(text))
+
+
+def plain(text: str) -> str:
+    """The text without colours."""
+    return COLOURS.sub("", text) if "\x1b" in text else text
 
 
 def level_of(text: str) -> str | None:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from infra.log_lines import COLOURS, Entries, LogLine, Wanted, merged, stamp, unknown_service
+from infra.log_lines import Entries, LogLine, Wanted, merged, plain, stamp, unknown_service
 from infra.sensitive import Sensitive, redact
 from infra.stack.locations import StackFolder
 
@@ -147,7 +147,7 @@ class LogFile:
 
     def _line(self, raw: bytes) -> LogLine:
         text = raw.decode(errors="replace").rstrip("\r")
-        self._time = stamp(COLOURS.sub("", text)) or self._time
+        self._time = stamp(plain(text)) or self._time
         return LogLine(self._name, self._name, self._time, redact(text, self._secrets))
 
 
