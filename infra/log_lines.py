@@ -115,7 +115,7 @@ class Entries:
         level = level_of(text)
         if self._open is not None and self._goes_on(text, level):
             self._lines.append(text)
-            self._traced = self._traced or text.startswith(TRACEBACK)
+            self._traced = self._traced or TRACEBACK in text
             return
         yield from self.rest()
         if text.strip():

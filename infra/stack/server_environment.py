@@ -20,7 +20,7 @@ TELEMETRY_OFF = {
     "SENTRY_DSN": "",
     "COMPOSIO_LOGGING_LEVEL": "error",
 }
-MCP_STDIO_OFF = "MCP_DISABLE_STDIO"  # releases before 0.16.7 run such programs unless it is set
+MCP_STDIO_OFF = "MCP_DISABLE_STDIO"  # before 0.16.7 such servers may be added unless it is set
 IMPORT_FIRST = "letta.server.rest_api.app"  # reads the settings, secrets among them
 # What of the environment below must not be seen in a log.
 SECRETS = ("LETTA_PG_URI", "LETTA_SERVER_PASSWORD", "LETTA_ENCRYPTION_KEY")

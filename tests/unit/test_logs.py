@@ -111,6 +111,18 @@ TRACE = """\
 2026-11-21T10:00:00.000Z   File "y.py", line 2
 2026-11-21T10:00:00.000Z ValueError: two
 2026-11-21T10:00:00.000Z lines
+Letta.app - ERROR - a group
+  + Exception Group Traceback (most recent call last):
+  | ExceptionGroup: one
+  +-+---------------- 1 ----------------
+    | KeyError
+    +------------------------------------
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "y.py", line 2
+ValueError
 INFO:     next
 Traceback (most recent call last):
   File "z.py", line 3
@@ -129,6 +141,7 @@ def test_a_stack_trace_is_one_entry_with_what_it_belongs_to() -> None:
     heads = [(each.level, each.text.split("\n")[0], each.text.count("\n")) for each in found]
     assert heads == [
         ("error", "Letta.app - ERROR - failed", 10),
+        ("error", "Letta.app - ERROR - a group", 11),
         ("info", "INFO:     next", 0),
         ("error", "Traceback (most recent call last):", 2),
         ("error", "2026-11-21 10:00:01.000 UTC [7] ERROR:  no table at character 15", 2),
