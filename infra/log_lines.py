@@ -14,6 +14,7 @@ from infra.errors import LettaOpsError
 BEFORE_ALL = dt.datetime.min.replace(tzinfo=dt.UTC)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 LEVELS = ("debug", "info", "warning", "error", "critical")
+PAUSE = dt.timedelta(seconds=1)  # what comes later doesn't belong to it
 LONGEST = 1000  # lines of an entry; what goes on longer is shown in several
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -26,7 +27,7 @@ OF_REDIS = re.compile(r"\d+:[A-Z] (\d\d \w{3} \d{4} \d\d:\d\d:\d\d\.\d{3}) ([.\-
 LEVEL = re.compile(
     r"\S+ - (?P<letta>[A-Z]+) - "
     r"|(?P<uvicorn>DEBUG|INFO|WARNING|ERROR|CRITICAL): "
-    r"|\d{4}-\S+ \S+ \w+ \[\d+\] (?:.*? )?(?P<postgres>[A-Z]+\d?):  "
+    r"|\d{4}-\S+ \S+ \w+ \[\d+\] (?:.*? )??(?P<postgres>[A-Z]+\d?):  "
     r"|\d{4}-\S+ \S+,\d+ (?P<supervisord>[A-Z]{4}) "
     r"|\d{4}/\S+ \S+ \[(?P<nginx>[a-z]+)\] "
     r"|/\S+:\d+: (?P<python>\w*Warning): "
@@ -39,7 +40,7 @@ MEANT = {
 }  # fmt: skip
 # Postgres' second thoughts on what it has just said.
 MORE = re.compile(
-    r"\d{4}-\S+ \S+ \w+ \[\d+\] (?:.*? )?(DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LOCATION):  "
+    r"\d{4}-\S+ \S+ \w+ \[\d+\] (?:.*? )??(DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LOCATION):  "
 )
 TRACEBACK = "Traceback (most recent call last):"
 
@@ -101,6 +102,7 @@ class Entries:
     def __init__(self) -> None:
         self._open: LogLine | None = None
         self._lines: list[str] = []
+        self._last: dt.datetime | None = None
         self._traced = False  # it has a stack trace, whose last lines are not indented
 
     def of(self, lines: Iterable[LogLine]) -> Iterator[LogLine]:
@@ -111,9 +113,14 @@ class Entries:
 
     def add(self, line: LogLine) -> Iterator[LogLine]:
         """Take a line; yields the entry that ends before it, if one does."""
-        text = OUR_STAMP.sub("", plain(line.text), count=1)
+        text = OUR_STAMP.sub("", line.text, count=1)
         level = level_of(text)
-        if self._open is not None and self._goes_on(text, level):
+        before, paused = self._open, self._paused(line)
+        self._last = line.time
+        if before is not None and not paused and self._goes_on(text, level):
+            if len(self._lines) >= LONGEST:
+                yield from self.rest()
+                self._open, self._lines = before, []
             self._lines.append(text)
             self._traced = self._traced or TRACEBACK in text
             return
@@ -129,15 +136,22 @@ class Entries:
             yield replace(self._open, text="\n".join(self._lines).rstrip())
         self._open = None
 
+    def _paused(self, line: LogLine) -> bool:
+        return None not in (line.time, self._last) and line.time - self._last > PAUSE  # type: ignore[operator]
+
     def _goes_on(self, text: str, level: str | None) -> bool:
         assert self._open is not None  # noqa: S101  # asked for nothing else
-        if len(self._lines) >= LONGEST:
-            return False
         if level is not None:
             return MORE.match(text) is not None
         if text.startswith(TRACEBACK):
             return self._traced or self._open.level in LEVELS[3:]
         return not text.strip() or text[0].isspace() or (self._traced and not STAMP.match(text))
+
+
+def surely_whole(entries: list[LogLine]) -> list[LogLine]:
+    """Those of a log read from somewhere on: without what may be the end of an entry from before."""
+    heads = (number for number, entry in enumerate(entries) if level_of(entry.text))
+    return entries[next(heads, 1) :]
 
 
 def plain(text: str) -> str:
@@ -160,17 +174,17 @@ def level_of(text: str) -> str | None:
 
 def stamp(text: str) -> dt.datetime | None:
     """The time with which a line begins, if it does."""
-    if found := OF_REDIS.match(text):
-        return dt.datetime.strptime(found[1], "%d %b %Y %H:%M:%S.%f").astimezone()
-    found = STAMP.match(text.replace("/", "-", 2)) if text[4:5] == "/" else STAMP.match(text)
-    if found is None:
-        return None
-    day, clock, fraction, universal = found.groups()
     try:
+        if found := OF_REDIS.match(text):
+            return dt.datetime.strptime(found[1], "%d %b %Y %H:%M:%S.%f").astimezone()
+        found = STAMP.match(text.replace("/", "-", 2)) if text[4:5] == "/" else STAMP.match(text)
+        if found is None:
+            return None
+        day, clock, fraction, universal = found.groups()
         naive = dt.datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0'):0<6}")
-    except ValueError:
+        return naive.replace(tzinfo=dt.UTC) if universal else naive.astimezone()
+    except (ValueError, OverflowError):
         return None  # digits that only look like a date
-    return naive.replace(tzinfo=dt.UTC) if universal else naive.astimezone()
 
 
 def merged(sources: Iterable[Iterable[LogLine]]) -> Iterator[LogLine]:

@@ -54,7 +54,7 @@ class LogStream:
         self._stream = stream
         long_enough = (value for value in secrets if len(value) >= 6)
         self._secrets = sorted(long_enough, key=len, reverse=True)
-        self._begins = True
+        self._begins, self._lock = True, threading.RLock()
 
     def write(self, text: str) -> int:
         hidden = text
@@ -62,12 +62,13 @@ class LogStream:
             hidden = hidden.replace(secret, REDACTED)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         first, *others = hidden.split("\n")
-        stamped = [self._stamped(now, first)]
-        for line in others:
-            self._begins = True
-            stamped.append(self._stamped(now, line))
-        self._stream.write("\n".join(stamped))
-        self._stream.flush()
+        with self._lock:
+            stamped = [self._stamped(now, first)]
+            for line in others:
+                self._begins = True
+                stamped.append(self._stamped(now, line))
+            self._stream.write("\n".join(stamped))
+            self._stream.flush()
         return len(text)
 
     def _stamped(self, now: str, text: str) -> str:
@@ -256,9 +257,9 @@ def make_tools_environment() -> None:
                 venv.create(Path(draft, name), symlinks=True)
                 Path(draft, name, mark).write_text(release)
                 Path(draft, name).rename(target)
-        elif (target / mark).read_text() != release:
+        elif (target / mark).read_bytes() != release.encode():
             (target / mark).write_text(release)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path that has a colon
         print(f"the environment for tools could not be made in {target}: {error}")
 
 
@@ -279,6 +280,20 @@ def close_transports_once() -> None:
         close_socket(self, *more)
 
     transport.__del__ = end
+
+
+def refuse_programs() -> None:
+    """Start no program as an MCP server where that is off: releases before 0.16.7 look at it in one of
+    the ways to one, and not in the others."""
+    if os.environ.get("MCP_DISABLE_STDIO", "").lower() != "true":
+        return
+    with suppress(ImportError):  # another release's
+        client: Any = importlib.import_module("letta.services.mcp.stdio_client").AsyncStdioMCPClient
+
+        async def refuse(*_: Any, **__: Any) -> None:
+            raise ConnectionError("MCP servers over stdio are off: this server starts no programs")
+
+        client._initialize_connection = refuse  # noqa: SLF001
 
 
 def main() -> None:
@@ -304,6 +319,7 @@ def main() -> None:
         if first := settings["import_first"]:
             with schemas_on_demand(first):
                 importlib.import_module(first)
+            refuse_programs()
         if (redis := os.environ.get("LETTA_REDIS_HOST", "")).startswith("/"):
             redis_by_socket(redis)
         for name in settings["secret_names"]:

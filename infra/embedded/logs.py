@@ -7,12 +7,21 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
-from itertools import chain
+from contextlib import ExitStack, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
-from infra.log_lines import Entries, LogLine, Wanted, merged, plain, stamp, unknown_service
+from infra.log_lines import (
+    Entries,
+    LogLine,
+    Wanted,
+    merged,
+    plain,
+    stamp,
+    surely_whole,
+    unknown_service,
+)
 from infra.sensitive import Sensitive, redact
 from infra.stack.locations import StackFolder
 
@@ -30,9 +39,12 @@ def lines(folder: StackFolder, wanted: Wanted, secrets: tuple[Sensitive, ...]) -
     files = {name: LogFile(name, folder.log(name), secrets) for name in names}
     yield from merged(files[name].history(wanted) for name in names)
     while wanted.follow:
-        heard = [entry for file in files.values() for entry in file.fresh()]
-        yield from filter(wanted.takes, heard)
-        if not heard:
+        silent = True
+        for file in files.values():
+            before = file.heard
+            yield from filter(wanted.takes, file.fresh())
+            silent = silent and file.heard == before
+        if silent:
             time.sleep(POLL_SECONDS)
         for name in _names(folder, wanted.service):
             if name not in files:  # a service that has come since
@@ -47,6 +59,8 @@ class LogFile:
         self._open: BinaryIO | None = None
         self._rest = b""  # the beginning of a line that isn't finished
         self._time: dt.datetime | None = None
+        self._followed = Entries()
+        self.heard = 0  # lines
 
     def history(self, wanted: Wanted) -> Iterator[LogLine]:
         """What was logged up to now, oldest first. In memory are no more than the last `wanted.tail`."""
@@ -58,13 +72,23 @@ class LogFile:
         yield from found if wanted.tail is None else deque(found, wanted.tail)
 
     def fresh(self) -> Iterator[LogLine]:
-        """What was logged since the last time, also when the file was rotated in between."""
-        yield from self._entries(self._read())
+        """What was logged since the last time, also when the file was rotated in between.
+
+        An entry comes when it is known to have ended: with the next one, or when nothing was added to it.
+        """
+        before = self.heard
+        for raw in self._read():
+            yield from self._followed.add(self._line(raw))
         if self._open is None or not self._is_current(self._open):
             if self._open is not None:
+                if self._was_cut(self._open):
+                    self._rest = b""
                 self._open.close()
-            self._open, self._rest = None, b""
-            yield from self._entries(self._read())
+            self._open = None
+            for raw in self._read():
+                yield from self._followed.add(self._line(raw))
+        if self.heard == before:
+            yield from self._followed.rest()
 
     def _entries(self, raw: Iterator[bytes]) -> Iterator[LogLine]:
         return Entries().of(map(self._line, raw))
@@ -72,20 +96,20 @@ class LogFile:
     def _whole(self, wanted: Wanted) -> Iterator[bytes]:
         """Every line, from the oldest file that may hold one that is recent enough."""
         self._ensure_open()
-        for path in reversed(self._rotated()):
-            if wanted.since is None or _written(path) >= wanted.since:
-                with path.open("rb") as source:
-                    yield from (line.removesuffix(b"\n") for line in source)
-        yield from self._read()
-        yield from self._unfinished(wanted)
+        with ExitStack() as opened:
+            for file in [opened.enter_context(each) for each in reversed(self._rotated())]:
+                if wanted.since is None or _written(file) >= wanted.since:
+                    yield from self._lines_of(file)
+            yield from self._read()
+            yield from self._unfinished(wanted)
 
-    def _last(self, count: int, wanted: Wanted) -> list[LogLine]:
-        """The last `count` entries, read from the end on."""
+    def _last(self, wished: int, wanted: Wanted) -> list[LogLine]:
+        """The last `wished` entries, read from the end on."""
         self._ensure_open()
         if self._open is None:
             return []
         with ExitStack() as opened:
-            files = [self._open, *(opened.enter_context(p.open("rb")) for p in self._rotated())]
+            files = [self._open, *map(opened.enter_context, self._rotated())]
             ends = [file.seek(0, os.SEEK_END) for file in files]
             amount = BLOCK
             while True:
@@ -95,15 +119,14 @@ class LogFile:
                     raw = file.read(min(end, left)) + raw
                     left -= min(end, left)
                 *whole, self._rest = raw.split(b"\n")
-                first = 0 if left else 1  # it may have been cut
                 self._time = None
-                lines = chain(whole[first:], self._unfinished(wanted))
-                found = list(self._entries(lines))
-                if left or len(found) > count:
+                found = list(self._entries(chain(whole, self._unfinished(wanted))))
+                found = found if left else surely_whole(found)
+                if left or len(found) >= wished:
                     break
                 amount *= 4
             self._open.seek(ends[0])
-        return found[max(0, len(found) - count) :]
+        return found[max(0, len(found) - wished) :]
 
     def _unfinished(self, wanted: Wanted) -> Iterator[bytes]:
         if self._rest and not wanted.follow:
@@ -112,7 +135,12 @@ class LogFile:
     def _read(self) -> Iterator[bytes]:
         """Whole lines behind what was read already."""
         self._ensure_open()
-        while self._open is not None and (block := self._open.read(BLOCK)):
+        if self._open is not None:
+            yield from self._lines_of(self._open)
+
+    def _lines_of(self, file: BinaryIO) -> Iterator[bytes]:
+        """Its whole lines; the first may have begun in the file before, the last ends in the next one."""
+        while block := file.read(BLOCK):
             *whole, self._rest = (self._rest + block).split(b"\n")
             yield from whole
 
@@ -122,6 +150,11 @@ class LogFile:
                 self._open = self._path.open("rb")
             except FileNotFoundError:
                 return
+
+    def _was_cut(self, opened: BinaryIO) -> bool:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(self._path.stat(), os.fstat(opened.fileno()))
+        return False
 
     def _is_current(self, opened: BinaryIO) -> bool:
         """Whether the name still belongs to the file that we have open, and it wasn't cut."""
@@ -133,26 +166,26 @@ class LogFile:
             named.st_size >= opened.tell()
         )
 
-    def _rotated(self) -> list[Path]:
-        """The older files, newest first; not the one that we have open, if it has just become one."""
-        found: list[Path] = []
-        number = 1
-        while (path := self._path.with_name(f"{self._path.name}.{number}")).is_file():
-            if self._open is None or not os.path.samestat(
-                path.stat(), os.fstat(self._open.fileno())
-            ):
-                found.append(path)
-            number += 1
+    def _rotated(self) -> list[BinaryIO]:
+        """The older files, opened, newest first; not the one that we have open, if it has become one."""
+        found: list[BinaryIO] = []
+        own = None if self._open is None else os.fstat(self._open.fileno())
+        with suppress(FileNotFoundError):
+            for number in count(1):
+                file = self._path.with_name(f"{self._path.name}.{number}").open("rb")
+                if own is None or not os.path.samestat(own, os.fstat(file.fileno())):
+                    found.append(file)
         return found
 
     def _line(self, raw: bytes) -> LogLine:
-        text = raw.decode(errors="replace").rstrip("\r")
-        self._time = stamp(plain(text)) or self._time
+        self.heard += 1
+        text = plain(raw.decode(errors="replace").rstrip("\r"))
+        self._time = stamp(text) or self._time
         return LogLine(self._name, self._name, self._time, redact(text, self._secrets))
 
 
-def _written(path: Path) -> dt.datetime:
-    return dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
+def _written(file: BinaryIO) -> dt.datetime:
+    return dt.datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, dt.UTC)
 
 
 def _names(folder: StackFolder, service: str | None) -> list[str]:

@@ -47,7 +47,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 # More than one worker would each start without what `embedded/launch.py` prepares.
 RESERVED = (
     "LETTA_PG_", "LETTA_SERVER_", "LETTA_ENCRYPTION_KEY", "LETTA_DISABLE_SQLALCHEMY",
-    "LETTA_UVICORN_", "LETTA_DIR", "MEMGPT_CONFIG_PATH", "HOME", MCP_STDIO_OFF,
+    "LETTA_UVICORN_", "LETTA_DIR", "MEMGPT_CONFIG_PATH", "HOME", "TOOL_EXEC_", MCP_STDIO_OFF,
 )  # fmt: skip
 FAKE_MODEL = Model("openai-proxy/fake", "openai/text-embedding-3-small")
 

@@ -85,7 +85,7 @@ def _shown(entry: LogLine) -> str:
 def _pattern(text: str | None) -> re.Pattern[str] | None:
     try:
         return None if text is None else re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise typer.BadParameter(f"{text!r}: {error}", param_hint="--grep") from None
 
 

@@ -17,7 +17,7 @@ from infra.embedded import launch
 from infra.embedded.valkey import configure, install_valkey
 from infra.log_lines import OUR_STAMP
 from infra.stack.locations import StackFolder
-from infra.stack.server_environment import launch_document
+from infra.stack.server_environment import MCP_STDIO_OFF, launch_document
 
 MODULES = {
     "typeguard.py": "def typechecked(target=None, **options):\n    return 'checked'\n",
@@ -347,6 +347,35 @@ def test_what_reads_files_is_imported_when_there_is_one(tmp_path: Path) -> None:
     document = tmp_path / "environment.json"
     document.write_text(launch_document({}, [], "served"))
     assert launched(tmp_path, document, "served:main") == "read more\n"
+
+
+PROGRAMS = """\
+import asyncio
+from letta.services.mcp.stdio_client import AsyncStdioMCPClient
+def main():
+    try:
+        print(asyncio.run(AsyncStdioMCPClient()._initialize_connection('touch')))
+    except ConnectionError as error:
+        print('refused')
+"""
+CLIENT_OF_PROGRAMS = """\
+class AsyncStdioMCPClient:
+    async def _initialize_connection(self, command):
+        return f'{command} runs'
+"""
+
+
+@pytest.mark.parametrize(("off", "said"), [("true", "refused\n"), ("false", "touch runs\n")])
+def test_no_program_is_started_as_an_mcp_server_unless_that_is_allowed(
+    tmp_path: Path, off: str, said: str
+) -> None:
+    package = tmp_path / "letta" / "services" / "mcp"
+    package.mkdir(parents=True)
+    (package / "stdio_client.py").write_text(CLIENT_OF_PROGRAMS)
+    (tmp_path / "served.py").write_text(PROGRAMS)
+    document = tmp_path / "environment.json"
+    document.write_text(launch_document({MCP_STDIO_OFF: off}, [], "served"))
+    assert launched(tmp_path, document, "served:main") == said
 
 
 DROPPED = """\

@@ -6,19 +6,20 @@ import datetime as dt
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from infra.embedded.logs import BLOCK, lines
+from infra.embedded.logs import BLOCK, LogFile, lines
 from infra.errors import LettaOpsError
-from infra.log_lines import Entries, LogLine, Wanted, level_of, merged, moment, stamp
+from infra.log_lines import LONGEST, Entries, LogLine, Wanted, level_of, merged, moment, stamp
 from infra.sensitive import Sensitive
 from infra.stack.deployment import Deployment, Server
 from infra.stack.locations import StackFolder
 from infra.targets import host
-from infra.targets.docker.logs import messages
+from infra.targets.docker.logs import _Reader, messages
 from ops_cli import main
 
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
@@ -72,6 +73,8 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
         ("2026-11-21 10:00:00,005 INFO x", dt.datetime(2026, 11, 21, 10, 0, 0, 5000).astimezone()),
         ("INFO: no time", None),
         ("2026-99-21 10:00:00 x", None),
+        ("0001-01-01 00:00:00 x", None),
+        ("7:M 31 Feb 2026 10:00:00.005 * x", None),
     ],
 )
 def test_the_time_of_a_line_is_read_where_it_has_one(
@@ -91,6 +94,7 @@ def test_the_time_of_a_line_is_read_where_it_has_one(
         ("7:M 21 Nov 2026 10:00:00.005 # Warning", "warning"),
         ("2026/11/21 10:00:00 [emerg] 7#7: x", "critical"),
         ("/lib/x.py:6: UserWarning: old", "warning"),
+        ("2026-11-21 10:00:00.413 GMT [87] LOG:  statement: SELECT 1 -- FATAL:  x", "info"),
         ("the model listens", None),
         ("  ERROR: indented", None),
     ],
@@ -149,6 +153,60 @@ def test_a_stack_trace_is_one_entry_with_what_it_belongs_to() -> None:
         ("info", "said", 0),
         ("info", "said again", 0),
     ]
+
+
+def test_what_comes_later_is_no_part_of_a_trace_and_a_long_one_keeps_its_level() -> None:
+    trace = [
+        "Traceback (most recent call last):",
+        *(f"  File {number}" for number in range(LONGEST)),
+    ]
+    said = [*(line(0, text) for text in (*trace, "KeyError")), line(1, "x"), line(9, "said")]
+    found = list(Entries().of(said))
+    assert [(each.level, each.text.count("\n") + 1) for each in found] == [
+        ("error", LONGEST), ("error", 3), ("info", 1),
+    ]  # fmt: skip
+
+
+def test_a_trace_that_is_followed_in_pieces_is_one_entry(folder: StackFolder) -> None:
+    path = folder.log("letta")
+    path.write_text("2026-11-21 10:00:00 UTC old\n")
+    file = LogFile("letta", path, ())
+    assert [each.text[-3:] for each in file.history(Wanted(follow=True))] == ["old"]
+    trace = ["a - ERROR - b\nTraceback (most recent call last):\n", "  File x\n", "KeyError: 1\n"]
+    for text in trace:
+        with path.open("a") as sink:
+            sink.write(text)
+        assert list(file.fresh()) == []
+    (entry,) = file.fresh()  # nothing more came
+    assert entry.text == "".join(trace).rstrip()
+    assert entry.level == "error"
+
+
+def test_a_line_that_was_cut_by_a_rotation_is_whole_and_redacted(folder: StackFolder) -> None:
+    folder.log("letta").with_name("letta.log.1").write_text("2026-11-21 10:00:00 UTC a swordfish")
+    folder.log("letta").write_text("-server b\n")
+    for wanted in ({"tail": 5}, {"since": NOW - dt.timedelta(days=9)}):
+        assert texts(folder, **wanted) == ["2026-11-21 10:00:00 UTC a [redacted] b"]
+
+
+class Engine:
+    """What a container is to a reader of its logs."""
+
+    id, name, labels = "1", "x-letta", {"letta-ops.service": "letta"}
+
+    def __init__(self, said: list[str]) -> None:
+        self._said = said
+
+    def logs(self, *, tail: int | None = None, **_: object) -> Iterator[bytes]:
+        for text in self._said if tail is None else self._said[-tail:]:
+            yield f"2026-11-21T10:00:00.000Z {text}\n".encode()
+
+
+def test_the_engine_is_asked_for_as_many_lines_as_the_entries_have() -> None:
+    trace = ["a - ERROR - b", "Traceback (most recent call last):", *["  File x"] * 90, "KeyError"]
+    reader = _Reader(cast("Any", None), "x", Wanted(tail=2), ())
+    found = list(reader.history(cast("Any", Engine(["b - INFO - first", *trace, *trace]))))
+    assert [(each.level, each.text.count("\n")) for each in found] == [("error", 92)] * 2
 
 
 def test_the_end_of_a_long_log_is_read_from_its_end(folder: StackFolder) -> None:
@@ -326,7 +384,13 @@ def test_only_what_is_asked_for_is_shown(
 
 @pytest.mark.parametrize(
     "words",
-    [["--since", "yesterday"], ["--tail", "-1"], ["--grep", "("], ["--level", "loud"]],
+    [
+        ["--since", "yesterday"],
+        ["--tail", "-1"],
+        ["--level", "loud"],
+        ["--grep", "("],
+        ["--grep", "a{99999999999999}"],
+    ],
 )
 def test_what_makes_no_sense_is_wrong_usage(
     words: list[str], stack: StackFolder, capsys: pytest.CaptureFixture[str]

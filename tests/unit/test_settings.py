@@ -8,6 +8,7 @@ import pytest
 
 from infra.errors import ConfigurationError
 from infra.sensitive import Sensitive
+from infra.stack.server_environment import server_environment
 from infra.targets import settings as parse
 from infra.targets.docker.settings import docker_settings
 
@@ -45,6 +46,14 @@ def test_a_further_variable_of_the_server_is_handed_on() -> None:
     assert settings.model == "fake"
 
 
+def test_programs_as_mcp_servers_are_allowed_on_purpose_only() -> None:
+    assert parse("local", {}).environment == {}
+    allowed = parse("local", {"server.mcp_stdio": "true"})
+    assert allowed.environment == {"MCP_DISABLE_STDIO": "false"}
+    made = server_environment("uri", "password", "key", Path("/home"), Path("/sandbox"))
+    assert made["MCP_DISABLE_STDIO"] == "true"
+
+
 PROBLEMS = [
     ({"server.prot": "1"}, "server.prot: unknown key, did you mean server.port?"),
     ({"server.port": "80"}, "server.port: must be a port between 1024 and 65535"),
@@ -63,6 +72,11 @@ PROBLEMS = [
     ({"backup.schedule": "often"}, "backup.schedule: 'often' is no schedule"),
     ({"store.ulr": "x"}, "store.ulr: unknown key, did you mean store.url?"),
     ({"server.environment.LETTA_PG_URI": "x"}, "LETTA_PG_URI: is set by letta-ops itself"),
+    ({"server.environment.TOOL_EXEC_DIR": "x"}, "TOOL_EXEC_DIR: is set by letta-ops itself"),
+    (
+        {"server.environment.MCP_DISABLE_STDIO": "x"},
+        "MCP_DISABLE_STDIO: is set by letta-ops itself",
+    ),
     ({"server.environment.HOME": ""}, "server.environment.HOME: is set by letta-ops itself"),
     ({"server.environment.": "x"}, "server.environment.: is not complete, a name is missing"),
     (

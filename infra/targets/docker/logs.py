@@ -6,12 +6,12 @@ import datetime as dt
 import queue
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from infra.log_lines import Entries, LogLine, Wanted, merged, unknown_service
+from infra.log_lines import Entries, LogLine, Wanted, merged, plain, surely_whole, unknown_service
 from infra.sensitive import Sensitive, redact
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.names import LABEL_SERVICE
@@ -55,22 +55,40 @@ class _Reader:
         self._last: dict[str, str] = {}  # container's id -> timestamp of its last line
         self._began = wanted.since or dt.datetime.now(dt.UTC)
         self._known: set[str] = set()
+        self._lines = 0  # read in all
 
     def history(self, container: Container) -> Iterator[LogLine]:
         """What the container has said up to now; nothing, when it was removed while we looked."""
         import docker.errors
 
         self._known.add(str(container.id))
-        settings, tail = _settings(self._wanted.since), self._wanted.tail
-        if tail is not None and not self._wanted.is_choosy:
-            settings["tail"] = LINES_OF_AN_ENTRY * tail
-        try:
-            stream: Any = container.logs(stream=True, follow=False, **settings)
-        except docker.errors.NotFound:
+        tail = self._wanted.tail
+        if tail == 0:
             return
-        found = Entries().of(self._line(container, message) for message in messages(stream))
-        wanted = filter(self._wanted.takes, found)
-        yield from wanted if tail is None else deque(wanted, tail)
+        with suppress(docker.errors.NotFound):
+            if tail and not self._wanted.is_choosy:
+                yield from self._last_ones(container, tail)
+                return
+            found = filter(self._wanted.takes, self._entries(container))
+            yield from found if tail is None else deque(found, tail)
+
+    def _last_ones(self, container: Container, tail: int) -> list[LogLine]:
+        asked = LINES_OF_AN_ENTRY * tail
+        while True:
+            before = self._lines
+            found = list(self._entries(container, asked))
+            everything = self._lines - before < asked
+            found = found if everything else surely_whole(found)
+            if everything or len(found) >= tail:
+                recent = list(filter(self._wanted.takes, found))
+                return recent[max(0, len(recent) - tail) :]
+            asked *= 4
+
+    def _entries(self, container: Container, asked: int | None = None) -> Iterator[LogLine]:
+        """Those of the last `asked` lines, or of all."""
+        settings = _settings(self._wanted.since) | ({} if asked is None else {"tail": asked})
+        stream: Any = container.logs(stream=True, follow=False, **settings)
+        return Entries().of(self._line(container, message) for message in messages(stream))
 
     def follow(self) -> Iterator[LogLine]:
         """What they say from now on; also those that come later, or start again."""
@@ -79,7 +97,7 @@ class _Reader:
         heard: queue.Queue[tuple[Container, Message | None]] = queue.Queue(maxsize=10_000)
         streams: dict[str, Any] = {}
         look = 0.0
-        entries: dict[str, Entries] = defaultdict(Entries)
+        entries: dict[str, tuple[float, Entries]] = {}
         try:
             while True:
                 if time.monotonic() >= look:
@@ -98,23 +116,21 @@ class _Reader:
         self,
         heard: queue.Queue[tuple[Container, Message | None]],
         streams: dict[str, Any],
-        entries: dict[str, Entries],
+        entries: dict[str, tuple[float, Entries]],
     ) -> Iterator[LogLine]:
-        """The entries that end with the next line; all, when none comes for a while."""
-        try:
+        """The entries that end with the next line, and those to which nothing was added for a while."""
+        with suppress(queue.Empty):
             container, message = heard.get(timeout=IDLE_SECONDS)
-        except queue.Empty:
-            container, message = None, None
-        for name, each in entries.items():
-            if container is None or name != container.id:
+            name = str(container.id)
+            if message is None:
+                streams.pop(name, None)
+            elif message[0] > self._last.get(name, ""):
+                _, open_one = entries.get(name, (0, Entries()))
+                entries[name] = time.monotonic(), open_one
+                yield from open_one.add(self._line(container, message))
+        for last, each in entries.values():
+            if time.monotonic() - last > IDLE_SECONDS:
                 yield from each.rest()
-        if container is None:
-            return
-        name = str(container.id)
-        if message is None:
-            streams.pop(name, None)
-        elif message[0] > self._last.get(name, ""):
-            yield from entries[name].add(self._line(container, message))
 
     def _listen(
         self, container: Container, heard: queue.Queue[tuple[Container, Message | None]]
@@ -132,12 +148,13 @@ class _Reader:
 
     def _line(self, container: Container, message: Message) -> LogLine:
         stamp, text = message
+        self._lines += 1
         self._last[str(container.id)] = stamp
         return LogLine(
             _service(container),
             str(container.name).removeprefix(f"{self._prefix}-"),
             dt.datetime.fromisoformat(stamp),
-            redact(text, self._secrets),
+            redact(plain(text), self._secrets),
         )
 
 
