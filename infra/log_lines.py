@@ -7,13 +7,14 @@ import heapq
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from infra.errors import LettaOpsError
 
 BEFORE_ALL = dt.datetime.min.replace(tzinfo=dt.UTC)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-LEVELS = ("debug", "info", "warning", "error", "critical")
+Level = Literal["debug", "info", "warning", "error", "critical"]
+LEVELS: tuple[str, ...] = get_args(Level)
 PAUSE = dt.timedelta(seconds=1)  # what comes later doesn't belong to it
 LONGEST = 1000  # lines of an entry; what goes on longer is shown in several
 
@@ -63,7 +64,7 @@ class LogLine:
         return {
             "service": self.service,
             "source": self.source,
-            "time": None if self.time is None else self.time.isoformat(),
+            "time": None if self.time is None else self.time.astimezone(dt.UTC).isoformat(),
             "level": self.level,
             "text": self.text,
         }

@@ -252,13 +252,15 @@ def _contents(link: psycopg.Connection[Any], only: list[int] | None) -> dict[str
 def refused(error: Exception, name: str) -> LettaOpsError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if getattr(error, "sqlstate", None) == RIGHT_LACKS:
-        hint = (
+        lacks_our_records = (
             f"the owner may not read our records there, the role {READER_ROLE} may: name it as"
             " database.reader, with the database.reader_password that the profile of the stack has"
-            if f"schema {LETTA_OPS}" in reason
-            else "let the role read it; or, where it isn't Letta's, leave it out: backup.scope letta"
+        )
+        lacks_others = (
+            "let the role read it; or, where it isn't Letta's, leave it out: backup.scope letta"
             " (docs/external-database.md)"
         )
+        hint = lacks_our_records if f"schema {LETTA_OPS}" in reason else lacks_others
         return LettaOpsError("database-refused", f"the database {name} refuses: {reason}", hint)
     if "lock timeout" in reason or "lock_timeout" in reason:
         return _locked(name)

@@ -269,8 +269,9 @@ def close_transports_once() -> None:
     Letta makes a client of OpenAI's for each request and drops it. When the collector finds that, it
     calls the finalizers of all: the socket is closed, and the client begins to close itself, which tells
     the loop to forget the transport's descriptor. By then it may be that of a connection to Postgres that
-    is just being made: the loop doesn't hear of it, and a request waits for 30 s (seen in one of four
-    streams). A transport that the collector finds is closed already: nothing is to be forgotten.
+    is just being made: the loop doesn't hear of it, and a request waits for 30 s (seen in half of the
+    smoke tests after a start). A transport that the collector finds is closed already: nothing is to be
+    forgotten.
     """
     transport: Any = importlib.import_module("asyncio.selector_events")._SelectorTransport  # noqa: SLF001
     close_socket = transport.__del__

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infra.log_lines import STAMP, Level, Wanted, moment
 from ops_cli.invocation import current
 from ops_cli.options import new_app
 from ops_cli.output import printable
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 TAIL = 100
 WIDTH = 10  # of most sources: `letta`, `postgres`, `letta-3f2a9c1e-1` is longer
 INTERRUPTED = 130
-Level = Literal["debug", "info", "warning", "error", "critical"]
 
 app = new_app("What the services have logged.")
 
@@ -55,7 +55,6 @@ def logs(
 
     A stack trace is one entry with the line before it. With --json, each entry is an object in a line.
     """
-    from infra.log_lines import Wanted
     from infra.targets import host
 
     invocation = current(context)
@@ -74,8 +73,6 @@ def logs(
 
 def _shown(entry: LogLine) -> str:
     """Time (this machine's), source and level in front of the first line; the others are indented."""
-    from infra.log_lines import STAMP
-
     time = "-" if entry.time is None else entry.time.astimezone().isoformat(" ", "milliseconds")
     first, *others = map(printable, STAMP.sub("", entry.text, count=1).lstrip().split("\n"))
     head = f"{time[:23]:<23}  {entry.source:<{WIDTH}}  {entry.level.upper():<8}  {first}"
@@ -90,8 +87,6 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
 
 
 def _moment(since: str | None) -> dt.datetime | None:
-    from infra.log_lines import moment
-
     try:
         return None if since is None else moment(since, dt.datetime.now(dt.UTC))
     except (ValueError, OverflowError):

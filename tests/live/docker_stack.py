@@ -6,18 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 
-from infra.embedded import supervisor
 from infra.stack.deployment import SERVICE_POSTGRES
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.engine.execution import execute
 from infra.targets.docker.names import LABEL_PREFIX, Names
-from tests.live.stack import Stack
+from tests.live.stack import Stack, end_processes
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -102,9 +101,7 @@ class DockerStack(Stack):
         return [psutil.Process(pid) for pid in found if psutil.pid_exists(pid)]
 
     def discard(self) -> None:
-        for process in supervisor.processes(self.folder):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        end_processes(self.folder)
         remove_everything(f"{self.names.prefix}-")
         shutil.rmtree(self.folder.root)
 

@@ -6,14 +6,14 @@ import json
 import pwd
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 import psutil
 
 from infra.accounts import Role, account_name, remove_accounts
-from tests.live.stack import Stack
+from tests.live.stack import Stack, end_processes
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,7 @@ class LocalStack(Stack):
         return found
 
     def discard(self) -> None:
-        from infra.embedded import supervisor
-
-        if (keeper := supervisor.process(self.folder)) is not None:
-            keeper.kill()  # first: it would start again what ends
-        for process in self.processes():
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        end_processes(self.folder)
         remove_accounts(self.folder)
         shutil.rmtree(self.folder.root)
 

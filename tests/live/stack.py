@@ -6,7 +6,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from tests.live.machine import Machine
 
 LETTA_OPS = Path(sys.executable).with_name("letta-ops")
+
+
+def end_processes(folder: StackFolder) -> None:
+    """Kill all of a stack; the keeper first, which would start again what ends."""
+    from infra.embedded import supervisor
+
+    for process in supervisor.processes(folder):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @dataclass(frozen=True)

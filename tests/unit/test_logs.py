@@ -358,6 +358,12 @@ def local(second: int) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S.000")
 
 
+def test_in_json_times_are_in_utc() -> None:
+    east = dt.timezone(dt.timedelta(hours=2))
+    said = LogLine("s", "s", dt.datetime(2026, 11, 21, 12, tzinfo=east), "x").as_json()
+    assert said["time"] == "2026-11-21T10:00:00+00:00"
+
+
 def test_as_json_each_is_an_object_in_a_line(
     stack: StackFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -408,5 +414,5 @@ def test_an_interruption_ends_following_quietly(
     monkeypatch.setattr("infra.embedded.logs.time.sleep", interrupted)
     assert main.run(["--stack", "prod", "logs", "postgres", "-f"]) == 130
     seen = capsys.readouterr()
-    assert seen.out.splitlines()[0].endswith("postgres    ERROR     [7] ERROR:  no")
+    assert seen.out == f"{local(1)}  postgres    ERROR     [7] ERROR:  no\n      such table\n"
     assert seen.err == ""

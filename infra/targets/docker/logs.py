@@ -55,7 +55,6 @@ class _Reader:
         self._last: dict[str, str] = {}  # container's id -> timestamp of its last line
         self._began = wanted.since or dt.datetime.now(dt.UTC)
         self._known: set[str] = set()
-        self._lines = 0  # read in all
 
     def history(self, container: Container) -> Iterator[LogLine]:
         """What the container has said up to now; nothing, when it was removed while we looked."""
@@ -69,26 +68,26 @@ class _Reader:
             if tail and not self._wanted.is_choosy:
                 yield from self._last_ones(container, tail)
                 return
-            found = filter(self._wanted.takes, self._entries(container))
+            found = filter(self._wanted.takes, Entries().of(self._lines(container)))
             yield from found if tail is None else deque(found, tail)
 
     def _last_ones(self, container: Container, tail: int) -> list[LogLine]:
         asked = LINES_OF_AN_ENTRY * tail
         while True:
-            before = self._lines
-            found = list(self._entries(container, asked))
-            everything = self._lines - before < asked
+            lines = list(self._lines(container, asked))
+            everything = len(lines) < asked
+            found = list(Entries().of(lines))
             found = found if everything else surely_whole(found)
             if everything or len(found) >= tail:
                 recent = list(filter(self._wanted.takes, found))
                 return recent[max(0, len(recent) - tail) :]
             asked *= 4
 
-    def _entries(self, container: Container, asked: int | None = None) -> Iterator[LogLine]:
-        """Those of the last `asked` lines, or of all."""
+    def _lines(self, container: Container, asked: int | None = None) -> Iterator[LogLine]:
+        """The last `asked`, or all."""
         settings = _settings(self._wanted.since) | ({} if asked is None else {"tail": asked})
         stream: Any = container.logs(stream=True, follow=False, **settings)
-        return Entries().of(self._line(container, message) for message in messages(stream))
+        return (self._line(container, message) for message in messages(stream))
 
     def follow(self) -> Iterator[LogLine]:
         """What they say from now on; also those that come later, or start again."""
@@ -148,7 +147,6 @@ class _Reader:
 
     def _line(self, container: Container, message: Message) -> LogLine:
         stamp, text = message
-        self._lines += 1
         self._last[str(container.id)] = stamp
         return LogLine(
             _service(container),
