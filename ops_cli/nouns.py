@@ -48,6 +48,7 @@ NOUNS = (
     Noun("backup", "backup.app", "Make, prove and restore backups."),
     Noun("registry", "registry.app", "Which agent is whose: an application's ids and Letta's."),
     Noun("migrate", "migrate.app", "Go to another release of Letta, rehearsed, and back."),
+    Noun("exit", "exit", "Take agents out of V1, into the store of its successor."),
     Noun("secret", "secret", "Show a secret of the stack, or rotate one."),
     Noun("profile", "profile", "Show how the stack is reached."),
 )  # fmt: skip

@@ -48,45 +48,62 @@ def migrated(
     """Yield an archive of the agents that `fill` stages, of `revision`, at the revision of `release`.
 
     It lies in a folder that goes with the block. `source` is what they are of, for people. Raises
-    LettaOpsError: `archive-other-revision` where the release can't come from there, and those of a
-    throw-away Postgres, of the migrations and of `fill`.
+    LettaOpsError like `scratch_database`.
     """
-    with throwaway_folder(throwaway_parent(deployment.folder), report) as folder:
-        postgres = start_postgres(folder)
-        installed = install_release(folder, release, report)
-        if revision is None or not installed.knows(revision):
-            raise LettaOpsError(
-                "archive-other-revision",
-                f"{source} was made of a database of revision {revision}, which Letta"
-                f" {release.version} doesn't come from: it is newer; nothing was changed",
-                "restore it into a server of that release, or upgrade this one",
-            )
-        with postgres.access.connect(postgres.access.maintenance) as link:
-            owner = postgres.database.owner.name
-            link.execute(f"CREATE DATABASE {DATABASE_NAME} OWNER {owner}")
-        with postgres.access.connect(DATABASE_NAME) as link:
-            link.execute("CREATE EXTENSION vector")
-        report(f"{source}: of revision {revision}; making a database of that")
-        _upgrade(folder, installed, postgres, revision, None)
-        with postgres.access.connect(DATABASE_NAME) as link:
-            # What the rows point at beside themselves (providers) is not here.
-            link.execute("SET session_replication_role = replica")
-            link.execute("BEGIN")
-            staging, header = fill(link, read_model(link, SCHEMA))
-            with closing(staging.memories):
-                _put(staging)
-                link.execute("COMMIT")
-                report(f"{source}: migrating it to Letta {release.version}")
-                key = deployment.server.encryption_key
-                if key is not None and header.key_fingerprint not in (None, key_fingerprint(key)):
-                    key = None  # what is encrypted already is of another one
-                _upgrade(folder, installed, postgres, release.alembic_head, key)
-                if key is not None:
-                    encrypt_clear(link, SCHEMA, key)
-                link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                place = InFile(folder.root / "migrated.agents")
-                _archive(deployment, release, link, header, staging, place)
+    key = deployment.server.encryption_key
+    with (
+        throwaway_folder(throwaway_parent(deployment.folder), report) as folder,
+        scratch_database(folder, key, source, revision, release, fill, report) as made,
+    ):
+        place = InFile(folder.root / "migrated.agents")
+        _archive(deployment, release, *made, place)
         yield place
+
+
+@contextmanager
+def scratch_database(
+    folder: StackFolder, key: Sensitive | None, source: str, revision: str | None,
+    release: Release, fill: Fill, report: Report,
+) -> Iterator[tuple[psycopg.Connection[Any], Header, Staging]]:  # fmt: skip
+    """Yield a connection to a Postgres in a throw-away `folder` with nothing in it but the agents that
+    `fill` stages, of `revision`, brought to that of `release`: in a transaction that reads.
+
+    Raises LettaOpsError: `archive-other-revision` where the release can't come from there, and those of
+    a throw-away Postgres, of the migrations and of `fill`.
+    """
+    postgres = start_postgres(folder)
+    installed = install_release(folder, release, report)
+    if revision is None or not installed.knows(revision):
+        raise LettaOpsError(
+            "archive-other-revision",
+            f"{source} was made of a database of revision {revision}, which Letta"
+            f" {release.version} doesn't come from: it is newer; nothing was changed",
+            "restore it into a server of that release, or upgrade this one",
+        )
+    with postgres.access.connect(postgres.access.maintenance) as link:
+        owner = postgres.database.owner.name
+        link.execute(f"CREATE DATABASE {DATABASE_NAME} OWNER {owner}")
+    with postgres.access.connect(DATABASE_NAME) as link:
+        link.execute("CREATE EXTENSION vector")
+    report(f"{source}: of revision {revision}; making a database of that")
+    _upgrade(folder, installed, postgres, revision, None)
+    with postgres.access.connect(DATABASE_NAME) as link:
+        # What the rows point at beside themselves (providers) is not here.
+        link.execute("SET session_replication_role = replica")
+        link.execute("BEGIN")
+        staging, header = fill(link, read_model(link, SCHEMA))
+        with closing(staging.memories):
+            _put(staging)
+            link.execute("COMMIT")
+            if header.key_fingerprint not in (None, key and key_fingerprint(key)):
+                key = None  # what is encrypted already is of another one
+            if revision != release.alembic_head:
+                report(f"{source}: migrating it to Letta {release.version}")
+                _upgrade(folder, installed, postgres, release.alembic_head, key)
+            if key is not None:
+                encrypt_clear(link, SCHEMA, key)
+            link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield link, header, staging
 
 
 def _upgrade(

@@ -17,7 +17,8 @@ LONGEST, LONGEST_APP = 512, 64  # characters
 MOST_BYTES, MOST_BYTES_APP = 2048, 256  # of UTF-8: an entry of an index has room for 2,700
 TAG = "letta-ops-link:"
 UNFINISHED = "letta-ops-making:"  # while an agent comes in pieces
-AGENT_ID = re.compile(r"agent-[0-9a-fA-F-]{36}")
+# `local`: of the successor, where an agent has gone.
+AGENT_ID = re.compile(r"agent-(local-)?[0-9a-fA-F-]{36}")
 UNLINKED = "unlinked"  # what became of a key, in the history
 OF_KEY = "letta_ops_link"  # in the metadata of an agent: for which id it was made
 REFUSED = re.compile("[\x00\ud800-\udfff]")

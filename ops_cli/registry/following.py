@@ -33,6 +33,22 @@ def follow_restore(deployment: Deployment, moved: Mapping[str, str]) -> list[str
     return said
 
 
+def follow_exit(deployment: Deployment, moved: Mapping[str, str]) -> list[str]:
+    """Links lead to the ids that agents have at the successor, by V1's; return what there is to say.
+
+    Whether V1 still has the agents is not asked: its server may be gone. Raises LettaOpsError.
+    """
+    said = []
+    with opened(deployment) as registry:
+        for old, new in moved.items():
+            for row in list(registry.store.rows(agent=old)):
+                if row.link is not None:
+                    link = replace(row.link, letta_agent_id=new, reason="moved to the successor")
+                    registry.put(link, "moved", row)
+                    said.append(f"{row.key} has agent {new} now")
+    return said
+
+
 def follow_import(deployment: Deployment, made: Sequence[tuple[Key, str]]) -> list[str]:
     """Agents that came with marks of a key become its agents where it has none that is there; else they
     are copies, and the marks are taken away. Return what there is to say."""

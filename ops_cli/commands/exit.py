@@ -1,0 +1,360 @@
+"""`letta-ops exit`: agents of V1 into the successor's store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops_cli.auditing import audited, known_deployment
+from ops_cli.invocation import Invocation, current
+from ops_cli.options import DryRun, Identity, new_app, pairs
+from ops_cli.output import Part, Table, UnsuccessfulError, note, present
+from ops_cli.progress import progress
+
+if TYPE_CHECKING:
+    from infra.process import Report
+    from ops_cli.exit.export import Open, Result
+    from ops_cli.exit.v1 import Source
+    from ops_cli.exit.verify import Verified
+
+app = new_app("Take agents out of V1, into the store of its successor.")
+
+FROM_BACKUP = "backup:"
+SHOWN = 20
+From = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from",
+        metavar="SOURCE",
+        help="Where the agents are: backup:ID (`latest`), an agent archive (a file, or store:NAME), or an"
+        " agent file (.af); without it, the stack. May be repeated.",
+    ),
+]
+Agents = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--agent", metavar="AGENT", help="Its id, or a name that one has. May be repeated."
+    ),
+]
+MapModel = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map-model",
+        metavar="OLD=NEW",
+        help="A model of V1, and the successor's handle for it. May be repeated.",
+    ),
+]
+
+
+@app.command("plan")
+def plan_exit(
+    context: typer.Context,
+    sources: From = None,
+    agents: Agents = None,
+    map_model: MapModel = None,
+    identity: Identity = None,
+) -> None:
+    """Say of every agent what comes along, what changes its form, and what has no place there. All is
+    read, and nothing is written."""
+    from ops_cli.exit.export import plan
+
+    invocation = current(context)
+    models = pairs(map_model or [], "--map-model")
+    found: list[dict[str, Any]] = []
+    with progress(invocation) as report:
+        for agent, made in plan(
+            _opened(invocation, sources, identity, report), agents, models, report
+        ):
+            found.append({
+                **made.as_json(),
+                "model_mapped": agent.model in models,
+                "v1_model": agent.model,
+                "vectors_beside": made.passages,
+            })  # fmt: skip
+    totals = {
+        key: sum(each[key] for each in found)
+        for key in ("conversations", "messages", "rows", "blocks", "passages", "files")
+    }
+    notes: Counter[str] = Counter()
+    unmapped: Counter[str] = Counter()
+    for each in found:
+        notes.update(each["notes"])
+        if not each["model_mapped"]:
+            unmapped[each["v1_model"]] += 1
+    answer = {
+        "agents": found,
+        "totals": {"agents": len(found), **totals},
+        "notes": dict(sorted(notes.items())),
+        "unmapped_models": dict(sorted(unmapped.items())),
+    }
+    present(invocation, answer, _render_plan)
+
+
+@app.command("export")
+def export_agents(
+    context: typer.Context,
+    to: Annotated[
+        Path,
+        typer.Option(
+            "--to", metavar="FOLDER", help="A new folder, or a store that agents are added to."
+        ),
+    ],
+    sources: From = None,
+    agents: Agents = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All agents.")] = False,
+    map_model: MapModel = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Set aside agents that are there, and take these instead."),
+    ] = False,
+    registry: Annotated[
+        bool,
+        typer.Option(
+            "--registry", help="Then give the registry the new ids; its history keeps both."
+        ),
+    ] = False,
+    identity: Identity = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Write agents with everything that is theirs into a store of the successor.
+
+    Killed or failed, it goes on where it was. Nothing takes its place before all is written.
+    """
+    invocation = current(context)
+    if every == bool(agents):
+        raise typer.BadParameter("name agents, or say --all", param_hint="--agent")
+    if dry_run:
+        plan_exit(context, sources, agents, map_model, identity)
+        return
+    answer = _exported(
+        invocation, to.expanduser(), sources, None if every else agents,
+        pairs(map_model or [], "--map-model"), identity, replace=replace, registry=registry,
+    )  # fmt: skip
+    present(invocation, answer, lambda shown: _render_export(invocation, shown))
+
+
+def _exported(
+    invocation: Invocation, to: Path, sources: list[str] | None, agents: list[str] | None,
+    models: dict[str, str], identity: str | None, *, replace: bool, registry: bool,
+) -> dict[str, Any]:  # fmt: skip
+    from ops_cli.exit.export import export
+
+    deployment = (
+        invocation.deployment() if registry or not sources else known_deployment(invocation)
+    )
+    with (
+        progress(invocation) as report,
+        audited(invocation, "exit export", str(to)) as operation,
+    ):
+        operation.deployment = deployment
+        opened = _opened(invocation, sources, identity, report)
+        result = export(opened, agents, to.absolute(), models, report, replace=replace)
+        operation.detail = {"agents": len(result.agents), "unchanged": len(result.unchanged)}
+        said = _followed(invocation, result) if registry else []
+    for word in said:
+        note(f"note: {word}")
+    notes: Counter[str] = Counter()
+    for each in result.agents:
+        notes.update(each.notes)
+    return {
+        "store": str(result.store),
+        "agents": [each.as_json() for each in result.agents],
+        "unchanged": result.unchanged,
+        "replaced": result.replaced and str(result.replaced),
+        "notes": dict(sorted(notes.items())),
+        "registry": said,
+    }
+
+
+def _followed(invocation: Invocation, result: Result) -> list[str]:
+    from ops_cli.exit.export import new_ids
+    from ops_cli.registry.following import follow_exit
+
+    return follow_exit(invocation.deployment(), new_ids(result))
+
+
+@app.command("verify")
+def verify_store(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The store.")],
+    sources: From = None,
+    agents: Agents = None,
+    identity: Identity = None,
+) -> None:
+    """Compare a store with where its agents came from: every message, block, passage and file; exits 1
+    where anything differs but by the map. What the successor has added since is counted."""
+    from dataclasses import asdict
+
+    from ops_cli.exit.export import verify
+
+    invocation = current(context)
+    with progress(invocation) as report:
+        opened = _opened(invocation, sources, identity, report)
+        found = list(verify(opened, agents, folder.expanduser().absolute(), report))
+    answer = {
+        "store": str(folder),
+        "equal": not any(each.count for each in found),
+        "agents": [asdict(each) for each in found],
+        "totals": {
+            "agents": len(found),
+            **{
+                key: sum(getattr(each, key) for each in found)
+                for key in ("messages", "blocks", "passages", "files")
+            },
+            "differences": sum(each.count for each in found),
+        },
+    }
+    if not answer["equal"]:
+        raise UnsuccessfulError(
+            "exit-differs",
+            "\n".join([f"{folder} is not what its source says:", *_differing(found)]),
+            "export what differs anew with --replace; where V1 went on since, freeze it first"
+            " (docs/exit.md)",
+            answer,
+        )
+    present(invocation, answer, _render_verified)
+
+
+def _opened(
+    invocation: Invocation, words: Sequence[str] | None, identity: str | None, report: Report
+) -> list[Open]:
+    """How each source is opened, when its turn comes."""
+    if not words:
+        deployment = invocation.deployment()
+
+        def live() -> AbstractContextManager[Source]:
+            from ops_cli.exit.opening import of_live
+
+            return of_live(deployment, report)
+
+        return [live]
+    return [_source(invocation, word, identity, report) for word in words]
+
+
+def _source(invocation: Invocation, word: str, identity: str | None, report: Report) -> Open:
+    from backups.archives.place import IN_STORE
+
+    if word.startswith(FROM_BACKUP):
+        return lambda: _of_backup(invocation, word.removeprefix(FROM_BACKUP), identity, report)
+    path = Path(word).expanduser()
+    if word.startswith(IN_STORE) or (path.is_file() and _is_archive(path)):
+        return lambda: _of_archive(invocation, word, identity, report)
+
+    def file() -> AbstractContextManager[Source]:
+        from ops_cli.exit.from_files import FileSource
+
+        return nullcontext(FileSource(path))
+
+    return file
+
+
+def _is_archive(path: Path) -> bool:
+    from backups.archives.file import is_archive
+
+    return is_archive(path)
+
+
+def _of_backup(
+    invocation: Invocation, name: str, identity: str | None, report: Report
+) -> AbstractContextManager[Source]:
+    from backups.catalog import deployment_id, read_catalog
+    from backups.opening import Key
+    from ops_cli.commands.backup.store import opened
+    from ops_cli.exit.opening import of_backup
+
+    deployment, store = opened(invocation)
+    backup = read_catalog(store, deployment_id(deployment)).find(name)
+    return of_backup(deployment, store, backup, Key.of(deployment.backups, identity), report)
+
+
+def _of_archive(
+    invocation: Invocation, word: str, identity: str | None, report: Report
+) -> AbstractContextManager[Source]:
+    from backups.opening import Key
+    from infra.stack.backup_settings import BackupSettings
+    from ops_cli.commands.agent.in_store import place_of
+    from ops_cli.exit.opening import of_archive
+
+    deployment = known_deployment(invocation)
+    settings = deployment.backups if deployment else BackupSettings()
+    return of_archive(deployment, place_of(invocation, word), Key.of(settings, identity), report)
+
+
+def _render_plan(answer: dict[str, Any]) -> Iterator[Part]:
+    totals = answer["totals"]
+    rows = [
+        (each["name"], each["v1_id"], each["messages"], each["conversations"], each["blocks"],
+         each["passages"], each["files"], each["model"])
+        for each in answer["agents"]
+    ]  # fmt: skip
+    names = ("agent", "id", "messages", "conversations", "blocks", "passages", "files", "model")
+    yield Table(names, rows)
+    yield (
+        f"{totals['agents']} agents come along with {totals['messages']} messages in"
+        f" {totals['conversations']} conversations, {totals['blocks']} blocks, {totals['passages']}"
+        f" passages and {totals['files']} files"
+    )
+    yield from _render_notes(answer["notes"])
+    for model, count in answer["unmapped_models"].items():
+        yield (
+            f"  - {count} agents keep the model {model or '(none)'}: if the successor calls it otherwise,"
+            f" give --map-model {model}=PROVIDER/MODEL"
+        )
+
+
+def _render_notes(notes: dict[str, int]) -> Iterator[Part]:
+    if notes:
+        yield "what changes its form, or has no place there:"
+        yield from (f"  - {said}: {count}" for said, count in notes.items())
+
+
+def _render_export(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
+    agents = answer["agents"]
+    if agents:
+        messages = sum(each["messages"] for each in agents)
+        yield f"{len(agents)} agents with {messages} messages are in {answer['store']}"
+    if answer["unchanged"]:
+        yield f"{len(answer['unchanged'])} were there already, and have not changed in V1"
+    if not agents and not answer["unchanged"]:
+        yield "there are no agents"
+    if answer["replaced"]:
+        yield f"what they replaced is in {answer['replaced']}"
+    yield from _render_notes(answer["notes"])
+    yield f"next: {invocation.command('exit verify')} {answer['store']}"
+
+
+def _differing(found: list[Verified]) -> Iterator[str]:
+    lines = [
+        f"  - {each.name} ({each.id}): {one.what} {one.key}: {one.why}"
+        for each in found
+        for one in each.differences
+    ]
+    yield from lines[:SHOWN]
+    count = sum(each.count for each in found)
+    if count > SHOWN:
+        yield f"  and {count - SHOWN} more"
+
+
+def _render_verified(answer: dict[str, Any]) -> Iterator[Part]:
+    totals = answer["totals"]
+    yield (
+        f"{answer['store']} is what its source says: {totals['agents']} agents, {totals['messages']}"
+        f" messages, {totals['blocks']} blocks, {totals['passages']} passages, {totals['files']} files"
+    )
+    by_map: Counter[str] = Counter()
+    added: Counter[str] = Counter()
+    for each in answer["agents"]:
+        by_map.update(each["by_map"])
+        added.update(each["added"])
+    if by_map:
+        yield "what differs by the map:"
+        yield from (f"  - {said}: {count}" for said, count in sorted(by_map.items()))
+    if added:
+        said = ", ".join(f"{count} {what}" for what, count in sorted(added.items()))
+        yield f"the successor has added since: {said}"

@@ -1,0 +1,107 @@
+"""What an agent of V1 is, wherever it comes from: the port that every source has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+# Kinds of agents whose text beside a tool call is what they think, not what they say.
+SPEAKS_PLAINLY = ("letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent")
+CUSTOM = "custom"  # a tool whose code is the user's
+LATEST_CONTEXT_LIMIT = 128_000
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """`id` is None for an agent's main one, which V1 keeps without a row; `in_context` are messages."""
+
+    id: str | None
+    row: Mapping[str, Any]
+    in_context: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent without what may be large. Rows are as V1's tables have them, `metadata_` and all.
+
+    `blocks` have `shared_with` (other agents' ids) and, where one stands in a conversation only,
+    `conversation_id`. `counts` are of messages, passages and files; `other` is what the successor has
+    no place for, by table, without any secret.
+    """
+
+    row: Mapping[str, Any]
+    tags: tuple[str, ...] = ()
+    blocks: tuple[Mapping[str, Any], ...] = ()
+    conversations: tuple[Conversation, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    other: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()  # the names of its tools' secrets
+
+    @property
+    def id(self) -> str:
+        return str(self.row["id"])
+
+    @property
+    def name(self) -> str:
+        return str(self.row.get("name") or "")
+
+    @property
+    def model(self) -> str:
+        """The handle of its model, as V1 writes it: PROVIDER/MODEL."""
+        config = self.row.get("llm_config") or {}
+        return str(config.get("handle") or config.get("model") or self.row.get("model") or "")
+
+    @property
+    def thinks_in_text(self) -> bool:
+        """Whether text beside a tool call is its inner monologue (agents of MemGPT's kind)."""
+        return (self.row.get("agent_type") or "memgpt_agent") not in SPEAKS_PLAINLY
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One of archival memory; `vector` has the dimensions of its model, without V1's padding."""
+
+    id: str
+    text: str
+    created_at: str
+    tags: tuple[str, ...]
+    archive: str
+    metadata: Mapping[str, Any]
+    vector: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a source, as the text that V1 made of it."""
+
+    id: str
+    name: str
+    source: str
+    text: str
+
+
+class Source(Protocol):
+    """Agents of V1. All that is yielded is of one moment."""
+
+    name: str  # for people
+
+    def agents(self, wanted: Sequence[str] | None) -> Sequence[str]:
+        """The ids of those wanted (ids, or names that one has); None: of all.
+
+        Raises LettaOpsError: `agent-unknown`, `agent-ambiguous`."""
+
+    def agent(self, identifier: str) -> Agent: ...
+
+    def messages(self, agent: Agent, conversation: Conversation) -> Iterator[Mapping[str, Any]]:
+        """The rows of its messages, in V1's order."""
+
+    def passages(self, agent: Agent) -> Iterator[Passage]: ...
+
+    def files(self, agent: Agent) -> Iterator[File]: ...
+
+    def git_memory(self, agent: Agent) -> AbstractContextManager[Path | None]:
+        """A folder with the agent's bare repository, where it has git memory."""

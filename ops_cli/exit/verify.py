@@ -1,0 +1,398 @@
+"""Is a store what its source says? Agent by agent, message by message, with a reader of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ops_cli.exit import layout
+from ops_cli.exit.memory import (
+    ARCHIVAL,
+    INDEX,
+    OTHER,
+    blocks_of,
+    encoded,
+    passages_in,
+    placed,
+    value_of,
+)  # fmt: skip
+from ops_cli.exit.messages import NOTHING, iso
+from ops_cli.exit.reading import damaged, read_agent, read_conversation, read_rows
+from ops_cli.exit.repository import Memory
+from ops_cli.exit.said import of_row, of_v1
+from ops_cli.exit.v1 import CUSTOM, Agent, Conversation, Source
+
+LISTED = 50
+SHOWN = 80
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`what` is agent, conversation, message, context, block, passage, vector, file, tool or history."""
+
+    what: str
+    key: str
+    why: str
+
+
+@dataclass
+class Verified:
+    """One agent: what was compared, what differs, and what the successor has added since."""
+
+    v1_id: str
+    id: str
+    name: str
+    messages: int = 0
+    blocks: int = 0
+    passages: int = 0
+    files: int = 0
+    by_map: dict[str, int] = field(default_factory=dict)
+    added: dict[str, int] = field(default_factory=dict)
+    count: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    def differs(self, what: str, key: Any, why: str) -> None:
+        self.count += 1
+        if len(self.differences) < LISTED:
+            self.differences.append(Difference(what, str(key), why))
+
+    def add(self, what: str, count: int = 1) -> None:
+        if count:
+            self.added[what] = self.added.get(what, 0) + count
+
+
+def verify_agent(store: Path, source: Source, agent: Agent) -> Verified:
+    """Compare all of `agent` with what `store` holds of it.
+
+    Raises LettaOpsError: `agent-missing`, `store-damaged`, those of the source.
+    """
+    identifier = layout.local_id(agent.id)
+    found = Verified(agent.id, identifier, agent.name)
+    record = _record(store, identifier)
+    found.by_map = {str(key): int(count) for key, count in record.get("notes", {}).items()}
+    _compare_agent(found, read_agent(store, identifier), agent, record.get("models") or {})
+    for conversation in agent.conversations:
+        _compare_conversation(found, store, source, agent, conversation)
+    with _memory(store, identifier) as memory:
+        _compare_memory(found, memory, source, agent)
+        with source.git_memory(agent) as history:
+            _compare_history(found, memory, history)
+    _compare_vectors(found, store, source, agent)
+    return found
+
+
+def _record(store: Path, identifier: str) -> dict[str, Any]:
+    path = store / layout.record_file(identifier)
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.get("id") != identifier:
+        raise damaged(path, "it does not say what was exported")
+    return found
+
+
+def _compare_agent(
+    found: Verified, there: Mapping[str, Any], agent: Agent, models: Mapping[str, str]
+) -> None:
+    wanted = {
+        "name": agent.name,
+        "system": agent.row.get("system") or "",
+        "description": agent.row.get("description"),
+        "model": models.get(agent.model, agent.model),
+    }
+    for key, value in wanted.items():
+        if there.get(key) != value:
+            found.differs("agent", key, f"{_short(value)} -> {_short(there.get(key))}")
+    for tag in sorted(set(agent.tags) - set(there["tags"])):
+        found.differs("agent", "tags", f"{tag} is not there")
+
+
+def _compare_conversation(
+    found: Verified, store: Path, source: Source, agent: Agent, conversation: Conversation
+) -> None:
+    identifier = layout.local_id(agent.id)
+    record = read_conversation(store, identifier, conversation.id)
+    if record is None:
+        found.differs("conversation", conversation.id or "main", "it is not there")
+        return
+    rows = _Rows(found, read_rows(store, identifier, conversation.id), conversation)
+    spoken: set[str] = set()
+    silent: dict[str, str] = {}  # messages without a row, and why that may be
+    first = True
+    for message in source.messages(agent, conversation):
+        found.messages += 1
+        there = rows.of(message["id"])
+        why = _why_silent(message, conversation, spoken, first=first)
+        first = False
+        if not there:
+            if why is None:
+                found.differs("message", message["id"], "it is not there")
+            else:
+                silent[message["id"]] = why
+            continue
+        _compare_message(found, message, there, spoken)
+    rows.end()
+    _compare_context(found, conversation, record, rows, silent)
+
+
+class _Rows:
+    """The rows of a log, taken by the message of V1 that they come of: in V1's order, or not at all."""
+
+    def __init__(
+        self, found: Verified, rows: Iterator[dict[str, Any]], conversation: Conversation
+    ) -> None:
+        self._found, self._rows = found, rows
+        self._wanted = set(conversation.in_context)
+        self._next = next(rows, None)
+        self._seen: set[str] = set()
+        self.origins: dict[str, str] = {}  # of rows in V1's context: V1's ids
+        self.results: set[str] = set()  # origins whose rows are results
+        self.compacted = False
+
+    def of(self, message: str) -> list[dict[str, Any]]:
+        taken = []
+        while self._next is not None and _origin(self._next) == message:
+            taken.append(self._taken())
+        return taken
+
+    def end(self) -> None:
+        """What is left is the successor's own, or nobody's."""
+        while self._next is not None:
+            row = self._taken()
+            if _origin(row) is None:
+                self._found.add("messages")
+                self.compacted |= "compaction" in (row.get("metadata") or {})
+            else:
+                self._found.differs("message", row["id"], "V1 has it elsewhere, or not at all")
+
+    def _taken(self) -> dict[str, Any]:
+        row = self._next
+        assert row is not None  # noqa: S101  # the caller looked
+        origin = _origin(row)
+        if row["id"] in self._seen and origin is not None:
+            self._found.differs("message", row["id"], "it is there twice")
+        self._seen.add(row["id"])
+        if origin in self._wanted:
+            self.origins[row["id"]] = str(origin)
+            if row["role"] == "toolResult":
+                self.results.add(str(origin))
+        self._next = next(self._rows, None)
+        return row
+
+
+def _origin(row: Mapping[str, Any]) -> str | None:
+    kept = (row.get("metadata") or {}).get("letta_v1")
+    return kept.get("id") if isinstance(kept, dict) else None
+
+
+def _why_silent(
+    message: Mapping[str, Any], conversation: Conversation, spoken: set[str], *, first: bool
+) -> str | None:
+    """Why a message of V1 may have no row; None where it must have one."""
+    role = message["role"]
+    if role == "system" and (first or message["id"] == next(iter(conversation.in_context), None)):
+        return "compiled"
+    if role in ("tool", "function"):
+        calls = {
+            each.get("tool_call_id") or message.get("tool_call_id")
+            for each in message.get("tool_returns") or [{}]
+        }
+        return "spoken" if calls <= spoken else None
+    if role == "approval" and not message.get("tool_calls"):
+        return "approval"
+    return None
+
+
+def _compare_message(
+    found: Verified, message: Mapping[str, Any], rows: list[dict[str, Any]], spoken: set[str]
+) -> None:
+    for call in message.get("tool_calls") or ():
+        if (call.get("function") or {}).get("name") == "send_message":
+            spoken.add(call.get("id"))
+    there = [said for row in rows for said in of_row(row)]
+    here = [
+        said for said in of_v1(message)
+        if not (said[0].startswith("result of ") and said[0].removeprefix("result of ") in spoken)
+    ]  # fmt: skip
+    if message["role"] == "approval" and not message.get("tool_calls"):
+        # A denial becomes a result of its own words.
+        there = [("result", text) for _, text in there if ("result", text) in here]
+    here, there = _images_as_said(here, there)
+    if here != there:
+        place = next(
+            (
+                number
+                for number, pair in enumerate(zip(here, there, strict=False))
+                if len(set(pair)) > 1
+            ),
+            min(len(here), len(there)),
+        )
+        one = here[place] if place < len(here) else "(nothing)"
+        other = there[place] if place < len(there) else "(nothing)"
+        found.differs("message", message["id"], f"{_short(one)} -> {_short(other)}")
+    created = iso(message.get("created_at"))
+    for row in rows:
+        if row["metadata"].get("created_at") != created:
+            found.differs(
+                "message", row["id"], f"of {created} -> {row['metadata'].get('created_at')}"
+            )
+        if row["timestamp"] != int(_seconds(created) * 1000):
+            found.differs("message", row["id"], "its time stamp is another")
+
+
+def _images_as_said(here: list[Any], there: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Images that V1 has only by address have become text."""
+    gone = [said for said in here if said == ("image", "")]
+    if not gone:
+        return here, there
+    kept = [said for said in here if said != ("image", "")]
+    return kept, [said for said in there if not said[1].startswith("[image")]
+
+
+def _compare_context(
+    found: Verified, conversation: Conversation, record: Mapping[str, Any], rows: _Rows,
+    silent: Mapping[str, str],
+) -> None:  # fmt: skip
+    name = conversation.id or "main"
+    window = [each for each in record["in_context_message_ids"] if each != NOTHING]
+    there = list(dict.fromkeys(rows.origins[each] for each in window if each in rows.origins))
+    found.add("messages in context", sum(each not in rows.origins for each in window))
+    if rows.compacted:
+        return  # what was in context is in the successor's own summary by now
+    known = set(rows.origins.values())
+    here = [each for each in dict.fromkeys(conversation.in_context) if each in known]
+    lacking = [each for each in here if each not in set(there)]
+    for each in lacking:
+        if each not in rows.results:  # the successor drops results whose call is not in context
+            found.differs("context", each, f"it is not in context in {name}")
+    if [each for each in here if each in set(there)] != there:
+        found.differs("context", name, "its order is another")
+    for each in conversation.in_context:
+        if each not in known and each not in silent:
+            found.by_map.setdefault("messages in context that V1 no longer has", 0)
+
+
+def _compare_memory(found: Verified, memory: Memory, source: Source, agent: Agent) -> None:
+    for block in blocks_of(agent):
+        found.blocks += 1
+        content = memory.read(block.path)
+        label = str(block.row.get("label"))
+        try:
+            value = None if content is None else value_of(content)
+        except ValueError as error:
+            found.differs("block", label, str(error))
+            continue
+        if value is None:
+            found.differs("block", label, f"{block.path} is not there")
+        elif value != encoded(block.value):
+            found.differs("block", label, f"{_short(block.value)} -> {_short(value.decode())}")
+    for path, file in placed(source.files(agent)):
+        found.files += 1
+        if memory.read(path) != encoded(file.text):
+            found.differs("file", file.name, f"{path} has another content, or is not there")
+    _compare_tools(found, memory, agent)
+    if memory.read(OTHER) is None:
+        found.differs("agent", OTHER, "it is not there")
+    if memory.later:
+        found.add("commits of memory")
+    _compare_passages(found, memory, source, agent)
+
+
+def _compare_tools(found: Verified, memory: Memory, agent: Agent) -> None:
+    scripts = {
+        hashlib.sha256(memory.read(path) or b"").digest()
+        for path in memory.paths()
+        if path.startswith("skills/")
+    }
+    for tool in agent.tools:
+        code = tool.get("source_code") if tool.get("tool_type") == CUSTOM else None
+        if code and hashlib.sha256(encoded(code)).digest() not in scripts:
+            found.differs("tool", tool.get("name"), "its code is not there")
+
+
+def _compare_passages(found: Verified, memory: Memory, source: Source, agent: Agent) -> None:
+    there: dict[str, bytes] = {}
+    for path in memory.paths():
+        if not path.startswith(f"{ARCHIVAL}/") or path == INDEX:
+            continue
+        try:
+            for head, text in passages_in(memory.read(path) or b""):
+                there[str(head["id"])] = _digest(str(head["created_at"]), text)
+        except (ValueError, KeyError, TypeError) as error:
+            found.differs("passage", path, str(error))
+    for passage in source.passages(agent):
+        found.passages += 1
+        digest = there.pop(passage.id, None)
+        if digest is None:
+            found.differs("passage", passage.id, "it is not there")
+        elif digest != _digest(iso(passage.created_at), encoded(passage.text)):
+            found.differs("passage", passage.id, "it says something else")
+    for identifier in there:
+        found.differs("passage", identifier, "V1 does not have it")
+
+
+def _compare_vectors(found: Verified, store: Path, source: Source, agent: Agent) -> None:
+    path = store / layout.vectors_file(layout.local_id(agent.id))
+    there = _vectors(path) if path.is_file() else iter(())
+    for passage in source.passages(agent):
+        if passage.vector is None:
+            continue
+        line = next(there, None)
+        if line != (passage.id, list(passage.vector)):
+            found.differs("vector", passage.id, "it is another one, or is not there")
+            return
+    if next(there, None) is not None:
+        found.differs("vector", path.name, "V1 has fewer")
+
+
+def _vectors(path: Path) -> Iterator[tuple[str, list[float]]]:
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                found = json.loads(line)
+                yield found["id"], found["vector"]
+            except (ValueError, KeyError, TypeError):
+                raise damaged(path, "a line of it can't be read") from None
+
+
+def _compare_history(found: Verified, memory: Memory, history: Path | None) -> None:
+    if history is None:
+        return
+    from dulwich.errors import NotGitRepository
+    from dulwich.repo import Repo
+
+    try:
+        with Repo(str(history), bare=True) as bare:
+            commits: Iterable[bytes] = [entry.commit.id for entry in bare.get_walker()]
+    except (KeyError, NotGitRepository):
+        return
+    for commit in commits:
+        if not memory.has_history(commit):
+            found.differs("history", commit.decode(), "this commit of memory is not there")
+            return
+
+
+def _memory(store: Path, identifier: str) -> Any:
+    from contextlib import closing
+
+    return closing(Memory(store / layout.memory_folder(identifier)))
+
+
+def _digest(created: str, text: bytes) -> bytes:
+    return hashlib.sha256(created.encode() + b"\0" + text).digest()
+
+
+def _seconds(text: str) -> float:
+    import datetime as dt
+
+    return dt.datetime.fromisoformat(text).timestamp()
+
+
+def _short(value: Any) -> str:
+    text = "(nothing)" if value is None else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
