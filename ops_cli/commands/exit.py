@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -136,7 +137,7 @@ def export_agents(
         invocation, to.expanduser(), sources, None if every else agents,
         pairs(map_model or [], "--map-model"), identity, replace=replace, registry=registry,
     )  # fmt: skip
-    present(invocation, answer, lambda shown: _render_export(invocation, shown))
+    present(invocation, answer, lambda shown: _render_export(invocation, shown, sources))
 
 
 def _exported(
@@ -314,7 +315,9 @@ def _render_notes(notes: dict[str, int]) -> Iterator[Part]:
         yield from (f"  - {said}: {count}" for said, count in notes.items())
 
 
-def _render_export(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
+def _render_export(
+    invocation: Invocation, answer: dict[str, Any], sources: list[str] | None
+) -> Iterator[Part]:
     agents = answer["agents"]
     if agents:
         messages = sum(each["messages"] for each in agents)
@@ -326,7 +329,9 @@ def _render_export(invocation: Invocation, answer: dict[str, Any]) -> Iterator[P
     if answer["replaced"]:
         yield f"what they replaced is in {answer['replaced']}"
     yield from _render_notes(answer["notes"])
-    yield f"next: {invocation.command('exit verify')} {answer['store']}"
+    words = ["exit", "verify", answer["store"]]
+    words += [word for source in sources or () for word in ("--from", source)]
+    yield f"next: {invocation.command(shlex.join(words))}"
 
 
 def _differing(found: list[Verified]) -> Iterator[str]:

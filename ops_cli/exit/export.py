@@ -46,12 +46,17 @@ def export(
         for source, agents in _chosen(sources, wanted):
             due, taken = [], []
             for identifier in agents:
-                agent = source.agent(identifier)
-                there = stage.record(layout.local_id(identifier))
-                if there is not None and there.get("made_of") == made_of(agent, models):
-                    result.unchanged.append(identifier)
+                local = layout.local_id(identifier)
+                there = stage.record(local)
+                if there is not None and there.get("made_of") == made_of(
+                    source.agent(identifier), models
+                ):
+                    if stage.is_placed(local):
+                        result.unchanged.append(identifier)
+                    else:  # by a run that was killed, or failed
+                        result.agents.append(Exported.of(there))
                     continue
-                if stage.is_placed(layout.local_id(identifier)) and not replace:
+                if stage.is_placed(local) and not replace:
                     taken.append(identifier)
                 due.append(identifier)
             if taken:

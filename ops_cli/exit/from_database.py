@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,36 +22,41 @@ if TYPE_CHECKING:
     from psycopg import sql
 
 PAGE = 500
-# JSON of V1's columns may hold what `jsonb` refuses: so rows come as text, and Python reads them.
-AGENT = "SELECT row_to_json(a)::text FROM {agents} a WHERE a.id = %(agent)s"
-TAGS = "SELECT t.tag FROM {agents_tags} t WHERE t.agent_id = %(agent)s ORDER BY t.tag"
-BLOCKS = """
-SELECT row_to_json(b)::text, l.block_label, ARRAY(SELECT o.agent_id FROM {blocks_agents} o
-  WHERE o.block_id = b.id AND o.agent_id <> %(agent)s ORDER BY 1)
-FROM {block} b JOIN {blocks_agents} l ON l.block_id = b.id WHERE l.agent_id = %(agent)s
-ORDER BY l.block_label, b.id
-"""
-OF_CONVERSATIONS = """
-SELECT row_to_json(b)::text, l.block_label, l.conversation_id FROM {block} b
-JOIN {blocks_conversations} l ON l.block_id = b.id JOIN {conversations} c ON c.id = l.conversation_id
-WHERE c.agent_id = %(agent)s ORDER BY l.conversation_id, l.block_label, b.id
-"""
-CONVERSATIONS = """
-SELECT row_to_json(c)::text, ARRAY(SELECT m.message_id FROM {conversation_messages} m
-  WHERE m.conversation_id = c.id AND m.in_context ORDER BY m.position)
-FROM {conversations} c WHERE c.agent_id = %(agent)s ORDER BY c.created_at, c.id
-"""
-TOOLS = """
-SELECT row_to_json(t)::text FROM {tools} t JOIN {tools_agents} l ON l.tool_id = t.id
-WHERE l.agent_id = %(agent)s ORDER BY t.name, t.id
-"""
+NOTHING = "SELECT '' WHERE false"
+# JSON of V1's columns may hold what `jsonb` refuses: so rows come as text, and Python reads them. All
+# that is small comes by one question: with a thousand agents, asking would take most of the time.
+SMALL = {
+    "agent": "SELECT row_to_json(x) FROM {agents} x WHERE x.id = %(agent)s",
+    "tags": "SELECT to_json(x.tag) FROM {agents_tags} x WHERE x.agent_id = %(agent)s ORDER BY x.tag",
+    "blocks": "SELECT json_build_object('row', row_to_json(x), 'label', l.block_label, 'shared',"
+    " ARRAY(SELECT o.agent_id FROM {blocks_agents} o WHERE o.block_id = x.id"
+    " AND o.agent_id <> %(agent)s ORDER BY 1)) FROM {block} x"
+    " JOIN {blocks_agents} l ON l.block_id = x.id WHERE l.agent_id = %(agent)s"
+    " ORDER BY l.block_label, x.id",
+    "blocks of conversations": "SELECT json_build_object('row', row_to_json(x), 'label',"
+    " l.block_label, 'conversation', l.conversation_id) FROM {block} x"
+    " JOIN {blocks_conversations} l ON l.block_id = x.id"
+    " JOIN {conversations} c ON c.id = l.conversation_id WHERE c.agent_id = %(agent)s"
+    " ORDER BY l.conversation_id, l.block_label, x.id",
+    "conversations": "SELECT json_build_object('row', row_to_json(x), 'window', ARRAY("
+    "SELECT m.message_id FROM {conversation_messages} m WHERE m.conversation_id = x.id"
+    " AND m.in_context ORDER BY m.position)) FROM {conversations} x WHERE x.agent_id = %(agent)s"
+    " ORDER BY x.created_at, x.id",
+    "tools": "SELECT row_to_json(x) FROM {tools} x JOIN {tools_agents} l ON l.tool_id = x.id"
+    " WHERE l.agent_id = %(agent)s ORDER BY x.name, x.id",
+    "secrets": "SELECT to_json(x.key) FROM {agent_environment_variables} x"
+    " WHERE x.agent_id = %(agent)s ORDER BY x.key",
+}
 MESSAGES = """
 SELECT row_to_json(m)::text FROM {messages} m WHERE m.agent_id = %(agent)s{only}
 ORDER BY m.sequence_id
 """
+# A vector as Postgres sends it is the quickest to read: as text it takes a hundred times as long.
 PASSAGES = """
-SELECT row_to_json(p)::text, a.name FROM {archival_passages} p
-JOIN {archives_agents} l ON l.archive_id = p.archive_id JOIN {archives} a ON a.id = p.archive_id
+SELECT p.id, p.text, to_json(p.created_at)::text, p.tags::text, a.name, p.metadata_::text,
+  p.embedding_config ->> 'embedding_dim', {send}(p.embedding), p.is_deleted
+FROM {archival_passages} p JOIN {archives_agents} l ON l.archive_id = p.archive_id
+JOIN {archives} a ON a.id = p.archive_id
 WHERE l.agent_id = %(agent)s ORDER BY p.created_at, p.id
 """
 FILES = """
@@ -65,16 +72,16 @@ SECRETS = (
 )
 # What the successor has no place for, by the table it is of.
 OTHER = {
-    "identities": "SELECT row_to_json(x)::text FROM {identities} x JOIN {identities_agents} l"
+    "identities": "SELECT row_to_json(x) FROM {identities} x JOIN {identities_agents} l"
     " ON l.identity_id = x.id WHERE l.agent_id = %(agent)s ORDER BY x.id",
-    "groups": "SELECT row_to_json(x)::text FROM {groups} x WHERE x.manager_agent_id = %(agent)s OR x.id"
+    "groups": "SELECT row_to_json(x) FROM {groups} x WHERE x.manager_agent_id = %(agent)s OR x.id"
     " IN (SELECT l.group_id FROM {groups_agents} l WHERE l.agent_id = %(agent)s) ORDER BY x.id",
-    "mcp_server": "SELECT DISTINCT ON (x.id) row_to_json(x)::text FROM {mcp_server} x"
+    "mcp_server": "SELECT DISTINCT ON (x.id) row_to_json(x) FROM {mcp_server} x"
     " JOIN {tools} t ON t.metadata_::jsonb -> 'mcp' ->> 'server_id' = x.id"
     " JOIN {tools_agents} l ON l.tool_id = t.id WHERE l.agent_id = %(agent)s ORDER BY x.id",
-    "sources": "SELECT row_to_json(x)::text FROM {sources} x JOIN {sources_agents} l"
+    "sources": "SELECT row_to_json(x) FROM {sources} x JOIN {sources_agents} l"
     " ON l.source_id = x.id WHERE l.agent_id = %(agent)s ORDER BY x.id",
-    "archives": "SELECT row_to_json(x)::text FROM {archives} x JOIN {archives_agents} l"
+    "archives": "SELECT row_to_json(x) FROM {archives} x JOIN {archives_agents} l"
     " ON l.archive_id = x.id WHERE l.agent_id = %(agent)s ORDER BY x.id",
 }
 COUNTS = {
@@ -100,68 +107,92 @@ class DatabaseSource:
     ) -> None:
         self.name = name
         self._link, self._model, self._memories = link, model, memories
+        row = link.execute("SELECT extnamespace::regnamespace::text FROM pg_extension"
+                           " WHERE extname = 'vector'").fetchone()  # fmt: skip
+        self._pgvector = row[0] if row else "public"
+        self._question: sql.Composed | None = None
         self._queries: dict[str, sql.Composed | None] = {}
 
     def agents(self, wanted: Sequence[str] | None) -> Sequence[str]:
         return find_agents(self._link, self._model, wanted)
 
     def agent(self, identifier: str) -> Agent:
-        values = {"agent": identifier}
-        ((text,),) = self._rows(AGENT, values)
-        row = json.loads(text)
+        found = self._small(identifier)
+        (row,) = found["agent"]
         blocks = [
-            {**_shown(json.loads(block), keep=("value",)), "label": label, "shared_with": others}
-            for block, label, others in self._rows(BLOCKS, values)
-        ]
-        blocks += [
-            {**_shown(json.loads(block), keep=("value",)), "label": label, "shared_with": [],
-             "conversation_id": conversation}
-            for block, label, conversation in self._rows(OF_CONVERSATIONS, values)
+            {**_shown(each["row"], keep=("value",)), "label": each["label"],
+             "shared_with": each["shared"]}
+            for each in found["blocks"]
+        ] + [
+            {**_shown(each["row"], keep=("value",)), "label": each["label"], "shared_with": [],
+             "conversation_id": each["conversation"]}
+            for each in found["blocks of conversations"]
         ]  # fmt: skip
         return Agent(
             row=_shown(row),
-            tags=tuple(tag for (tag,) in self._rows(TAGS, values)),
+            tags=tuple(found["tags"]),
             blocks=tuple(block for block in blocks if not block.get("is_deleted")),
             conversations=(
                 Conversation(None, {}, tuple(row.get("message_ids") or ())),
                 *(
-                    Conversation(found["id"], found, tuple(window))
-                    for each, window in self._rows(CONVERSATIONS, values)
-                    if not (found := json.loads(each)).get("is_deleted")
+                    Conversation(each["row"]["id"], each["row"], tuple(each["window"]))
+                    for each in found["conversations"]
+                    if not each["row"].get("is_deleted")
                 ),
             ),
-            tools=tuple(_shown(json.loads(tool)) for (tool,) in self._rows(TOOLS, values)),
-            counts={
-                name: int(rows[0][0])
-                for name, query in COUNTS.items()
-                if (rows := self._rows(query, values))
-            },
-            other={
-                table: found
-                for table, query in OTHER.items()
-                if (found := [_shown(json.loads(each)) for (each,) in self._rows(query, values)])
-            },
-            secrets=tuple(key for (key,) in self._rows(SECRETS, values)),
-        )  # fmt: skip
+            tools=tuple(map(_shown, found["tools"])),
+            counts=found["counts"],
+            other={table: rows for table in OTHER if (rows := list(map(_shown, found[table])))},
+            secrets=tuple(found["secrets"]),
+        )
+
+    def _small(self, identifier: str) -> dict[str, Any]:
+        """All that is small of an agent: lists of rows by what they are, and `counts`."""
+        from psycopg import sql
+
+        if self._question is None:
+            arrays = [
+                sql.SQL("ARRAY({})::text[]").format(
+                    self._named(query) or sql.SQL("SELECT '' WHERE false")
+                )
+                for query in (*SMALL.values(), *OTHER.values())
+            ]
+            counts = [
+                sql.SQL("({})").format(self._named(query) or sql.SQL("SELECT 0"))
+                for query in COUNTS.values()
+            ]
+            self._question = sql.SQL("SELECT {}").format(sql.SQL(", ").join([*arrays, *counts]))
+        values = {"agent": identifier}
+        row = self._link.execute(self._question, values, prepare=True).fetchone() or ()
+        names = (*SMALL, *OTHER)
+        return {
+            **{name: [json.loads(each) for each in texts]
+               for name, texts in zip(names, row, strict=False)},
+            "counts": dict(zip(COUNTS, row[len(names):], strict=True)),
+        }  # fmt: skip
 
     def messages(self, agent: Agent, conversation: Conversation) -> Iterator[Mapping[str, Any]]:
         only = ""
         if "conversation_id" in self._model.names("messages"):
             only = " AND m.conversation_id IS NOT DISTINCT FROM %(conversation)s"
         values = {"agent": agent.id, "conversation": conversation.id}
-        for (text,) in self._streamed(MESSAGES.replace("{only}", only), values):
+        count = agent.counts["messages"]
+        for (text,) in self._streamed(MESSAGES.replace("{only}", only), values, count):
             row = json.loads(text)
             if not row.get("is_deleted"):
                 yield row
 
     def passages(self, agent: Agent) -> Iterator[Passage]:
-        for text, archive in self._streamed(PASSAGES, {"agent": agent.id}):
-            row = json.loads(text)
-            if not row.get("is_deleted"):
-                yield _passage(row, archive)
+        for *fields, deleted in self._streamed(
+            PASSAGES, {"agent": agent.id}, agent.counts["passages"], binary=True
+        ):
+            if not deleted:
+                yield _passage(*fields)
 
     def files(self, agent: Agent) -> Iterator[File]:
-        for identifier, name, source, text in self._streamed(FILES, {"agent": agent.id}):
+        for identifier, name, source, text in self._streamed(
+            FILES, {"agent": agent.id}, agent.counts["files"]
+        ):
             yield File(identifier, name, source, text or "")
 
     @contextmanager
@@ -172,17 +203,19 @@ class DatabaseSource:
         with tempfile.TemporaryDirectory(prefix="letta-ops-exit-") as folder:
             yield unpacked(self._memories, agent.id, Path(folder))
 
-    def _rows(self, query: str, values: Mapping[str, Any]) -> list[Any]:
+    def _streamed(
+        self, query: str, values: Mapping[str, Any], count: int, *, binary: bool = False
+    ) -> Iterator[Any]:
+        """The rows of a query; where there may be many, a page at a time from the server."""
         named = self._named(query)
-        return [] if named is None else self._link.execute(named, values, prepare=True).fetchall()
-
-    def _streamed(self, query: str, values: Mapping[str, Any]) -> Iterator[Any]:
-        named = self._named(query)
-        if named is None:
+        if named is None or not count:
             return
-        with self._link.cursor("letta_ops_exit") as cursor:  # on the server, a page at a time
+        if count <= PAGE:
+            yield from self._link.execute(named, values, prepare=True, binary=binary)
+            return
+        with self._link.cursor("letta_ops_exit") as cursor:
             cursor.itersize = PAGE
-            cursor.execute(named, values)
+            cursor.execute(named, values, binary=binary)
             yield from cursor
 
     def _named(self, query: str) -> sql.Composed | None:
@@ -191,8 +224,9 @@ class DatabaseSource:
 
         if query not in self._queries:
             tables = {table: self._model.table(table) for table in self._model.columns}
+            send = sql.SQL("{}.vector_send").format(sql.Identifier(self._pgvector))
             try:
-                self._queries[query] = sql.SQL(query).format(**tables)
+                self._queries[query] = sql.SQL(query).format(send=send, **tables)
             except KeyError:
                 self._queries[query] = None
         return self._queries[query]
@@ -209,18 +243,30 @@ def _shown(row: dict[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _passage(row: Mapping[str, Any], archive: str) -> Passage:
-    vector = row.get("embedding")
-    numbers = tuple(json.loads(vector)) if isinstance(vector, str) else None
-    dimensions = (row.get("embedding_config") or {}).get("embedding_dim")
-    if numbers and isinstance(dimensions, int) and not any(numbers[dimensions:]):
-        numbers = numbers[:dimensions]
+def _passage(
+    identifier: str, text: str | None, created: str, tags: str | None, archive: str,
+    metadata: str | None, dimensions: str | None, sent: bytes | None,
+) -> Passage:  # fmt: skip
     return Passage(
-        id=row["id"],
-        text=row.get("text") or "",
-        created_at=row.get("created_at") or "",
-        tags=tuple(row.get("tags") or ()),
+        id=identifier,
+        text=text or "",
+        created_at=json.loads(created) or "",
+        tags=tuple(json.loads(tags or "[]") or ()),
         archive=archive,
-        metadata=row.get("metadata_") or {},
-        vector=numbers,
+        metadata=json.loads(metadata or "{}") or {},
+        vector=None if sent is None else _vector(bytes(sent), dimensions),
     )
+
+
+def _vector(sent: bytes, dimensions: str | None) -> array[float]:
+    """Its numbers, without those that V1 adds to make all of them alike. `sent` is pgvector's binary
+    form: two numbers of 16 bits, the first says how many there are, then floats, big-endian."""
+    numbers = sent[4:]
+    if dimensions is not None and dimensions.isdigit():
+        end = 4 * int(dimensions)
+        if not numbers[end:].strip(b"\0"):
+            numbers = numbers[:end]
+    found = array("f", numbers)
+    if sys.byteorder == "little":
+        found.byteswap()
+    return found

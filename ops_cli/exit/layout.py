@@ -48,8 +48,9 @@ def record_file(agent: str) -> str:
 
 def make_private(folder: Path) -> None:
     """Make `folder` and what is missing above it, for this account alone: a store holds what was said."""
-    for step in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
-        step.mkdir(mode=0o700, exist_ok=True)
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def agent_ids(store: Path) -> set[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +20,10 @@ from ops_cli.exit.v1 import CUSTOM, Agent, File, Passage
 OTHER = "reference/letta-v1.json"
 ARCHIVAL, INDEX = "reference/archival", "reference/archival/index.md"
 FILES = "reference/files"
-# With more passages than this, each month has a file: the prompt lists every file by its name.
-SINGLE_FILES = 100
+# With more passages than this, each month has a file: every prompt lists all files by their names.
+SINGLE_FILES = 20
 LARGEST = 1 << 20  # bytes of passages in one file
+OWN_FOLDERS = ("system/", "reference/", "skills/")  # of the successor, and of V1's git memory
 GIT_MEMORY_TAG = "git-memory-enabled"
 SURROGATE = re.compile("[\ud800-\udfff]")
 PASSAGE = re.compile(rb"<!-- letta-v1 passage (\{.*\}) -->\n")
@@ -70,23 +74,22 @@ class Block:
 
 
 def blocks_of(agent: Agent, notes: Counter[str] | None = None) -> list[Block]:
-    """Where the blocks go. With git memory on, a label of V1 is the path already."""
+    """Where the blocks go: as the successor itself would put them, and where git memory had them."""
     names, found = Names(), []
     notes = Counter() if notes is None else notes
-    in_git = GIT_MEMORY_TAG in agent.tags
+    folders = OWN_FOLDERS if GIT_MEMORY_TAG in agent.tags else OWN_FOLDERS[:1]
     for row in agent.blocks:
         label = str(row.get("label") or "unnamed")
-        path = names.of(label, ".md")
+        path = label if label.startswith(folders) else f"system/{label}"
         if row.get("conversation_id"):
             notes[MemoryNote.OF_CONVERSATION] += 1
-            path = names.of(f"reference/conversations/{row['conversation_id']}/{label}", ".md")
-        elif not (in_git and path.startswith(("system/", "reference/", "skills/"))):
-            if path != label + ".md":
-                notes[MemoryNote.RENAMED] += 1
-            path = f"system/{path}"
+            path = f"reference/conversations/{row['conversation_id']}/{label}"
+        named = names.of(path, ".md")
+        if named != f"{path}.md":
+            notes[MemoryNote.RENAMED] += 1
         if row.get("shared_with"):
             notes[MemoryNote.SHARED] += 1
-        found.append(Block(path, row))
+        found.append(Block(named, row))
     return found
 
 
@@ -207,8 +210,7 @@ def _archival(
         created = iso(passage.created_at)
         if passage.vector is not None:
             told.vectors += 1
-            line = {"id": passage.id, "created_at": created, "vector": passage.vector}
-            vectors(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            vectors(vector_line(passage))
         entry = passage_entry(passage, told.notes)
         if not by_month:
             path = f"{ARCHIVAL}/{names.of(f'{created[:10]}-{passage.id}', '.md')}"
@@ -243,6 +245,19 @@ def passage_entry(passage: Passage, notes: Counter[str] | None = None) -> bytes:
     }
     said = json.dumps(head, ensure_ascii=True).replace(">", "\\u003e")
     return b"<!-- letta-v1 passage " + said.encode() + b" -->\n" + text + b"\n"
+
+
+def vector_line(passage: Passage) -> bytes:
+    """A passage's vector as a line of JSON: base64 of its floats of 32 bits, the low byte first, as
+    the embeddings of OpenAI's API come."""
+    assert passage.vector is not None  # noqa: S101  # the caller looked
+    numbers = passage.vector
+    if sys.byteorder == "big":
+        numbers = array("f", numbers)
+        numbers.byteswap()
+    return b'{"id":%s,"dimensions":%d,"embedding":"%s"}\n' % (
+        json.dumps(passage.id).encode(), len(numbers), base64.b64encode(numbers),
+    )  # fmt: skip
 
 
 def passages_in(content: bytes) -> Iterator[tuple[Mapping[str, Any], bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Passage:
     tags: tuple[str, ...]
     archive: str
     metadata: Mapping[str, Any]
-    vector: tuple[float, ...] | None
+    vector: array[float] | None  # of 32 bits
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ops_cli.exit.memory import (
     passages_in,
     placed,
     value_of,
+    vector_line,
 )  # fmt: skip
 from ops_cli.exit.messages import NOTHING, iso
 from ops_cli.exit.reading import damaged, read_agent, read_conversation, read_rows
@@ -79,9 +81,11 @@ def verify_agent(store: Path, source: Source, agent: Agent) -> Verified:
         _compare_conversation(found, store, source, agent, conversation)
     with _memory(store, identifier) as memory:
         _compare_memory(found, memory, source, agent)
+        _compare_passages(found, memory, store, source, agent)
         with source.git_memory(agent) as history:
-            _compare_history(found, memory, history)
-    _compare_vectors(found, store, source, agent)
+            lacking = None if history is None else memory.lacks(history)
+            if lacking is not None:
+                found.differs("history", lacking, "it is not there")
     return found
 
 
@@ -300,7 +304,6 @@ def _compare_memory(found: Verified, memory: Memory, source: Source, agent: Agen
         found.differs("agent", OTHER, "it is not there")
     if memory.later:
         found.add("commits of memory")
-    _compare_passages(found, memory, source, agent)
 
 
 def _compare_tools(found: Verified, memory: Memory, agent: Agent) -> None:
@@ -315,7 +318,29 @@ def _compare_tools(found: Verified, memory: Memory, agent: Agent) -> None:
             found.differs("tool", tool.get("name"), "its code is not there")
 
 
-def _compare_passages(found: Verified, memory: Memory, source: Source, agent: Agent) -> None:
+def _compare_passages(
+    found: Verified, memory: Memory, store: Path, source: Source, agent: Agent
+) -> None:
+    there = _passages_there(found, memory)
+    beside = store / layout.vectors_file(layout.local_id(agent.id))
+    with beside.open("rb") if beside.is_file() else io.BytesIO() as vectors:
+        for passage in source.passages(agent):
+            found.passages += 1
+            digest = there.pop(passage.id, None)
+            if digest is None:
+                found.differs("passage", passage.id, "it is not there")
+            elif digest != _digest(iso(passage.created_at), encoded(passage.text)):
+                found.differs("passage", passage.id, "it says something else")
+            if passage.vector is not None and next(vectors, None) != vector_line(passage):
+                found.differs("vector", passage.id, "it is another one, or is not there")
+        if next(vectors, None) is not None:
+            found.differs("vector", beside.name, "V1 has fewer")
+    for identifier in there:
+        found.differs("passage", identifier, "V1 does not have it")
+
+
+def _passages_there(found: Verified, memory: Memory) -> dict[str, bytes]:
+    """A digest of each passage in the files, by its id."""
     there: dict[str, bytes] = {}
     for path in memory.paths():
         if not path.startswith(f"{ARCHIVAL}/") or path == INDEX:
@@ -325,56 +350,7 @@ def _compare_passages(found: Verified, memory: Memory, source: Source, agent: Ag
                 there[str(head["id"])] = _digest(str(head["created_at"]), text)
         except (ValueError, KeyError, TypeError) as error:
             found.differs("passage", path, str(error))
-    for passage in source.passages(agent):
-        found.passages += 1
-        digest = there.pop(passage.id, None)
-        if digest is None:
-            found.differs("passage", passage.id, "it is not there")
-        elif digest != _digest(iso(passage.created_at), encoded(passage.text)):
-            found.differs("passage", passage.id, "it says something else")
-    for identifier in there:
-        found.differs("passage", identifier, "V1 does not have it")
-
-
-def _compare_vectors(found: Verified, store: Path, source: Source, agent: Agent) -> None:
-    path = store / layout.vectors_file(layout.local_id(agent.id))
-    there = _vectors(path) if path.is_file() else iter(())
-    for passage in source.passages(agent):
-        if passage.vector is None:
-            continue
-        line = next(there, None)
-        if line != (passage.id, list(passage.vector)):
-            found.differs("vector", passage.id, "it is another one, or is not there")
-            return
-    if next(there, None) is not None:
-        found.differs("vector", path.name, "V1 has fewer")
-
-
-def _vectors(path: Path) -> Iterator[tuple[str, list[float]]]:
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                found = json.loads(line)
-                yield found["id"], found["vector"]
-            except (ValueError, KeyError, TypeError):
-                raise damaged(path, "a line of it can't be read") from None
-
-
-def _compare_history(found: Verified, memory: Memory, history: Path | None) -> None:
-    if history is None:
-        return
-    from dulwich.errors import NotGitRepository
-    from dulwich.repo import Repo
-
-    try:
-        with Repo(str(history), bare=True) as bare:
-            commits: Iterable[bytes] = [entry.commit.id for entry in bare.get_walker()]
-    except (KeyError, NotGitRepository):
-        return
-    for commit in commits:
-        if not memory.has_history(commit):
-            found.differs("history", commit.decode(), "this commit of memory is not there")
-            return
+    return there
 
 
 def _memory(store: Path, identifier: str) -> Any:

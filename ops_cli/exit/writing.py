@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,6 +51,11 @@ class Exported:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Exported:
+        """What a record of one says."""
+        return cls(**{each.name: record[each.name] for each in fields(cls)})
 
 
 def made_of(agent: Agent, models: Models) -> str:
