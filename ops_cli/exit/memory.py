@@ -134,6 +134,8 @@ def placed(files: Iterable[File]) -> Iterator[tuple[str, File]]:
 def block_file(block: Block, notes: Counter[str] | None = None) -> bytes:
     label = str(block.row.get("label") or "")
     said = _one_line(block.row.get("description")) or f"Memory block {_one_line(label) or 'of V1'}"
+    if not label.isascii():  # its file can't be called so
+        said = f"{_one_line(label)}: {said}"
     lines = ["---", f"description: {said}"]
     if block.row.get("read_only"):
         lines.append("read_only: true")  # only a first commit may say so

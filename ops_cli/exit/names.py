@@ -35,7 +35,7 @@ def plain(text: str) -> str:
     """One name; nothing, where `text` has nothing that one can be made of and would lead elsewhere."""
     letters = unicodedata.normalize("NFKD", text)
     kept = "".join(each for each in letters if not unicodedata.combining(each))
-    found = PLAIN.sub("-", kept).strip("-").lstrip(".").rstrip(".")
+    found = PLAIN.sub("-", kept).strip("-.")
     if not found and kept.strip(". "):
         found = "u" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     if RESERVED.fullmatch(found):

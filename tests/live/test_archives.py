@@ -112,6 +112,7 @@ def test_an_agent_is_archived_deleted_and_brought_back_to_the_letter(
     assert SECRET not in path.read_bytes().decode("latin-1")
 
 
+@pytest.mark.long
 def test_agent_files_come_along_and_out_again_while_the_server_is_down(
     house: Stack, rich: Rich, tmp_path: Path
 ) -> None:
@@ -154,6 +155,7 @@ def test_an_archive_in_the_store_is_listed_restored_compared_and_deleted(
     assert (gone.code, gone.json["error"]["code"]) == (1, "no-archive")
 
 
+@pytest.mark.long
 def test_an_agent_that_is_replaced_stays_in_the_groups_of_others(
     house: Stack, rich: Rich, tmp_path: Path
 ) -> None:
@@ -213,6 +215,7 @@ def test_an_agent_that_is_there_is_only_replaced_when_told_and_archived_first(
     equal(house, replaced["set_aside"], rich.id)
 
 
+@pytest.mark.long
 def test_a_copy_under_new_ids_is_equal_under_a_map_of_them_and_lives_on_its_own(
     house: Stack, rich: Rich, tmp_path: Path
 ) -> None:

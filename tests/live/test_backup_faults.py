@@ -338,7 +338,7 @@ def test_create_that_is_interrupted_takes_back_what_it_stored(
 @pytest.mark.parametrize(
     ("number", "code", "line"),
     [
-        (signal.SIGINT, 130, "database: restoring"),
+        pytest.param(signal.SIGINT, 130, "database: restoring", marks=pytest.mark.long),
         pytest.param(signal.SIGHUP, 129, SERVED, marks=pytest.mark.long),
         pytest.param(signal.SIGTERM, 143, SERVED, marks=pytest.mark.long),
     ],

@@ -253,7 +253,7 @@ def test_an_altered_part_is_found_before_anything_changes(
     "phase",
     [
         pytest.param(Phase("database: restoring", 0.5), marks=pytest.mark.long),
-        Phase("switching: the server is stopped", 3),
+        pytest.param(Phase("switching: the server is stopped", 3), marks=pytest.mark.long),
         pytest.param(Phase("switching: the server is started", 5), marks=pytest.mark.long),
     ],
     ids=["loading", "switching", "starting"],

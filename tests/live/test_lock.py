@@ -185,6 +185,7 @@ def test_a_database_that_is_down_leaves_the_lock_in_the_store(
     assert "no lock in the database" in said[0]
 
 
+@pytest.mark.long
 def test_changes_are_in_the_database_where_its_reader_finds_them(
     stack: Stack, tmp_path: Path
 ) -> None:

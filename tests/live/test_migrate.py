@@ -231,7 +231,7 @@ def test_a_machine_that_loses_power_comes_back_with_the_old_release(
     _is_as_before(house, before)
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [pytest.param(each, marks=pytest.mark.long) for each in (1, 50)])
 @pytest.mark.timeout(5400)
 def test_whoever_is_killed_leaves_one_release_whole(
     house: House, tmp_path: Path, times: int

@@ -373,6 +373,7 @@ def test_check_tells_of_links_without_agents_and_agents_without_links(
     assert "never" not in seen["detail"]
 
 
+@pytest.mark.long
 def test_links_are_written_and_read_as_files(stack: Stack, app: str, tmp_path: Path) -> None:
     agents = [
         stack.json("registry", "ensure", name, "--app", app)["letta_agent_id"]
@@ -465,6 +466,7 @@ def test_a_restore_takes_the_registry_along_and_names_what_was_linked_since(
     stack.json("backup", "restore", "--drop-previous", "--yes")
 
 
+@pytest.mark.long
 def test_an_agent_that_comes_back_under_a_new_id_has_its_link(
     stack: Stack, app: str, tmp_path: Path
 ) -> None:
@@ -483,6 +485,7 @@ def test_an_agent_that_comes_back_under_a_new_id_has_its_link(
     delete_agent(stack, copy)
 
 
+@pytest.mark.long
 def test_an_imported_agent_takes_the_place_of_one_that_is_gone_and_no_other(
     stack: Stack, app: str, tmp_path: Path
 ) -> None:

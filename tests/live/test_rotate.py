@@ -70,6 +70,7 @@ def test_a_password_is_another_one_and_the_old_one_is_refused(stack: Stack, name
         assert stack.json("status")["database"]["revision"]
 
 
+@pytest.mark.long
 def test_a_new_key_opens_everything_and_backups_of_before_come_back(stack: Stack) -> None:
     old = stack.deployment.server.encryption_key
     done = rotate(stack, "encryption-key")

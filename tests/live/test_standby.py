@@ -42,7 +42,8 @@ def docker(place: Kept) -> DockerStack:
     return place.stack
 
 
-@pytest.mark.parametrize("scope", ["database", pytest.param("letta", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("scope", ["database", "letta"])
 def test_clients_hardly_notice_a_restore(place: Kept, scope: str) -> None:
     environment = {"LETTA_OPS_BACKUP_SCOPE": scope}
     assert ask_redis(place, "SET", "of-the-data-before", "x") == "OK"

@@ -42,6 +42,7 @@ def test_killed_services_come_back_with_all_data(stack: Stack, killed: tuple[str
 
 
 @pytest.mark.target("local", reason="elsewhere servers share their Redis")
+@pytest.mark.long
 def test_a_message_is_taken_after_the_server_was_killed_that_had_one_at_hand(stack: Stack) -> None:
     """What such a server leaves in Redis is the lock of the conversation, for 5 minutes."""
     from infra.api import api
