@@ -52,7 +52,7 @@ def _in_database(link: psycopg.Connection[Any], schema: str, server: str) -> Lin
     from psycopg import sql
 
     from letta_ops.registry.carrying import has_registry
-    from letta_ops.registry.links import TAG, Key
+    from letta_ops.registry.links import MOVED_OUT, TAG, Key
     from letta_ops.registry.reconcile import RECONCILED
 
     if not has_registry(link):
@@ -61,16 +61,17 @@ def _in_database(link: psycopg.Connection[Any], schema: str, server: str) -> Lin
     gone = link.execute(
         sql.SQL(
             "SELECT l.app, l.app_agent_id, count(*) OVER () FROM letta_ops.registry_links l"
-            " WHERE l.letta_agent_id IS NOT NULL"
+            " WHERE l.letta_agent_id IS NOT NULL AND NOT starts_with(l.letta_agent_id, {moved})"
             " AND NOT EXISTS (SELECT FROM {agents} a WHERE a.id = l.letta_agent_id) LIMIT {most}"
-        ).format(most=SHOWN, **tables)
+        ).format(most=SHOWN, moved=MOVED_OUT, **tables)
     ).fetchall()
     orphaned = link.execute(
         sql.SQL(
             "SELECT t.agent_id, count(*) OVER () FROM {agents_tags} t WHERE starts_with(t.tag, %s)"
             " AND NOT EXISTS (SELECT FROM letta_ops.registry_links l"
-            " WHERE l.letta_agent_id = t.agent_id) LIMIT {most}"
-        ).format(most=SHOWN, **tables),
+            " WHERE l.letta_agent_id IN (t.agent_id, replace(t.agent_id, 'agent-', {moved})))"
+            " LIMIT {most}"
+        ).format(most=SHOWN, moved=MOVED_OUT, **tables),
         [TAG],
     ).fetchall()
     row = link.execute(

@@ -17,7 +17,7 @@ LONGEST, LONGEST_APP = 512, 64  # characters
 MOST_BYTES, MOST_BYTES_APP = 2048, 256  # of UTF-8: an entry of an index has room for 2,700
 TAG = "letta-ops-link:"
 UNFINISHED = "letta-ops-making:"  # while an agent comes in pieces
-# `local`: of the successor, where an agent has gone.
+MOVED_OUT = "agent-local-"  # begins the ids that agents have at the successor (`letta-ops exit`)
 AGENT_ID = re.compile(r"agent-(local-)?[0-9a-fA-F-]{36}")
 UNLINKED = "unlinked"  # what became of a key, in the history
 OF_KEY = "letta_ops_link"  # in the metadata of an agent: for which id it was made
@@ -85,9 +85,18 @@ class Link:
     template: Mapping[str, Any] | None = None
     there: bool | None = None
 
+    def __post_init__(self) -> None:
+        if self.moved_out:  # no server of V1 knows of it
+            object.__setattr__(self, "there", True)
+
     @property
     def key(self) -> Key:
         return Key(self.app, self.app_agent_id)
+
+    @property
+    def moved_out(self) -> bool:
+        """Whether the agent is the successor's by now."""
+        return self.letta_agent_id.startswith(MOVED_OUT)
 
     def as_json(self) -> dict[str, Any]:
         found = {**asdict(self), "linked_at": self.linked_at.astimezone(dt.UTC).isoformat()}

@@ -78,7 +78,7 @@ def compared(
         if (key := key_of(agent, app)) is not None:
             made[key].append(identifier)
     for key, row in links.items():
-        if app in (None, key.app):
+        if app in (None, key.app) and not (row.link and row.link.moved_out):
             yield from _of_link(row, by_id, made.get(key, []), linked, server)
     for key, found in made.items():
         if app not in (None, key.app) or key in links:

@@ -252,7 +252,7 @@ class Registry:
         update: bool = False,
         dry_run: bool = False,
     ) -> Ensured:
-        if wanted is None or link.template == wanted:
+        if wanted is None or link.template == wanted or link.moved_out:
             return Ensured(link, THERE)
         server = self.letta()
         agent = server.agent(link.letta_agent_id)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from letta_ops.registry.errors import ServerRefused, ServerUnavailable
-from letta_ops.registry.links import OF_KEY, TAG, UNFINISHED, Key, shown
+from letta_ops.registry.links import MOVED_OUT, OF_KEY, TAG, UNFINISHED, Key, shown
 
 if TYPE_CHECKING:
     import httpx
@@ -86,6 +86,8 @@ class LettaServer:
 
     def exists(self, agent: str) -> bool:
         """Whether the server has it: no only where Letta itself says so, of this very agent."""
+        if agent.startswith(MOVED_OUT):
+            return False
         answer = self._ask("GET", _path(agent))
         if answer.status == 404 and agent in answer.detail:
             return False

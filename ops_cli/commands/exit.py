@@ -13,13 +13,13 @@ import typer
 
 from ops_cli.auditing import audited, known_deployment
 from ops_cli.invocation import Invocation, current
-from ops_cli.options import DryRun, Identity, new_app, pairs
+from ops_cli.options import DryRun, Identity, by_reference, new_app, pairs
 from ops_cli.output import Part, Table, UnsuccessfulError, note, present
 from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from infra.process import Report
-    from ops_cli.exit.export import Open, Result
+    from ops_cli.exit.export import Open, Result, Secrets
     from ops_cli.exit.v1 import Source
     from ops_cli.exit.verify import Verified
 
@@ -120,6 +120,21 @@ def export_agents(
             "--registry", help="Then give the registry the new ids; its history keeps both."
         ),
     ] = False,
+    with_secrets: Annotated[
+        bool,
+        typer.Option(
+            "--with-secrets", help="Take the secrets of tools along, in a file of mode 0600."
+        ),
+    ] = False,
+    secrets_key: Annotated[
+        str | None,
+        typer.Option(
+            "--secrets-key",
+            metavar="REFERENCE",
+            help="The LETTA_ENCRYPTION_KEY that they are encrypted with, if the source has it not:"
+            " file:PATH, env:NAME or cmd:COMMAND.",
+        ),
+    ] = None,
     identity: Identity = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -136,6 +151,7 @@ def export_agents(
     answer = _exported(
         invocation, to.expanduser(), sources, None if every else agents,
         pairs(map_model or [], "--map-model"), identity, replace=replace, registry=registry,
+        secrets=_secrets(secrets_key, wanted=with_secrets),
     )  # fmt: skip
     present(invocation, answer, lambda shown: _render_export(invocation, shown, sources))
 
@@ -143,6 +159,7 @@ def export_agents(
 def _exported(
     invocation: Invocation, to: Path, sources: list[str] | None, agents: list[str] | None,
     models: dict[str, str], identity: str | None, *, replace: bool, registry: bool,
+    secrets: Secrets | None,
 ) -> dict[str, Any]:  # fmt: skip
     from ops_cli.exit.export import export
 
@@ -155,10 +172,12 @@ def _exported(
     ):
         operation.deployment = deployment
         opened = _opened(invocation, sources, identity, report)
-        result = export(opened, agents, to.absolute(), models, report, replace=replace)
+        result = export(
+            opened, agents, to.absolute(), models, report, replace=replace, secrets=secrets
+        )
         operation.detail = {"agents": len(result.agents), "unchanged": len(result.unchanged)}
         said = _followed(invocation, result) if registry else []
-    for word in said:
+    for word in [*result.notes, *said]:
         note(f"note: {word}")
     notes: Counter[str] = Counter()
     for each in result.agents:
@@ -169,8 +188,20 @@ def _exported(
         "unchanged": result.unchanged,
         "replaced": result.replaced and str(result.replaced),
         "notes": dict(sorted(notes.items())),
+        "secrets": result.secrets,
         "registry": said,
     }
+
+
+def _secrets(reference: str | None, *, wanted: bool) -> Secrets | None:
+    from ops_cli.exit.export import Secrets
+
+    if not wanted:
+        if reference is not None:
+            raise typer.BadParameter("goes with --with-secrets", param_hint="--secrets-key")
+        return None
+    what = "the key of the secrets"
+    return Secrets(by_reference("--secrets-key", reference, what) if reference else None)
 
 
 def _followed(invocation: Invocation, result: Result) -> list[str]:
@@ -297,14 +328,14 @@ def _render_plan(answer: dict[str, Any]) -> Iterator[Part]:
     names = ("agent", "id", "messages", "conversations", "blocks", "passages", "files", "model")
     yield Table(names, rows)
     yield (
-        f"{totals['agents']} agents come along with {totals['messages']} messages in"
+        f"{totals['agents']} agent(s) come along with {totals['messages']} messages in"
         f" {totals['conversations']} conversations, {totals['blocks']} blocks, {totals['passages']}"
-        f" passages and {totals['files']} files"
+        f" passages and {totals['files']} file(s)"
     )
     yield from _render_notes(answer["notes"])
     for model, count in answer["unmapped_models"].items():
         yield (
-            f"  - {count} agents keep the model {model or '(none)'}: if the successor calls it otherwise,"
+            f"  - {count} agent(s) keep the model {model or '(none)'}: if the successor calls it otherwise,"
             f" give --map-model {model}=PROVIDER/MODEL"
         )
 
@@ -321,7 +352,7 @@ def _render_export(
     agents = answer["agents"]
     if agents:
         messages = sum(each["messages"] for each in agents)
-        yield f"{len(agents)} agents with {messages} messages are in {answer['store']}"
+        yield f"{len(agents)} agent(s) with {messages} messages are in {answer['store']}"
     if answer["unchanged"]:
         yield f"{len(answer['unchanged'])} were there already, and have not changed in V1"
     if not agents and not answer["unchanged"]:
@@ -349,8 +380,8 @@ def _differing(found: list[Verified]) -> Iterator[str]:
 def _render_verified(answer: dict[str, Any]) -> Iterator[Part]:
     totals = answer["totals"]
     yield (
-        f"{answer['store']} is what its source says: {totals['agents']} agents, {totals['messages']}"
-        f" messages, {totals['blocks']} blocks, {totals['passages']} passages, {totals['files']} files"
+        f"{answer['store']} is what its source says: {totals['agents']} agent(s), {totals['messages']}"
+        f" messages, {totals['blocks']} blocks, {totals['passages']} passages, {totals['files']} file(s)"
     )
     by_map: Counter[str] = Counter()
     added: Counter[str] = Counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from pathlib import Path
 
 from infra.errors import LettaOpsError
 from infra.process import Report
+from infra.sensitive import Sensitive
 from ops_cli.exit import layout
 from ops_cli.exit.placing import staged
 from ops_cli.exit.reading import ensure_store
@@ -18,6 +21,15 @@ from ops_cli.exit.writing import Exported, Models, made_of, write_agent
 
 Open = Callable[[], AbstractContextManager[Source]]
 UNKNOWN = "agent-unknown"
+LINES = 20  # of progress, for as many agents as there may be
+SECRET_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of the successor
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """That secrets of tools come along; `key` opens them, where it is not the source's own."""
+
+    key: Sensitive | None = None
 
 
 @dataclass
@@ -28,13 +40,16 @@ class Result:
     agents: list[Exported] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     replaced: Path | None = None
+    secrets: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def export(
     sources: Sequence[Open], wanted: Sequence[str] | None, destination: Path, models: Models,
-    report: Report, *, replace: bool = False,
+    report: Report, *, replace: bool = False, secrets: Secrets | None = None,
 ) -> Result:  # fmt: skip
-    """Write the agents `wanted` (ids, or names that one has; None: all) into the store `destination`.
+    """Write the agents `wanted` (ids, or names that one has; None: all) into the store `destination`,
+    with the `secrets` of their tools where they are asked for.
 
     Raises LettaOpsError: `agent-unknown`, `agent-exists`, `not-a-store`, `store-newer`, `disk-full`,
     `locked`, those of the sources. Nothing has taken its place then.
@@ -68,12 +83,34 @@ def export(
                 )
             for number, identifier in enumerate(due, 1):
                 agent = source.agent(identifier)
-                report(f"{source.name}: agent {number} of {len(due)}: {agent.name}")
+                _tell(report, source, number, len(due), agent)
                 stage.clear(layout.local_id(identifier), [each.id for each in agent.conversations])
                 result.agents.append(write_agent(stage.store, source, agent, models))
+            if secrets is not None:
+                stage.secrets |= _secrets(source, agents, secrets, result)
         stage.place()
         result.replaced = stage.replaced
     return result
+
+
+def _secrets(
+    source: Source, agents: Sequence[str], wanted: Secrets, result: Result
+) -> dict[str, Sensitive]:
+    """As the successor keeps them: a list of names for each agent, and the value of each."""
+    found: dict[str, Sensitive] = {}
+    for identifier in agents:
+        agent, local = source.agent(identifier), layout.local_id(identifier)
+        names = []
+        for name, value in source.secret_values(agent, wanted.key).items():
+            if SECRET_NAME.fullmatch(name.upper()):
+                names.append(name.upper())
+                found[f"agent:{local}:secrets:{name.upper()}"] = value
+            else:
+                result.notes.append(f"{identifier}: the successor has no secret called {name}")
+        result.secrets += len(names)
+        if names:
+            found[f"agent:{local}:secrets:index"] = Sensitive(json.dumps(sorted(names)))
+    return found
 
 
 def plan(
@@ -83,7 +120,7 @@ def plan(
     for source, agents in _chosen(sources, wanted):
         for number, identifier in enumerate(agents, 1):
             agent = source.agent(identifier)
-            report(f"{source.name}: agent {number} of {len(agents)}: {agent.name}")
+            _tell(report, source, number, len(agents), agent)
             yield agent, write_agent(None, source, agent, models)
 
 
@@ -95,8 +132,14 @@ def verify(
     for source, agents in _chosen(sources, wanted):
         for number, identifier in enumerate(agents, 1):
             agent = source.agent(identifier)
-            report(f"{source.name}: agent {number} of {len(agents)}: {agent.name}")
+            _tell(report, source, number, len(agents), agent)
             yield verify_agent(store, source, agent)
+
+
+def _tell(report: Report, source: Source, number: int, count: int, agent: Agent) -> None:
+    """A line for each of a few agents, and for some of many."""
+    if number in (1, count) or number % max(1, count // LINES) == 0:
+        report(f"{source.name}: agent {number} of {count}: {agent.name}")
 
 
 def _chosen(

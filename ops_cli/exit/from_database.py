@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from backups.archives.agents import find_agents
 from backups.archives.closure import Model
 from backups.archives.memory import Memories
+from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
+from infra.stack.ciphertext import decrypted, looks_encrypted
 from ops_cli.exit.git_memory import unpacked
 from ops_cli.exit.v1 import Agent, Conversation, File, Passage
 
@@ -70,6 +73,10 @@ ORDER BY s.name, 2, f.id
 SECRETS = (
     "SELECT e.key FROM {agent_environment_variables} e WHERE e.agent_id = %(agent)s ORDER BY 1"
 )
+SECRETS = """
+SELECT x.key, x.value, x.value_enc FROM {agent_environment_variables} x WHERE x.agent_id = %(agent)s
+ORDER BY x.key
+"""
 # What the successor has no place for, by the table it is of.
 OTHER = {
     "identities": "SELECT row_to_json(x) FROM {identities} x JOIN {identities_agents} l"
@@ -103,9 +110,10 @@ class DatabaseSource:
     """Agents of a database at the revision of the newest release, in the transaction of `link`."""
 
     def __init__(
-        self, name: str, link: psycopg.Connection[Any], model: Model, memories: Memories
-    ) -> None:
-        self.name = name
+        self, name: str, link: psycopg.Connection[Any], model: Model, memories: Memories,
+        key: Sensitive | None,
+    ) -> None:  # fmt: skip
+        self.name, self._key = name, key
         self._link, self._model, self._memories = link, model, memories
         row = link.execute("SELECT extnamespace::regnamespace::text FROM pg_extension"
                            " WHERE extname = 'vector'").fetchone()  # fmt: skip
@@ -194,6 +202,24 @@ class DatabaseSource:
             FILES, {"agent": agent.id}, agent.counts["files"]
         ):
             yield File(identifier, name, source, text or "")
+
+    def secret_values(self, agent: Agent, key: Sensitive | None) -> Mapping[str, Sensitive]:
+        found: dict[str, Sensitive] = {}
+        for name, plain, sealed in self._streamed(SECRETS, {"agent": agent.id}, len(agent.secrets)):
+            value = Sensitive(plain) if plain and not sealed else None
+            if sealed and not looks_encrypted(sealed):
+                value = Sensitive(sealed)  # of a server that has no key
+            elif sealed and (opening := key or self._key) is not None:
+                value = decrypted(opening, sealed)
+            if value is None:
+                raise LettaOpsError(
+                    "secret-unreadable",
+                    f"the secret {name} of {agent.id} is encrypted with a key that is not at hand",
+                    "give the LETTA_ENCRYPTION_KEY of its server by --secrets-key, or go without"
+                    " --with-secrets",
+                )
+            found[name] = value
+        return found
 
     @contextmanager
     def git_memory(self, agent: Agent) -> Iterator[Path | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
 from ops_cli.agents.agent_file import read_agent_file
 from ops_cli.exit.v1 import Agent, Conversation, File, Passage
 
@@ -105,6 +106,10 @@ class FileSource:
                 str(each.get("id")), str(name), str(source.get("name") or "files"),
                 str(each.get("content") or ""),
             )  # fmt: skip
+
+    def secret_values(self, agent: Agent, key: Sensitive | None) -> Mapping[str, Sensitive]:
+        del agent, key  # a file has their names only
+        return {}
 
     @contextmanager
     def git_memory(self, agent: Agent) -> Iterator[Path | None]:

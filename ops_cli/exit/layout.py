@@ -12,6 +12,7 @@ SESSION_VERSION = 3
 LOCAL = "agent-local-"  # by this beginning the successor knows an agent of this machine
 RECORD = "letta-v1.json"  # ours: of what an agent was made
 VECTORS = "letta-v1-vectors.jsonl"
+SECRETS = "secrets/local-agent-secrets.json"
 OWN = (AGENTS, CONVERSATIONS, MEMFS)
 
 

@@ -37,6 +37,7 @@ from infra.embedded.throwaway import throwaway_folder, throwaway_parent
 from infra.embedded.throwaway_postgres import start_postgres
 from infra.embedded.throwaway_server import install_release
 from infra.process import Report
+from infra.sensitive import Sensitive
 from infra.stack.deployment import DATABASE_NAME, Deployment
 from infra.stack.releases import NEWEST, RELEASES
 from ops_cli.exit.from_database import DatabaseSource
@@ -54,7 +55,7 @@ def of_live(deployment: Deployment, report: Report) -> Iterator[Source]:
         if database_facts(link).revision == RELEASES[NEWEST].alembic_head:
             memories = _live_memories(deployment, report)
             try:
-                yield DatabaseSource(name, link, model, memories)
+                yield DatabaseSource(name, link, model, memories, deployment.server.encryption_key)
             finally:
                 memories.close()
             return
@@ -75,7 +76,7 @@ def of_live(deployment: Deployment, report: Report) -> Iterator[Source]:
                 RELEASES[NEWEST], _filled_by(archive), report,
             )  # fmt: skip
             with made as (link, _, staging):
-                yield _of_scratch(name, link, staging)
+                yield _of_scratch(name, link, staging, deployment.server.encryption_key)
 
 
 @contextmanager
@@ -93,7 +94,7 @@ def of_archive(
             _filled_by(archive), report,
         ) as (link, _, staging),
     ):  # fmt: skip
-        yield _of_scratch(str(place), link, staging)
+        yield _of_scratch(str(place), link, staging, server_key)
 
 
 @contextmanager
@@ -127,7 +128,9 @@ def of_backup(
         memories = _memories_in(store, backup, key)
         try:
             with letta_tables(postgres.access, DATABASE_NAME, "READ ONLY") as (link, model, _):
-                yield DatabaseSource(f"backup {backup.id}", link, model, memories)
+                yield DatabaseSource(
+                    f"backup {backup.id}", link, model, memories, encryption_key(drill)[0]
+                )
         finally:
             memories.close()
 
@@ -139,8 +142,10 @@ def _filled_by(archive: Any) -> Fill:
     return fill
 
 
-def _of_scratch(name: str, link: psycopg.Connection[Any], staging: Staging) -> DatabaseSource:
-    return DatabaseSource(name, link, read_model(link, "public"), staging.memories)
+def _of_scratch(
+    name: str, link: psycopg.Connection[Any], staging: Staging, key: Sensitive | None
+) -> DatabaseSource:
+    return DatabaseSource(name, link, read_model(link, "public"), staging.memories, key)
 
 
 def _live_memories(deployment: Deployment, report: Report) -> Memories:

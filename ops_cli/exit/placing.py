@@ -17,6 +17,7 @@ from typing import Any
 
 from infra.errors import LettaOpsError
 from infra.files import held, write_private
+from infra.sensitive import Sensitive
 from ops_cli.exit import layout
 from ops_cli.exit.reading import conversation_folders, ensure_store
 
@@ -31,6 +32,7 @@ class Stage:
         self.destination, self._beside = destination, beside
         self.store = beside / STORE
         self.replaced: Path | None = None
+        self.secrets: dict[str, Sensitive] = {}
 
     def record(self, agent: str) -> dict[str, Any] | None:
         """Of what an agent was made that is at its place already, or waits beside it."""
@@ -89,6 +91,17 @@ class Stage:
                     _rename(self.store / name, self.destination / name)
         self._done()
 
+    def _add_secrets(self) -> None:
+        if not self.secrets:
+            return
+        path = self.destination / layout.SECRETS
+        there: dict[str, str] = {}
+        if path.is_file():
+            there = json.loads(path.read_bytes()).get("secrets") or {}
+        there |= {name: value.reveal() for name, value in self.secrets.items()}
+        layout.make_private(path.parent)
+        write_private(path, json.dumps({"secrets": there}, indent=2) + "\n")
+
     def _moving(self) -> str | None:
         """The agent whose files were taking their place when a run was killed."""
         marker = self._beside / PLACING
@@ -98,6 +111,7 @@ class Stage:
         write_private(self._beside / PLACING, agent or "")
 
     def _done(self) -> None:
+        self._add_secrets()
         aside = self._beside / REPLACED
         if aside.exists():
             now = dt.datetime.now(dt.UTC)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from infra.sensitive import Sensitive
+
 # Kinds of agents whose text beside a tool call is what they think, not what they say.
 SPEAKS_PLAINLY = ("letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent")
 CUSTOM = "custom"  # a tool whose code is the user's
@@ -103,6 +105,11 @@ class Source(Protocol):
     def passages(self, agent: Agent) -> Iterator[Passage]: ...
 
     def files(self, agent: Agent) -> Iterator[File]: ...
+
+    def secret_values(self, agent: Agent, key: Sensitive | None) -> Mapping[str, Sensitive]:
+        """The secrets of its tools by name, opened with `key`, else with the key that the source knows.
+
+        Raises LettaOpsError: `secret-unreadable`."""
 
     def git_memory(self, agent: Agent) -> AbstractContextManager[Path | None]:
         """A folder with the agent's bare repository, where it has git memory."""

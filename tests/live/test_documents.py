@@ -28,6 +28,7 @@ MARKS = {
     ],
     "docs/configuration.md": [pytest.mark.long],
     "docs/drill.md": [pytest.mark.long],
+    "docs/exit.md": [pytest.mark.long],
     "docs/move-agents.md": [pytest.mark.long],
     "docs/pulumi.md": [pytest.mark.long],
     "docs/rotate-secrets.md": [pytest.mark.long],

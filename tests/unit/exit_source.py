@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
 from ops_cli.exit.v1 import Agent, Conversation, File, Passage
 
 BEGUN = dt.datetime(2025, 3, 1, 10, 0, 0, 123456, tzinfo=dt.UTC)
@@ -86,6 +87,10 @@ class HandMade:
 
     def files(self, agent: Agent) -> Iterator[File]:
         return iter(self.documents.get(agent.id, ()))
+
+    def secret_values(self, agent: Agent, key: Sensitive | None) -> Mapping[str, Sensitive]:
+        del key
+        return {name: Sensitive(f"value of {name}") for name in agent.secrets}
 
     @contextmanager
     def git_memory(self, agent: Agent) -> Iterator[Path | None]:

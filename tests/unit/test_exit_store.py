@@ -14,7 +14,7 @@ import pytest
 from infra.errors import LettaOpsError
 from ops_cli.exit import export as exporting
 from ops_cli.exit import layout, writing
-from ops_cli.exit.export import Result, export, plan, verify
+from ops_cli.exit.export import Result, Secrets, export, plan, verify
 from ops_cli.exit.placing import staged
 from ops_cli.exit.v1 import File
 from ops_cli.exit.verify import Verified
@@ -381,3 +381,23 @@ def test_strange_messages_survive(store: Path) -> None:
     made.add(2, [])
     exported(made, store)
     assert [(each.count, each.messages) for each in verified(made, store)] == [(0, 3), (0, 0)]
+
+
+def test_secrets_come_along_on_request_only_and_beside_those_that_are_there(store: Path) -> None:
+    made = source(1)
+    made.add(0, talk(0), talks={"conv-0": OTHER_TALK}, secrets=("TOKEN", "other", "a b"))
+    exported(made, store)
+    assert not any(b"value of" in data for data in contents(store).values())
+    path = store / layout.SECRETS
+    path.parent.mkdir(mode=0o700)
+    path.write_text(json.dumps({"secrets": {"theirs": "x"}}))
+    result = exported(made, store, secrets=Secrets())
+    local = layout.local_id(agent_id(0))
+    assert json.loads(path.read_bytes())["secrets"] == {
+        "theirs": "x",
+        f"agent:{local}:secrets:TOKEN": "value of TOKEN",
+        f"agent:{local}:secrets:OTHER": "value of other",
+        f"agent:{local}:secrets:index": '["OTHER", "TOKEN"]',
+    }
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (result.secrets, len(result.notes), result.unchanged) == (2, 1, [agent_id(0)])
