@@ -23,6 +23,7 @@ def measure(machine: Machine) -> Iterator[Figure]:
     with scene(machine, "agents", SCALE) as here:
         agents = here.stack.json("agent", "list")
         yield from _archive(here, agents)
+        yield from _exit(here, agents)
         yield from _out_of_a_backup(here, str(agents[-1]["id"]))
         yield from _import(here.stack)
 
@@ -60,6 +61,32 @@ def _export_loop(stack: Stack, agents: list[str], folder: Path) -> float:
 
         list(pool.map(export, agents))
     return time.perf_counter() - started
+
+
+def _exit(here: Scene, agents: list[dict[str, str]]) -> Iterator[Figure]:
+    """Into the successor's store, against an archive of the same agents: nobody else has a way there."""
+    folder = here.stack.machine.root / "left"
+    folder.mkdir()
+    archived = here.ours("agent", "archive", "--all", "-o", str(folder / "all.agents"))
+    every = here.ours("exit", "export", "--all", "--to", str(folder / "every"))
+    verified = here.ours("exit", "verify", str(folder / "every"))
+    tenth = [agent["id"] for agent in agents[: max(1, len(agents) // 10)]]
+    chosen = [word for agent in tenth for word in ("--agent", agent)]
+    some = here.ours("exit", "export", *chosen, "--to", str(folder / "some"))
+    yield Figure(
+        f"exit export --all ({len(agents)} agents) against agent archive --all",
+        every.seconds / archived.seconds,
+        "x",
+        2,
+        f"ours {every}, a file system full of files; an archive, one file: {archived}",
+    )
+    yield Figure(
+        "exit verify against the export", verified.seconds / every.seconds, "x", 1, f"{verified}"
+    )
+    for count, cost in ((len(tenth), some), (len(agents), every)):
+        yield Figure(
+            f"exit export, memory of our process, {count} agents", cost.peak / MEGABYTE, "MB", 200
+        )
 
 
 def _out_of_a_backup(here: Scene, agent: str) -> Iterator[Figure]:

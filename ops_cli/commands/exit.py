@@ -335,8 +335,8 @@ def _render_plan(answer: dict[str, Any]) -> Iterator[Part]:
     yield from _render_notes(answer["notes"])
     for model, count in answer["unmapped_models"].items():
         yield (
-            f"  - {count} agent(s) keep the model {model or '(none)'}: if the successor calls it otherwise,"
-            f" give --map-model {model}=PROVIDER/MODEL"
+            f"  - {count} agent(s) keep the model {model or '(none)'}: if the successor calls it"
+            f" otherwise, give --map-model {model}=PROVIDER/MODEL"
         )
 
 

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -156,8 +156,7 @@ class _Running:
 
     def rows_of(self, message: Mapping[str, Any]) -> Iterator[Row]:
         role = str(message["role"])
-        if role not in ("tool", "function"):
-            yield from self.flushed()
+        yield from self.flushed(_answered(message) if role in ("tool", "function") else ())
         if role == "system" and (self._first or self._compiled(message)):
             self._notes[Note.COMPILED] += 1
         elif role in ("tool", "function"):
@@ -170,10 +169,12 @@ class _Running:
             yield self._user(message, role)
         self._first = False
 
-    def flushed(self) -> Iterator[Row]:
-        """What was denied and got no other result."""
+    def flushed(self, but: Collection[str] = ()) -> Iterator[Row]:
+        """What was denied, `but` for calls that get another result now."""
         denied, self._denied = self._denied, {}
-        yield from denied.values()
+        for call, row in denied.items():
+            if call not in but:
+                yield row
 
     def _compiled(self, message: Mapping[str, Any]) -> bool:
         window = self._conversation.in_context
@@ -289,6 +290,7 @@ class _Running:
             self._notes[Note.ARGUMENTS] += 1
             found = {"input": arguments}
         self._tools[identifier] = str(name)
+        self._spoken.discard(identifier)  # some models count their calls anew each time
         self.open[identifier] = None
         return {"type": "toolCall", "id": identifier, "name": str(name), "arguments": found}
 
@@ -344,7 +346,6 @@ class _Running:
         row = self._row(message, "toolResult", content, kept, number)
         row |= {"toolCallId": call, "toolName": self._name_of(message, call), "isError": failed}
         self.open.pop(call, None)
-        self._denied.pop(call, None)
         if any(len(part.get("text", "")) > 40_000 for part in content):
             self._notes[Note.LONG_RESULT] += 1
         return row
@@ -364,6 +365,8 @@ class _Running:
         number = 0
         for each in answers:
             call = str(each.get("tool_call_id") or "")
+            if call in self._spoken:
+                continue
             if each.get("type") == "tool" or "tool_return" in each or "func_response" in each:
                 number += 1
                 found = each.get("tool_return", each.get("func_response"))
@@ -418,6 +421,14 @@ class _Running:
         if message.get("otid"):
             row["otid"] = message["otid"]
         return row
+
+
+def _answered(message: Mapping[str, Any]) -> set[str]:
+    """The calls that a message has results of."""
+    returns = [each for each in message.get("tool_returns") or () if isinstance(each, dict)]
+    return {
+        str(each.get("tool_call_id") or message.get("tool_call_id")) for each in returns or [{}]
+    }
 
 
 def _text(text: Any) -> Row:

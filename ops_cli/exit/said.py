@@ -59,12 +59,19 @@ def _texts(message: Mapping[str, Any]) -> Iterator[Said]:
 def _calls(message: Mapping[str, Any]) -> Iterator[Said]:
     for call in message.get("tool_calls") or []:
         function = call.get("function") or {}
-        said = _loads(function.get("arguments"))
-        spoken = said.get("message") if isinstance(said, dict) else None
-        if function.get("name") == "send_message" and isinstance(spoken, str):
+        spoken = said_by(call)
+        if spoken is not None:
             yield "text", spoken
         else:
             yield "call", _call(call.get("id"), function.get("name"), function.get("arguments"))
+
+
+def said_by(call: Mapping[str, Any]) -> str | None:
+    """What a call says by itself: that of `send_message`."""
+    function = call.get("function") or {}
+    said = _loads(function.get("arguments"))
+    spoken = said.get("message") if isinstance(said, dict) else None
+    return spoken if function.get("name") == "send_message" and isinstance(spoken, str) else None
 
 
 def _results(
@@ -95,15 +102,19 @@ def of_row(row: Mapping[str, Any]) -> list[Said]:
 
 
 def _of_row(row: Mapping[str, Any]) -> Iterator[Said]:
-    role = row["role"]
-    if role == "toolResult":
+    kept = row["metadata"]["letta_v1"]
+    if row["role"] == "toolResult":
         yield f"result of {row['toolCallId']}", _text(row["content"])
         return
+    kind = (kept.get("wrapped") or {}).get("type") or kept["role"]
+    said_so = kind in ("user", "user_message") or "compaction" in row["metadata"]
+    ours = row["role"] == "user" and not said_so
     for part in row["content"]:
         match part["type"]:
             case "text":
                 text = part["text"]
-                if role == "user" and text.startswith(BEGIN) and text.endswith(END):
+                # What a person wrote in these words is no reminder of ours.
+                if ours and text.startswith(BEGIN) and text.endswith(END):
                     text = text[len(BEGIN) : -len(END)]
                 yield "text", text
             case "thinking":

@@ -25,7 +25,7 @@ from ops_cli.exit.memory import (
 from ops_cli.exit.messages import NOTHING, iso
 from ops_cli.exit.reading import damaged, read_agent, read_conversation, read_rows
 from ops_cli.exit.repository import Memory
-from ops_cli.exit.said import of_row, of_v1
+from ops_cli.exit.said import of_row, of_v1, said_by
 from ops_cli.exit.v1 import CUSTOM, Agent, Conversation, Source
 
 LISTED = 50
@@ -216,16 +216,15 @@ def _compare_message(
     found: Verified, message: Mapping[str, Any], rows: list[dict[str, Any]], spoken: set[str]
 ) -> None:
     for call in message.get("tool_calls") or ():
-        if (call.get("function") or {}).get("name") == "send_message":
-            spoken.add(call.get("id"))
-    there = [said for row in rows for said in of_row(row)]
+        called = said_by(call) is None
+        (spoken.discard if called else spoken.add)(call.get("id"))
+    # A denial becomes a result in words of our own.
+    told = [row for row in rows if "denied" not in row["metadata"]["letta_v1"]]
+    there = [said for row in told for said in of_row(row)]
     here = [
         said for said in of_v1(message)
         if not (said[0].startswith("result of ") and said[0].removeprefix("result of ") in spoken)
     ]  # fmt: skip
-    if message["role"] == "approval" and not message.get("tool_calls"):
-        # A denial becomes a result of its own words.
-        there = [("result", text) for _, text in there if ("result", text) in here]
     here, there = _images_as_said(here, there)
     if here != there:
         place = next(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dulwich.repo import Repo
 
 from infra.api import api
 from tests.live.machine import Machine, Stack
@@ -49,6 +50,20 @@ def log(stack: Stack, agent: str) -> list[str]:
 
 def there(stack: Stack) -> set[str]:
     return set(in_home(stack, "ls .letta/memfs/repository/*").split())
+
+
+@pytest.mark.long
+def test_git_memory_goes_on_at_the_successor(house: Stack, tmp_path: Path) -> None:
+    leaving = agent(house, "leaving")
+    commits, store = log(house, leaving), tmp_path / "store"
+    house.json("exit", "export", "--agent", leaving, "--to", str(store))
+    assert house.json("exit", "verify", str(store), "--agent", leaving)["equal"] is True
+    memory = store / "memfs" / f"agent-local-{leaving.removeprefix('agent-')}" / "memory"
+    with Repo(str(memory)) as repository:
+        there = [step.commit.id.decode() for step in repository.get_walker()]
+        assert there[1:] == commits
+    assert (memory / "system" / "human.md").read_text().endswith("leaving: the second version")
+    house.json("agent", "delete", leaving, "--yes")
 
 
 @pytest.mark.long

@@ -145,6 +145,23 @@ def test_one_agent_out_of_a_backup_of_an_older_release_comes_into_todays_server(
         assert say(client, agent["id"], "Are you still there?")
 
 
+def test_an_agent_of_an_older_release_leaves_from_its_server_an_archive_and_a_backup(
+    house: House, tmp_path: Path
+) -> None:
+    archive = tmp_path / "old.agents"
+    house.old("agent", "archive", house.agent, "-o", str(archive))
+    house.old("backup", "create")
+    logs = []
+    for number, source in enumerate(((), ("--from", str(archive)), ("--from", "backup:latest"))):
+        store = tmp_path / str(number)
+        made = house.old("exit", "export", "--agent", house.agent, "--to", str(store), *source)
+        assert made["agents"][0]["messages"] > 0
+        verified = house.old("exit", "verify", str(store), "--agent", house.agent, *source)
+        assert verified["equal"] is True
+        logs.append([path.read_bytes() for path in sorted(store.glob("conversations/*/*.jsonl"))])
+    assert logs[0] == logs[1] == logs[2]
+
+
 def test_an_archive_of_a_newer_release_is_refused(house: House, tmp_path: Path) -> None:
     path = tmp_path / "old.agents"
     house.old("agent", "archive", house.agent, "-o", str(path))
