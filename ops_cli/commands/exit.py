@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from infra.errors import LettaOpsError
 from ops_cli.auditing import audited, known_deployment
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, Identity, by_reference, new_app, pairs
@@ -19,13 +20,15 @@ from ops_cli.progress import progress
 
 if TYPE_CHECKING:
     from infra.process import Report
-    from ops_cli.exit.export import Open, Result, Secrets
+    from ops_cli.exit.export import Open, Result
+    from ops_cli.exit.secrets import Secrets
     from ops_cli.exit.v1 import Source
     from ops_cli.exit.verify import Verified
 
 app = new_app("Take agents out of V1, into the store of its successor.")
 
 FROM_BACKUP = "backup:"
+SECRETS_FILE = "secrets/local-agent-secrets.json"
 SHOWN = 20
 From = Annotated[
     list[str] | None,
@@ -65,7 +68,7 @@ def plan_exit(
     from ops_cli.exit.export import plan
 
     invocation = current(context)
-    models = pairs(map_model or [], "--map-model")
+    models = _models(map_model)
     found: list[dict[str, Any]] = []
     with progress(invocation) as report:
         for agent, made in plan(
@@ -144,16 +147,18 @@ def export_agents(
     """
     invocation = current(context)
     if every == bool(agents):
-        raise typer.BadParameter("name agents, or say --all", param_hint="--agent")
+        raise typer.BadParameter("name agents, or say --all, not both", param_hint="--agent")
+    if str(to) in ("", "."):
+        raise typer.BadParameter("name a folder", param_hint="--to")
     if dry_run:
         plan_exit(context, sources, agents, map_model, identity)
         return
     answer = _exported(
         invocation, to.expanduser(), sources, None if every else agents,
-        pairs(map_model or [], "--map-model"), identity, replace=replace, registry=registry,
+        _models(map_model), identity, replace=replace, registry=registry,
         secrets=_secrets(secrets_key, wanted=with_secrets),
     )  # fmt: skip
-    present(invocation, answer, lambda shown: _render_export(invocation, shown, sources))
+    present(invocation, answer, lambda shown: _render_export(invocation, shown, sources, agents))
 
 
 def _exported(
@@ -162,6 +167,7 @@ def _exported(
     secrets: Secrets | None,
 ) -> dict[str, Any]:  # fmt: skip
     from ops_cli.exit.export import export
+    from ops_cli.exit.memory import MemoryNote
 
     deployment = (
         invocation.deployment() if registry or not sources else known_deployment(invocation)
@@ -177,11 +183,17 @@ def _exported(
         )
         operation.detail = {"agents": len(result.agents), "unchanged": len(result.unchanged)}
         said = _followed(invocation, result) if registry else []
-    for word in [*result.notes, *said]:
+    for word in [*result.notes, *said, *_unused(models, result)]:
         note(f"note: {word}")
+    if not result.agents and not result.unchanged:
+        raise LettaOpsError(
+            "no-agents", "there are no agents in what was named", "see `letta-ops agent list`"
+        )
     notes: Counter[str] = Counter()
     for each in result.agents:
         notes.update(each.notes)
+    if secrets is not None:
+        notes.pop(MemoryNote.SECRETS, None)
     return {
         "store": str(result.store),
         "agents": [each.as_json() for each in result.agents],
@@ -193,8 +205,28 @@ def _exported(
     }
 
 
+def _models(words: list[str] | None) -> dict[str, str]:
+    found = pairs(words or [], "--map-model")
+    if len(found) < len(words or ()):
+        raise typer.BadParameter("a model is mapped twice", param_hint="--map-model")
+    for old, new in found.items():
+        if not all(new.partition("/")):
+            raise typer.BadParameter(
+                f"{old}={new}: write it as PROVIDER/MODEL", param_hint="--map-model"
+            )
+    return found
+
+
+def _unused(models: dict[str, str], result: Result) -> Iterator[str]:
+    made = {each.model for each in result.agents}
+    if result.agents:
+        yield from (
+            f"no agent has the model {old}" for old, new in models.items() if new not in made
+        )
+
+
 def _secrets(reference: str | None, *, wanted: bool) -> Secrets | None:
-    from ops_cli.exit.export import Secrets
+    from ops_cli.exit.secrets import Secrets
 
     if not wanted:
         if reference is not None:
@@ -214,7 +246,7 @@ def _followed(invocation: Invocation, result: Result) -> list[str]:
 @app.command("verify")
 def verify_store(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The store.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", readable=False, help="The store.")],
     sources: From = None,
     agents: Agents = None,
     identity: Identity = None,
@@ -273,10 +305,19 @@ def _source(invocation: Invocation, word: str, identity: str | None, report: Rep
     from backups.archives.place import IN_STORE
 
     if word.startswith(FROM_BACKUP):
+        if word == FROM_BACKUP:
+            raise typer.BadParameter("write it as backup:ID", param_hint="--from")
         return lambda: _of_backup(invocation, word.removeprefix(FROM_BACKUP), identity, report)
     path = Path(word).expanduser()
     if word.startswith(IN_STORE) or (path.is_file() and _is_archive(path)):
         return lambda: _of_archive(invocation, word, identity, report)
+
+    if not path.is_file():
+        raise LettaOpsError(
+            "source-unknown",
+            f"there is no file {word!r}",
+            "--from takes backup:ID (`latest`), store:NAME, an agent archive or an agent file (.af)",
+        )
 
     def file() -> AbstractContextManager[Source]:
         from ops_cli.exit.from_files import FileSource
@@ -347,21 +388,28 @@ def _render_notes(notes: dict[str, int]) -> Iterator[Part]:
 
 
 def _render_export(
-    invocation: Invocation, answer: dict[str, Any], sources: list[str] | None
+    invocation: Invocation,
+    answer: dict[str, Any],
+    sources: list[str] | None,
+    agents: list[str] | None,
 ) -> Iterator[Part]:
-    agents = answer["agents"]
-    if agents:
-        messages = sum(each["messages"] for each in agents)
-        yield f"{len(agents)} agent(s) with {messages} messages are in {answer['store']}"
+    made = answer["agents"]
+    if made:
+        messages = sum(each["messages"] for each in made)
+        yield f"{len(made)} agent(s) with {messages} messages are in {answer['store']}"
     if answer["unchanged"]:
-        yield f"{len(answer['unchanged'])} were there already, and have not changed in V1"
-    if not agents and not answer["unchanged"]:
-        yield "there are no agents"
+        yield (
+            f"{len(answer['unchanged'])} agent(s) were there already, of this state of V1; --replace"
+            " writes them anew"
+        )
+    if answer["secrets"]:
+        yield f"{answer['secrets']} secret(s) of tools are in {answer['store']}/{SECRETS_FILE}"
     if answer["replaced"]:
         yield f"what they replaced is in {answer['replaced']}"
     yield from _render_notes(answer["notes"])
     words = ["exit", "verify", answer["store"]]
     words += [word for source in sources or () for word in ("--from", source)]
+    words += [word for agent in agents or () for word in ("--agent", agent)]
     yield f"next: {invocation.command(shlex.join(words))}"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,8 +11,9 @@ from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.sensitive import Sensitive
 from ops_cli.exit import layout
-from ops_cli.exit.placing import staged
+from ops_cli.exit.placing import Stage, staged
 from ops_cli.exit.reading import ensure_store
+from ops_cli.exit.secrets import Secrets, add_secrets, read_secrets, secrets_of
 from ops_cli.exit.v1 import Agent, Source
 from ops_cli.exit.verify import Verified, verify_agent
 from ops_cli.exit.writing import Exported, Models, made_of, write_agent
@@ -22,14 +21,6 @@ from ops_cli.exit.writing import Exported, Models, made_of, write_agent
 Open = Callable[[], AbstractContextManager[Source]]
 UNKNOWN = "agent-unknown"
 LINES = 20  # of progress, for as many agents as there may be
-SECRET_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of the successor
-
-
-@dataclass(frozen=True)
-class Secrets:
-    """That secrets of tools come along; `key` opens them, where it is not the source's own."""
-
-    key: Sensitive | None = None
 
 
 @dataclass
@@ -55,62 +46,58 @@ def export(
     `locked`, those of the sources. Nothing has taken its place then.
     """
     result = Result(destination)
+    taken_along: dict[str, Sensitive] = {}
     with staged(destination) as stage:
         stage.finish_placing()
-        layout.make_private(stage.store)
         for source, agents in _chosen(sources, wanted):
-            due, taken = [], []
-            for identifier in agents:
-                local = layout.local_id(identifier)
-                there = stage.record(local)
-                if there is not None and there.get("made_of") == made_of(
-                    source.agent(identifier), models
-                ):
-                    if stage.is_placed(local):
-                        result.unchanged.append(identifier)
-                    else:  # by a run that was killed, or failed
-                        result.agents.append(Exported.of(there))
-                    continue
-                if stage.is_placed(local) and not replace:
-                    taken.append(identifier)
-                due.append(identifier)
-            if taken:
-                raise LettaOpsError(
-                    "agent-exists",
-                    f"{destination} has agents of these ids already, of another state:"
-                    f" {', '.join(taken[:10])}{' ...' if len(taken) > 10 else ''}; nothing was changed",
-                    "--replace sets those aside and takes these; or export into a new folder",
-                )
+            due = _due(stage, source, agents, models, result, replace=replace)
             for number, identifier in enumerate(due, 1):
                 agent = source.agent(identifier)
                 _tell(report, source, number, len(due), agent)
                 stage.clear(layout.local_id(identifier), [each.id for each in agent.conversations])
                 result.agents.append(write_agent(stage.store, source, agent, models))
             if secrets is not None:
-                stage.secrets |= _secrets(source, agents, secrets, result)
-        stage.place()
-        result.replaced = stage.replaced
+                found, notes = secrets_of(source, agents, secrets)
+                taken_along |= found
+                result.notes += notes
+        there = read_secrets(destination) if taken_along else {}
+        stage.place({each.id for each in result.agents}, replace=replace)
+        if taken_along:
+            result.secrets = add_secrets(stage, there, taken_along, replace=replace)
+    result.replaced = stage.replaced
     return result
 
 
-def _secrets(
-    source: Source, agents: Sequence[str], wanted: Secrets, result: Result
-) -> dict[str, Sensitive]:
-    """As the successor keeps them: a list of names for each agent, and the value of each."""
-    found: dict[str, Sensitive] = {}
+def _due(
+    stage: Stage, source: Source, agents: Sequence[str], models: Models, result: Result, *,
+    replace: bool,
+) -> list[str]:  # fmt: skip
+    """Those that are to be written; the others are there, or wait since a run before. Raises
+    LettaOpsError (`agent-exists`)."""
+    due, taken = [], []
     for identifier in agents:
-        agent, local = source.agent(identifier), layout.local_id(identifier)
-        names = []
-        for name, value in source.secret_values(agent, wanted.key).items():
-            if SECRET_NAME.fullmatch(name.upper()):
-                names.append(name.upper())
-                found[f"agent:{local}:secrets:{name.upper()}"] = value
+        local = layout.local_id(identifier)
+        placed, waiting = stage.placed(local), stage.waiting(local)
+        digest = made_of(source.agent(identifier), models) if placed or waiting else None
+        if placed is not None and local in stage.resumed and placed.get("made_of") == digest:
+            result.agents.append(Exported.of(placed))
+        elif placed is not None and not replace:
+            if placed.get("made_of") == digest:
+                result.unchanged.append(identifier)
             else:
-                result.notes.append(f"{identifier}: the successor has no secret called {name}")
-        result.secrets += len(names)
-        if names:
-            found[f"agent:{local}:secrets:index"] = Sensitive(json.dumps(sorted(names)))
-    return found
+                taken.append(identifier)
+        elif waiting is not None and waiting.get("made_of") == digest:
+            result.agents.append(Exported.of(waiting))
+        else:
+            due.append(identifier)
+    if taken:
+        raise LettaOpsError(
+            "agent-exists",
+            f"{stage.destination} has agents of these ids already, of another state:"
+            f" {', '.join(taken[:10])}{' ...' if len(taken) > 10 else ''}; nothing was changed",
+            "--replace sets those aside and takes these; or export into a new folder",
+        )
+    return due
 
 
 def plan(

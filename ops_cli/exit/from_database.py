@@ -98,6 +98,10 @@ COUNTS = {
     "files": "SELECT count(*) FROM {files} f WHERE f.id IN (SELECT o.file_id FROM {files_agents} o"
     " WHERE o.agent_id = %(agent)s) OR f.source_id IN (SELECT o.source_id FROM {sources_agents} o"
     " WHERE o.agent_id = %(agent)s)",
+    "last change": "SELECT coalesce(extract(epoch FROM max(x.at)) * 1000000, 0)::bigint FROM ("
+    "SELECT max(m.updated_at) AS at FROM {messages} m WHERE m.agent_id = %(agent)s UNION ALL"
+    " SELECT max(p.updated_at) FROM {archival_passages} p JOIN {archives_agents} l"
+    " ON l.archive_id = p.archive_id WHERE l.agent_id = %(agent)s) x",
     "steps": "SELECT count(*) FROM {steps} s WHERE s.agent_id = %(agent)s",
     "history of blocks": "SELECT count(*) FROM {block_history} h JOIN {blocks_agents} l"
     " ON l.block_id = h.block_id WHERE l.agent_id = %(agent)s",
@@ -206,7 +210,7 @@ class DatabaseSource:
     def secret_values(self, agent: Agent, key: Sensitive | None) -> Mapping[str, Sensitive]:
         found: dict[str, Sensitive] = {}
         for name, plain, sealed in self._streamed(SECRETS, {"agent": agent.id}, len(agent.secrets)):
-            value = Sensitive(plain) if plain and not sealed else None
+            value = Sensitive(plain) if plain is not None and not sealed else None
             if sealed and not looks_encrypted(sealed):
                 value = Sensitive(sealed)  # of a server that has no key
             elif sealed and (opening := key or self._key) is not None:
@@ -270,13 +274,13 @@ def _shown(row: dict[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _passage(
-    identifier: str, text: str | None, created: str, tags: str | None, archive: str,
+    identifier: str, text: str | None, created: str | None, tags: str | None, archive: str,
     metadata: str | None, dimensions: str | None, sent: bytes | None,
 ) -> Passage:  # fmt: skip
     return Passage(
         id=identifier,
         text=text or "",
-        created_at=json.loads(created) or "",
+        created_at=json.loads(created or "null") or "",
         tags=tuple(json.loads(tags or "[]") or ()),
         archive=archive,
         metadata=json.loads(metadata or "{}") or {},

@@ -13,7 +13,7 @@ from typing import Any
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from ops_cli.agents.agent_file import read_agent_file
-from ops_cli.exit.v1 import Agent, Conversation, File, Passage
+from ops_cli.exit.v1 import Agent, Conversation, File, Passage, as_dict, dicts
 
 # Files have ids of their own (`agent-0`): of the same file always the same ones come of them.
 NAMESPACE = uuid.UUID("6f0f5d2e-2f0c-5c52-9d1e-6c2a5f7b9a10")
@@ -28,7 +28,14 @@ class FileSource:
         said = json.dumps(content, sort_keys=True)
         self._salt = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
         self._content = content
-        self._given = {self._id("agent", str(each.get("id"))): each for each in self._all("agents")}
+        agents = self._all("agents")
+        self._given = {self._id("agent", str(each.get("id"))): each for each in agents}
+        if len(self._given) != len(agents):
+            raise LettaOpsError(
+                "agent-file-broken",
+                f"{path} has {len(agents)} agents with {len(self._given)} different ids",
+                "give each of them an id of its own",
+            )
 
     def agents(self, wanted: Sequence[str] | None) -> Sequence[str]:
         if wanted is None:
@@ -59,7 +66,7 @@ class FileSource:
             ]
             for block in given.get("block_ids") or ()
         }  # fmt: skip
-        inline = [each for each in given.get("memory_blocks") or () if isinstance(each, dict)]
+        inline = dicts(given.get("memory_blocks"))
         row = {
             key: value for key, value in given.items()
             if value not in (None, [], {})
@@ -83,14 +90,14 @@ class FileSource:
                 if (found := [_without_secrets(each) for each in self._all(name)])
             },
             secrets=tuple(sorted({
-                *(given.get("tool_exec_environment_variables") or {}),
-                *(given.get("secrets") or {}),
+                *as_dict(given.get("tool_exec_environment_variables")),
+                *as_dict(given.get("secrets")),
             })),
         )  # fmt: skip
 
     def messages(self, agent: Agent, conversation: Conversation) -> Iterator[Mapping[str, Any]]:
         del conversation  # a file has the main one only
-        for each in self._given[agent.id].get("messages") or ():
+        for each in dicts(self._given[agent.id].get("messages")):
             yield {**each, "id": self._message_id(each.get("id"))}
 
     def passages(self, agent: Agent) -> Iterator[Passage]:
@@ -100,7 +107,7 @@ class FileSource:
     def files(self, agent: Agent) -> Iterator[File]:
         sources = self._by_id("sources")
         for each in self._files(self._given[agent.id]):
-            source = sources.get(each.get("source_id"), {})
+            source = sources.get(str(each.get("source_id")), {})
             name = each.get("original_file_name") or each.get("file_name") or each.get("id")
             yield File(
                 str(each.get("id")), str(name), str(source.get("name") or "files"),
@@ -118,7 +125,7 @@ class FileSource:
 
     def _files(self, given: Mapping[str, Any]) -> list[dict[str, Any]]:
         known = self._by_id("files")
-        wanted = [each.get("file_id") for each in given.get("files_agents") or ()]
+        wanted = [str(each.get("file_id")) for each in dicts(given.get("files_agents"))]
         return [known[each] for each in wanted if each in known]
 
     def _message_id(self, identifier: Any) -> str:
@@ -136,10 +143,10 @@ class FileSource:
         return f"{kind}-{uuid.uuid5(NAMESPACE, f'{kind} {identifier} {self._salt}')}"
 
     def _all(self, section: str) -> list[dict[str, Any]]:
-        return [each for each in self._content.get(section) or () if isinstance(each, dict)]
+        return dicts(self._content.get(section))
 
-    def _by_id(self, section: str) -> dict[Any, dict[str, Any]]:
-        return {each.get("id"): each for each in self._all(section)}
+    def _by_id(self, section: str) -> dict[str, dict[str, Any]]:
+        return {str(each.get("id")): each for each in self._all(section)}
 
 
 def _without_secrets(row: Mapping[str, Any]) -> dict[str, Any]:

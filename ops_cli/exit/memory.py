@@ -15,7 +15,7 @@ from typing import Any
 
 from ops_cli.exit.messages import iso
 from ops_cli.exit.names import Names
-from ops_cli.exit.v1 import CUSTOM, Agent, File, Passage
+from ops_cli.exit.v1 import CUSTOM, Agent, File, Passage, as_dict, dicts
 
 OTHER = "reference/letta-v1.json"
 ARCHIVAL, INDEX = "reference/archival", "reference/archival/index.md"
@@ -58,6 +58,7 @@ class MemoryNote(StrEnum):
     SLEEPTIME = "sleeptime agents no longer work in the background"
     AUTOCLEAR = "agents that forget after each turn will remember"
     VECTORS = "vectors lie beside: the successor has no search by them"
+    NO_GIT = "git memory that can't be reached: its blocks come along, its history doesn't"
     HISTORY = "steps, runs and the history of blocks stay in V1's backup"
 
 
@@ -81,6 +82,8 @@ def blocks_of(agent: Agent, notes: Counter[str] | None = None) -> list[Block]:
     for row in agent.blocks:
         label = str(row.get("label") or "unnamed")
         path = label if label.startswith(folders) else f"system/{label}"
+        if len(folders) > 1 and path.startswith("skills/") and path.count("/") == 1:
+            path += "/SKILL"  # as V1's git memory has it
         if row.get("conversation_id"):
             notes[MemoryNote.OF_CONVERSATION] += 1
             path = f"reference/conversations/{row['conversation_id']}/{label}"
@@ -237,16 +240,19 @@ def _archival(
 def passage_entry(passage: Passage, notes: Counter[str] | None = None) -> bytes:
     """A passage in a file: what it is, in a comment, then its text, whose length is known."""
     text = encoded(passage.text, notes)
-    head = {
+    said = json.dumps(passage_head(passage), ensure_ascii=True).replace(">", "\\u003e")
+    return b"<!-- letta-v1 passage " + said.encode() + b" -->\n" + text + b"\n"
+
+
+def passage_head(passage: Passage) -> dict[str, Any]:
+    return {
         "id": passage.id,
         "created_at": iso(passage.created_at),
-        "bytes": len(text),
+        "bytes": len(encoded(passage.text)),
         "archive": passage.archive,
         "tags": list(passage.tags),
         "metadata": dict(passage.metadata),
     }
-    said = json.dumps(head, ensure_ascii=True).replace(">", "\\u003e")
-    return b"<!-- letta-v1 passage " + said.encode() + b" -->\n" + text + b"\n"
 
 
 def vector_line(passage: Passage) -> bytes:
@@ -286,12 +292,12 @@ def _skills(agent: Agent, notes: Counter[str]) -> Iterator[tuple[str, bytes]]:
         notes[MemoryNote.TOOLS] += 1
         name = str(tool.get("name") or "tool")
         folder = f"skills/{names.of(name.replace('/', '-'))}"
-        schema = tool.get("json_schema") or {}
+        schema = as_dict(tool.get("json_schema"))
         said = _one_line(tool.get("description") or schema.get("description")) or f"The tool {name}"
         script = "tool.ts" if tool.get("source_type") == "typescript" else "tool.py"
         needs = [
             f"{each.get('name')}{(each.get('version') and '==' + str(each['version'])) or ''}"
-            for each in tool.get("pip_requirements") or ()
+            for each in dicts(tool.get("pip_requirements"))
         ]
         lines = [
             f"# {name}",

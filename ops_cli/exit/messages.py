@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ops_cli.exit.v1 import Agent, Conversation
+from ops_cli.exit.v1 import Agent, Conversation, as_dict, dicts, json_object
 
 MAIN = "default"  # the successor's name of an agent's main conversation
 SPOKEN = "send_message"  # the tool by which agents of MemGPT's kind speak
@@ -43,12 +43,14 @@ class Note(StrEnum):
     """What changes its form or has no place, in words for people."""
 
     SPOKEN = "calls of send_message become text, and their results are left out"
+    NOT_SENT = "errors of send_message become reminders"
     UNWRAPPED = "messages that V1 wrapped into JSON are unwrapped"
     REMINDER = "alerts, heartbeats and other system messages become reminders"
     SUMMARY = "summaries become compactions"
     COMPILED = "compiled system prompts are left out: the successor compiles its own"
     APPROVED = "approvals of tool calls are left out"
     DENIED = "denied tool calls get an error as their result"
+    JOINED = "requests for approval join the message before, whose other calls need none"
     PENDING = "tool calls that wait for an approval will get a made-up result at the next turn"
     RESULTS = "results of parallel tool calls become a row each"
     ARGUMENTS = "arguments of tool calls that are no JSON object are wrapped into one"
@@ -94,7 +96,7 @@ class Converted:
                 yield from self._told(row, wanted, seen)
             if message["id"] in wanted:
                 seen.setdefault(message["id"], [])
-        for row in running.flushed():
+        for row in (*running.held(), *running.flushed()):
             yield from self._told(row, wanted, seen)
         if running.open:
             self.notes[Note.PENDING] += len(running.open)
@@ -153,9 +155,43 @@ class _Running:
         self._denied: dict[str, Row] = {}
         self.open: dict[str, None] = {}
         self._first = True
+        self._held: Row | None = None
 
     def rows_of(self, message: Mapping[str, Any]) -> Iterator[Row]:
-        role = str(message["role"])
+        """The rows of a message and of those before it. One that calls tools is held: where some of the
+        calls need an approval, V1 has their request as a message of its own, and the successor
+        takes results of the first for lost then."""
+        asks = message.get("role") == "approval" and bool(dicts(message.get("tool_calls")))
+        if asks and self._held is not None and self.open:
+            self._join(message)
+            return
+        yield from self.held()
+        for row in self._rows_of(message):
+            if row["role"] == "assistant" and row["stopReason"] == "toolUse":
+                self._held = row
+            else:
+                yield row
+
+    def held(self) -> Iterator[Row]:
+        held, self._held = self._held, None
+        if held is not None:
+            yield held
+
+    def _join(self, message: Mapping[str, Any]) -> None:
+        held = self._held
+        assert held is not None  # noqa: S101  # the caller looked
+        tools, open_ = self._tools, self.open
+        more = self._assistant(message)
+        self._tools, self.open = {**tools, **self._tools}, {**open_, **self.open}
+        held["content"] += more["content"]
+        joined = held["metadata"]["letta_v1"].setdefault("joined", [])
+        joined.append(
+            {**more["metadata"]["letta_v1"], "created_at": more["metadata"]["created_at"]}
+        )
+        self._notes[Note.JOINED] += 1
+
+    def _rows_of(self, message: Mapping[str, Any]) -> Iterator[Row]:
+        role = str(message.get("role") or "user")
         yield from self.flushed(_answered(message) if role in ("tool", "function") else ())
         if role == "system" and (self._first or self._compiled(message)):
             self._notes[Note.COMPILED] += 1
@@ -219,7 +255,7 @@ class _Running:
 
     def _assistant(self, message: Mapping[str, Any]) -> Row:
         kept: Row = {}
-        calls = [each for each in message.get("tool_calls") or () if isinstance(each, dict)]
+        calls = dicts(message.get("tool_calls"))
         self._tools, self.open = {}, {}
         parts = [
             made
@@ -251,7 +287,7 @@ class _Running:
         elif kind == "summarized_reasoning":
             self._keep_part(kept, part)
             found = _thought(
-                "\n".join(str(each.get("text") or "") for each in part.get("summary") or ())
+                "\n".join(str(each.get("text") or "") for each in dicts(part.get("summary")))
             )
         elif kind == "tool_call" and not calls:  # else it stands in `tool_calls`
             found = self._call(str(part.get("id")), part.get("name"), part.get("input"))
@@ -263,7 +299,7 @@ class _Running:
         return found
 
     def _called(self, call: Row, kept: Row) -> Row:
-        function = call.get("function") or {}
+        function = as_dict(call.get("function"))
         spoken = self._said(function)
         if spoken is None:
             return self._call(str(call.get("id")), function.get("name"), function.get("arguments"))
@@ -280,12 +316,12 @@ class _Running:
         """What a call of `send_message` says."""
         if function.get("name") != SPOKEN:
             return None
-        arguments = _object(function.get("arguments"))
+        arguments = json_object(function.get("arguments"))
         said = None if arguments is None else arguments.get("message")
         return said if isinstance(said, str) else None
 
     def _call(self, identifier: str, name: Any, arguments: Any) -> Row:
-        found = arguments if isinstance(arguments, dict) else _object(arguments)
+        found = arguments if isinstance(arguments, dict) else json_object(arguments)
         if found is None:
             self._notes[Note.ARGUMENTS] += 1
             found = {"input": arguments}
@@ -296,7 +332,7 @@ class _Running:
 
     def _results(self, message: Mapping[str, Any]) -> Iterator[Row]:
         """A row each; what says no more than that a message was sent is left out."""
-        returns = [each for each in message.get("tool_returns") or () if isinstance(each, dict)]
+        returns = dicts(message.get("tool_returns"))
         whole = _parts(message)
         parts = [part for part in whole if part.get("type") == "tool_return"]
         returns += [
@@ -307,13 +343,19 @@ class _Running:
         number = 0
         for each in returns or [{}]:
             call = str(each.get("tool_call_id") or message.get("tool_call_id") or "")
-            if call in self._spoken:
-                continue
-            number += 1
-            response = each.get("func_response")
-            content, failed = self._response(response, whole)
+            content, failed = self._response(each.get("func_response"), whole)
             if each.get("status") is not None:
                 failed = each["status"] == "error"
+            if call in self._spoken and not failed:
+                continue
+            number += 1
+            if call in self._spoken:
+                self._notes[Note.NOT_SENT] += 1
+                text = "\n".join(str(part.get("text") or "") for part in content)
+                yield self._row(
+                    message, "user", [_text(REMINDER.format(text))], {"unsent": each}, number
+                )
+                continue
             kept = {name: each[name] for name in ("stdout", "stderr") if each.get(name)}
             yield self._result(message, call, content, failed, number, kept)
         if number > 1:
@@ -321,13 +363,13 @@ class _Running:
 
     def _response(self, response: Any, whole: list[Row]) -> tuple[list[Row], bool]:
         if isinstance(response, list):
-            return [self._part(each) for each in response if isinstance(each, dict)], False
+            return [self._part(each) for each in dicts(response)], False
         if response is not None:
             return [_text(response)], False
         text = "\n".join(
             str(part.get("text") or "") for part in whole if part.get("type") == "text"
         )
-        packed = _object(text)
+        packed = json_object(text)
         if packed is not None and {"status", "message"} <= packed.keys() and "time" in packed:
             said = packed["message"]
             text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
@@ -355,7 +397,7 @@ class _Running:
 
     def _answered(self, message: Mapping[str, Any]) -> Iterator[Row]:
         """The answers to requests for approval: what was run elsewhere has its result in them."""
-        answers = [each for each in message.get("approvals") or () if isinstance(each, dict)]
+        answers = dicts(message.get("approvals"))
         if not answers and message.get("approve") is not None:
             answers = [
                 {"type": "approval", "tool_call_id": call, "approve": message["approve"],
@@ -387,7 +429,7 @@ class _Running:
                     self._denied[call] = row
 
     def _image(self, part: Mapping[str, Any]) -> Row:
-        source = part.get("source") or {}
+        source = as_dict(part.get("source"))
         if source.get("data") and source.get("media_type"):
             return {"type": "image", "mimeType": source["media_type"], "data": source["data"]}
         self._notes[Note.IMAGE] += 1
@@ -425,7 +467,7 @@ class _Running:
 
 def _answered(message: Mapping[str, Any]) -> set[str]:
     """The calls that a message has results of."""
-    returns = [each for each in message.get("tool_returns") or () if isinstance(each, dict)]
+    returns = dicts(message.get("tool_returns"))
     return {
         str(each.get("tool_call_id") or message.get("tool_call_id")) for each in returns or [{}]
     }
@@ -442,19 +484,19 @@ def _thought(text: Any) -> Row:
 def _parts(message: Mapping[str, Any]) -> list[Row]:
     """The parts of a message's content; releases of old had a text, files have either."""
     content = message.get("content")
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if isinstance(content, list):
-        return [part for part in content if isinstance(part, dict)]
+    if isinstance(content, str) and content:
+        return [_text(content)]
+    if content:
+        return dicts(content)
     text = message.get("text")
-    return [{"type": "text", "text": str(text)}] if text else []
+    return [_text(text)] if text else []
 
 
 def unwrapped(text: str) -> tuple[str, Row, bool] | None:
     """What a text says that V1 wrapped, the rest of the wrapping, and whether it is a summary; None where
     it is none of V1's."""
-    found = _object(text) if text.startswith("{") else None
-    if found is None or found.get("type") not in WRAPPED:
+    found = json_object(text) if text.startswith("{") else None
+    if found is None or str(found.get("type")) not in WRAPPED:
         return None
     said = found.get("message")
     if said is None:
@@ -467,15 +509,6 @@ def unwrapped(text: str) -> tuple[str, Row, bool] | None:
     return said, rest, found["type"] == "system_alert" and SUMMARY in said
 
 
-def _object(value: Any) -> Row | None:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    return value if isinstance(value, dict) else None
-
-
 def iso(value: Any) -> str:
     """A time as the successor writes it, in UTC, to V1's microseconds; of what is none: 1970."""
     text = str(value or "1970-01-01T00:00:00")
@@ -483,7 +516,7 @@ def iso(value: Any) -> str:
         return text[:26] + "Z" if text[23:26] != "000" else text[:23] + "Z"
     try:
         moment = dt.datetime.fromisoformat(text)
-    except ValueError:  # of a file that somebody made by hand
+    except (ValueError, OverflowError):  # of a file that somebody made by hand
         moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
     moment = moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
     whole = "microseconds" if moment.microsecond % 1000 else "milliseconds"

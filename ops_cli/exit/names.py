@@ -17,18 +17,27 @@ class Names:
     """Gives each thing of one folder a name that no other has, whatever the case of its letters."""
 
     def __init__(self) -> None:
-        self._taken: set[str] = set()
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
 
     def of(self, text: str, ending: str = "") -> str:
         """`text` as a path of plain names; with `/` in it a folder each. It ends in `ending`."""
         parts = [plain(part) for part in text.replace("\\", "/").split("/")]
         stem = "/".join(part for part in parts if part) or "unnamed"
+        if not self._files.isdisjoint(_above(stem.casefold())):
+            stem = stem.replace("/", "-")  # a folder that it would stand in is a file
         found, number = stem + ending, 1
-        while found.casefold() in self._taken:
+        while found.casefold() in self._files | self._folders:
             number += 1
             found = f"{stem}-{number}{ending}"
-        self._taken.add(found.casefold())
+        self._files.add(found.casefold())
+        self._folders.update(_above(found.casefold()))
         return found
+
+
+def _above(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 def plain(text: str) -> str:

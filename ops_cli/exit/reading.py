@@ -48,8 +48,10 @@ def ensure_store(folder: Path) -> None:
         manifest = each / layout.MANIFEST
         if not manifest.is_file():
             continue
-        found = _json(manifest)
-        version = found.get("schema_version")
+        try:
+            version = json.loads(manifest.read_bytes()).get("schema_version")
+        except (OSError, ValueError, AttributeError):
+            continue  # what can't be read is told by who reads it
         if isinstance(version, int) and version > layout.SCHEMA_VERSION:
             raise LettaOpsError(
                 "store-newer",
@@ -172,9 +174,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _parsed(data: bytes, where: Path | str) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        found = json.loads(data, parse_constant=_no_json)
     except ValueError as error:
         raise damaged(where, f"it is no JSON: {error}") from None
     if not isinstance(found, dict):
         raise damaged(where, "it is no JSON object")
     return found
+
+
+def _no_json(word: str) -> None:
+    """Python reads NaN and Infinity; the successor stops at them."""
+    raise ValueError(f"{word} is no JSON")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from infra.errors import LettaOpsError
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 BRANCH, TAG = b"refs/heads/main", b"refs/tags/letta-v1"
 WHO = b"letta-ops <letta-ops@localhost>"
 MESSAGE = b"Memory as it was in Letta V1\n"
-FILE = 0o100644
+FILE, PROGRAM = 0o100644, 0o100755
+OldFile = tuple[str, bytes, int]  # path, content, mode
 # The successor asks git for names, and takes quoted ones for no file.
 CONFIG = """\
 [core]
@@ -49,18 +51,22 @@ def write_repository(
         make_private(git / name)
     (git / "HEAD").write_text(f"ref: {BRANCH.decode()}\n")
     (git / "config").write_text(CONFIG)
-    parent, older = _taken(git, history)
+    parent, older = (None, []) if history is None else _head_of(history)
+    if history is not None and parent is not None:
+        shutil.copytree(history / "objects", git / "objects", dirs_exist_ok=True)
     packing = _Packing(git)
     entries: dict[str, ObjectID] = {}
-    for path, content in chain(files, older):
-        if path in entries:
-            continue  # what V1's database says is newer than what its git memory has
+    modes: dict[str, int] = {}
+    for path, content, mode in chain(((*each, FILE) for each in files), older):
+        # What V1's database says is newer than what its git memory has.
+        if path in entries or (older and _in_the_way(path, entries)):
+            continue
         blob = Blob.from_string(content)
-        entries[path] = blob.id
+        entries[path], modes[path] = blob.id, mode
         packing.add(blob)
-        _write(folder / path, content)
+        _write(folder / path, content, mode & 0o700)
     commit = Commit()
-    commit.tree = packing.tree(entries)
+    commit.tree = packing.tree(entries, modes)
     commit.parents = [] if parent is None else [parent]
     commit.author = commit.committer = WHO
     commit.author_time = commit.commit_time = when
@@ -88,12 +94,12 @@ class _Packing:
         if self._size > HELD:
             self.flush()
 
-    def tree(self, entries: Mapping[str, ObjectID]) -> ObjectID:
+    def tree(self, entries: Mapping[str, ObjectID], modes: Mapping[str, int]) -> ObjectID:
         from dulwich.index import commit_tree
         from dulwich.object_store import MemoryObjectStore
 
         trees = MemoryObjectStore()
-        blobs = [(os.fsencode(path), blob, FILE) for path, blob in entries.items()]
+        blobs = [(os.fsencode(path), blob, modes[path]) for path, blob in entries.items()]
         top = commit_tree(trees, blobs)
         for identifier in trees:
             self.add(trees[identifier])
@@ -118,24 +124,37 @@ class _Packing:
         self._held, self._size = {}, 0
 
 
-def _taken(git: Path, history: Path | None) -> tuple[ObjectID | None, Iterable[tuple[str, bytes]]]:
-    """Take over the objects of a bare repository; return the commit that its HEAD is, and its files."""
-    from dulwich.errors import NotGitRepository
+def _head_of(history: Path) -> tuple[ObjectID | None, list[OldFile]]:
+    """The commit that the HEAD of a bare repository is, and its files; None where nothing was committed.
+
+    Raises LettaOpsError (`memory-damaged`).
+    """
+    from dulwich.errors import FileFormatException, NotGitRepository
     from dulwich.repo import Repo
 
-    if history is None:
-        return None, ()
     try:
         with Repo(str(history), bare=True) as bare:
-            head = bare.head()
-            files = list(_tree_files(bare, head))
-    except (KeyError, NotGitRepository):
-        return None, ()  # V1 made one, and never wrote to it
-    shutil.copytree(history / "objects", git / "objects", dirs_exist_ok=True)
-    return head, files
+            try:
+                head = bare.head()
+            except KeyError:
+                return None, []  # V1 made one, and never wrote to it
+            return head, list(_tree_files(bare, head))
+    except (KeyError, NotGitRepository, FileFormatException, zlib.error, OSError) as error:
+        raise LettaOpsError(
+            "memory-damaged",
+            f"the git memory in {history} can't be read: {type(error).__name__} {error}",
+            "take the agent out of a backup of before; `letta-ops check` tells of damaged memory",
+        ) from None
 
 
-def _tree_files(repo: Repo, commit: ObjectID) -> Iterator[tuple[str, bytes]]:
+def _commits(history: Path) -> list[ObjectID]:
+    from dulwich.repo import Repo
+
+    with Repo(str(history), bare=True) as bare:
+        return [step.commit.id for step in bare.get_walker()]
+
+
+def _tree_files(repo: Repo, commit: ObjectID) -> Iterator[OldFile]:
     """Yield the files of a commit, but for what is none, or would be git's own in a work tree."""
     from dulwich.index import validate_path
     from dulwich.object_store import iter_tree_contents
@@ -149,7 +168,14 @@ def _tree_files(repo: Repo, commit: ObjectID) -> Iterator[tuple[str, bytes]]:
             continue
         blob = repo[entry.sha]
         if isinstance(blob, Blob) and validate_path(entry.path):
-            yield os.fsdecode(entry.path), blob.data
+            mode = PROGRAM if (entry.mode or 0) & 0o100 else FILE
+            yield os.fsdecode(entry.path), blob.data, mode
+
+
+def _in_the_way(path: str, paths: Collection[str]) -> bool:
+    """Whether a file stands where `path` has a folder, or the other way round."""
+    above = {str(each) for each in PurePosixPath(path).parents}
+    return not above.isdisjoint(paths) or any(each.startswith(f"{path}/") for each in paths)
 
 
 def _write_index(path: Path, folder: Path, entries: Mapping[str, ObjectID]) -> None:
@@ -166,9 +192,9 @@ def _write_index(path: Path, folder: Path, entries: Mapping[str, ObjectID]) -> N
         writer.write_sha()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, mode: int) -> None:
     make_private(path.parent)
-    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(content)
 
 
@@ -219,23 +245,37 @@ class Memory:
             return None
         return found.data if isinstance(found, Blob) else None
 
-    def lacks(self, history: Path) -> str | None:
-        """What of a bare repository is not here, commits and the files of the last one; None: nothing."""
-        from dulwich.errors import NotGitRepository
-        from dulwich.repo import Repo
-
-        try:
-            with Repo(str(history), bare=True) as bare:
-                for step in bare.get_walker():
-                    if step.commit.id not in self._repo.object_store:
-                        return f"the commit {step.commit.id.decode()}"
-                here = set(self.paths())
-                for path, _ in _tree_files(bare, bare.head()):
-                    if path not in here:
-                        return path
-        except (KeyError, NotGitRepository):
-            pass  # V1 made one, and never wrote to it
+    def lacks(self, history: Path, own: Collection[str]) -> str | None:
+        """What of a bare repository is not here: commits, and files of the last one but `own`, which the
+        database has newer; None: nothing. Raises LettaOpsError (`memory-damaged`)."""
+        head, files = _head_of(history)
+        if head is None:
+            return None
+        for commit in _commits(history):
+            if commit not in self._repo.object_store:
+                return f"the commit {commit.decode()}"
+        paths = set(self.paths())
+        for path, content, _ in files:
+            if (
+                path not in own
+                and self.read(path) != content
+                and not _in_the_way(path, paths - {path})
+            ):
+                return path
         return None
+
+    def changed(self) -> int:
+        """How many files are others in the last commit than in that of the export."""
+        from dulwich.diff_tree import tree_changes
+
+        last = getattr(self._repo[self._head], "tree", None)
+        return len(list(tree_changes(self._repo.object_store, self._tree, last)))
+
+    def in_work_tree(self, path: str) -> bytes | None:
+        try:
+            return (Path(self._repo.path) / path).read_bytes()
+        except OSError:
+            return None
 
     def close(self) -> None:
         self._repo.close()

@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ops_cli.exit.v1 import as_dict, dicts, json_object
+
 Said = tuple[str, str]
 BEGIN, END = "<system-reminder>\n", "\n</system-reminder>"
 WRAPPERS = {"user_message", "system_alert", "heartbeat", "login"}
@@ -17,27 +19,26 @@ WRAPPERS = {"user_message", "system_alert", "heartbeat", "login"}
 
 def of_v1(message: Mapping[str, Any]) -> list[Said]:
     """What V1's row says, whatever its role; thoughts and texts are told apart by the successor only."""
-    if message["role"] in ("tool", "function"):
-        return list(_results(message, _parts(message), message.get("tool_returns") or []))
+    if message.get("role") in ("tool", "function"):
+        return list(_results(message, _parts(message), dicts(message.get("tool_returns"))))
     return [*_answers(message), *_texts(message), *_calls(message)]
 
 
 def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    content = message.get("content")
-    if content is None:
-        content = message.get("text") or []
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+    content = message.get("content") or message.get("text") or []
+    return [{"type": "text", "text": content}] if isinstance(content, str) else dicts(content)
 
 
 def _answers(message: Mapping[str, Any]) -> Iterator[Said]:
-    for answer in message.get("approvals") or []:
+    for answer in dicts(message.get("approvals")):
         if "tool_return" in answer or answer.get("type") == "tool":
             call = answer.get("tool_call_id")
-            yield f"result of {call}", _text(answer.get("tool_return", answer.get("func_response")))
+            kind = "error" if answer.get("status") == "error" else "result"
+            yield f"{kind} of {call}", _text(answer.get("tool_return", answer.get("func_response")))
 
 
 def _texts(message: Mapping[str, Any]) -> Iterator[Said]:
-    spoken = message["role"] == "assistant"
+    spoken = message.get("role") == "assistant" or bool(dicts(message.get("tool_calls")))
     for part in _parts(message):
         match part.get("type"):
             case "text" if part.get("text") or not spoken:
@@ -48,17 +49,17 @@ def _texts(message: Mapping[str, Any]) -> Iterator[Said]:
             case "summarized_reasoning":
                 yield (
                     "text",
-                    "\n".join(each.get("text") or "" for each in part.get("summary") or []),
+                    "\n".join(each.get("text") or "" for each in dicts(part.get("summary"))),
                 )
             case "image":
-                yield "image", (part.get("source") or {}).get("data") or ""
+                yield "image", as_dict(part.get("source")).get("data") or ""
             case "tool_call" if not message.get("tool_calls"):
                 yield "call", _call(part.get("id"), part.get("name"), part.get("input"))
 
 
 def _calls(message: Mapping[str, Any]) -> Iterator[Said]:
-    for call in message.get("tool_calls") or []:
-        function = call.get("function") or {}
+    for call in dicts(message.get("tool_calls")):
+        function = as_dict(call.get("function"))
         spoken = said_by(call)
         if spoken is not None:
             yield "text", spoken
@@ -68,9 +69,9 @@ def _calls(message: Mapping[str, Any]) -> Iterator[Said]:
 
 def said_by(call: Mapping[str, Any]) -> str | None:
     """What a call says by itself: that of `send_message`."""
-    function = call.get("function") or {}
-    said = _loads(function.get("arguments"))
-    spoken = said.get("message") if isinstance(said, dict) else None
+    function = as_dict(call.get("function"))
+    said = json_object(function.get("arguments"))
+    spoken = said.get("message") if said is not None else None
     return spoken if function.get("name") == "send_message" and isinstance(spoken, str) else None
 
 
@@ -81,19 +82,22 @@ def _results(
     inside = [each for each in parts if each.get("type") == "tool_return"]
     if not returns and inside:
         for each in inside:
-            yield f"result of {each.get('tool_call_id')}", _text(each.get("content"))
+            kind = "error" if each.get("is_error") else "result"
+            yield f"{kind} of {each.get('tool_call_id')}", _text(each.get("content"))
         return
     for each in returns or [{}]:
         call = each.get("tool_call_id") or message.get("tool_call_id") or ""
         said = each.get("func_response")
-        packed = _loads(whole) if said is None else None
+        packed = json_object(whole) if said is None else None
+        failed = each.get("status") == "error"
         if said is None:
             said = whole
-            if isinstance(packed, dict) and {"status", "message", "time"} <= packed.keys():
+            if packed is not None and {"status", "message", "time"} <= packed.keys():
                 said = packed["message"]
+                failed = failed if each.get("status") else packed["status"] != "OK"
                 if not isinstance(said, str):
                     said = json.dumps(said, ensure_ascii=False)
-        yield f"result of {call}", _text(said)
+        yield f"{'error' if failed else 'result'} of {call}", _text(said)
 
 
 def of_row(row: Mapping[str, Any]) -> list[Said]:
@@ -104,7 +108,8 @@ def of_row(row: Mapping[str, Any]) -> list[Said]:
 def _of_row(row: Mapping[str, Any]) -> Iterator[Said]:
     kept = row["metadata"]["letta_v1"]
     if row["role"] == "toolResult":
-        yield f"result of {row['toolCallId']}", _text(row["content"])
+        kind = "error" if row["isError"] else "result"
+        yield f"{kind} of {row['toolCallId']}", _text(row["content"])
         return
     kind = (kept.get("wrapped") or {}).get("type") or kept["role"]
     said_so = kind in ("user", "user_message") or "compaction" in row["metadata"]
@@ -122,23 +127,23 @@ def _of_row(row: Mapping[str, Any]) -> Iterator[Said]:
             case "image":
                 yield "image", part["data"]
             case "toolCall":
-                arguments = part["arguments"]
-                given = arguments.get("input") if list(arguments) == ["input"] else arguments
-                yield "call", _call(part["id"], part["name"], given)
+                yield "call", _call(part["id"], part["name"], part["arguments"])
 
 
 def _call(identifier: Any, name: Any, arguments: Any) -> str:
-    found = _loads(arguments) if isinstance(arguments, str) else arguments
-    if isinstance(found, dict) and list(found) == ["input"]:
-        found = found["input"]
+    found = json_object(arguments)
+    if found is None:
+        found = {"input": arguments}
     return json.dumps([str(identifier), str(name), found], sort_keys=True, ensure_ascii=False)
 
 
 def _inner(text: str) -> str:
-    found = _loads(text) if text.startswith("{") else None
-    if not isinstance(found, dict) or found.get("type") not in WRAPPERS:
+    found = json_object(text) if text.startswith("{") else None
+    if found is None or str(found.get("type")) not in WRAPPERS:
         return text
-    said = found.get("message", found.get("reason"))
+    said = found.get("message")
+    if said is None:
+        said = found.get("reason")
     if isinstance(said, str):
         return said
     return text if found["type"] == "user_message" else json.dumps(found, ensure_ascii=False)
@@ -146,12 +151,12 @@ def _inner(text: str) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        return "\n".join(str(each.get("text") or each.get("data") or "") for each in value)
+        return "\n".join(_part(each) for each in dicts(value))
     return str(value)
 
 
-def _loads(value: Any) -> Any:
-    try:
-        return json.loads(value)
-    except (TypeError, ValueError, RecursionError):
-        return None
+def _part(part: Mapping[str, Any]) -> str:
+    source = as_dict(part.get("source"))
+    if part.get("type") == "image" and not part.get("data") and not source.get("data"):
+        return f"[image: {source.get('url') or source.get('file_id') or 'unknown'}]"
+    return str(part.get("text") or part.get("data") or source.get("data") or "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +16,35 @@ from infra.sensitive import Sensitive
 # Kinds of agents whose text beside a tool call is what they think, not what they say.
 SPEAKS_PLAINLY = ("letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent")
 CUSTOM = "custom"  # a tool whose code is the user's
-LATEST_CONTEXT_LIMIT = 128_000
+
+
+def json_object(value: Any) -> dict[str, Any] | None:
+    """The JSON object that a text is, or that is one already; None for anything else, and for what only
+    Python takes for JSON (`NaN`), or has no number for (`1e999`)."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, parse_constant=_refused, parse_float=_finite)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, dict) else None
+
+
+def _refused(word: str) -> float:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    return number if math.isfinite(number) else _refused(word)
+
+
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """The objects of what should be a list of them: files are written by hand, too."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -55,7 +85,7 @@ class Agent:
     @property
     def model(self) -> str:
         """The handle of its model, as V1 writes it: PROVIDER/MODEL."""
-        config = self.row.get("llm_config") or {}
+        config = as_dict(self.row.get("llm_config"))
         return str(config.get("handle") or config.get("model") or self.row.get("model") or "")
 
     @property

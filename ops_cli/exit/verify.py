@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +16,33 @@ from ops_cli.exit.memory import (
     ARCHIVAL,
     INDEX,
     OTHER,
+    PASSAGE,
+    Block,
+    block_file,
     blocks_of,
     encoded,
+    json_bytes,
+    passage_head,
     passages_in,
     placed,
     value_of,
     vector_line,
+    without_place,
 )  # fmt: skip
 from ops_cli.exit.messages import NOTHING, iso
 from ops_cli.exit.reading import damaged, read_agent, read_conversation, read_rows
 from ops_cli.exit.repository import Memory
-from ops_cli.exit.said import of_row, of_v1, said_by
-from ops_cli.exit.v1 import CUSTOM, Agent, Conversation, Source
+from ops_cli.exit.said import Said, of_row, of_v1, said_by
+from ops_cli.exit.v1 import CUSTOM, Agent, Conversation, Source, as_dict, dicts
+from ops_cli.exit.writing import agent_record
 
 LISTED = 50
+# Which roles the successor has for V1's; an error of `send_message` is a reminder.
+ROLES_OF = defaultdict(
+    lambda: {"user"},
+    assistant={"assistant"}, approval={"assistant", "toolResult"},
+    tool={"toolResult", "user"}, function={"toolResult", "user"},
+)  # fmt: skip
 SHOWN = 80
 
 
@@ -74,6 +88,9 @@ def verify_agent(store: Path, source: Source, agent: Agent) -> Verified:
     """
     identifier = layout.local_id(agent.id)
     found = Verified(agent.id, identifier, agent.name)
+    if not (store / layout.agent_file(identifier)).is_file():
+        found.differs("agent", agent.id, "it is not in the store")
+        return found
     record = _record(store, identifier)
     found.by_map = {str(key): int(count) for key, count in record.get("notes", {}).items()}
     _compare_agent(found, read_agent(store, identifier), agent, record.get("models") or {})
@@ -83,7 +100,8 @@ def verify_agent(store: Path, source: Source, agent: Agent) -> Verified:
         _compare_memory(found, memory, source, agent)
         _compare_passages(found, memory, store, source, agent)
         with source.git_memory(agent) as history:
-            lacking = None if history is None else memory.lacks(history)
+            own = {block.path for block in blocks_of(agent)}
+            lacking = None if history is None else memory.lacks(history, own)
             if lacking is not None:
                 found.differs("history", lacking, "it is not there")
     return found
@@ -103,12 +121,11 @@ def _record(store: Path, identifier: str) -> dict[str, Any]:
 def _compare_agent(
     found: Verified, there: Mapping[str, Any], agent: Agent, models: Mapping[str, str]
 ) -> None:
-    wanted = {
-        "name": agent.name,
-        "system": agent.row.get("system") or "",
-        "description": agent.row.get("description"),
-        "model": models.get(agent.model, agent.model),
-    }
+    wanted = agent_record(agent, models.get(agent.model, agent.model))
+    for key, value in wanted.pop("model_settings").items():
+        if as_dict(there.get("model_settings")).get(key) != value:
+            found.differs("agent", key, "its setting is another")
+    del wanted["tags"]  # the successor adds some of its own
     for key, value in wanted.items():
         if there.get(key) != value:
             found.differs("agent", key, f"{_short(value)} -> {_short(there.get(key))}")
@@ -126,22 +143,39 @@ def _compare_conversation(
         return
     rows = _Rows(found, read_rows(store, identifier, conversation.id), conversation)
     spoken: set[str] = set()
-    silent: dict[str, str] = {}  # messages without a row, and why that may be
+    waiting: _Compared | None = None
     first = True
     for message in source.messages(agent, conversation):
         found.messages += 1
-        there = rows.of(message["id"])
-        why = _why_silent(message, conversation, spoken, first=first)
-        first = False
-        if not there:
-            if why is None:
-                found.differs("message", message["id"], "it is not there")
-            else:
-                silent[message["id"]] = why
+        if waiting is not None and message["id"] in waiting.joined:
+            waiting.here += _expected(message, spoken)
             continue
-        _compare_message(found, message, there, spoken)
+        _judge(found, waiting)
+        waiting = None
+        there = rows.of(message["id"])
+        silent = _may_be_silent(message, conversation, spoken, first=first)
+        first = False
+        if there:
+            waiting = _Compared(message, there, _expected(message, spoken))
+        elif not silent:
+            found.differs("message", message["id"], "it is not there")
+    _judge(found, waiting)
     rows.end()
-    _compare_context(found, conversation, record, rows, silent)
+    _compare_context(found, conversation, record, rows)
+
+
+@dataclass
+class _Compared:
+    """A message with its rows, until it is known which others have joined it. `here`: what V1 says."""
+
+    message: Mapping[str, Any]
+    rows: list[dict[str, Any]]
+    here: list[Said]
+
+    @property
+    def joined(self) -> set[str]:
+        kept = [row["metadata"]["letta_v1"].get("joined") or [] for row in self.rows]
+        return {each["id"] for joined in kept for each in joined}
 
 
 class _Rows:
@@ -155,7 +189,8 @@ class _Rows:
         self._next = next(rows, None)
         self._seen: set[str] = set()
         self.origins: dict[str, str] = {}  # of rows in V1's context: V1's ids
-        self.results: set[str] = set()  # origins whose rows are results
+        self.calls: dict[str, set[str]] = {}  # what those rows call
+        self.results: dict[str, str] = {}  # of rows that are results: their calls
         self.compacted = False
 
     def of(self, message: str) -> list[dict[str, Any]]:
@@ -183,8 +218,11 @@ class _Rows:
         self._seen.add(row["id"])
         if origin in self._wanted:
             self.origins[row["id"]] = str(origin)
+            self.calls[row["id"]] = {
+                part["id"] for part in row["content"] if part["type"] == "toolCall"
+            }
             if row["role"] == "toolResult":
-                self.results.add(str(origin))
+                self.results[row["id"]] = row["toolCallId"]
         self._next = next(self._rows, None)
         return row
 
@@ -194,38 +232,40 @@ def _origin(row: Mapping[str, Any]) -> str | None:
     return kept.get("id") if isinstance(kept, dict) else None
 
 
-def _why_silent(
+def _may_be_silent(
     message: Mapping[str, Any], conversation: Conversation, spoken: set[str], *, first: bool
-) -> str | None:
-    """Why a message of V1 may have no row; None where it must have one."""
-    role = message["role"]
-    if role == "system" and (first or message["id"] == next(iter(conversation.in_context), None)):
-        return "compiled"
+) -> bool:
+    """Whether a message of V1 may be without a row."""
+    role = message.get("role")
+    if role == "system":
+        return first or message["id"] == next(iter(conversation.in_context), None)
     if role in ("tool", "function"):
-        calls = {
-            each.get("tool_call_id") or message.get("tool_call_id")
-            for each in message.get("tool_returns") or [{}]
-        }
-        return "spoken" if calls <= spoken else None
-    if role == "approval" and not message.get("tool_calls"):
-        return "approval"
-    return None
+        return not _expected(message, spoken)
+    return role == "approval" and not message.get("tool_calls")
 
 
-def _compare_message(
-    found: Verified, message: Mapping[str, Any], rows: list[dict[str, Any]], spoken: set[str]
-) -> None:
-    for call in message.get("tool_calls") or ():
-        called = said_by(call) is None
-        (spoken.discard if called else spoken.add)(call.get("id"))
+def _expected(message: Mapping[str, Any], spoken: set[str]) -> list[Said]:
+    """What V1 says, but that something was sent; that it was not is said in words."""
+    for each in dicts(message.get("tool_calls")):
+        called = said_by(each) is None
+        (spoken.discard if called else spoken.add)(str(each.get("id")))
+    found = []
+    for kind, text in of_v1(message):
+        what, _, call = kind.partition(" of ")
+        if call not in spoken or what not in ("result", "error"):
+            found.append((kind, text))
+        elif what == "error" and message.get("role") != "approval":
+            found.append(("text", text))
+    return found
+
+
+def _judge(found: Verified, compared: _Compared | None) -> None:
+    if compared is None:
+        return
+    message, rows = compared.message, compared.rows
     # A denial becomes a result in words of our own.
     told = [row for row in rows if "denied" not in row["metadata"]["letta_v1"]]
-    there = [said for row in told for said in of_row(row)]
-    here = [
-        said for said in of_v1(message)
-        if not (said[0].startswith("result of ") and said[0].removeprefix("result of ") in spoken)
-    ]  # fmt: skip
-    here, there = _images_as_said(here, there)
+    here, there = _images_as_said(compared.here, [said for row in told for said in of_row(row)])
     if here != there:
         place = next(
             (
@@ -246,6 +286,8 @@ def _compare_message(
             )
         if row["timestamp"] != int(_seconds(created) * 1000):
             found.differs("message", row["id"], "its time stamp is another")
+        if row["role"] not in ROLES_OF[str(message.get("role") or "user")]:
+            found.differs("message", row["id"], f"{message.get('role')} -> {row['role']}")
 
 
 def _images_as_said(here: list[Any], there: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -258,51 +300,63 @@ def _images_as_said(here: list[Any], there: list[Any]) -> tuple[list[Any], list[
 
 
 def _compare_context(
-    found: Verified, conversation: Conversation, record: Mapping[str, Any], rows: _Rows,
-    silent: Mapping[str, str],
-) -> None:  # fmt: skip
+    found: Verified, conversation: Conversation, record: Mapping[str, Any], rows: _Rows
+) -> None:
     name = conversation.id or "main"
     window = [each for each in record["in_context_message_ids"] if each != NOTHING]
-    there = list(dict.fromkeys(rows.origins[each] for each in window if each in rows.origins))
-    found.add("messages in context", sum(each not in rows.origins for each in window))
+    there = [each for each in window if each in rows.origins]
+    found.add("messages in context", len(window) - len(there))
     if rows.compacted:
         return  # what was in context is in the successor's own summary by now
-    known = set(rows.origins.values())
-    here = [each for each in dict.fromkeys(conversation.in_context) if each in known]
-    lacking = [each for each in here if each not in set(there)]
-    for each in lacking:
-        if each not in rows.results:  # the successor drops results whose call is not in context
-            found.differs("context", each, f"it is not in context in {name}")
+    of: dict[str, list[str]] = {}
+    for row, origin in rows.origins.items():
+        of.setdefault(origin, []).append(row)
+    here = [row for each in dict.fromkeys(conversation.in_context) for row in of.get(each, ())]
+    open_: set[str] = set()
+    for row in here:
+        if row not in rows.results:
+            open_ = rows.calls[row]
+        elif rows.results[row] not in open_:
+            continue  # the successor drops a result whose call is not in context
+        if row not in there:
+            found.differs("context", row, f"it is not in context in {name}")
     if [each for each in here if each in set(there)] != there:
         found.differs("context", name, "its order is another")
-    for each in conversation.in_context:
-        if each not in known and each not in silent:
-            found.by_map.setdefault("messages in context that V1 no longer has", 0)
 
 
 def _compare_memory(found: Verified, memory: Memory, source: Source, agent: Agent) -> None:
     for block in blocks_of(agent):
-        found.blocks += 1
-        content = memory.read(block.path)
-        label = str(block.row.get("label"))
-        try:
-            value = None if content is None else value_of(content)
-        except ValueError as error:
-            found.differs("block", label, str(error))
-            continue
-        if value is None:
-            found.differs("block", label, f"{block.path} is not there")
-        elif value != encoded(block.value):
-            found.differs("block", label, f"{_short(block.value)} -> {_short(value.decode())}")
+        _compare_block(found, memory, block)
     for path, file in placed(source.files(agent)):
         found.files += 1
         if memory.read(path) != encoded(file.text):
             found.differs("file", file.name, f"{path} has another content, or is not there")
     _compare_tools(found, memory, agent)
-    if memory.read(OTHER) is None:
-        found.differs("agent", OTHER, "it is not there")
+    if memory.read(OTHER) != json_bytes(without_place(agent, blocks_of(agent))):
+        found.differs("agent", OTHER, "it says something else, or is not there")
     if memory.later:
-        found.add("commits of memory")
+        found.add("memory files added, changed or removed", memory.changed())
+        return
+    for path in memory.paths():
+        if memory.in_work_tree(path) != memory.read(path):
+            found.differs("memory file", path, "what lies there is not what was committed")
+
+
+def _compare_block(found: Verified, memory: Memory, block: Block) -> None:
+    found.blocks += 1
+    content, label = memory.read(block.path), str(block.row.get("label"))
+    try:
+        value = None if content is None else value_of(content)
+    except ValueError as error:
+        found.differs("block", label, str(error))
+        return
+    if value is None:
+        found.differs("block", label, f"{block.path} is not there")
+    elif value != encoded(block.value):
+        said = _short(value.decode(errors="replace"))
+        found.differs("block", label, f"{_short(block.value)} -> {said}")
+    elif content != block_file(block):
+        found.differs("block", label, "its description or its settings are others")
 
 
 def _compare_tools(found: Verified, memory: Memory, agent: Agent) -> None:
@@ -328,7 +382,7 @@ def _compare_passages(
             digest = there.pop(passage.id, None)
             if digest is None:
                 found.differs("passage", passage.id, "it is not there")
-            elif digest != _digest(iso(passage.created_at), encoded(passage.text)):
+            elif digest != _digest(passage_head(passage), encoded(passage.text)):
                 found.differs("passage", passage.id, "it says something else")
             if passage.vector is not None and next(vectors, None) != vector_line(passage):
                 found.differs("vector", passage.id, "it is another one, or is not there")
@@ -344,9 +398,12 @@ def _passages_there(found: Verified, memory: Memory) -> dict[str, bytes]:
     for path in memory.paths():
         if not path.startswith(f"{ARCHIVAL}/") or path == INDEX:
             continue
+        content = memory.read(path) or b""
+        if PASSAGE.search(content) is None:
+            continue  # of V1's git memory
         try:
-            for head, text in passages_in(memory.read(path) or b""):
-                there[str(head["id"])] = _digest(str(head["created_at"]), text)
+            for head, text in passages_in(content):
+                there[str(head["id"])] = _digest(head, text)
         except (ValueError, KeyError, TypeError) as error:
             found.differs("passage", path, str(error))
     return there
@@ -358,8 +415,9 @@ def _memory(store: Path, identifier: str) -> Any:
     return closing(Memory(store / layout.memory_folder(identifier)))
 
 
-def _digest(created: str, text: bytes) -> bytes:
-    return hashlib.sha256(created.encode() + b"\0" + text).digest()
+def _digest(head: Mapping[str, Any], text: bytes) -> bytes:
+    said = json.dumps(head, sort_keys=True).encode()
+    return hashlib.sha256(said + b"\0" + text).digest()
 
 
 def _seconds(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -16,17 +17,18 @@ from typing import IO, Any
 
 from infra.errors import LettaOpsError
 from ops_cli.exit import layout
-from ops_cli.exit.memory import GIT_MEMORY_TAG, Told, memory_files
+from ops_cli.exit.memory import GIT_MEMORY_TAG, MemoryNote, Told, memory_files
 from ops_cli.exit.messages import MAIN, Converted, iso, milliseconds
+from ops_cli.exit.placing import told_of_disk
 from ops_cli.exit.repository import write_repository
 from ops_cli.exit.v1 import Agent, Conversation, Source
 
-ID = re.compile(r"agent-[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-CONVERSATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+ID = re.compile(r"agent-[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # in base64 a name has 255 bytes
+CONVERSATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
 # The successor takes this number for a default of its own, and replaces it.
 TAKEN_FOR_DEFAULT = 128_000
 TAG = "letta-v1:"  # before the old id
-COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 FORMAT = 1
 KIND = "letta-v1-export"
 
@@ -79,7 +81,7 @@ def write_agent(store: Path | None, source: Source, agent: Agent, models: Models
     identifier, model = layout.local_id(agent.id), models.get(agent.model, agent.model)
     notes: Counter[str] = Counter()
     messages = rows = 0
-    with _told_of_disk(store):
+    with told_of_disk(store or Path()):
         for conversation in agent.conversations:
             converted = Converted(agent, conversation, identifier, model, notes)
             _write_conversation(store, source, converted, models)
@@ -205,32 +207,45 @@ def _lines(
     before: str | None = None
     for number, row in enumerate(rows, 1):
         entry = f"{number:08x}"
-        yield (
-            COMPACT.encode({
-                "type": "message", "id": entry, "parentId": before,
-                "timestamp": row["metadata"]["created_at"], "message": row,
-            }) + "\n"
-        )  # fmt: skip
+        line = {
+            "type": "message", "id": entry, "parentId": before,
+            "timestamp": row["metadata"]["created_at"], "message": row,
+        }  # fmt: skip
+        try:
+            yield COMPACT.encode(line) + "\n"
+        except ValueError:  # a number that JSON does not have
+            yield COMPACT.encode(_in_json(line)) + "\n"
         before = entry
+
+
+def _in_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _in_json(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_in_json(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_memory(
     store: Path | None, source: Source, agent: Agent, identifier: str, told: Told
 ) -> str | None:
     passages, files = source.passages(agent), source.files(agent)
-    if store is None:
-        for _ in memory_files(agent, passages, files, told, lambda _: None):
-            pass
-        return None
-    vectors = store / layout.vectors_file(identifier)
-    layout.make_private(vectors.parent)
-    with source.git_memory(agent) as history, _new(vectors) as beside:
-        commit = write_repository(
-            store / layout.memory_folder(identifier),
-            memory_files(agent, passages, files, told, beside.write),
-            _last_change(agent),
-            history,
-        )
+    with source.git_memory(agent) as history:
+        if history is None and GIT_MEMORY_TAG in agent.tags:
+            told.notes[MemoryNote.NO_GIT] += 1
+        if store is None:
+            for _ in memory_files(agent, passages, files, told, lambda _: None):
+                pass
+            return None
+        vectors = store / layout.vectors_file(identifier)
+        layout.make_private(vectors.parent)
+        with _new(vectors) as beside:
+            commit = write_repository(
+                store / layout.memory_folder(identifier),
+                memory_files(agent, passages, files, told, beside.write),
+                _last_change(agent),
+                history,
+            )
     if not told.vectors:
         vectors.unlink()
     return commit
@@ -254,19 +269,3 @@ def _new(path: Path) -> Iterator[IO[bytes]]:
     """A file that is this account's alone, also before there is anything in it."""
     with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         yield file
-
-
-@contextmanager
-def _told_of_disk(store: Path | None) -> Iterator[None]:
-    import errno
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise LettaOpsError(
-            "disk-full",
-            f"there is no room left where {store} is written",
-            "free some disk space, then run this again: what is written stays",
-        ) from None

@@ -153,5 +153,5 @@ def test_a_repository_is_one_that_git_knows_and_goes_on_where_v1s_was(tmp_path: 
     memory = Memory(tmp_path / "second")
     assert (memory.read("system/a.md"), memory.read("skills/x/SKILL.md")) == (b"new", b"kept")
     assert (tmp_path / "second" / "skills/x/SKILL.md").read_bytes() == b"kept"
-    assert memory.lacks(bare) is None
+    assert memory.lacks(bare, {"system/a.md"}) is None
     memory.close()

@@ -14,11 +14,12 @@ import pytest
 from infra.errors import LettaOpsError
 from ops_cli.exit import export as exporting
 from ops_cli.exit import layout, writing
-from ops_cli.exit.export import Result, Secrets, export, plan, verify
+from ops_cli.exit.export import Result, export, plan, verify
 from ops_cli.exit.placing import staged
+from ops_cli.exit.secrets import Secrets
 from ops_cli.exit.v1 import File
 from ops_cli.exit.verify import Verified
-from tests.unit.exit_source import TALK, HandMade, agent_id, block, message, passage
+from tests.unit.exit_source import TALK, HandMade, agent_id, block, call, message, passage, result
 
 OTHER_TALK = tuple({**each, "id": each["id"].replace("message-0", "message-9")} for each in TALK)
 
@@ -213,7 +214,7 @@ def test_what_is_missing_is_found(store: Path) -> None:
         ("message", message(30, "user")["id"]), ("block", "human"), ("block", "new"),
         ("passage", "passage-0"), ("passage", "passage-7"), ("passage", "passage-1"),
         ("passage", "passage-2"), ("vector", "passage-7"), ("vector", "letta-v1-vectors.jsonl"),
-        ("tool", "other"), ("file", "a.txt"),
+        ("tool", "other"), ("file", "a.txt"), ("agent", "reference/letta-v1.json"),
     }  # fmt: skip
 
 
@@ -285,11 +286,11 @@ def test_whoever_is_killed_goes_on_and_nothing_half_made_looks_whole(
             identifier = next(each for each in made.kept if layout.local_id(each) == agent)
             if before.get(layout.agent_file(agent)) is None or kind == "added":
                 assert not verified(made, store, [identifier])[0].count
-        result = exported(made, store, replace=kind == "replaced")
+        exported(made, store, replace=kind == "replaced")
         assert differences(made, store) == set()
-        kept = contents(result.replaced) if result.replaced else {}
-        now = contents(store)
-        assert all(now.get(name) == data or kept.get(name) == data for name, data in before.items())
+        asides = [contents(each) for each in store.parent.glob("store.replaced-*")]
+        places = [contents(store), *asides]
+        assert all(any(each.get(name) == data for each in places) for name, data in before.items())
         assert [name for name in beside(store) if name.startswith(".")] == []
     raise AssertionError("it never came to its end")
 
@@ -401,3 +402,106 @@ def test_secrets_come_along_on_request_only_and_beside_those_that_are_there(stor
     }
     assert path.stat().st_mode & 0o777 == 0o600
     assert (result.secrets, len(result.notes), result.unchanged) == (2, 1, [agent_id(0)])
+
+
+def test_replace_mends_whatever_was_damaged(store: Path) -> None:
+    made = source(1)
+    for alter in (
+        cut,
+        in_log("pernambuco", "mahogany"),
+        in_json("agent", lambda each: each.pop("model")),
+    ):
+        exported(made, store)
+        alter(store)
+        exported(made, store, replace=True)
+        assert differences(made, store) == set()
+
+
+def test_what_lies_in_memory_is_what_was_committed(store: Path) -> None:
+    made = source(1)
+    exported(made, store)
+    (store / layout.memory_folder(layout.local_id(agent_id(0))) / "system/human.md").unlink()
+    assert differences(made, store) == {("memory file", "system/human.md")}
+
+
+def test_an_agent_that_is_not_there_is_a_difference_and_no_damage(store: Path) -> None:
+    made = source(2)
+    exported(made, store, [agent_id(0)])
+    assert differences(made, store) == {("agent", agent_id(1))}
+
+
+def test_what_a_failed_run_has_written_is_not_placed_by_another(store: Path) -> None:
+    made = source(3)
+    exported(made, store, [agent_id(0)])
+    made.add(0, [*talk(0), message(20, "user", "and on")])
+    before = contents(store)
+    with pytest.raises(LettaOpsError, match="no agent 'typo'"):
+        exported(made, store, [agent_id(0), "typo"], replace=True)
+    made_now = exported(made, store, [agent_id(1)])
+    assert ([each.v1_id for each in made_now.agents], made_now.replaced) == ([agent_id(1)], None)
+    assert before.items() <= contents(store).items()
+
+
+def test_a_conversation_of_another_agent_is_not_taken(store: Path) -> None:
+    made = source(1)
+    exported(made, store)
+    made.add(7, [], talks={"conv-0": OTHER_TALK})
+    before = contents(store)
+    with pytest.raises(LettaOpsError, match="a conversation of"):
+        exported(made, store, [agent_id(7)])
+    assert contents(store) == before
+
+
+def test_numbers_that_json_does_not_have_stay_text(store: Path) -> None:
+    made = HandMade()
+    calls = [
+        {"id": f"c{number}", "function": {"name": "f", "arguments": raw}}
+        for number, raw in enumerate(('{"x": NaN}', '{"x": 1e999}', '{"x": -Infinity}'))
+    ]
+    made.add(1, [message(1, "assistant", tool_calls=calls)])
+    exported(made, store)
+    (found,) = verified(made, store)
+    assert found.count == 0
+    log = next(store.glob(f"{layout.CONVERSATIONS}/*/{layout.MESSAGES}")).read_text()
+    json.loads(log.splitlines()[1], parse_constant=pytest.fail)
+
+
+def test_calls_of_which_some_need_an_approval_stay_together_with_their_results(store: Path) -> None:
+    made = HandMade()
+    made.add(1, [
+        message(1, "user", "do both"),
+        message(2, "assistant", None, tool_calls=[call("c1", "look")]),
+        message(3, "approval", None, tool_calls=[call("c2", "remove")]),
+        message(4, "approval", approvals=[{"type": "approval", "tool_call_id": "c2", "approve": True}]),
+        message(5, "tool", None, tool_returns=[result("c1", "seen"), result("c2", "removed")]),
+    ])  # fmt: skip
+    exported(made, store)
+    (found,) = verified(made, store)
+    assert (found.count, found.messages) == (0, 5)
+    record = json.loads(
+        next(store.glob(f"{layout.CONVERSATIONS}/*/{layout.CONVERSATION}")).read_bytes()
+    )
+    assert len(record["in_context_message_ids"]) == 4
+
+
+def test_an_error_of_what_was_said_is_kept(store: Path) -> None:
+    made = HandMade()
+    made.add(1, [
+        message(1, "assistant", None, tool_calls=[call("c1", "send_message", message="Hi")]),
+        message(2, "tool", None, tool_returns=[result("c1", "rule violated", "error")]),
+    ])  # fmt: skip
+    exported(made, store)
+    assert verified(made, store)[0].count == 0
+    assert b"rule violated" in b"".join(contents(store).values())
+
+
+def test_a_store_on_a_disk_of_its_own_is_written_inside(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.mkdir(parents=True)
+    monkeypatch.setattr("ops_cli.exit.placing.is_mounted", lambda _: True)
+    made = source(2)
+    exported(made, store, [agent_id(0)])
+    exported(made, store)
+    assert differences(made, store) == set()
+    assert [each.name for each in store.iterdir() if each.name.startswith(".")] == []
