@@ -99,7 +99,8 @@ def test_what_v1_said_since_is_a_difference(
         say(client, rich.id, "And one more thing")
         differing = stack.json("exit", "verify", str(store), "--agent", rich.id, code=1)
         assert differing["error"]["code"] == "exit-differs"
-        assert {each["what"] for each in differing["agents"][0]["differences"]} == {"message"}
+        found = differing["agents"][0]["differences"]
+        assert {each["what"] for each in found} == {"message", "agent"}  # and its counts
         refused = stack.json("exit", "export", "--agent", rich.id, "--to", str(store), *MAP, code=1)
         assert refused["error"]["code"] == "agent-exists"
         made = stack.json(
