@@ -152,7 +152,9 @@ class _Running:
         self._id, self._model, self._notes = converted.agent_id, converted.model, converted.notes
         self._tools: dict[str, str] = {}  # names by call, of the last message that calls
         self._spoken: set[str] = set()
-        self._denied: dict[str, Row] = {}
+        self._answers: dict[
+            str, Row
+        ] = {}  # results of calls, until V1's own say the same, or don't
         self.open: dict[str, None] = {}
         self._first = True
         self._held: Row | None = None
@@ -192,7 +194,7 @@ class _Running:
 
     def _rows_of(self, message: Mapping[str, Any]) -> Iterator[Row]:
         role = str(message.get("role") or "user")
-        yield from self.flushed(_answered(message) if role in ("tool", "function") else ())
+        yield from self.flushed(_calls_answered(message) if role in ("tool", "function") else ())
         if role == "system" and (self._first or self._compiled(message)):
             self._notes[Note.COMPILED] += 1
         elif role in ("tool", "function"):
@@ -200,15 +202,15 @@ class _Running:
         elif role == "assistant" or (role == "approval" and message.get("tool_calls")):
             yield self._assistant(message)
         elif role == "approval":
-            yield from self._answered(message)
+            self._answered(message)
         else:
             yield self._user(message, role)
         self._first = False
 
     def flushed(self, but: Collection[str] = ()) -> Iterator[Row]:
-        """What was denied, `but` for calls that get another result now."""
-        denied, self._denied = self._denied, {}
-        for call, row in denied.items():
+        """What was denied or run elsewhere, `but` for calls that get V1's own result now."""
+        answers, self._answers = self._answers, {}
+        for call, row in answers.items():
             if call not in but:
                 yield row
 
@@ -395,8 +397,9 @@ class _Running:
     def _name_of(self, message: Mapping[str, Any], call: str) -> str:
         return self._tools.get(call) or str(message.get("name") or "unknown")
 
-    def _answered(self, message: Mapping[str, Any]) -> Iterator[Row]:
-        """The answers to requests for approval: what was run elsewhere has its result in them."""
+    def _answered(self, message: Mapping[str, Any]) -> None:
+        """Take the answers to requests for approval: what was run elsewhere has its result in them, which
+        V1 mostly repeats in a message of its own."""
         answers = dicts(message.get("approvals"))
         if not answers and message.get("approve") is not None:
             answers = [
@@ -415,7 +418,7 @@ class _Running:
                 content, _ = self._response(found, _parts(message))
                 kept = {name: each[name] for name in ("stdout", "stderr") if each.get(name)}
                 failed = each.get("status") == "error"
-                yield self._result(message, call, content, failed, number, kept)
+                self._answers[call] = self._result(message, call, content, failed, number, kept)
             elif each.get("approve"):
                 self._notes[Note.APPROVED] += 1
             else:
@@ -426,7 +429,7 @@ class _Running:
                 open_before = call in self.open
                 row = self._result(message, call, content, True, number, {"denied": each})
                 if open_before:
-                    self._denied[call] = row
+                    self._answers[call] = row
 
     def _image(self, part: Mapping[str, Any]) -> Row:
         source = as_dict(part.get("source"))
@@ -465,7 +468,7 @@ class _Running:
         return row
 
 
-def _answered(message: Mapping[str, Any]) -> set[str]:
+def _calls_answered(message: Mapping[str, Any]) -> set[str]:
     """The calls that a message has results of."""
     returns = dicts(message.get("tool_returns"))
     return {

@@ -31,7 +31,7 @@ def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _answers(message: Mapping[str, Any]) -> Iterator[Said]:
     for answer in dicts(message.get("approvals")):
-        if "tool_return" in answer or answer.get("type") == "tool":
+        if {"tool_return", "func_response"} & answer.keys() or answer.get("type") == "tool":
             call = answer.get("tool_call_id")
             kind = "error" if answer.get("status") == "error" else "result"
             yield f"{kind} of {call}", _text(answer.get("tool_return", answer.get("func_response")))

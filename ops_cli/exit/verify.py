@@ -143,6 +143,7 @@ def _compare_conversation(
         return
     rows = _Rows(found, read_rows(store, identifier, conversation.id), conversation)
     spoken: set[str] = set()
+    owed: dict[str, str] = {}  # results of approvals by call, which a message of V1 must repeat
     waiting: _Compared | None = None
     first = True
     for message in source.messages(agent, conversation):
@@ -153,13 +154,23 @@ def _compare_conversation(
         _judge(found, waiting)
         waiting = None
         there = rows.of(message["id"])
+        expected = _expected(message, spoken)
+        if _is_answer(message):
+            said = [each for row in there for each in of_row(row)]
+            owed |= {kind: message["id"] for kind, text in expected if (kind, text) not in said}
+            expected = [each for each in expected if each in said]
+        elif message.get("role") in ("tool", "function"):
+            for kind, _ in of_v1(message):
+                owed = {each: by for each, by in owed.items() if _call_of(each) != _call_of(kind)}
         silent = _may_be_silent(message, conversation, spoken, first=first)
         first = False
         if there:
-            waiting = _Compared(message, there, _expected(message, spoken))
+            waiting = _Compared(message, there, expected)
         elif not silent:
             found.differs("message", message["id"], "it is not there")
     _judge(found, waiting)
+    for kind, identifier in owed.items():
+        found.differs("message", identifier, f"the {kind} is not there")
     rows.end()
     _compare_context(found, conversation, record, rows)
 
@@ -241,7 +252,16 @@ def _may_be_silent(
         return first or message["id"] == next(iter(conversation.in_context), None)
     if role in ("tool", "function"):
         return not _expected(message, spoken)
-    return role == "approval" and not message.get("tool_calls")
+    return _is_answer(message)
+
+
+def _is_answer(message: Mapping[str, Any]) -> bool:
+    """Whether it is what somebody said to a request for approval."""
+    return message.get("role") == "approval" and not message.get("tool_calls")
+
+
+def _call_of(kind: str) -> str:
+    return kind.partition(" of ")[2]
 
 
 def _expected(message: Mapping[str, Any], spoken: set[str]) -> list[Said]:

@@ -344,6 +344,17 @@ def _text(message: dict[str, Any]) -> str:
     return "\n".join(part for part in parts if part)
 
 
+@pytest.mark.long
+def test_every_file_of_the_release_leaves_whole(clean: Stack, tmp_path: Path) -> None:
+    files = sorted((_release(clean) / "tests" / "test_agent_files").glob("*.af"))
+    assert len(files) == 12
+    store = str(tmp_path / "store")
+    sources = [word for file in files for word in ("--from", str(file))]
+    made = clean.json("exit", "export", "--all", "--to", store, *sources)
+    assert len(made["agents"]) == 12
+    assert clean.json("exit", "verify", store, *sources)["equal"] is True
+
+
 def _release(stack: Stack) -> Path:
     """The source of the release that the tests run, as it was installed."""
     from infra.embedded.release import fetch, unpack

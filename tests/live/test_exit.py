@@ -16,6 +16,7 @@ from ops_cli.exit import layout
 from ops_cli.exit.layout import local_id
 from tests.live.agents import Rich, rich_agent, say
 from tests.live.machine import Stack
+from tests.live.seeding import Server
 from tests.live.successor import ANSWER, MODEL, successor
 
 MAP = ("--map-model", f"openai-proxy/fake={MODEL}")
@@ -156,11 +157,17 @@ def test_the_registry_follows_in_the_same_step(stack: Stack, tmp_path: Path) -> 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm: the successor comes from there")
 def test_the_successor_itself_goes_on_with_it(stack: Stack, rich: Rich, tmp_path: Path) -> None:
+    server = Server(stack.deployment)
+    old = server.make("of-old", agent_type="memgpt_v2_agent")
+    server.say(old, "Said by a tool of V1")
     store, agent = tmp_path / "store", local_id(rich.id)
-    stack.json("exit", "export", "--agent", rich.id, "--to", str(store), *MAP)
+    both = ("--agent", rich.id, "--agent", old)
+    stack.json("exit", "export", *both, "--to", str(store), *MAP)
     with successor(tmp_path / "judge", store) as judge:
         listed = judge.json("agents", "list")["items"]
-        assert [each["id"] for each in listed] == [agent]
+        assert {each["id"] for each in listed} == {agent, local_id(old)}
+        said = json.dumps(judge.say(local_id(old), "Hello again")["messages"])
+        assert "The fake model heard: Said by a tool of V1" in said
         found = judge.json("messages", "search", "--query", OLDEST, "--agent", agent)
         assert OLDEST in json.dumps(found)
         of_main = ("--conversation", "default", "--agent", agent)
@@ -171,9 +178,10 @@ def test_the_successor_itself_goes_on_with_it(stack: Stack, rich: Rich, tmp_path
             asked = {"model": agent, "messages": [{"role": "user", "content": "Hello, server"}]}
             answer = httpx.post(f"{url}/v1/chat/completions", json=asked, timeout=60)
             assert answer.json()["choices"][0]["message"]["content"] == ANSWER
-    verified = stack.json("exit", "verify", str(store), "--agent", rich.id)
+    verified = stack.json("exit", "verify", str(store), *both)
     assert verified["equal"] is True
-    assert verified["agents"][0]["added"]["messages"] >= 2
+    assert all(each["added"]["messages"] >= 2 for each in verified["agents"])
+    stack.run("agent", "delete", old, "--yes")
 
 
 def _compare(stack: Stack, rich: Rich, heard: dict[str, Any]) -> None:

@@ -197,3 +197,22 @@ def test_results_of_old_releases_are_unwrapped() -> None:
 )
 def test_times(given: str | None, made: str) -> None:
     assert iso(given) == made
+
+
+def test_what_was_run_elsewhere_has_one_result_however_often_v1_tells_it() -> None:
+    """Letta Code runs tools itself: V1 keeps what it sends back, and says it once more by itself."""
+    asked = message(1, "approval", None, tool_calls=[call("c1", "read"), call("c2", "write")])
+    sent = [{"tool_call_id": "c1", "status": "success", "func_response": "text"},
+            {"tool_call_id": "c2", "status": "error", "func_response": "no"}]  # fmt: skip
+    told = message(3, "tool", None, tool_returns=sent)
+    rows, made = converted([asked, message(2, "approval", approvals=sent), told])
+    assert [(row["toolCallId"], row["isError"]) for row in rows[1:]] == [
+        ("c1", False),
+        ("c2", True),
+    ]
+    assert made.window == [row["id"] for row in rows]
+    # Without that it is what was sent.
+    rows, _ = converted(
+        [asked, message(2, "approval", approvals=sent), message(3, "user", "go on")]
+    )
+    assert [row.get("toolCallId") for row in rows[1:]] == ["c1", "c2", None]
