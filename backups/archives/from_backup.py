@@ -26,7 +26,7 @@ from backups.archives.closure import (
     with_members,
 )
 from backups.archives.file import Header
-from backups.archives.memory import split
+from backups.archives.memory import Memories, split
 from backups.archives.staging import Staging, empty, keep_only
 from backups.archives.write import BINARY, TEXT
 from backups.catalog import Backup
@@ -168,12 +168,9 @@ class _Reading:
 
     def take_memories(self) -> None:
         """Take git memory of the agents, where the backup has some."""
-        memory = self._backup.manifest.memory
-        if memory.repositories and self._backup.manifest.part(MEMORY) is not None:
-            with opened_part(self._store, self._backup, MEMORY, self._key) as source:
-                self._staging.memories = split(source.read, self.agents.__contains__)
-                for _ in chunks_of(source):
-                    pass  # to its end, where it is compared with the manifest
+        self._staging.memories = memories_in(
+            self._store, self._backup, self._key, self.agents.__contains__
+        )
 
     def _begin_rows(self) -> None:
         """Begin to read, beside the dump, the rows of each table whose keys can be told by now."""
@@ -265,6 +262,18 @@ class _Reading:
         )
         rows = self._staging.link.execute(query)
         return [row[0].encode() for row in rows if row[0] is not None]
+
+
+def memories_in(store: Store, backup: Backup, key: Key, wanted: Callable[[str], bool]) -> Memories:
+    """Git memory of the agents `wanted` (ids), where the backup has some. Raises LettaOpsError."""
+    memory = backup.manifest.memory
+    if not memory.repositories or backup.manifest.part(MEMORY) is None:
+        return Memories()
+    with opened_part(store, backup, MEMORY, key) as source:
+        found = split(source.read, wanted)
+        for _ in chunks_of(source):
+            pass  # to its end, where it is compared with the manifest
+    return found
 
 
 def _chosen(rows: Iterable[bytes], names: Sequence[str], chosen: _Filter) -> Iterator[bytes]:

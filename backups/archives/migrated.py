@@ -86,7 +86,7 @@ def scratch_database(
     with postgres.access.connect(DATABASE_NAME) as link:
         link.execute("CREATE EXTENSION vector")
     report(f"{source}: of revision {revision}; making a database of that")
-    _upgrade(folder, installed, postgres, revision, None)
+    migrate_to(folder, installed, postgres, revision, None)
     with postgres.access.connect(DATABASE_NAME) as link:
         # What the rows point at beside themselves (providers) is not here.
         link.execute("SET session_replication_role = replica")
@@ -99,17 +99,18 @@ def scratch_database(
                 key = None  # what is encrypted already is of another one
             if revision != release.alembic_head:
                 report(f"{source}: migrating it to Letta {release.version}")
-                _upgrade(folder, installed, postgres, release.alembic_head, key)
+                migrate_to(folder, installed, postgres, release.alembic_head, key)
             if key is not None:
                 encrypt_clear(link, SCHEMA, key)
             link.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield link, header, staging
 
 
-def _upgrade(
+def migrate_to(
     folder: StackFolder, installed: InstalledRelease, postgres: ThrowawayPostgres, revision: str,
     key: Sensitive | None,
 ) -> None:  # fmt: skip
+    """Migrate a throw-away database to `revision`. Raises LettaOpsError, with what alembic said last."""
     said: list[str] = []
     try:
         upgrade(

@@ -70,7 +70,7 @@ def archive(
         agents = with_members(link, model, found)
         report(f"archive: {len(agents)} agent(s), out of one snapshot")
         header = header_of(deployment, link, model, agents)
-        memory = _memory(deployment, agents, report)
+        memory = memory_tar(deployment, agents, report)
         return write_agents(link, model, agents, header, memory, place, encryption, agent_files)
 
 
@@ -164,7 +164,7 @@ def with_git_memory(
     return [row[0] for row in link.execute(tags, [list(agents), GIT_MEMORY_TAG])]
 
 
-def _memory(deployment: Deployment, agents: Sequence[str], report: Report) -> Iterator[bytes]:
+def memory_tar(deployment: Deployment, agents: Sequence[str], report: Report) -> Iterator[bytes]:
     """The tar of their git memory; nothing where it can't be reached.
 
     Letta keeps the repository of an agent that lost its tag: so all are looked for.

@@ -13,6 +13,8 @@ import typer
 
 from infra.errors import LettaOpsError
 from ops_cli.auditing import audited, known_deployment
+from ops_cli.commands.agent.compare import FROM_BACKUP
+from ops_cli.exit import layout
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, Identity, by_reference, new_app, pairs
 from ops_cli.output import Part, Table, UnsuccessfulError, note, present
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
 app = new_app("Take agents out of V1, into the store of its successor.")
 
-FROM_BACKUP = "backup:"
-SECRETS_FILE = "secrets/local-agent-secrets.json"
 SHOWN = 20
 From = Annotated[
     list[str] | None,
@@ -78,7 +78,6 @@ def plan_exit(
                 **made.as_json(),
                 "model_mapped": agent.model in models,
                 "v1_model": agent.model,
-                "vectors_beside": made.passages,
             })  # fmt: skip
     totals = {
         key: sum(each[key] for each in found)
@@ -403,7 +402,7 @@ def _render_export(
             " writes them anew"
         )
     if answer["secrets"]:
-        yield f"{answer['secrets']} secret(s) of tools are in {answer['store']}/{SECRETS_FILE}"
+        yield f"{answer['secrets']} secret(s) of tools are in {answer['store']}/{layout.SECRETS}"
     if answer["replaced"]:
         yield f"what they replaced is in {answer['replaced']}"
     yield from _render_notes(answer["notes"])

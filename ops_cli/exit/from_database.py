@@ -18,7 +18,7 @@ from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.ciphertext import decrypted, looks_encrypted
 from ops_cli.exit.git_memory import unpacked
-from ops_cli.exit.v1 import Agent, Conversation, File, Passage
+from ops_cli.exit.v1 import Agent, Conversation, File, Passage, without_secrets
 
 if TYPE_CHECKING:
     import psycopg
@@ -70,9 +70,6 @@ WHERE f.id IN (SELECT o.file_id FROM {files_agents} o WHERE o.agent_id = %(agent
 OR f.source_id IN (SELECT o.source_id FROM {sources_agents} o WHERE o.agent_id = %(agent)s)
 ORDER BY s.name, 2, f.id
 """
-SECRETS = (
-    "SELECT e.key FROM {agent_environment_variables} e WHERE e.agent_id = %(agent)s ORDER BY 1"
-)
 SECRETS = """
 SELECT x.key, x.value, x.value_enc FROM {agent_environment_variables} x WHERE x.agent_id = %(agent)s
 ORDER BY x.key
@@ -106,8 +103,6 @@ COUNTS = {
     "history of blocks": "SELECT count(*) FROM {block_history} h JOIN {blocks_agents} l"
     " ON l.block_id = h.block_id WHERE l.agent_id = %(agent)s",
 }
-# Columns of other tables that may hold one, beside those that end in `_enc`.
-SECRET = ("token", "custom_headers", "stdio_config", "value", "api_key", "access_key")
 
 
 class DatabaseSource:
@@ -132,16 +127,16 @@ class DatabaseSource:
         found = self._small(identifier)
         (row,) = found["agent"]
         blocks = [
-            {**_shown(each["row"], keep=("value",)), "label": each["label"],
+            {**without_secrets(each["row"], keep=("value",)), "label": each["label"],
              "shared_with": each["shared"]}
             for each in found["blocks"]
         ] + [
-            {**_shown(each["row"], keep=("value",)), "label": each["label"], "shared_with": [],
+            {**without_secrets(each["row"], keep=("value",)), "label": each["label"], "shared_with": [],
              "conversation_id": each["conversation"]}
             for each in found["blocks of conversations"]
         ]  # fmt: skip
         return Agent(
-            row=_shown(row),
+            row=without_secrets(row),
             tags=tuple(found["tags"]),
             blocks=tuple(block for block in blocks if not block.get("is_deleted")),
             conversations=(
@@ -152,9 +147,11 @@ class DatabaseSource:
                     if not each["row"].get("is_deleted")
                 ),
             ),
-            tools=tuple(map(_shown, found["tools"])),
+            tools=tuple(map(without_secrets, found["tools"])),
             counts=found["counts"],
-            other={table: rows for table in OTHER if (rows := list(map(_shown, found[table])))},
+            other={
+                table: rows for table in OTHER if (rows := list(map(without_secrets, found[table])))
+            },
             secrets=tuple(found["secrets"]),
         )
 
@@ -260,17 +257,6 @@ class DatabaseSource:
             except KeyError:
                 self._queries[query] = None
         return self._queries[query]
-
-
-def _shown(row: dict[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
-    """A row without what may be a secret, and without what is empty."""
-    return {
-        key: value
-        for key, value in row.items()
-        if value not in (None, [], {})
-        and not key.endswith("_enc")
-        and (key not in SECRET or key in keep)
-    }
 
 
 def _passage(

@@ -13,7 +13,7 @@ from typing import Any
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from ops_cli.agents.agent_file import read_agent_file
-from ops_cli.exit.v1 import Agent, Conversation, File, Passage, as_dict, dicts
+from ops_cli.exit.v1 import Agent, Conversation, File, Passage, as_dict, dicts, without_secrets
 
 # Files have ids of their own (`agent-0`): of the same file always the same ones come of them.
 NAMESPACE = uuid.UUID("6f0f5d2e-2f0c-5c52-9d1e-6c2a5f7b9a10")
@@ -87,7 +87,7 @@ class FileSource:
             other={
                 name: found
                 for name in ("groups", "mcp_servers", "sources")
-                if (found := [_without_secrets(each) for each in self._all(name)])
+                if (found := [without_secrets(each) for each in self._all(name)])
             },
             secrets=tuple(sorted({
                 *as_dict(given.get("tool_exec_environment_variables")),
@@ -147,8 +147,3 @@ class FileSource:
 
     def _by_id(self, section: str) -> dict[str, dict[str, Any]]:
         return {str(each.get("id")): each for each in self._all(section)}
-
-
-def _without_secrets(row: Mapping[str, Any]) -> dict[str, Any]:
-    hidden = ("token", "custom_headers", "stdio_config", "env")
-    return {key: value for key, value in row.items() if key not in hidden and value is not None}

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 AGENTS, CONVERSATIONS, MEMFS = "agents", "conversations", "memfs"
 CONVERSATION, MANIFEST, MESSAGES = "conversation.json", "manifest.json", "messages.jsonl"
@@ -52,6 +56,14 @@ def make_private(folder: Path) -> None:
     if not folder.is_dir():
         make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
+
+
+@contextmanager
+def new_file(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """A file, and the folder for it, that are this account's alone before there is anything in them."""
+    make_private(path.parent)
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        yield file
 
 
 def agent_ids(store: Path) -> set[str]:

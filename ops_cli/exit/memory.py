@@ -28,8 +28,6 @@ GIT_MEMORY_TAG = "git-memory-enabled"
 SURROGATE = re.compile("[\ud800-\udfff]")
 PASSAGE = re.compile(rb"<!-- letta-v1 passage (\{.*\}) -->\n")
 
-Report = Callable[[str], None]
-
 
 @dataclass
 class Told:
@@ -57,7 +55,6 @@ class MemoryNote(StrEnum):
     SECRETS = "secrets of tools are left out"
     SLEEPTIME = "sleeptime agents no longer work in the background"
     AUTOCLEAR = "agents that forget after each turn will remember"
-    VECTORS = "vectors lie beside: the successor has no search by them"
     NO_GIT = "git memory that can't be reached: its blocks come along, its history doesn't"
     HISTORY = "steps, runs and the history of blocks stay in V1's backup"
 

@@ -67,6 +67,16 @@ class Note(StrEnum):
     EMPTY_CONTEXT = "conversations whose context is empty"
 
 
+@dataclass(frozen=True)
+class _InWindow:
+    """A row in context: the result of a `call`, or with `calls` of its own."""
+
+    id: str
+    is_result: bool
+    call: str | None
+    calls: set[str]
+
+
 @dataclass
 class Converted:
     """One conversation: `rows` must be read to their end before the rest is known.
@@ -88,7 +98,7 @@ class Converted:
     def rows(self, messages: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
         """Yield the rows of V1's messages, which come in V1's order."""
         wanted = dict.fromkeys(self.conversation.in_context)
-        seen: dict[str, list[Row]] = {}
+        seen: dict[str, list[_InWindow]] = {}
         running = _Running(self)
         for message in messages:
             self.count += 1
@@ -103,19 +113,14 @@ class Converted:
         self._open_window(wanted, seen)
 
     def _told(
-        self, row: Row, wanted: Mapping[str, None], seen: dict[str, list[Row]]
+        self, row: Row, wanted: Mapping[str, None], seen: dict[str, list[_InWindow]]
     ) -> Iterator[Row]:
         origin = row["metadata"]["letta_v1"]["id"]
         if origin in wanted:
             # Only what the window is judged by: a message may be megabytes.
-            calls = [{"id": part["id"]} for part in row["content"] if part["type"] == "toolCall"]
+            calls = {part["id"] for part in row["content"] if part["type"] == "toolCall"}
             seen.setdefault(origin, []).append(
-                {
-                    "id": row["id"],
-                    "role": row["role"],
-                    "calls": calls,
-                    "call": row.get("toolCallId"),
-                }
+                _InWindow(row["id"], row["role"] == "toolResult", row.get("toolCallId"), calls)
             )
         created = row["metadata"]["created_at"]
         self.first = self.first or created
@@ -125,20 +130,20 @@ class Converted:
             self.notes[Note.SYNTHETIC] += 1
         yield row
 
-    def _open_window(self, wanted: Mapping[str, None], seen: Mapping[str, list[Row]]) -> None:
+    def _open_window(self, wanted: Mapping[str, None], seen: Mapping[str, list[_InWindow]]) -> None:
         """V1's context, without results whose call is outside of it: the successor drops those."""
         open_calls: set[str] = set()
         for origin in wanted:
             if origin not in seen:
                 self.notes[Note.MISSING] += 1
             for row in seen.get(origin, ()):
-                if row["role"] == "toolResult":
-                    if row["call"] not in open_calls:
+                if row.is_result:
+                    if row.call not in open_calls:
                         self.notes[Note.ORPHAN] += 1
                         continue
                 else:
-                    open_calls = {call["id"] for call in row["calls"]}
-                self.window.append(row["id"])
+                    open_calls = row.calls
+                self.window.append(row.id)
         if not self.window and self.written:
             self.notes[Note.EMPTY_CONTEXT] += 1
             self.window.append(NOTHING)
@@ -323,7 +328,7 @@ class _Running:
         return said if isinstance(said, str) else None
 
     def _call(self, identifier: str, name: Any, arguments: Any) -> Row:
-        found = arguments if isinstance(arguments, dict) else json_object(arguments)
+        found = json_object(arguments)
         if found is None:
             self._notes[Note.ARGUMENTS] += 1
             found = {"input": arguments}

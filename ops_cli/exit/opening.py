@@ -14,25 +14,24 @@ from typing import TYPE_CHECKING, Any
 from backups.archives.agents import agents_in, find_agents, letta_tables
 from backups.archives.closure import Model, read_model
 from backups.archives.file import Header, open_archive
+from backups.archives.from_backup import memories_in
 from backups.archives.memory import Memories, split
-from backups.archives.migrated import Fill, scratch_database
+from backups.archives.migrated import Fill, migrate_to, scratch_database
 from backups.archives.place import InFile, Place
 from backups.archives.staging import Staging, stage
-from backups.archives.write import header_of, write_agents
+from backups.archives.write import header_of, memory_tar, write_agents
 from backups.catalog import Backup
 from backups.encryption import Encryption
-from backups.manifest import MEMORY
-from backups.opening import Key, opened_part
+from backups.opening import Key
 from backups.signing import Signers
 from backups.sources.memory_files import reachable, read_memory
 from backups.stores.store import Store
-from backups.streams import ChunkSource, chunks_of
+from backups.streams import ChunkSource
 from backups.verdicts import PASSED
 from backups.verify import judge_signature
 from healthchecks.drill.drill_run import DrillRun, encryption_key, ensure_room, restore
 from healthchecks.drill.verdict import Judge
 from infra.database.facts import database_facts
-from infra.embedded.alembic import upgrade
 from infra.embedded.throwaway import throwaway_folder, throwaway_parent
 from infra.embedded.throwaway_postgres import start_postgres
 from infra.embedded.throwaway_server import install_release
@@ -64,12 +63,8 @@ def of_live(deployment: Deployment, report: Report) -> Iterator[Source]:
         with agents_in(deployment) as (link, model):
             agents = find_agents(link, model, None)
             header = header_of(deployment, link, model, agents)
-            tar: Any = iter(())
-            if reachable(deployment):
-                with read_memory(deployment, report) as tar:
-                    write_agents(link, model, agents, header, tar, place, Encryption())
-            else:
-                write_agents(link, model, agents, header, tar, place, Encryption())
+            memory = memory_tar(deployment, agents, report)
+            write_agents(link, model, agents, header, memory, place, Encryption())
         with open_archive(place, Key()) as archive:
             made = scratch_database(
                 folder, deployment.server.encryption_key, name, archive.header.revision,
@@ -121,11 +116,8 @@ def of_backup(
             installed = install_release(folder, release, report)
             secret, _ = encryption_key(drill)
             report(f"migrating to Letta {release.version}")
-            upgrade(
-                folder, installed, postgres.database, release.alembic_head, lambda _: None,
-                "nothing was changed", secret,
-            )  # fmt: skip
-        memories = _memories_in(store, backup, key)
+            migrate_to(folder, installed, postgres, release.alembic_head, secret)
+        memories = memories_in(store, backup, key, lambda _: True)
         try:
             with letta_tables(postgres.access, DATABASE_NAME, "READ ONLY") as (link, model, _):
                 yield DatabaseSource(
@@ -153,14 +145,3 @@ def _live_memories(deployment: Deployment, report: Report) -> Memories:
         return Memories()
     with read_memory(deployment, report) as tar:
         return split(ChunkSource(tar).read, lambda _: True)
-
-
-def _memories_in(store: Store, backup: Backup, key: Key) -> Memories:
-    memory = backup.manifest.memory
-    if not memory.repositories or backup.manifest.part(MEMORY) is None:
-        return Memories()
-    with opened_part(store, backup, MEMORY, key) as source:
-        found = split(source.read, lambda _: True)
-        for _ in chunks_of(source):
-            pass  # to its end, where it is compared with the manifest
-    return found

@@ -19,7 +19,7 @@ from typing import Any
 from infra.errors import LettaOpsError
 from infra.files import held, write_private
 from ops_cli.exit import layout
-from ops_cli.exit.reading import conversation_folders, ensure_store
+from ops_cli.exit.reading import conversation_folders, ensure_store, read_record
 
 BESIDE = ".{}.letta-ops-exit"
 STORE, PLACING, REPLACED, LOCK = "store", "placing", "replaced", "lock"
@@ -39,11 +39,11 @@ class Stage:
 
     def waiting(self, agent: str) -> dict[str, Any] | None:
         """Of what an agent was made that a run before has written, and that is not at its place."""
-        return _record(self.store, agent)
+        return read_record(self.store, agent)
 
     def placed(self, agent: str) -> dict[str, Any] | None:
         """The same of one that is at its place; empty, where no export of ours made it."""
-        return _record(self.destination, agent)
+        return read_record(self.destination, agent)
 
     def clear(self, agent: str, conversations: Sequence[str | None]) -> None:
         """Remove what a killed run has begun to write of an agent."""
@@ -78,7 +78,7 @@ class Stage:
             self._keep_only(agents)
             if agents:
                 os.sync()  # a machine that dies now must not leave names without what they are of
-                if has_something(self.destination) or _is_inside(self._beside, self.destination):
+                if has_something(self.destination) or self._beside.parent == self.destination:
                     self._ensure_free(replace=replace)
                     self._merge(sorted(layout.agent_ids(self.store)), None)
                 else:
@@ -99,10 +99,8 @@ class Stage:
     def end(self) -> None:
         """Give what was replaced its place, and remove all else that was needed."""
         self._give_place_to_what_was_replaced()
-        for folder in (self.store, self._beside / PLACING):
-            if folder.is_dir():
-                shutil.rmtree(folder)
-            folder.unlink(missing_ok=True)
+        if self.store.exists():
+            shutil.rmtree(self.store)
 
     def _give_place_to_what_was_replaced(self) -> None:
         aside = self._beside / REPLACED
@@ -225,20 +223,6 @@ def told_of_disk(place: Path) -> Iterator[None]:
             f"cannot write {error.filename or place}: {error.strerror}",
             "name a folder that you may write to",
         ) from None
-
-
-def _record(store: Path, agent: str) -> dict[str, Any] | None:
-    if not (store / layout.agent_file(agent)).is_file():
-        return None
-    try:
-        found = json.loads((store / layout.record_file(agent)).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _is_inside(beside: Path, destination: Path) -> bool:
-    return beside.parent == destination
 
 
 def has_something(folder: Path) -> bool:

@@ -66,13 +66,21 @@ def conversation_folders(store: Path) -> list[Path]:
     return sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
 
 
+def read_record(store: Path, agent: str) -> dict[str, Any] | None:
+    """What our export wrote of an agent; empty, where that can't be read or none of ours made it; None,
+    where there is no such agent."""
+    if not (store / layout.agent_file(agent)).is_file():
+        return None
+    try:
+        found = json.loads((store / layout.record_file(agent)).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_agent(store: Path, agent: str) -> dict[str, Any]:
-    """Raises LettaOpsError (`agent-missing`, `store-damaged`)."""
+    """Raises LettaOpsError (`store-damaged`)."""
     path = store / layout.agent_file(agent)
-    if not path.is_file():
-        raise LettaOpsError(
-            "agent-missing", f"{store} has no agent {agent}", "export it: `letta-ops exit export`"
-        )
     found = _json(path)
     for key, kind in {"id": str, "name": str, "system": str, "tags": list, "model": str}.items():
         if not isinstance(found.get(key), kind):

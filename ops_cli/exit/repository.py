@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from infra.errors import LettaOpsError
-from ops_cli.exit.layout import make_private
+from ops_cli.exit.layout import make_private, new_file
 
 if TYPE_CHECKING:
     from dulwich.objects import ObjectID, ShaFile
@@ -64,7 +64,8 @@ def write_repository(
         blob = Blob.from_string(content)
         entries[path], modes[path] = blob.id, mode
         packing.add(blob)
-        _write(folder / path, content, mode & 0o700)
+        with new_file(folder / path, mode & 0o700) as file:
+            file.write(content)
     commit = Commit()
     commit.tree = packing.tree(entries, modes)
     commit.parents = [] if parent is None else [parent]
@@ -192,17 +193,12 @@ def _write_index(path: Path, folder: Path, entries: Mapping[str, ObjectID]) -> N
         writer.write_sha()
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    make_private(path.parent)
-    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(content)
-
-
 class Memory:
     """The repository in `folder`, read: what V1 had, and what became of it since."""
 
     def __init__(self, folder: Path) -> None:
         from dulwich.errors import NotGitRepository
+        from dulwich.object_store import iter_tree_contents
         from dulwich.objects import Commit
         from dulwich.refs import Ref
         from dulwich.repo import Repo
@@ -213,6 +209,10 @@ class Memory:
             self._head = self._repo.refs[Ref(BRANCH)]
             commit = self._repo[self._commit]
             self._tree = commit.tree if isinstance(commit, Commit) else commit.id
+            self._blobs = {
+                os.fsdecode(entry.path): entry.sha
+                for entry in iter_tree_contents(self._repo.object_store, self._tree)
+            }
         except (NotGitRepository, KeyError, OSError) as error:
             raise LettaOpsError(
                 "store-damaged",
@@ -225,24 +225,17 @@ class Memory:
         """Whether there are commits after the export."""
         return self._head != self._commit
 
-    def paths(self) -> Iterator[str]:
-        from dulwich.object_store import iter_tree_contents
-
-        for entry in iter_tree_contents(self._repo.object_store, self._tree):
-            yield os.fsdecode(entry.path)
+    @property
+    def paths(self) -> Collection[str]:
+        """The files that the export committed."""
+        return self._blobs.keys()
 
     def read(self, path: str) -> bytes | None:
-        """The file's content at the export; None where there is none. Raises LettaOpsError."""
-        from dulwich.object_store import tree_lookup_path
+        """The file's content at the export; None where there is none."""
         from dulwich.objects import Blob
 
-        try:
-            _, blob = tree_lookup_path(
-                self._repo.object_store.__getitem__, self._tree, os.fsencode(path)
-            )
-            found = self._repo[blob]
-        except KeyError:
-            return None
+        blob = self._blobs.get(path)
+        found = None if blob is None else self._repo.get_object(blob)
         return found.data if isinstance(found, Blob) else None
 
     def lacks(self, history: Path, own: Collection[str]) -> str | None:
@@ -254,7 +247,7 @@ class Memory:
         for commit in _commits(history):
             if commit not in self._repo.object_store:
                 return f"the commit {commit.decode()}"
-        paths = set(self.paths())
+        paths = set(self.paths)
         for path, content, _ in files:
             if (
                 path not in own

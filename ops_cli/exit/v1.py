@@ -15,6 +15,8 @@ from infra.sensitive import Sensitive
 
 # Kinds of agents whose text beside a tool call is what they think, not what they say.
 SPEAKS_PLAINLY = ("letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent")
+# Columns and keys that may hold a secret, beside those that end in `_enc`.
+SECRET = ("token", "custom_headers", "stdio_config", "env", "value", "api_key", "access_key")
 CUSTOM = "custom"  # a tool whose code is the user's
 
 
@@ -45,6 +47,17 @@ def dicts(value: Any) -> list[dict[str, Any]]:
 
 def as_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def without_secrets(row: Mapping[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
+    """A row without what may be a secret, but for what to `keep`, and without what is empty."""
+    return {
+        key: value
+        for key, value in row.items()
+        if value not in (None, [], {})
+        and not key.endswith("_enc")
+        and (key not in SECRET or key in keep)
+    }
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from ops_cli.exit.memory import (
     vector_line,
     without_place,
 )  # fmt: skip
-from ops_cli.exit.messages import NOTHING, iso
-from ops_cli.exit.reading import damaged, read_agent, read_conversation, read_rows
+from ops_cli.exit.messages import NOTHING, iso, milliseconds
+from ops_cli.exit.reading import damaged, read_agent, read_conversation, read_record, read_rows
 from ops_cli.exit.repository import Memory
 from ops_cli.exit.said import Said, of_row, of_v1, said_by
 from ops_cli.exit.v1 import CUSTOM, Agent, Conversation, Source, as_dict, dicts
@@ -84,37 +85,29 @@ class Verified:
 def verify_agent(store: Path, source: Source, agent: Agent) -> Verified:
     """Compare all of `agent` with what `store` holds of it.
 
-    Raises LettaOpsError: `agent-missing`, `store-damaged`, those of the source.
+    Raises LettaOpsError: `store-damaged`, those of the source.
     """
     identifier = layout.local_id(agent.id)
     found = Verified(agent.id, identifier, agent.name)
-    if not (store / layout.agent_file(identifier)).is_file():
+    record = read_record(store, identifier)
+    if record is None:
         found.differs("agent", agent.id, "it is not in the store")
         return found
-    record = _record(store, identifier)
+    if record.get("id") != identifier:
+        raise damaged(store / layout.record_file(identifier), "it does not say what was exported")
     found.by_map = {str(key): int(count) for key, count in record.get("notes", {}).items()}
     _compare_agent(found, read_agent(store, identifier), agent, record.get("models") or {})
     for conversation in agent.conversations:
         _compare_conversation(found, store, source, agent, conversation)
-    with _memory(store, identifier) as memory:
-        _compare_memory(found, memory, source, agent)
+    blocks = blocks_of(agent)
+    with closing(Memory(store / layout.memory_folder(identifier))) as memory:
+        _compare_memory(found, memory, source, agent, blocks)
         _compare_passages(found, memory, store, source, agent)
         with source.git_memory(agent) as history:
-            own = {block.path for block in blocks_of(agent)}
+            own = {block.path for block in blocks}
             lacking = None if history is None else memory.lacks(history, own)
             if lacking is not None:
                 found.differs("history", lacking, "it is not there")
-    return found
-
-
-def _record(store: Path, identifier: str) -> dict[str, Any]:
-    path = store / layout.record_file(identifier)
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or found.get("id") != identifier:
-        raise damaged(path, "it does not say what was exported")
     return found
 
 
@@ -304,7 +297,7 @@ def _judge(found: Verified, compared: _Compared | None) -> None:
             found.differs(
                 "message", row["id"], f"of {created} -> {row['metadata'].get('created_at')}"
             )
-        if row["timestamp"] != int(_seconds(created) * 1000):
+        if row["timestamp"] != milliseconds(created):
             found.differs("message", row["id"], "its time stamp is another")
         if row["role"] not in ROLES_OF[str(message.get("role") or "user")]:
             found.differs("message", row["id"], f"{message.get('role')} -> {row['role']}")
@@ -344,20 +337,22 @@ def _compare_context(
         found.differs("context", name, "its order is another")
 
 
-def _compare_memory(found: Verified, memory: Memory, source: Source, agent: Agent) -> None:
-    for block in blocks_of(agent):
+def _compare_memory(
+    found: Verified, memory: Memory, source: Source, agent: Agent, blocks: Sequence[Block]
+) -> None:
+    for block in blocks:
         _compare_block(found, memory, block)
     for path, file in placed(source.files(agent)):
         found.files += 1
         if memory.read(path) != encoded(file.text):
             found.differs("file", file.name, f"{path} has another content, or is not there")
     _compare_tools(found, memory, agent)
-    if memory.read(OTHER) != json_bytes(without_place(agent, blocks_of(agent))):
+    if memory.read(OTHER) != json_bytes(without_place(agent, blocks)):
         found.differs("agent", OTHER, "it says something else, or is not there")
     if memory.later:
         found.add("memory files added, changed or removed", memory.changed())
         return
-    for path in memory.paths():
+    for path in memory.paths:
         if memory.in_work_tree(path) != memory.read(path):
             found.differs("memory file", path, "what lies there is not what was committed")
 
@@ -382,7 +377,7 @@ def _compare_block(found: Verified, memory: Memory, block: Block) -> None:
 def _compare_tools(found: Verified, memory: Memory, agent: Agent) -> None:
     scripts = {
         hashlib.sha256(memory.read(path) or b"").digest()
-        for path in memory.paths()
+        for path in memory.paths
         if path.startswith("skills/")
     }
     for tool in agent.tools:
@@ -415,7 +410,7 @@ def _compare_passages(
 def _passages_there(found: Verified, memory: Memory) -> dict[str, bytes]:
     """A digest of each passage in the files, by its id."""
     there: dict[str, bytes] = {}
-    for path in memory.paths():
+    for path in memory.paths:
         if not path.startswith(f"{ARCHIVAL}/") or path == INDEX:
             continue
         content = memory.read(path) or b""
@@ -429,21 +424,9 @@ def _passages_there(found: Verified, memory: Memory) -> dict[str, bytes]:
     return there
 
 
-def _memory(store: Path, identifier: str) -> Any:
-    from contextlib import closing
-
-    return closing(Memory(store / layout.memory_folder(identifier)))
-
-
 def _digest(head: Mapping[str, Any], text: bytes) -> bytes:
     said = json.dumps(head, sort_keys=True).encode()
     return hashlib.sha256(said + b"\0" + text).digest()
-
-
-def _seconds(text: str) -> float:
-    import datetime as dt
-
-    return dt.datetime.fromisoformat(text).timestamp()
 
 
 def _short(value: Any) -> str:

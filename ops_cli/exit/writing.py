@@ -10,10 +10,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from infra.errors import LettaOpsError
 from ops_cli.exit import layout
@@ -21,7 +20,7 @@ from ops_cli.exit.memory import GIT_MEMORY_TAG, MemoryNote, Told, memory_files
 from ops_cli.exit.messages import MAIN, Converted, iso, milliseconds
 from ops_cli.exit.placing import told_of_disk
 from ops_cli.exit.repository import write_repository
-from ops_cli.exit.v1 import Agent, Conversation, Source
+from ops_cli.exit.v1 import Agent, Conversation, Source, as_dict
 
 ID = re.compile(r"agent-[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # in base64 a name has 255 bytes
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
@@ -107,7 +106,7 @@ def write_agent(store: Path | None, source: Source, agent: Agent, models: Models
 
 def agent_record(agent: Agent, model: str) -> dict[str, Any]:
     """The agent as the successor keeps it."""
-    config = agent.row.get("llm_config") or {}
+    config = as_dict(agent.row.get("llm_config"))
     settings: dict[str, Any] = {}
     if isinstance(limit := config.get("context_window"), int):
         settings["context_window_limit"] = limit - 1 if limit == TAKEN_FOR_DEFAULT else limit
@@ -175,9 +174,8 @@ def _write_conversation(
             pass
         return
     folder = store / layout.conversation_folder(converted.agent_id, conversation.id)
-    layout.make_private(folder)
     log = folder / layout.MESSAGES
-    with _new(log) as file:
+    with layout.new_file(log) as file:
         for line in _lines(rows, conversation, iso(_begun(converted))):
             file.write(line.encode("utf-8", "backslashreplace"))
     if not converted.written:
@@ -238,8 +236,7 @@ def _write_memory(
                 pass
             return None
         vectors = store / layout.vectors_file(identifier)
-        layout.make_private(vectors.parent)
-        with _new(vectors) as beside:
+        with layout.new_file(vectors) as beside:
             commit = write_repository(
                 store / layout.memory_folder(identifier),
                 memory_files(agent, passages, files, told, beside.write),
@@ -258,14 +255,6 @@ def _last_change(agent: Agent) -> int:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    layout.make_private(path.parent)
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    with _new(path) as file:
+    with layout.new_file(path) as file:
         file.write(text.encode("utf-8", "backslashreplace") + b"\n")
-
-
-@contextmanager
-def _new(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is this account's alone, also before there is anything in it."""
-    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        yield file
