@@ -178,9 +178,8 @@ def _agents(registry: Registry, rows: list[Row]) -> set[str] | None:
 def _state(row: Row, there: set[str] | None) -> str:
     if row.link is None:
         return MAKING
-    if there is None or row.link.moved_out:
-        known = row.link.there
-    else:
+    known = row.link.there
+    if there is not None and not row.link.moved_out:
         known = row.link.letta_agent_id in there
     return UNKNOWN if known is None else LINKED if known else GONE
 
