@@ -26,7 +26,7 @@ ENGINE = .venv/engine
 TIER = @tools/tier
 
 .PHONY: help up down begin test test-all test-unit test-contract test-live test-live-local \
-	test-live-docker engine lint format bench setup
+	test-live-docker test-clients engine lint format bench setup
 .NOTPARALLEL:
 
 help:  ## show the targets
@@ -71,6 +71,9 @@ test-live-local: setup  ## those on processes of this machine
 
 test-live-docker: setup engine  ## those on containers
 	@$(call docker-tests,$(ON_DOCKER))
+
+test-clients: setup  ## the release's own tests of its SDK, on a stack of their own
+	$(ON_LOCAL)/test_release_clients.py -m long
 
 engine: setup  ## see to a Docker engine for the tests: as root on Debian it is installed
 	@$(PYTHON) tools/docker_engine.py ensure >$(ENGINE)

@@ -315,7 +315,7 @@ def test_every_file_of_the_release_is_imported_with_all_that_it_says(
     clean: Stack, tmp_path: Path
 ) -> None:
     """Nine of the twelve are of format 1, which the server itself refuses."""
-    folder = _release(clean) / "tests" / "test_agent_files"
+    folder = _release() / "tests" / "test_agent_files"
     rows = clean.json("agent", "import", str(folder), *HANDLES)["files"]
     assert len(rows) == 12
     for row in rows:
@@ -346,7 +346,7 @@ def _text(message: dict[str, Any]) -> str:
 
 @pytest.mark.long
 def test_every_file_of_the_release_leaves_whole(clean: Stack, tmp_path: Path) -> None:
-    files = sorted((_release(clean) / "tests" / "test_agent_files").glob("*.af"))
+    files = sorted((_release() / "tests" / "test_agent_files").glob("*.af"))
     assert len(files) == 12
     store = str(tmp_path / "store")
     sources = [word for file in files for word in ("--from", str(file))]
@@ -355,13 +355,10 @@ def test_every_file_of_the_release_leaves_whole(clean: Stack, tmp_path: Path) ->
     assert clean.json("exit", "verify", store, *sources)["equal"] is True
 
 
-def _release(stack: Stack) -> Path:
+def _release() -> Path:
     """The source of the release that the tests run, as it was installed."""
-    from infra.embedded.release import fetch, unpack
+    from infra.embedded.release import source_of
+    from infra.stack.locations import cache_folder
     from infra.stack.releases import RELEASES
 
-    folder = stack.machine.root / "release"
-    if not folder.is_dir():
-        archive = fetch(RELEASES["0.16.8"], stack.machine.root)
-        unpack(archive, folder)
-    return folder
+    return source_of(RELEASES["0.16.8"], cache_folder(), print)
