@@ -153,6 +153,8 @@ def create(
     identifier = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     folder = folder_of(deployment_id(deployment), identifier)
     writing = _Writing(store, folder, encryption, report, [])
+    for limit in store.limits():
+        report(f"store: {limit}")
     report("database: taking a snapshot")
     try:
         with (

@@ -29,6 +29,7 @@ def store_answers(seen: Stored, _: Thresholds) -> Verdict:
     summary = f"{seen.url}: backups: {len(backups)}, {size}"
     if seen.room and seen.room.beside_the_data:
         summary += "; on the same disk as the data, which a broken disk takes with it"
+    summary = "; ".join(filter(None, (summary, seen.protection, *seen.limits)))
     if seen.catalog.damaged:
         return Verdict(
             State.WARNING,

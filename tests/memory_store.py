@@ -58,6 +58,12 @@ class MemoryStore:
         with self._lock:
             self._objects.pop(checked(name), None)
 
+    def limits(self) -> tuple[str, ...]:
+        return ()
+
+    def protection(self) -> str:
+        return ""
+
     def unfinished(self, older_than: dt.datetime, *, remove: bool) -> Iterator[Entry]:
         """Yield nothing: an aborted write has left nothing."""
         return iter(())

@@ -76,6 +76,12 @@ class FolderStore:
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         return (entry for entry in self._files(prefix) if not is_draft(entry.name))
 
+    def limits(self) -> tuple[str, ...]:
+        return ()
+
+    def protection(self) -> str:
+        return ""
+
     def delete(self, name: str) -> None:
         path = self.root / checked(name)
         with self._telling():

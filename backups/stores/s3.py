@@ -10,8 +10,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from backups.stores.s3_abilities import Abilities, abilities_of, is_helper, is_left, noted
 from backups.stores.s3_download import Download
 from backups.stores.s3_errors import answer_code, explained, is_refusal
+from backups.stores.s3_protection import locked_until, protection
 from backups.stores.s3_upload import Upload
 from backups.stores.store import Entry, Sink, Source, checked
 from infra.errors import LettaOpsError
@@ -48,7 +50,9 @@ class S3Store:
     def write(self, name: str, *, exclusive: bool = False) -> Iterator[Sink]:
         where = self._where(name)
         with self._telling():
-            upload = Upload(self._client, where, self._telling, exclusive=exclusive)
+            upload = Upload(
+                self._client, where, self._telling, self._abilities, exclusive=exclusive
+            )
         try:
             yield upload
             upload.finish()
@@ -60,7 +64,9 @@ class S3Store:
     def read(self, name: str) -> Iterator[Source]:
         where = self._where(name)
         with self._telling():
-            download = Download(self._client, where, self._telling, self._settings.timeout)
+            download = Download(
+                self._client, where, self._telling, self._settings.timeout, self._settings.checksums
+            )
         try:
             yield download
         finally:
@@ -68,11 +74,19 @@ class S3Store:
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         with self._telling():
-            for page in self._pages("list_objects_v2", Prefix=self._prefix + prefix):
-                for item in page.get("Contents", ()):
-                    if not item["Key"].endswith("/"):  # a folder, as consoles show them
-                        name = self._name(item["Key"])
-                        yield Entry(name, item["Size"], _utc(item["LastModified"]))
+            yield from (each for each in self._listed(prefix) if not is_helper(each.name))
+
+    def limits(self) -> tuple[str, ...]:
+        known: Abilities | None = vars(self).get("_abilities")
+        with self._telling():
+            known = known or noted(
+                self._client, self._bucket, self._prefix, self._settings.checksums
+            )
+        return known.limits if known else ()
+
+    def protection(self) -> str:
+        with self._telling():
+            return protection(self._client, self._bucket)
 
     def delete(self, name: str) -> None:
         from botocore.exceptions import ClientError
@@ -82,7 +96,7 @@ class S3Store:
             try:
                 self._client.delete_object(**where)
             except ClientError as error:
-                if not is_refusal(error) or (until := self._locked_until(where)) is None:
+                if not is_refusal(error) or (until := locked_until(self._client, where)) is None:
                     raise
                 raise LettaOpsError(
                     "object-locked",
@@ -99,6 +113,20 @@ class S3Store:
                     if remove:
                         self._abort(item)
                     yield entry
+            for entry in [each for each in self._listed() if is_left(each.name)]:
+                if entry.modified < older_than:
+                    if remove:
+                        self._client.delete_object(
+                            Bucket=self._bucket, Key=self._prefix + entry.name
+                        )
+                    yield entry
+
+    def _listed(self, prefix: str = "") -> Iterator[Entry]:
+        for page in self._pages("list_objects_v2", Prefix=self._prefix + prefix):
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):  # a folder, as consoles show them
+                    name = self._name(item["Key"])
+                    yield Entry(name, item["Size"], _utc(item["LastModified"]))
 
     def _upload(self, item: Mapping[str, Any]) -> Entry | None:
         """What is there of an upload, and when its last part came; None: it has ended meanwhile."""
@@ -124,25 +152,6 @@ class S3Store:
             if answer_code(error) != "NoSuchUpload":
                 raise
 
-    def _locked_until(self, where: Mapping[str, str]) -> str | None:
-        """Until when object lock holds an object; None: it doesn't, or we are not told."""
-        from botocore.exceptions import ClientError
-
-        try:
-            found = self._client.head_object(**where)
-            if found.get("VersionId", "null") != "null":
-                return None  # a plain deletion takes nothing from a versioned bucket: it was denied
-            if found.get("ObjectLockLegalHoldStatus") == "ON":
-                return "until its legal hold is taken away"
-            until = found.get("ObjectLockRetainUntilDate")
-            if until is not None and until > dt.datetime.now(dt.UTC):
-                return f"until {_utc(until):%Y-%m-%d %H:%M} UTC"
-            bucket = self._client.get_object_lock_configuration(Bucket=self._bucket)
-        except ClientError:
-            return None
-        rule = bucket["ObjectLockConfiguration"].get("Rule")
-        return "as long as its bucket says" if rule else None
-
     def _pages(self, operation: str, **which: str) -> Iterator[Mapping[str, Any]]:
         yield from self._client.get_paginator(operation).paginate(Bucket=self._bucket, **which)
 
@@ -164,6 +173,10 @@ class S3Store:
             raise explained(error, self._settings) from None
 
     @cached_property
+    def _abilities(self) -> Abilities:
+        return abilities_of(self._client, self._bucket, self._prefix, self._settings.checksums)
+
+    @cached_property
     def _client(self) -> Any:
         import boto3.session
         from botocore.config import Config
@@ -174,6 +187,7 @@ class S3Store:
         identity = {
             "aws_access_key_id": given.access_key_id,
             "aws_secret_access_key": given.secret_access_key,
+            "aws_session_token": given.session_token,
         }
         try:
             client = session.client(
@@ -187,7 +201,9 @@ class S3Store:
                     s3={"addressing_style": "path" if given.path_style else "auto"},
                     max_pool_connections=CONNECTIONS,
                     tcp_keepalive=True,
-                    response_checksum_validation="when_required",  # Download asks where it can
+                    # Upload sends those that the server takes, Download asks where it can.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
                 ),
                 **{name: secret.reveal() for name, secret in identity.items() if secret},
             )

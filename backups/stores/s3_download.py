@@ -6,10 +6,13 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backups.stores.s3_errors import answer_code
+from backups.stores.s3_errors import answer_code, is_unwilling
 from infra.errors import LettaOpsError
+
+if TYPE_CHECKING:
+    from infra.stack.backup_settings import Checksums
 
 ATTEMPTS = 8  # at getting on, without a byte in between
 LONGEST_PAUSE = 5.0  # seconds
@@ -23,12 +26,18 @@ class Download:
     """A source. The object is opened by the constructor."""
 
     def __init__(
-        self, client: Any, where: Mapping[str, str], telling: Telling, timeout: float
+        self,
+        client: Any,
+        where: Mapping[str, str],
+        telling: Telling,
+        timeout: float,
+        checksums: Checksums | None,
     ) -> None:
         self._client = client
         self._where = where
         self._telling = telling
         self._timeout = timeout
+        self._checksums = checksums
         self._offset = 0
         self._end = 0
         self._tag = ""
@@ -68,8 +77,16 @@ class Download:
         raise AssertionError("the last attempt raises or returns")
 
     def _open(self) -> None:
+        from botocore.exceptions import ClientError
+
         # With a checksum where there is one of the whole: the body is compared with it at its end.
-        answer = self._client.get_object(**self._where, ChecksumMode="ENABLED")
+        mode = {"ChecksumMode": "ENABLED"} if self._checksums in (None, "crc32") else {}
+        try:
+            answer = self._client.get_object(**self._where, **mode)
+        except ClientError as error:
+            if not mode or not is_unwilling(error):
+                raise
+            answer = self._client.get_object(**self._where)
         self._body, self._tag = answer["Body"], answer["ETag"]
         self._end = answer["ContentLength"]
 

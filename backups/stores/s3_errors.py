@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import LettaOpsError
@@ -30,6 +31,9 @@ CODES = {
     "XMinioStorageFull": "store-full",
     "XMinioAdminBucketQuotaExceeded": "store-full",
 }
+# The bucket is elsewhere than we asked.
+MOVED = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+NOT_IMPLEMENTED = 501
 STATUSES = {401: "store-denied", 403: "store-denied", 429: "store-unreachable", 507: "store-full"}
 HINTS = {
     "store-missing": "make the bucket, or correct store.url and store.endpoint",
@@ -46,6 +50,10 @@ HINTS = {
     ),
     "store-failed": "see what the store's log says, and whether store.url and store.region are right",
 }
+EXPIRED = (
+    "get new ones (store.access_key_id, store.secret_access_key and store.session_token), for longer"
+    " than a backup takes; a role of the machine's is renewed by itself"
+)
 NO_CREDENTIALS = (
     "give store.access_key_id and store.secret_access_key (as references), or what boto3 finds:"
     " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile of AWS_PROFILE, or the machine's role"
@@ -59,7 +67,24 @@ def answer_code(error: ClientError) -> str:
 
 def is_refusal(error: ClientError) -> bool:
     """Whether the store understood the request and won't do it (4xx)."""
-    return 400 <= _status(error) < 500
+    return 400 <= answer_status(error) < 500
+
+
+def is_conflict(error: ClientError) -> bool:
+    """Whether the server won't, because of an object that is there."""
+    return CODES.get(answer_code(error)) == "object-exists" or answer_status(error) in (409, 412)
+
+
+def is_denial(error: ClientError) -> bool:
+    return CODES.get(answer_code(error)) == "store-denied" or answer_status(error) in (401, 403)
+
+
+def is_unwilling(error: ClientError) -> bool:
+    """Whether the server won't do such a request because of what is in it, not of who asks, or where."""
+    known = CODES.get(answer_code(error), "object-exists") == "object-exists"
+    return known and answer_code(error) not in MOVED and answer_status(error) in (
+        400, 409, 412, NOT_IMPLEMENTED,
+    )  # fmt: skip
 
 
 def explained(error: Exception, settings: StoreSettings) -> LettaOpsError:
@@ -70,24 +95,40 @@ def explained(error: Exception, settings: StoreSettings) -> LettaOpsError:
         code, what, hint = _answered(error)
     else:
         code, what, hint = _unanswered(error, settings)
-    secrets = [secret for secret in (settings.access_key_id, settings.secret_access_key) if secret]
+    given = (settings.access_key_id, settings.secret_access_key, settings.session_token)
+    secrets = [secret for secret in given if secret]
     place = f"{settings.url} at {settings.endpoint}" if settings.endpoint else settings.url
     return LettaOpsError(code, f"{place}: {redact(what, secrets)}", hint)
 
 
 def _answered(error: ClientError) -> tuple[str, str, str]:
     answer = error.response.get("Error", {})
-    status = _status(error)
+    status = answer_status(error)
     word = answer_code(error)
     code = CODES.get(word) or STATUSES.get(status)
     code = code or ("store-unreachable" if status >= 500 else "store-failed")
     if word == "RequestTimeTooSkewed":
         return code, _clocks(error), "set this machine's clock, best by NTP, then run this again"
+    if word == "ExpiredToken":
+        return code, "the temporary credentials have expired", EXPIRED
+    if region := _other_region(error):
+        return code, f"the bucket is in the region {region}", f"say so: store.region={region}"
     return code, f"{word}: {answer.get('Message', '')}".strip(": "), HINTS[code]
 
 
-def _status(error: ClientError) -> int:
+def answer_status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _other_region(error: ClientError) -> str | None:
+    """Where the bucket is, when the answer says that it isn't where we asked."""
+    answer = error.response.get("Error", {})
+    if answer_code(error) not in MOVED and answer_status(error) != 301:
+        return None
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    told = headers.get("x-amz-bucket-region") or answer.get("Region")
+    expected = re.search(r"expecting '([^']+)'", str(answer.get("Message", "")))
+    return told or (expected[1] if expected else None)
 
 
 def _clocks(error: ClientError) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
-import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from typing import Any
 
+from backups.stores.s3_abilities import Abilities
+from backups.stores.s3_claims import already_there, claimed
 from backups.stores.s3_errors import answer_code, is_refusal
-from infra.errors import LettaOpsError
 
 MEBIBYTE = 1 << 20
 SMALLEST_PART = 8 * MEBIBYTE
@@ -36,12 +35,20 @@ class Upload:
     """
 
     def __init__(
-        self, client: Any, where: Mapping[str, str], telling: Telling, *, exclusive: bool
+        self,
+        client: Any,
+        where: Mapping[str, str],
+        telling: Telling,
+        abilities: Abilities,
+        *,
+        exclusive: bool,
     ) -> None:
         self._client = client
         self._where = where
         self._telling = telling
-        self._condition = {"IfNoneMatch": "*"} if exclusive else {}
+        self._abilities = abilities
+        self._exclusive = exclusive
+        self._condition = {"IfNoneMatch": "*"} if exclusive and abilities.conditions else {}
         self._token = secrets.token_hex(16)
         self._metadata = {WRITER: self._token}  # by which we know our own object
         self._upload: str | None = None
@@ -49,12 +56,7 @@ class Upload:
         self._parts: list[Future[dict[str, Any]]] = []
         self._running: set[Future[dict[str, Any]]] = set()
         self._buffer = bytearray()
-        if exclusive and self._writer() is not None:
-            raise LettaOpsError(
-                "object-exists",
-                f"s3://{where['Bucket']}/{where['Key']} is there already",
-                "look at what is there; remove it if it is not wanted",
-            )
+        self._see_that_nothing_is_there()
 
     def write(self, data: bytes, /) -> int:
         rest = memoryview(data)
@@ -124,22 +126,23 @@ class Upload:
                 return
 
     def _begin(self) -> None:
+        kind = {"ChecksumAlgorithm": "CRC32"} if self._abilities.checksums == "crc32" else {}
         self._upload = self._client.create_multipart_upload(
-            **self._where, Metadata=self._metadata, ChecksumAlgorithm="CRC32"
+            **self._where, **kind, Metadata=self._metadata
         )["UploadId"]
 
     def _send_part(self, number: int, body: bytearray) -> dict[str, Any]:
-        checksum = _checksum(body)
+        checksum = self._abilities.checksum(body)
         answer = self._client.upload_part(
             **self._where,
             UploadId=self._upload,
             PartNumber=number,
             Body=body,
-            ChecksumCRC32=checksum,
+            **checksum,
         )
         part = {"PartNumber": number, "ETag": answer["ETag"]}
         # A server that doesn't know checksums may not take one at the end either.
-        return part | ({"ChecksumCRC32": checksum} if "ChecksumCRC32" in answer else {})
+        return part | (checksum if "ChecksumCRC32" in answer else {})
 
     def _complete(self) -> None:
         self._client.complete_multipart_upload(
@@ -155,7 +158,7 @@ class Upload:
             **self._condition,
             Body=self._buffer,
             Metadata=self._metadata,
-            ChecksumCRC32=_checksum(self._buffer),
+            **self._abilities.checksum(self._buffer),
         )
 
     def _unless_ours(self, make: Callable[[], None]) -> None:
@@ -164,10 +167,19 @@ class Upload:
         from botocore.exceptions import ClientError
 
         try:
-            make()
+            if self._exclusive and not self._abilities.conditions:
+                with claimed(self._client, self._where, self._token, self._abilities):
+                    self._see_that_nothing_is_there()
+                    make()
+            else:
+                make()
         except ClientError as error:
             if not is_refusal(error) or self._writer() != self._token:
                 raise
+
+    def _see_that_nothing_is_there(self) -> None:
+        if self._exclusive and self._writer() is not None:
+            raise already_there(self._where)
 
     def _writer(self) -> str | None:
         """The token of who wrote the object; None: there is no object, or we may not look."""
@@ -180,8 +192,3 @@ class Upload:
                 raise
             return None
         return str(found.get("Metadata", {}).get(WRITER, ""))
-
-
-def _checksum(body: bytearray) -> str:
-    """CRC32 as S3 writes it: the server compares it with what arrived."""
-    return base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()

@@ -75,6 +75,14 @@ class Store(Protocol):
         """
         ...
 
+    def limits(self) -> tuple[str, ...]:
+        """What a store of its kind can do and this one can't, in words, as far as writing has shown."""
+        ...
+
+    def protection(self) -> str:
+        """What keeps it from losing what is deleted or overwritten, in words; "" where none is known."""
+        ...
+
     def unfinished(self, older_than: dt.datetime, *, remove: bool) -> Iterator[Entry]:
         """Yield what aborted writes have left (drafts, multipart uploads) since before `older_than`;
         with `remove`, remove each."""

@@ -46,7 +46,8 @@ class Stored(Measurement):
     `interval` is the longest time in seconds between two runs of the schedule, None without one;
     `idle`: the stack has a scheduler, which doesn't run; `room` is None where the store tells none.
     `encrypts`: new backups would be encrypted; where not, `newest` is the store's, whoever's it is.
-    `distrust`: why it is not known who made the deployment's newest backup.
+    `distrust`: why it is not known who made the deployment's newest backup. `protection` and `limits`
+    are the store's own words for what it has and what it lacks.
     """
 
     url: str
@@ -60,6 +61,8 @@ class Stored(Measurement):
     encrypts: bool = True
     newest: Backup | None = None
     distrust: LettaOpsError | None = None
+    protection: str = ""
+    limits: tuple[str, ...] = ()
 
 
 def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Stored:
@@ -88,6 +91,8 @@ def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Sto
             room=_room(settings, deployment),
             newest=newest,
             distrust=_distrust(deployment, catalog),
+            protection=store.protection(),
+            limits=store.limits(),
         )
 
     try:

@@ -17,6 +17,9 @@ DURATION = re.compile(r"(\d+)([hdw])")
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 
 
+Checksums = Literal["crc32", "md5", "none"]
+
+
 @dataclass(frozen=True)
 class StoreSettings:
     """Where backups are kept. `url` is `file:///folder` or `s3://bucket/prefix`, without secrets."""
@@ -27,6 +30,8 @@ class StoreSettings:
     path_style: bool = False
     access_key_id: Sensitive | None = None
     secret_access_key: Sensitive | None = None
+    session_token: Sensitive | None = None
+    checksums: Checksums | None = None  # None: what the store turns out to compare
     timeout: float = 60.0  # seconds
 
 
@@ -162,6 +167,10 @@ class StoreSection(Section):
     path_style: YesNo | None = setting(None, "the bucket in the path; by default with an endpoint")
     access_key_id: Late = setting(None, "without the two keys, boto3's usual chain")
     secret_access_key: Late = setting(None, "goes with access_key_id")
+    session_token: Late = setting(None, "of temporary credentials, beside the two keys")
+    checksums: Annotated[Checksums, OneOf()] | None = setting(
+        None, "crc32, md5 or none; by default what the store turns out to compare"
+    )
     timeout: Annotated[float, By(_seconds, _SECONDS)] = setting(60.0, "seconds without an answer")
 
     def contradictions(self) -> Iterator[str]:
@@ -169,6 +178,8 @@ class StoreSection(Section):
             self.access_key_id and self.secret_access_key
         ):
             yield "store.access_key_id: goes with store.secret_access_key; give both or none"
+        if self.session_token and not self.access_key_id:
+            yield "store.session_token: goes with store.access_key_id and store.secret_access_key"
 
 
 class BackupSection(Section):
@@ -240,6 +251,8 @@ class BackupSettings(Section):
             path_style=bool(store.endpoint) if store.path_style is None else store.path_style,
             access_key_id=_followed("store.access_key_id", store.access_key_id),
             secret_access_key=_followed("store.secret_access_key", store.secret_access_key),
+            session_token=_followed("store.session_token", store.session_token),
+            checksums=store.checksums,
             timeout=store.timeout,
         )
 

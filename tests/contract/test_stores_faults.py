@@ -31,8 +31,11 @@ def proxy(s3_server: S3Server) -> Iterator[FaultyProxy]:
 
 @pytest.fixture
 def store(s3_server: S3Server, bucket: str, proxy: FaultyProxy) -> S3Store:
-    """The store as it looks through the proxy."""
-    return S3Store(s3_server.settings(f"s3://{bucket}/p", endpoint=proxy.url, timeout=TIMEOUT))
+    """The store as it looks through the proxy. It is known what it can do: that is asked only once."""
+    there = S3Store(s3_server.settings(f"s3://{bucket}/p", endpoint=proxy.url, timeout=TIMEOUT))
+    put(there, "first", SMALL)
+    there.delete("first")
+    return there
 
 
 @pytest.mark.parametrize("data", [SMALL, DATA], ids=["small", "large"])

@@ -87,6 +87,7 @@ PROBLEMS: list[tuple[dict[str, str], str]] = [
     ({"store.url": "s3://id:hidden@b"}, "store.url: must have no user, password"),
     ({"store.endpoint": "s3.example.com"}, "store.endpoint: must begin with http"),
     ({"store.access_key_id": "env:A"}, "give both or none"),
+    ({"store.session_token": "env:A"}, "goes with store.access_key_id"),
     ({"store.timeout": "soon"}, "store.timeout: must be seconds"),
     ({"store.timeout": "0"}, "store.timeout: must be seconds"),
     ({"store.path_style": "perhaps"}, "store.path_style: must be true or false"),
