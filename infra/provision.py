@@ -18,8 +18,8 @@ from infra.errors import LettaOpsError
 from infra.files import held, make_folder, write_file
 from infra.process import Report, command, follow
 from infra.pulumi_cli import last_error
-from infra.pulumi_cli.backend import exists, locks, mend
-from infra.pulumi_cli.cli import find_pulumi, pulumi_environment
+from infra.pulumi_cli.backend import exists, is_ours, locks, mend
+from infra.pulumi_cli.cli import chosen_by_user, find_pulumi, pulumi_environment
 from infra.pulumi_cli.cli_cache import PulumiCli
 from infra.pulumi_cli.events import Events, ResourceChange
 from infra.pulumi_cli.passphrase import ensure_passphrase, has_own_passphrase
@@ -238,12 +238,30 @@ def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: boo
     mend(folder, report)
     last_error.take(folder)
     pulumi = _Pulumi(cli, folder, environment)
-    known = exists(folder, environment)
-    if known is None:
-        pulumi.call("stack", "select", "--create", request.stack)
-    elif not known:
+    if not is_ours(folder, environment):
+        _select_elsewhere(pulumi, request.stack)
+    elif not exists(folder):
         pulumi.call("stack", "init", "--no-select", request.stack)
     return pulumi
+
+
+def _select_elsewhere(pulumi: _Pulumi, stack: str) -> None:
+    """Choose the stack in the user's own backend. One whose state is in ours is not made anew there."""
+    if not exists(pulumi.folder):
+        pulumi.call("stack", "select", "--create", stack)
+        return
+    try:
+        pulumi.call("stack", "select", stack)
+    except LettaOpsError as error:
+        if "no stack named" not in error.message:
+            raise
+        raise LettaOpsError(
+            "other-backend",
+            f"the stack's state is in {pulumi.folder.backend}, and there is none where"
+            " PULUMI_BACKEND_URL says",
+            "PULUMI_BACKEND_URL came from this shell: `unset` it if another project needs it; or move"
+            " the state there (`pulumi stack export` and `import`)",
+        ) from None
 
 
 def _wait_for_other_run(folder: StackFolder, report: Report) -> None:
@@ -277,14 +295,19 @@ def _explain(folder: StackFolder, events: Events, error: LettaOpsError) -> Letta
     if kept := last_error.take(folder):
         return kept
     message = "\n".join([*events.errors, *events.other]).strip() or error.message
+    told = _targets_error(folder, message) or LettaOpsError("pulumi", message, HINT)
     if "incorrect passphrase" in message:  # the CLI has no exit code of its own for it
-        return LettaOpsError(
+        told = LettaOpsError(
             "wrong-passphrase",
             "Pulumi's state can't be read: the passphrase is not the one it was encrypted with",
             f"put your copy of {folder.state / 'passphrase'} back, or set"
             " PULUMI_CONFIG_PASSPHRASE_FILE to the right one",
         )
-    return _targets_error(folder, message) or LettaOpsError("pulumi", message, HINT)
+    if told.code in ("pulumi", "wrong-passphrase") and (names := chosen_by_user(os.environ)):
+        told.hint += (
+            f"; {' and '.join(names)} came from this shell: `unset` what another project needs"
+        )
+    return told
 
 
 def _targets_error(folder: StackFolder, message: str) -> LettaOpsError | None:

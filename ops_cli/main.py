@@ -40,7 +40,8 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage.
 
     `check` returns 0 to 3, and 3 (UNKNOWN) for what says nothing of the stack: wrong usage, or an error
-    of ours. An interruption returns 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP).
+    of ours. An interruption returns 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP); 141 (SIGPIPE), where
+    whoever read the answer left before its end.
     """
     # Answered before Typer is imported, which would take most of the time.
     if arguments == ["--version"]:
@@ -58,7 +59,7 @@ def run(arguments: list[str]) -> int:
         from ops_cli.output import forget
 
         forget(sys.stdout.fileno())  # whoever read it has gone; Python would complain at its end
-        return FAILED
+        return ENDED_BY_SIGNAL + signal.SIGPIPE  # as it ends others: nothing failed
     except KeyboardInterrupt:  # before the command began, or for the second time
         return INTERRUPTED
     return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +15,12 @@ from typing import Any, TextIO
 from infra.errors import LettaOpsError
 from ops_cli.invocation import Invocation
 
+NARROW = 8  # characters of a cell, into which folding still makes sense
+
 
 @dataclass(frozen=True)
 class Table:
-    """Rows for people: columns on a terminal and in a pipe, never cut in a pipe."""
+    """Rows for people: columns on a terminal and in a pipe, never cut."""
 
     columns: tuple[str, ...]
     rows: Sequence[Sequence[object]]
@@ -100,14 +103,15 @@ def note_parts(parts: Iterable[Part]) -> None:
 
 
 def print_table(table: Table, stream: TextIO | None = None) -> None:
-    """Print aligned columns; on a terminal, long cells are folded to its width."""
+    """Print aligned columns; on a terminal that is wide enough, long cells are folded to its width."""
     stream = stream or sys.stdout
     rows = [[printable(str(cell), single_line=True) for cell in row] for row in table.rows]
-    if stream.isatty():
-        _print_rich(table.columns, rows, stream)
-        return
     heads = [column.upper() for column in table.columns]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    narrowest = widths[0] + sum(2 + min(NARROW, width) for width in widths[1:])
+    if stream.isatty() and shutil.get_terminal_size().columns >= narrowest:
+        _print_rich(table.columns, rows, stream)
+        return
     for row in [heads, *rows]:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip(), file=stream)

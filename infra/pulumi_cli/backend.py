@@ -57,10 +57,13 @@ def locks(folder: StackFolder) -> Iterator[Lock]:
             yield Lock(path, "", 0, None)
 
 
-def exists(folder: StackFolder, environment: Mapping[str, str]) -> bool | None:
-    """Whether the stack is in our file backend; None when the user chose another backend."""
-    if environment.get("PULUMI_BACKEND_URL") != f"file://{folder.state}":
-        return None
+def is_ours(folder: StackFolder, environment: Mapping[str, str]) -> bool:
+    """Whether Pulumi uses our file backend; else the user chose another one."""
+    return environment.get("PULUMI_BACKEND_URL") == f"file://{folder.state}"
+
+
+def exists(folder: StackFolder) -> bool:
+    """Whether the stack is in our file backend."""
     names = (f"{folder.stack}.json", f"{folder.stack}.json.gz", f"{folder.stack}.json.zst")
     return any((folder.backend / "stacks" / PROJECT / name).is_file() for name in names)
 

@@ -71,6 +71,9 @@ def _find(report: Report, environment: Mapping[str, str], cache: Path) -> Pulumi
             ) from None
 
 
+FLAGS = "PULUMI_OPTION_"
+
+
 def present(environment: Mapping[str, str], cache: Path, reasons: list[str]) -> PulumiCli | None:
     """Return the CLI that is there already, on PATH or in the cache, or None; writes nothing.
 
@@ -85,11 +88,12 @@ def pulumi_environment(
 ) -> dict[str, str]:
     """The full environment of a Pulumi run; a backend or passphrase that the user chose stays.
 
-    The state folder `state` is the file backend, and holds the passphrase (`ensure_passphrase`).
+    Flags that Pulumi would take from it don't: they are another project's. The state folder `state` is
+    the file backend, and holds the passphrase (`ensure_passphrase`).
     """
     folders = [cli.docker_folder, cli.plugin_folder, cli.executable.parent]
     ours = [str(folder) for folder in folders if folder is not None]
-    result = dict(environment)
+    result = {key: value for key, value in environment.items() if not key.startswith(FLAGS)}
     result["PATH"] = os.pathsep.join([*ours, environment.get("PATH", os.defpath)])
     result["PULUMI_SKIP_UPDATE_CHECK"] = "true"
     # Providers start programs, and grpc would print a line for each fork.
@@ -101,6 +105,12 @@ def pulumi_environment(
     if not has_own_passphrase(environment):
         result["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(state / "passphrase")
     return result
+
+
+def chosen_by_user(environment: Mapping[str, str]) -> list[str]:
+    """The variables that decide where the state is, and what opens it, and that are the user's own."""
+    names = ("PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
+    return [name for name in names if environment.get(name)]
 
 
 def fits(version: str) -> bool:

@@ -62,7 +62,7 @@ def test_a_wrong_passphrase_is_recognised(stack: Stack) -> None:
     )
     document = error(answer)
     assert document["code"] == "wrong-passphrase"
-    assert "passphrase" in document["hint"]
+    assert "PULUMI_CONFIG_PASSPHRASE came from this shell" in document["hint"]
 
 
 def test_a_state_folder_that_cannot_be_written_is_named(machine: Machine, tmp_path: Path) -> None:

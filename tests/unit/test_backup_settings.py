@@ -140,6 +140,7 @@ def test_its_secrets_are_these() -> None:
     assert secret == {
         "store.access_key_id",
         "store.secret_access_key",
+        "store.session_token",
         "backup.passphrase",
         "backup.identity",
     }

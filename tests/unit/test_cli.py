@@ -13,7 +13,7 @@ import pytest
 
 from infra.errors import LettaOpsError
 from infra.pulumi_cli import cli, cli_cache, go_tools
-from infra.pulumi_cli.cli import find_pulumi, fits, pulumi_environment
+from infra.pulumi_cli.cli import chosen_by_user, find_pulumi, fits, pulumi_environment
 from infra.pulumi_cli.cli_cache import PULUMI_VERSION, PulumiCli
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -218,7 +218,8 @@ def test_two_at_once_make_one_and_the_second_says_whom_it_waits_for(
 
 def test_the_environment_has_the_state_folder_as_backend_and_the_cli_first(tmp_path: Path) -> None:
     cli = PulumiCli(tmp_path / "bin" / "pulumi", "path", "stand-in", (), tmp_path / "stand-ins")
-    result = pulumi_environment(tmp_path / "state", cli, {"PATH": "/usr/bin", "HOME": "/home/x"})
+    given = {"PATH": "/usr/bin", "HOME": "/home/x", "PULUMI_OPTION_TARGET": "urn:of:another"}
+    result = pulumi_environment(tmp_path / "state", cli, given)
     assert result == {
         "HOME": "/home/x",
         "PATH": f"{tmp_path / 'stand-ins'}:{tmp_path / 'bin'}:/usr/bin",
@@ -245,5 +246,6 @@ def test_what_the_user_chose_stays(tmp_path: Path, chosen: dict[str, str]) -> No
     cli = PulumiCli(tmp_path / "pulumi", "built", "stand-in")
     result = pulumi_environment(tmp_path, cli, chosen)
     assert result.items() >= chosen.items()
+    assert set(chosen_by_user(chosen)) == {key for key in chosen if "PULUMI" in key and chosen[key]}
     ours = "PULUMI_CONFIG_PASSPHRASE_FILE" in result
     assert ours is not ("PULUMI_CONFIG_PASSPHRASE" in chosen)

@@ -46,6 +46,13 @@ def test_on_a_terminal_the_first_column_stays_whole(monkeypatch: pytest.MonkeyPa
     assert "agent-" + "0" * 36 in stream.getvalue()
 
 
+def test_on_a_terminal_too_narrow_for_it_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = Terminal()
+    print_table(Table(("id", "name"), [("agent-" + "0" * 36, "n" * 50)]), stream)
+    assert f"agent-{'0' * 36}  {'n' * 50}\n" in stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
