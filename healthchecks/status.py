@@ -17,6 +17,7 @@ from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.stack.releases import RELEASES
 from infra.targets import host
+from infra.targets.facts import Running
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Status:
 
     `healthy`: the server answered a request that needs its password and its database. `head` is
     that of the release that really runs. `services` holds the words of supervisord, or of the engine
-    (`RUNNING (healthy)`), by name.
+    (`RUNNING (healthy)`), by name; `engine` is that engine's address.
     """
 
     stack: str
@@ -38,6 +39,7 @@ class Status:
     agents: int | None = None
     uptime_seconds: float | None = None
     services: dict[str, str] = field(default_factory=dict)
+    engine: str | None = None
     problems: tuple[str, ...] = ()
     wrong_password: bool = False
 
@@ -57,6 +59,7 @@ class Status:
             "agents": self.agents,
             "uptime_seconds": None if self.uptime_seconds is None else round(self.uptime_seconds),
             "services": dict(self.services),
+            **({"engine": self.engine} if self.engine else {}),
             "problems": list(self.problems),
         }
 
@@ -70,7 +73,7 @@ def observe(deployment: Deployment) -> Status:
         supervised = pool.submit(_services, deployment)
         version, counted, refusal = asked.result()
         facts, agents, database_problem = looked.result()
-        services, uptime, supervisor_problem = supervised.result()
+        running, supervisor_problem = supervised.result()
     problems = [refusal.message if refusal else "", database_problem, supervisor_problem]
     release = RELEASES.get(version or deployment.release or "")
     return Status(
@@ -82,8 +85,9 @@ def observe(deployment: Deployment) -> Status:
         database=facts,
         head=release.alembic_head if release else None,
         agents=agents if agents is not None else counted,
-        uptime_seconds=uptime,
-        services=services,
+        uptime_seconds=running.uptime,
+        services=running.services,
+        engine=running.engine,
         problems=tuple(text for text in problems if text),
         wrong_password=refusal is not None and refusal.code == "wrong-password",
     )
@@ -112,10 +116,8 @@ def _database(deployment: Deployment) -> tuple[DatabaseFacts | None, int | None,
         return facts, None, error.message
 
 
-def _services(deployment: Deployment) -> tuple[dict[str, str], float | None, str]:
-    """The stack's services as their keeper knows them, and the server's uptime in seconds."""
+def _services(deployment: Deployment) -> tuple[Running, str]:
     try:
-        seen = host(deployment).running()
+        return host(deployment).running(), ""
     except LettaOpsError as error:
-        return {}, None, error.message
-    return seen.services, seen.uptime, ""
+        return Running({}, None), error.message

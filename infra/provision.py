@@ -18,7 +18,7 @@ from infra.errors import LettaOpsError
 from infra.files import held, make_folder, write_file
 from infra.process import Report, command, follow
 from infra.pulumi_cli import last_error
-from infra.pulumi_cli.backend import exists, is_ours, locks, mend
+from infra.pulumi_cli.backend import exists, forget, is_ours, locks, mend
 from infra.pulumi_cli.cli import chosen_by_user, find_pulumi, pulumi_environment
 from infra.pulumi_cli.cli_cache import PulumiCli
 from infra.pulumi_cli.events import Events, ResourceChange
@@ -139,6 +139,7 @@ def destroy(request: Request, report: Report, delete_data: bool = False) -> Outc
         if delete_data:
             pulumi = _prepare(folder, request, report, keep=True)
             pulumi.call("stack", "rm", request.stack, "--yes", "--force")
+            forget(folder)
             remove_leftovers(folder.root, report)  # of drills that were killed
             outcome = replace(outcome, kept=_keep_profile(folder))
             shutil.rmtree(folder.root)
@@ -168,6 +169,7 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
         events = Events(report, preview=verb == "preview")
         configuration = configured(folder)
         target = _target(folder, configuration, verb)
+        pulumi = replace(pulumi, environment={**pulumi.environment, **target.environment()})
         if target.refreshes and verb != "destroy":
             flags = (*flags, "--refresh")
             _recover(pulumi, target, configuration, report, remove=verb == "up")

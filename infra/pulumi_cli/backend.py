@@ -89,6 +89,15 @@ def mend(folder: StackFolder, report: Report) -> None:
         report(f"Pulumi's state was unreadable: the one a step before is used ({broken} is kept)")
 
 
+def forget(folder: StackFolder) -> None:
+    """Remove what Pulumi leaves of a stack that it has removed: its checkpoints of before, which the
+    passphrase beside them opens."""
+    for kind in ("backups", "history"):
+        shutil.rmtree(folder.backend / kind / PROJECT / folder.stack, ignore_errors=True)
+    for left in (folder.backend / "stacks" / PROJECT).glob(f"{folder.stack}.json*"):
+        left.unlink(missing_ok=True)
+
+
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_bytes())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -115,8 +116,8 @@ def _can_install(cli: PulumiCli, environment: Mapping[str, str]) -> bool:
 
 def _installed(environment: Mapping[str, str]) -> bool:
     """Whether Pulumi's own folder of plugins has one that serves our SDK."""
-    home = environment.get("PULUMI_HOME")
-    folder = Path(home) if home else Path(environment.get("HOME") or Path.home()) / ".pulumi"
+    home = environment.get("PULUMI_HOME")  # else in the home of passwd, whatever HOME says
+    folder = Path(home) if home else Path(pwd.getpwuid(os.getuid()).pw_dir) / ".pulumi"
     lowest = _numbers(DOCKER_VERSION)
     for found in (folder / "plugins").glob("resource-docker-v*"):
         # Beside a plugin that is being installed lie files with other endings.

@@ -24,11 +24,13 @@ class Measurement:
 class Running:
     """The services in their keeper's own words, by name, and the server's uptime in seconds.
 
-    Of several servers, the uptime of the one that started last; None where none runs.
+    Of several servers, the uptime of the one that started last; None where none runs. `engine`: the
+    address of the container engine that keeps them.
     """
 
     services: dict[str, str]
     uptime: float | None
+    engine: str | None = None
 
 
 @dataclass(frozen=True)

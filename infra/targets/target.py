@@ -77,6 +77,9 @@ class Target(Protocol):
     def refreshes(self) -> bool:
         """Whether Pulumi must look at what is really there before every run."""
 
+    def environment(self) -> Mapping[str, str]:
+        """The variables that Pulumi needs beside its own, to do its work where we do ours."""
+
     def declare(self, folder: StackFolder, settings: Settings) -> None:
         """Declare the stack's resources to Pulumi, as its program.
 

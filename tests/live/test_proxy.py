@@ -74,7 +74,9 @@ def test_tls_with_an_authority_of_its_own(served: DockerStack) -> None:
         assert answer.headers["strict-transport-security"]
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "nginx/" not in answer.headers.get("server", "")
-        assert client.post("/v1/agents/", content=b"x" * 51 * 1024**2).status_code == 413
+        refused = client.post("/v1/agents/", content=b"x" * 51 * 1024**2)
+        assert refused.status_code == 413
+        assert "proxy.max_request" in refused.json()["detail"]
     with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
         httpx.get(f"{outcome['url']}/v1/health/", trust_env=False)
     report = served.json("check", *KNOWN)

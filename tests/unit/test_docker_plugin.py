@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "pulumi"))
 
 from docker_plugin.check import failures, with_defaults
 from docker_plugin.configuration import configuration
-from docker_plugin.difference import FAILED, META, difference
+from docker_plugin.difference import difference
 from docker_plugin.fields import duration, nanoseconds
 from docker_plugin.properties import UNKNOWN, decode, encode
 from docker_plugin.redaction import redacted
@@ -144,11 +144,6 @@ def test_what_is_to_be_ignored_is_no_difference() -> None:
     wanted = {**BOX, "envs": ["A=2"], "memory": 1}
     found = difference(CONTAINER, BOX, BOX, wanted, frozenset({"envs"}))
     assert found.changed == ("memory",)
-
-
-def test_what_was_made_and_then_failed_is_replaced() -> None:
-    found = difference(CONTAINER, {**BOX, META: FAILED}, BOX, BOX)
-    assert (found.replacing, found.delete_first) == ((META,), True)
 
 
 def test_a_name_that_an_image_was_asked_for_by_is_compared_with_that_name() -> None:

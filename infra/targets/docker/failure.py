@@ -7,40 +7,32 @@ from typing import TYPE_CHECKING
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from infra.stack.deployment import SERVICE_SERVER
-from infra.targets.docker.engine.client import engine, explain, is_well, last_lines, own_containers
-from infra.targets.docker.names import LABEL_SERVICE
+from infra.targets.docker.engine.client import explain, is_well, last_lines, own_containers
+from infra.targets.docker.names import LABEL_PREFIX, LABEL_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from docker import DockerClient
     from docker.models.containers import Container
 
-# The words of Pulumi's docker resources for a container that isn't what it was waited for.
-WAITED = ("healthy state", "exited immediately", "container exited")
 MEMORY_SETTINGS = {"letta": "server.memory", "postgres": "database.memory"}
 
 
-def explain_failure(
-    message: str, prefix: str, secrets: Iterable[Sensitive]
-) -> LettaOpsError | None:
+def explain_failure(message: str) -> LettaOpsError | None:
     """Turn Pulumi's words into our error; None when they aren't about containers."""
-    if any(mark in message for mark in WAITED):
-        return _unhealthy(prefix, tuple(secrets))
     known = explain(_sentence(message))
     return None if known.code == "engine" else known
 
 
-def _unhealthy(prefix: str, secrets: tuple[Sensitive, ...]) -> LettaOpsError | None:
-    with engine() as client:
-        everyone = own_containers(client, prefix)
-        failed = [each for each in everyone if not is_well(each)]
-        if not failed:
-            return None
-        explained = not_healthy(failed[-1], secrets)
-        well = [one for one in everyone if _is_server(one) and is_well(one)]
-        earlier = [one for one in well if _digest(one) != _digest(failed[-1])]
-        if _is_server(failed[-1]) and earlier:
-            failed[-1].stop(timeout=5)  # or it would try again for ever, beside the one that serves
+def give_up(client: DockerClient, failed: Container, secrets: Iterable[Sensitive]) -> LettaOpsError:
+    """Say why a container isn't well. A server that would try for ever beside one that serves is
+    stopped."""
+    explained = not_healthy(failed, secrets)
+    if _is_server(failed):
+        everyone = own_containers(client, str(failed.labels[LABEL_PREFIX]), SERVICE_SERVER)
+        if any(is_well(one) and _digest(one) != _digest(failed) for one in everyone):
+            failed.stop(timeout=5)
     return explained
 
 
@@ -79,6 +71,8 @@ def _state(container: Container) -> str:
     if container.status == "running":
         return f"runs, but did not become healthy ({health})"
     code = container.attrs["State"].get("ExitCode")
+    if container.status == "restarting":
+        return f"ends again and again (exit code {code})"
     return f"is {container.status} (exit code {code})"
 
 

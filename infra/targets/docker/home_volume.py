@@ -117,6 +117,7 @@ class VolumeHome:
             [PYTHON, "-I", "-c", self.program, first, HOME, *others],
             name=f"{self.names.prefix}-{self.name}-{secrets.token_hex(4)}",
             labels=dict(self.names.labels(self._service)),
+            use_config_proxy=False,
             entrypoint=[],
             network="none",
             mounts=[Mount(HOME, volume, type="volume", read_only=read_only)],

@@ -26,6 +26,7 @@ from infra.stack.deployment import (
 )
 from infra.stack.releases import Release
 from infra.targets import remote_script
+from infra.targets.docker.engine.address import address
 from infra.targets.docker.engine.client import engine, own_containers
 from infra.targets.docker.engine.execution import execute_with
 from infra.targets.docker.health import disk_space, inspect, look, running_server
@@ -153,7 +154,7 @@ class DockerHost:
             )
         uptimes = [each.uptime for each in found if each.service == SERVICE_SERVER and each.runs]
         services = {each.name.removeprefix(f"{self.names.prefix}-"): each.state for each in found}
-        return Running(services, min(uptimes, default=None))
+        return Running(services, min(uptimes, default=None), address())
 
     def services(self) -> Services:
         raise NotImplementedError("see `facts`")

@@ -71,6 +71,10 @@ class Names:
         """A server is named after its configuration: its successor has another name."""
         return f"{self.prefix}-letta-{digest}-{number}"
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return (self.inner_network, self.outer_network, self.cache_network)
+
     def labels(self, service: str) -> Mapping[str, str]:
         return {LABEL_PREFIX: self.prefix, LABEL_SERVICE: service}
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.database.claim import CLAIMED
 from infra.errors import LettaOpsError
-from infra.stack.deployment import SERVICE_POSTGRES, SERVICE_PROXY
+from infra.stack.deployment import (
+    SERVICE_MODEL,
+    SERVICE_POSTGRES,
+    SERVICE_PROXY,
+    SERVICE_REDIS,
+)
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
 from infra.stack.profile import remembered
 from infra.stack.secrets import StackSecrets
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 NEW_BYTES = 4 * 1024**3  # images, and room to grow
 RUNNING_BYTES = 200 * 1024**2
+FIXED = (SERVICE_POSTGRES, SERVICE_PROXY, SERVICE_REDIS, SERVICE_MODEL)  # servers have a digest
 
 
 def ensure_possible(folder: StackFolder, settings: DockerSettings, secrets: StackSecrets) -> None:
@@ -42,6 +47,7 @@ def ensure_possible(folder: StackFolder, settings: DockerSettings, secrets: Stac
     ensure_writable(cache_folder())
     with engine() as client:
         _ensure_space(client, names)
+        _ensure_no_strangers(client, folder, names)
         ensure_port(client, settings.stack, names, chosen.server.bind, settings.server.port)
         if chosen.external is None:
             _ensure_known(client, folder, names, secrets)
@@ -78,6 +84,29 @@ def _ensure_known(
     )
 
 
+def _ensure_no_strangers(client: DockerClient, folder: StackFolder, names: Names) -> None:
+    """What has a name of ours and isn't ours is in the way, and never taken for ours."""
+    containers = {
+        str(each.name): each.labels
+        for each in client.containers.list(all=True, ignore_removed=True)
+        if each.name in [names.container(service) for service in FIXED]
+    }
+    networks = {
+        str(each.name): each.attrs.get("Labels") or {}
+        for each in client.networks.list(names=list(names.networks))
+        if each.name in names.networks
+    }
+    for kind, found in (("container", containers), ("network", networks)):
+        for name, labels in found.items():
+            if labels.get(LABEL_PREFIX) != names.prefix:
+                raise LettaOpsError(
+                    "name-taken",
+                    f"a {kind} {name} is on the engine, and not of letta-ops",
+                    f"remove it (`docker {kind} rm {name}`), or choose other names:"
+                    f" `letta-ops --stack {folder.stack} up --config containers.prefix=NAME`",
+                )
+
+
 def _ensure_alone(client: DockerClient, names: Names) -> None:
     """Two servers on one data folder destroy it: Postgres' own lock doesn't see into containers."""
     volume = names.volume("database")
@@ -93,12 +122,13 @@ def _ensure_alone(client: DockerClient, names: Names) -> None:
 
 def _ensure_space(client: DockerClient, names: Names) -> None:
     """Where the engine's folder is on this machine: elsewhere its disk can't be seen."""
-    root = Path(str(client.info().get("DockerRootDir") or ""))
-    if not root.is_dir():
-        return
+    root = str(client.info().get("DockerRootDir") or "")
+    try:
+        free = shutil.disk_usage(root).free
+    except OSError:
+        return  # it is elsewhere, or only root may look
     running = find_container(client, names.container(SERVICE_PROXY)) is not None
     needed = RUNNING_BYTES if running else NEW_BYTES
-    free = shutil.disk_usage(root).free
     if free < needed:
         raise LettaOpsError(
             "disk-full",

@@ -55,7 +55,16 @@ http {{
         add_header X-Content-Type-Options nosniff always;
         add_header X-Frame-Options DENY always;
         add_header Referrer-Policy no-referrer always;
-{strict}        location / {{
+{strict}        # What it answers itself is JSON, too, in the server's form.
+        error_page 413 @too-large;
+        error_page 500 502 503 504 @away;
+        location @too-large {{
+            return 413 '{{"detail": "the request has more than {max_request} MiB (proxy.max_request)"}}';
+        }}
+        location @away {{
+            return 502 '{{"detail": "no Letta server answers: see `letta-ops status`"}}';
+        }}
+        location / {{
             proxy_pass $letta;
             proxy_http_version 1.1;
             proxy_set_header Connection "";

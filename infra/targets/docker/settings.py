@@ -28,6 +28,7 @@ from infra.targets.docker.names import MODEL_PORT, PREFIX, Names
 from infra.targets.external_database.settings import ExternalDatabase, ExternalDatabaseSection
 
 MOST_MEMORY = 1024**2  # MiB
+LEAST_MEMORY = 512  # MiB: a server has some 300 before it answers anybody
 HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?"
 EMAIL = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+"
 HTTPS_URL = r"https://[A-Za-z0-9._~:/?&=%-]+"
@@ -60,7 +61,7 @@ class DockerServerSection(ServerSection):
         LOOPBACK, "the address of this machine that clients reach; beyond loopback only with TLS"
     )
     replicas: Annotated[int, between(1, 16)] = setting(1, "how many servers")
-    memory: Annotated[int, between(64, MOST_MEMORY)] = setting(2048, "MiB of each server")
+    memory: Annotated[int, between(LEAST_MEMORY, MOST_MEMORY)] = setting(2048, "MiB of each server")
     start_seconds: Annotated[int, between(10, 3600)] = setting(
         180, "within which a new server must be healthy"
     )
@@ -149,7 +150,8 @@ class DockerSettings(Settings):
     def server_url(self) -> str:
         if self.tls.on:
             return f"https://{self.tls.host}:{self.server.port}"
-        return f"http://{LOOPBACK}:{self.server.port}"
+        bind = self.server.bind
+        return f"http://{f'[{bind}]' if ':' in bind else bind}:{self.server.port}"
 
     @property
     def model_url(self) -> str:

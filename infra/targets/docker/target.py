@@ -13,7 +13,7 @@ from infra.stack.deployment import Deployment
 from infra.stack.keys import Reading, read
 from infra.stack.locations import StackFolder
 from infra.stack.profile import remember, remembered
-from infra.stack.secrets import kept_value, stack_secrets
+from infra.stack.secrets import kept_value
 from infra.stack.settings import Settings
 from infra.targets.docker import settings as own
 from infra.targets.docker.names import IDENTIFIER, Names
@@ -36,6 +36,11 @@ class Docker:
 
         declare(folder, own.docker_settings(settings))
 
+    def environment(self) -> Mapping[str, str]:
+        from infra.targets.docker.engine.address import variables
+
+        return variables()
+
     def remove_unfinished(
         self, folder: StackFolder, configuration: Mapping[str, Any], state: Mapping[str, Any]
     ) -> Sequence[str]:
@@ -53,8 +58,7 @@ class Docker:
     ) -> LettaOpsError | None:
         from infra.targets.docker.failure import explain_failure
 
-        prefix = own.names_of(folder.stack, configuration).prefix
-        return explain_failure(message, prefix, stack_secrets(folder).values.values())
+        return explain_failure(message)
 
     def remove(
         self, folder: StackFolder, configuration: Mapping[str, Any], *, delete_data: bool
@@ -111,7 +115,8 @@ class Docker:
 
 def container_engine(needed: bool) -> Requirement:
     """The Docker engine. None at all is a failure only for a stack that runs in containers."""
-    from infra.targets.docker.engine.client import engine, host
+    from infra.targets.docker.engine.address import address
+    from infra.targets.docker.engine.client import engine
 
     try:
         with engine(ENGINE_SECONDS) as client:
@@ -123,7 +128,7 @@ def container_engine(needed: bool) -> Requirement:
             "docker", True, f"{error.message}; only stacks of target docker need one"
         )
     parts = [
-        f"engine {facts.get('ServerVersion')} at {host()}",
+        f"engine {facts.get('ServerVersion')} at {address()}",
         f"storage {facts.get('Driver')}",
         f"cgroup v{facts.get('CgroupVersion', '1')}",
     ]

@@ -21,6 +21,9 @@ class Local:
     settings = LocalSettings
     refreshes = False  # each provider looks at its own thing whenever it is asked for a difference
 
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
     def declare(self, folder: StackFolder, settings: Settings) -> None:
         from infra.targets.local.program import declare
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,6 @@ from typing import Any
 from docker_plugin.fields import differs
 from docker_plugin.properties import DEFAULTS, Properties, public
 from docker_plugin.schema import Schema
-
-# The state of a resource that was made and then failed: its next run replaces it. The name is that
-# of the official plugin's own notes, which Pulumi keeps with the outputs and never shows.
-META = "__meta"
-FAILED = json.dumps({"failed": True})
 
 
 @dataclass(frozen=True)
@@ -43,8 +37,6 @@ def difference(
         and not _same_image(name, wanted, state, old_inputs)
     )
     replacing = tuple(name for name in changed if not schema.fields[name].in_place)
-    if state.get(META) == FAILED and not replacing:
-        replacing = (META,)
     # With a name that was made up anew, both can be there at once.
     named = schema.autonamed and "name" not in new_inputs.get(DEFAULTS, [])
     same_name = wanted.get("name") == state.get("name")

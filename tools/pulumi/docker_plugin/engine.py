@@ -21,7 +21,7 @@ class ResourceError(Exception):
 
 
 class InitializationError(ResourceError):
-    """It was made, and then something failed: it stays in the state, to be replaced."""
+    """It was made, and then something failed: it stays in the state, with the errors beside it."""
 
     def __init__(self, message: str, identity: str) -> None:
         super().__init__(message)

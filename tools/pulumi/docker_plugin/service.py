@@ -15,7 +15,7 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]  # carries no 
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 from docker_plugin.check import failures, with_defaults
-from docker_plugin.difference import FAILED, META, difference, drifted_inputs, updated
+from docker_plugin.difference import difference, drifted_inputs, updated
 from docker_plugin.engine import Engine, InitializationError, ResourceError
 from docker_plugin.properties import UNKNOWN, Properties, decode, encode, public
 from docker_plugin.redaction import redacted
@@ -114,8 +114,6 @@ class DockerProvider(provider_pb2_grpc.ResourceProviderServicer):
             found = kind.read(self._engine, request.id, {**inputs, **state})
             if found is None:
                 return provider_pb2.ReadResponse()
-            if META in state:
-                found[META] = state[META]
             properties = encode({**found, "id": request.id})
             drifted = encode(drifted_inputs(kind.schema, inputs, found))
             return provider_pb2.ReadResponse(id=request.id, properties=properties, inputs=drifted)
@@ -158,7 +156,7 @@ class DockerProvider(provider_pb2_grpc.ResourceProviderServicer):
             found = kind.peek(self._engine, error.identity, inputs)
         except ResourceError:
             found = None
-        return {**(found or inputs), "id": error.identity, META: FAILED}
+        return {**(found or inputs), "id": error.identity}
 
 
 def _answered(context: Any, properties: Mapping[str, Any], work: Callable[[], T]) -> T:

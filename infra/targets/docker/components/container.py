@@ -10,6 +10,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
+from infra.sensitive import Sensitive
 from infra.targets.docker.components.context import StackContext
 from infra.targets.docker.components.inputs import build_inputs
 from infra.targets.docker.providers.built_image import BuiltImage
@@ -66,6 +67,7 @@ class Shape:
     shared_memory: int = 64
     patience: int = 30  # to end by itself, before it is killed
     wait: int = 0  # seconds to wait until it is healthy; 0: not at all
+    hidden: Sequence[Sensitive] = ()  # what its log must not show, beside the stack's own secrets
 
 
 def image(context: StackContext, name: str, opts: pulumi.ResourceOptions) -> Image:
@@ -116,10 +118,14 @@ def container(
         must_run=False,
         destroy_grace_seconds=shape.patience,
         stop_timeout=shape.patience,
-        wait=shape.wait > 0,
-        wait_timeout=shape.wait or 60,
-        opts=opts,
+        # Nor `wait`: a container that failed it is planned to be replaced, or not looked at again.
+        # RunningContainer waits, whenever there is something to wait for; and it sees to the share of
+        # the processor, which Pulumi's resource says to change, and doesn't.
+        opts=pulumi.ResourceOptions.merge(
+            opts, pulumi.ResourceOptions(ignore_changes=["cpu_shares"])
+        ),
     )
+    hidden = [*context.secrets.values.values(), *shape.hidden]
     running = resource(
         RunningContainer(),
         f"{resource_name}-running",
@@ -127,8 +133,11 @@ def container(
         {
             "container": name,
             "container_id": made.id,
+            "networks": list(shape.networks),
+            "alias": shape.alias,
             "limit": shape.processes,
             "seconds": shape.wait,
+            "secrets": pulumi.Output.secret([secret.reveal() for secret in hidden]),
         },
         pulumi.ResourceOptions(parent=made),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -50,7 +51,7 @@ class Servers(pulumi.ComponentResource):
         document = launch_document(environment, secret_names, IMPORT_FIRST)
         nameless = {**vars(_shape(context, base, "")), "wait": 0, "image": base.images["letta"].tag}
         digest = _digest(context, [document, nameless])
-        shape = _shape(context, base, digest)
+        shape = replace(_shape(context, base, digest), hidden=self.hidden)
         self.alias = shape.alias
         file = secret_file(
             context,

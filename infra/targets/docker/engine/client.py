@@ -1,11 +1,10 @@
 """The Docker Engine: reaching it, and its failures in words that a person can act on.
 
-DOCKER_HOST names the engine, as for the `docker` command.
+Which engine that is, `address` says.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from infra.errors import LettaOpsError
 from infra.process import TAIL_LINES
 from infra.sensitive import Sensitive, redact
+from infra.targets.docker.engine.address import address
 from infra.targets.docker.names import LABEL_PREFIX, LABEL_SERVICE
 
 if TYPE_CHECKING:
@@ -29,13 +29,15 @@ TIMEOUT_SECONDS = 120
 def engine(timeout: float = TIMEOUT_SECONDS) -> Iterator[DockerClient]:
     """Yield a client for the engine; what goes wrong inside comes out as LettaOpsError.
 
-    Raises LettaOpsError: `no-engine`, `engine-permission`, `engine-too-old`, `image-missing`,
-    `port-taken`, `disk-full`, or `engine` with the engine's own words.
+    Raises LettaOpsError: `no-engine`, `engine-permission`, `engine-too-old`, `engine-over-ssh`,
+    `image-missing`, `port-taken`, `disk-full`, or `engine` with the engine's own words.
     """
     import docker
     import docker.errors
     import requests.exceptions
 
+    if address().startswith("ssh://"):
+        raise over_ssh()
     try:
         client = docker.from_env(timeout=int(timeout))
         _ensure_new_enough(client.version())
@@ -106,9 +108,14 @@ def last_lines(name: str, secrets: Iterable[Sensitive], count: int = TAIL_LINES)
     return "\n".join(f"    {line}" for line in text.splitlines()) or "    (it is empty)"
 
 
-def host() -> str:
-    """The engine's address as people know it."""
-    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+def over_ssh() -> LettaOpsError:
+    server = address().removeprefix("ssh://")
+    return LettaOpsError(
+        "engine-over-ssh",
+        f"the Docker engine at {address()} would be reached over SSH, which Pulumi's side can't",
+        f"forward its socket: `ssh -nNT -L $PWD/docker.sock:/var/run/docker.sock {server}`, then"
+        " DOCKER_HOST=unix://$PWD/docker.sock; what the stack publishes is on that machine's loopback",
+    )
 
 
 def unreachable(error: BaseException) -> LettaOpsError:
@@ -116,13 +123,13 @@ def unreachable(error: BaseException) -> LettaOpsError:
     if "Permission denied" in message or "PermissionError" in message:
         return LettaOpsError(
             "engine-permission",
-            f"this user may not use the Docker engine at {host()}",
+            f"this user may not use the Docker engine at {address()}",
             "add the user to the group `docker` (it is as powerful as root) and log in again, run"
             " as root, or name a rootless engine with DOCKER_HOST",
         )
     return LettaOpsError(
         "no-engine",
-        f"no Docker engine answers at {host()}",
+        f"no Docker engine answers at {address()}",
         "start it (`systemctl start docker`), install one (Debian: docker.io), or name another"
         " with DOCKER_HOST",
     )
@@ -155,6 +162,10 @@ KNOWN = (
      "remove networks that nobody uses: `docker network prune`"),
     ("could not find an available", "network-exhausted",
      "remove networks that nobody uses: `docker network prune`"),
+    ("address pools have been fully subnetted", "network-exhausted",
+     "remove networks that nobody uses: `docker network prune`"),
+    ("configured logging driver does not support reading", "engine-keeps-no-logs",
+     "set a log-driver that can be read in the engine's daemon.json (json-file, local, journald)"),
 )  # fmt: skip
 
 

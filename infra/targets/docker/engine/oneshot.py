@@ -60,6 +60,7 @@ def run_once(job: Job, on_line: Callable[[str], None] = lambda _: None) -> Done:
                 list(job.command),
                 name=job.name,
                 labels=dict(job.labels),
+                use_config_proxy=False,  # what ~/.docker/config.json says is this user's own
                 environment=dict(job.environment),
                 user=job.user,
                 working_dir=job.directory,

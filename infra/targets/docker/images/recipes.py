@@ -157,7 +157,7 @@ def installed_packages(prefix: str) -> dict[str, str]:
 
 def _packages_in(client: DockerClient, image: str) -> dict[str, str]:
     """What build/finish has written down, as labels."""
-    container = client.containers.create(image)
+    container = client.containers.create(image, use_config_proxy=False)
     try:
         chunks, _ = container.get_archive(RECORD)
     finally:

@@ -10,9 +10,10 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.errors import LettaOpsError
+from infra.sensitive import Sensitive
 from infra.stack.locations import StackFolder
 from infra.targets.docker.engine.client import engine, find_container, is_well
-from infra.targets.docker.failure import not_healthy
+from infra.targets.docker.failure import give_up
 from infra.targets.providers.provider import Properties, Provider
 
 if TYPE_CHECKING:
@@ -20,20 +21,33 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 
+SHARES = (
+    1024  # of the processor, as the engine gives by itself: Pulumi's resource doesn't change it
+)
+CRASHES = 2  # it would go on as it began
+
+
 class RunningContainer(Provider):
-    """Inputs: `container` (name), `container_id`, `limit`, `seconds` (to become healthy; 0: don't
-    wait).
+    """Inputs: `container` (name), `container_id`, `networks` that it is in, `alias` (on
+    the first of them), `limit`, `seconds` (to
+    become healthy; 0: don't wait), `secrets` (values, for redaction).
     """
 
-    compared: ClassVar[tuple[str, ...]] = ("container", "container_id", "limit")
+    compared: ClassVar[tuple[str, ...]] = ("container", "container_id", "networks", "limit")
 
     def make(self, folder: StackFolder, inputs: Properties) -> tuple[str, Properties]:
         with engine() as client:
             found = _existing(client, inputs["container"])
             _limit(client, inputs)
+            for network in _missing(found, inputs):
+                alias = inputs["alias"] if network == inputs["networks"][0] else ""
+                client.networks.get(network).connect(found, aliases=[alias] if alias else None)
             if found.status != "running":
                 found.start()
-                _wait(found, int(inputs["seconds"]))
+            seconds = int(inputs["seconds"])
+            if seconds and not _becomes_well(found, seconds):
+                secrets = [Sensitive(value) for value in inputs.get("secrets") or []]
+                raise give_up(client, found, secrets)
         return inputs["container"], {}
 
     def drift(self, folder: StackFolder, outputs: Properties) -> str | None:
@@ -43,15 +57,27 @@ class RunningContainer(Provider):
             return None  # the container's own resource says so, when Pulumi refreshes
         if found.status != "running":
             return f"it is {found.status}"
+        if missing := _missing(found, outputs):
+            return f"it is not in {', '.join(missing)}"
         limit: Any = found.attrs["HostConfig"].get("PidsLimit")
-        return None if limit == int(outputs["limit"]) else f"its limit of processes is {limit}"
+        if limit != int(outputs["limit"]):
+            return f"its limit of processes is {limit}"
+        shares = found.attrs["HostConfig"].get("CpuShares") or SHARES
+        return None if shares == SHARES else f"its share of the processor is {shares} of {SHARES}"
+
+
+def _missing(container: Container, properties: Properties) -> list[str]:
+    """The networks that it was disconnected from."""
+    there = container.attrs["NetworkSettings"]["Networks"]
+    return [network for network in properties.get("networks") or [] if network not in there]
 
 
 def _limit(client: DockerClient, inputs: Properties) -> None:
     # docker-py's update_container has no word for it; the engine has since API 1.40.
     session: Any = client.api
     url = f"{session.base_url}/v{session.api_version}/containers/{inputs['container']}/update"
-    answer = session.post(url, json={"PidsLimit": int(inputs["limit"])})
+    wanted = {"PidsLimit": int(inputs["limit"]), "CpuShares": SHARES}
+    answer = session.post(url, json=wanted)
     answer.raise_for_status()
 
 
@@ -66,12 +92,16 @@ def _existing(client: DockerClient, name: str) -> Container:
     return found
 
 
-def _wait(container: Container, seconds: int) -> None:
+def _becomes_well(container: Container, seconds: int) -> bool:
+    """Wait for it, but not for one that ends again and again."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        container.reload()
-        if is_well(container):
-            return
+    container.reload()
+    before = container.attrs["RestartCount"]
+    while not is_well(container):
+        crashed = container.attrs["RestartCount"] - before >= CRASHES
+        killed = container.status != "running" and container.attrs["State"].get("OOMKilled")
+        if crashed or killed or time.monotonic() > deadline:
+            return False
         time.sleep(0.5)
-    if seconds:
-        raise not_healthy(container, ())
+        container.reload()
+    return True
