@@ -18,13 +18,13 @@ from infra.errors import LettaOpsError
 from infra.files import held, make_folder, write_file
 from infra.process import Report, command, follow
 from infra.pulumi_cli import last_error
-from infra.pulumi_cli.backend import exists, forget, is_ours, locks, mend
+from infra.pulumi_cli.backend import exists, forget, has_pending, is_ours, locks, mend
 from infra.pulumi_cli.cli import chosen_by_user, find_pulumi, pulumi_environment
 from infra.pulumi_cli.cli_cache import PulumiCli
 from infra.pulumi_cli.events import Events, ResourceChange
 from infra.pulumi_cli.passphrase import ensure_passphrase, has_own_passphrase
 from infra.pulumi_cli.project import SCHEMA, configuration_file, configured, write_project
-from infra.pulumi_cli.recovery import complete_profile, exported_state
+from infra.pulumi_cli.recovery import clear_pending, complete_profile, exported_state
 from infra.stack.locations import StackFolder, ensure_writable, stack_folder
 from infra.stack.profile import remembered
 from infra.stack.releases import NEWEST, OTHER_SCHEMA, RELEASES, needs_migration
@@ -178,6 +178,8 @@ def _run(request: Request, report: Report, verb: str, *flags: str, keep: bool = 
             # What ran on it goes, so that all is made from the beginning; the keys stay.
             pulumi.call("destroy", "--yes", "--skip-preview", "--stack", request.stack)
         pulumi.call(verb, "--stack", request.stack, "--json", *flags, events=events)
+        if verb == "up" and has_pending(folder):
+            clear_pending(pulumi.cli, folder, pulumi.environment)
     seconds = round(time.monotonic() - started, 1)
     return Outcome(request.stack, events.changes, tuple(events.resources), seconds)
 
@@ -214,7 +216,7 @@ def _recover(
 ) -> None:
     """Bring back what the profile lacks; with `remove`, remove what a run that was killed has left."""
     folder = pulumi.folder
-    state = exported_state(pulumi.cli, folder, pulumi.environment)
+    state = exported_state(pulumi.cli, folder, pulumi.environment, "--show-secrets")
     if state is None:
         return
     complete_profile(folder, state, report)

@@ -89,6 +89,15 @@ def mend(folder: StackFolder, report: Report) -> None:
         report(f"Pulumi's state was unreadable: the one a step before is used ({broken} is kept)")
 
 
+def has_pending(folder: StackFolder) -> bool:
+    """Whether the stack's state, in our file backend, says that something is still being made."""
+    checkpoint = folder.backend / "stacks" / PROJECT / f"{folder.stack}.json"
+    try:
+        return b'"pending_operations"' in checkpoint.read_bytes()
+    except FileNotFoundError:
+        return False
+
+
 def forget(folder: StackFolder) -> None:
     """Remove what Pulumi leaves of a stack that it has removed: its checkpoints of before, which the
     passphrase beside them opens."""

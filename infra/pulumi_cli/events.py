@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,13 @@ DONE = {
     "delete-replaced": "replaced one removed",
 }
 HOLDS_DATA = ("cluster", "database", "encryption-key", "volume-database", "volume-home")
+TRACEBACK = (
+    "Traceback (most recent call last)",
+    "During handling of the above exception",
+    "The above exception was the direct cause",
+)
+RAISED = re.compile(r"(\w+\.)*[A-Z_]\w*(:|$)")
+NOISE = ("Exception calling application",)
 HIDDEN = ("pulumi:pulumi:Stack", "pulumi:providers:")
 
 
@@ -48,6 +56,28 @@ class ResourceChange:
         return self.action in ("replace", "delete")
 
 
+class _Tracebacks:
+    """Leaves out Python's tracebacks, which come whole or, from the language host, line by line.
+
+    An expected error is shown as such at the end; where in Pulumi it was raised helps nobody.
+    """
+
+    def __init__(self) -> None:
+        self._inside = False  # also of what the exception says, while it is indented
+        self._stack = False
+
+    def without(self, text: str) -> list[str]:
+        return [line for line in text.splitlines() if not self._hides(line)]
+
+    def _hides(self, line: str) -> bool:
+        if line.strip().startswith(TRACEBACK):
+            self._inside = self._stack = True
+        elif self._inside and line.strip(" \t>") and not line[0].isspace():
+            self._inside = self._stack and RAISED.match(line) is not None
+            self._stack = False
+        return self._inside
+
+
 @dataclass
 class Events:
     """Reads one run's events, a line at a time; what happened is in its fields afterwards."""
@@ -59,6 +89,7 @@ class Events:
     errors: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
     _started: dict[str, float] = field(default_factory=dict)
+    _tracebacks: _Tracebacks = field(default_factory=_Tracebacks)
 
     def read(self, line: str) -> None:
         """Take one line of output; what is no event is kept in `other` (the CLI's own words)."""
@@ -67,7 +98,7 @@ class Events:
         except ValueError:
             event = None
         if not isinstance(event, dict):
-            self.other.append(line)
+            self.other += self._tracebacks.without(line)
         elif body := event.get("diagnosticEvent"):
             self._diagnostic(body)
         elif body := event.get("resourcePreEvent"):
@@ -78,10 +109,11 @@ class Events:
             self.changes = dict(body.get("resourceChanges") or {})
 
     def _diagnostic(self, body: Mapping[str, Any]) -> None:
-        severity, message = body["severity"], str(body["message"]).strip()
+        severity, whole = body["severity"], str(body["message"])
+        message = "\n".join(self._tracebacks.without(whole)).strip()
         if severity == "error":
-            self.errors.append(message)
-        elif severity == "info#err" and message and not _noise(message):
+            self.errors.append(message or whole.strip())
+        elif severity == "info#err" and message and not message.startswith(NOISE):
             # A dynamic provider's words come without the resource that they are about.
             name = _name(body.get("urn") or "")
             self.report(f"{name}: {message}" if name else message)
@@ -110,8 +142,3 @@ def _component(metadata: Mapping[str, Any]) -> bool:
 
 def _name(urn: str) -> str:
     return urn.rpartition("::")[2]
-
-
-def _noise(message: str) -> bool:
-    # An expected error is shown as such at the end; its traceback in a provider helps nobody.
-    return message.startswith(("Exception calling application", "Traceback"))

@@ -19,23 +19,40 @@ from infra.stack.profile import SECRET_PATHS, remember, remembered
 GENERATED = "pulumi-python:dynamic/letta-ops:GeneratedValue"
 KEYS = (*SECRET_PATHS.values(), "id")
 PLAIN = "plaintext"  # where `--show-secrets` puts a secret's value, as JSON
+WITHOUT_QUESTIONS = ("--non-interactive",)
 HINT = "look at Pulumi's state with `pulumi stack export`"
 
 
 def exported_state(
-    cli: PulumiCli, folder: StackFolder, environment: Mapping[str, str]
+    cli: PulumiCli,
+    folder: StackFolder,
+    environment: Mapping[str, str],
+    *flags: str,
 ) -> dict[str, Any] | None:
-    """The stack's state, its secrets in plain text; None where it can't be read.
+    """The stack's state, with `--show-secrets` its secrets in plain text; None where it can't be read.
 
     The run that comes then says what is wrong with it.
     """
-    job = command(
-        cli.executable, "--cwd", folder.project, "--non-interactive",
-        "stack", "export", "--stack", folder.stack, "--show-secrets",
-        environment=environment,
-    )  # fmt: skip
+    words = (*WITHOUT_QUESTIONS, "stack", "export", "--stack", folder.stack, *flags)
+    job = command(cli.executable, "--cwd", folder.project, *words, environment=environment)
     done = attempt(job, code="pulumi", hint=HINT, what="reading Pulumi's state")
     return None if done.returncode != 0 else dict(json.loads(done.stdout))
+
+
+def clear_pending(cli: PulumiCli, folder: StackFolder, environment: Mapping[str, str]) -> None:
+    """Take out of the state what a killed run was making: the run that has just succeeded made it.
+
+    Pulumi itself asks what became of it, at every run from then on.
+    """
+    state = exported_state(cli, folder, environment)
+    if state is None or not state["deployment"].pop("pending_operations", None):
+        return
+    words = (*WITHOUT_QUESTIONS, "stack", "import", "--stack", folder.stack)
+    job = command(
+        cli.executable, "--cwd", folder.project, *words,
+        environment=environment, stdin=json.dumps(state),
+    )  # fmt: skip
+    attempt(job, code="pulumi", hint=HINT, what="writing Pulumi's state")
 
 
 def complete_profile(folder: StackFolder, state: Mapping[str, Any], report: Report) -> None:

@@ -70,3 +70,42 @@ def test_the_summary_counts_and_the_clis_own_words_are_kept() -> None:
     events, _ = read(summary, "error: incorrect passphrase", "42")
     assert events.changes == {"same": 3, "create": 1}
     assert events.other == ["error: incorrect passphrase", "42"]
+
+
+TRACEBACK = [
+    "Traceback (most recent call last):",
+    '  File "/opt/pulumi/pulumi-language-python-exec", line 214, in <module>',
+    "    loop.run_until_complete(coro)",
+    "    ~~~~~~~~~~~~~~~~~~~~~~~^^^^^^",
+    "grpc.aio._call.AioRpcError: <AioRpcError of RPC that terminated with:",
+    "\tstatus = StatusCode.UNKNOWN",
+    ">",
+    "",
+    "During handling of the above exception, another exception occurred:",
+    "",
+    "Traceback (most recent call last):",
+    '  File "/opt/pulumi/runtime/resource.py", line 1000, in do_register',
+    "    raise RunError(message)",
+    "pulumi.runtime.sync_await.RunError: resource letta failed",
+]
+
+
+def test_a_traceback_that_comes_line_by_line_is_left_out_and_what_follows_is_told() -> None:
+    lines = [diagnostic("info#err", line + "\n") for line in TRACEBACK]
+    after = diagnostic("info#err", "the model gave no answer: timeout")
+    events, said = read(*lines, after, diagnostic("error", "container failed to start"))
+    assert said == ["cluster: the model gave no answer: timeout"]
+    assert events.errors == ["container failed to start"]
+
+
+def test_a_traceback_is_left_out_of_errors_and_of_the_clis_own_words() -> None:
+    events, _ = read(
+        "no event", *TRACEBACK, diagnostic("error", "\n".join([*TRACEBACK, "in short"]))
+    )
+    assert events.other == ["no event"]
+    assert events.errors == ["in short"]
+
+
+def test_an_error_that_is_nothing_but_a_traceback_is_told_whole() -> None:
+    events, _ = read(diagnostic("error", "\n".join(TRACEBACK)))
+    assert events.errors == ["\n".join(TRACEBACK)]
