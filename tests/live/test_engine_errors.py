@@ -9,10 +9,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from infra.errors import LettaOpsError
 from infra.targets.docker.engine.client import engine
+from infra.targets.docker.names import LABEL_PREFIX, LABEL_SERVICE
+from infra.targets.docker.providers.running import RunningContainer
 from tests.live.docker_stack import START_SECONDS, DockerStack
 from tests.live.machine import Machine, Stack
 
@@ -84,6 +88,53 @@ def test_a_taken_port(unmade: DockerStack) -> None:
     assert "--config server.port=" in error["hint"]
 
 
+def test_an_engine_over_ssh_is_told_with_what_to_do_instead(unmade: DockerStack) -> None:
+    error = refused(unmade, environment={"DOCKER_HOST": "ssh://somebody@192.0.2.1"})
+    assert error["code"] == "engine-over-ssh"
+    assert "ssh -nNT -L" in error["hint"]
+
+
+def test_too_little_memory_is_refused_before_anything_is_made(unmade: DockerStack) -> None:
+    error = refused(unmade, "--config", "server.memory=300")
+    assert "server.memory: must be between 512 and" in error["message"]
+
+
+@pytest.mark.parametrize("kind", ["container", "network"])
+def test_what_only_has_a_name_of_ours_is_never_taken_for_ours(
+    unmade: DockerStack, kind: str
+) -> None:
+    names = unmade.names
+    with engine() as client:
+        stranger: Any = None
+        if kind == "network":
+            stranger = client.networks.create(names.inner_network)
+        else:
+            image = os.environ["LETTA_OPS_TEST_BASE"]
+            name = names.container("redis")
+            stranger = client.containers.create(image, ["true"], name=name, network_mode="none")
+        try:
+            error = refused(unmade)
+        finally:
+            stranger.remove()
+    assert error["code"] == "name-taken"
+    assert f"a {kind} {stranger.name}" in error["message"]
+    assert "containers.prefix" in error["hint"]
+
+
+@pytest.mark.long
+def test_a_server_that_was_too_slow_is_awaited_by_the_next_up(machine: Machine) -> None:
+    made = machine.stack("slow")
+    assert isinstance(made, DockerStack)
+    words = ("up", "--no-smoke", *made.settings(), "--config", "server.start_seconds=10")
+    error = made.json(*words, "--config", "server.replicas=1", code=1)["error"]
+    assert error["code"] == "service-not-healthy"
+    begun = [each["Id"] for each in made.containers("letta")]
+    made.json("up", "--no-smoke", "--config", f"server.start_seconds={START_SECONDS}")
+    assert [each["Id"] for each in made.containers("letta")] == begun, "the same one"
+    assert set(made.json("preview")["changes"]) == {"same"}
+    made.discard()
+
+
 def test_a_base_image_that_is_not_there(unmade: DockerStack) -> None:
     error = refused(unmade, "--config", "image.base=localhost:1/nothing-here:1")
     assert error["code"] == "image-missing"
@@ -121,18 +172,22 @@ def test_a_volume_that_somebody_else_uses(own_stack: Stack) -> None:
     own_stack.json("up", "--no-smoke")
 
 
-@pytest.mark.long
-def test_a_server_that_needs_more_memory_than_it_has(own_stack: Stack) -> None:
-    """The kernel ends it: that is said, and what to raise; the old one goes on serving."""
-    assert isinstance(own_stack, DockerStack)
-    error = own_stack.json(
-        "up", "--no-smoke", "--config", "server.memory=100",
-        "--config", "server.start_seconds=60", code=1,
-    )["error"]  # fmt: skip
-    assert error["code"] == "out-of-memory"
-    assert "server.memory" in error["hint"]
-    assert own_stack.json("status")["server"]["healthy"] is True
-    own_stack.json(
-        "up", "--no-smoke", "--config", "server.memory=",
-        "--config", f"server.start_seconds={START_SECONDS}",
-    )  # fmt: skip
+def test_a_server_that_needs_more_memory_than_it_has(unmade: DockerStack) -> None:
+    """The kernel ends it: that is said at once, and what to raise."""
+    labels = {LABEL_PREFIX: unmade.names.prefix, LABEL_SERVICE: "letta"}
+    inputs = {"networks": [], "alias": "", "limit": 64, "seconds": 600}
+    with engine() as client:
+        policy: Any = {"Name": "unless-stopped"}
+        hungry = client.containers.create(
+            os.environ["LETTA_OPS_TEST_BASE"], ["tail", "/dev/zero"],
+            name=unmade.names.server("hungry", 1), labels=labels, network_mode="none",
+            mem_limit="64m", memswap_limit="64m", restart_policy=policy,
+            healthcheck={"test": ["CMD", "true"], "interval": 60 * 10**9},
+        )  # fmt: skip
+        try:
+            with pytest.raises(LettaOpsError, match="more than its 64 MiB") as failure:
+                RunningContainer().make(unmade.folder, {"container": hungry.name, **inputs})
+        finally:
+            hungry.remove(force=True)
+    assert failure.value.code == "out-of-memory"
+    assert "server.memory" in failure.value.hint

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -328,3 +330,29 @@ def listening(host: Any) -> set[int]:
             if not address.endswith(LOOPBACK_ADDRESSES):
                 found.add(int(port, 16))
     return found
+
+
+def test_the_engine_of_the_current_context_is_the_one_for_all(
+    stack: DockerStack, tmp_path: Path
+) -> None:
+    """Pulumi's provider doesn't know contexts: without more it would look at another engine."""
+    socket, default = tmp_path / "engine.sock", Path("/var/run/docker.sock")
+    socket.symlink_to(default)
+    contexts = tmp_path / "contexts" / "meta" / hashlib.sha256(b"other").hexdigest()
+    contexts.mkdir(parents=True)
+    endpoint = {"docker": {"Host": f"unix://{socket}", "SkipTLSVerify": False}}
+    (contexts / "meta.json").write_text(
+        json.dumps({"Name": "other", "Metadata": {}, "Endpoints": endpoint})
+    )
+    proxies = {"default": {"httpProxy": "http://of-this-user.invalid:3128"}}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"currentContext": "other", "proxies": proxies})
+    )
+    where = {"DOCKER_CONFIG": str(tmp_path)}
+    assert stack.run("--json", "status", environment=where).json["engine"] == f"unix://{socket}"
+    assert f"unix://{socket}" in stack.run("doctor", environment=where).out
+    assert stack.run("preview", environment=where).out == "nothing to change\n"
+    socket.unlink()
+    away = stack.run("--json", "preview", environment=where)
+    assert away.json["error"]["code"] == "no-engine"
+    assert str(socket) in away.json["error"]["message"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra.pulumi_cli.backend import has_pending
 from tests.live.machine import LETTA_OPS, Machine, Stack, kill_tree, wait_until
 
 # Resources, in the order in which they are made.
@@ -50,6 +51,7 @@ def test_up_killed_at_every_step_is_finished_in_the_end(machine: Machine, tmp_pa
         time.sleep(random.random())  # noqa: S311  # any moment within the step will do
         kill_tree(child)
     assert made.up()["smoke"]["passed"] is True
+    assert not has_pending(made.folder), "what the killed runs were making is made"
     made.destroy("--delete-data")
     assert made.remains() == []
     assert not made.folder.root.exists()

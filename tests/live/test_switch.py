@@ -38,7 +38,7 @@ def test_a_server_that_does_not_start_leaves_the_old_one_serving(served: DockerS
         answer = served.run(
             "--json", "up", "--no-smoke",
             "--config", "server.environment.LETTA_REDIS_PORT=nonsense",
-            "--config", "server.start_seconds=40",
+            "--config", "server.start_seconds=900",  # nobody waits for one that ends again and again
         )  # fmt: skip
     assert answer.code == 1
     assert answer.json["error"]["code"] == "service-not-healthy"
