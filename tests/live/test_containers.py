@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import os
 import secrets
 import threading
@@ -31,6 +32,7 @@ from infra.stack.releases import RELEASES
 from infra.targets import host
 from infra.targets.docker import logs
 from infra.targets.docker.engine.client import engine, own_containers
+from infra.targets.docker.engine.oneshot import Job, run_once
 from infra.targets.docker.engine.tunnel import VIA_SOCKET, tunnel
 from infra.targets.docker.images.recipes import BuildSettings, build
 from infra.targets.docker.names import Names
@@ -362,3 +364,15 @@ def test_the_disk_is_measured_where_the_data_is(postgres: str, names: Names) -> 
     seen = measure_disk(deployment(postgres, names=names))
     assert 0 < seen.free < seen.total
     assert seen.container == postgres
+
+
+def test_proxies_of_the_user_who_runs_a_command_stay_out_of_our_containers(
+    image: str, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxies = {"default": {"httpProxy": "http://user:secret@of-this-user.invalid:3128"}}
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": proxies}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    done = run_once(Job(names.container("env"), image, ["env"], names.labels("env")))
+    assert done.code == 0
+    assert any(line.startswith("PATH=") for line in done.lines)
+    assert not [line for line in done.lines if "of-this-user" in line]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 
 from infra.errors import LettaOpsError
+from infra.targets.docker.engine.address import LOCAL, address, variables
 from infra.targets.docker.engine.client import _ensure_new_enough, explain, unreachable
 
 WORDS = [
@@ -14,6 +19,9 @@ WORDS = [
     ("No such image: letta-ops/letta:1", "image-missing"),
     ("pull access denied for letta-ops/letta", "image-missing"),
     ("Pool overlaps with other one on this address space", "network-exhausted"),
+    ("could not find an available, non-overlapping IPv4 address pool", "network-exhausted"),
+    ("all predefined address pools have been fully subnetted", "network-exhausted"),
+    ("configured logging driver does not support reading", "engine-keeps-no-logs"),
     ("something that nobody has seen yet", "engine"),
 ]
 
@@ -44,3 +52,56 @@ def test_an_engine_that_is_too_old_is_refused(version: str) -> None:
 def test_a_new_enough_engine_is_taken() -> None:
     _ensure_new_enough({"ApiVersion": "1.41"})
     _ensure_new_enough({"ApiVersion": "1.50"})
+
+
+def a_context(folder: Path, host: str, *, tls: bool = False) -> None:
+    """What `docker context create other` and `docker context use other` write."""
+    digest = hashlib.sha256(b"other").hexdigest()
+    meta = folder / "contexts" / "meta" / digest
+    meta.mkdir(parents=True)
+    endpoint = {"docker": {"Host": host, "SkipTLSVerify": False}}
+    (meta / "meta.json").write_text(
+        json.dumps({"Name": "other", "Metadata": {}, "Endpoints": endpoint})
+    )
+    if tls:
+        certificates = folder / "contexts" / "tls" / digest / "docker"
+        certificates.mkdir(parents=True)
+        for name in ("ca.pem", "cert.pem", "key.pem"):
+            (certificates / name).write_text("")
+    (folder / "config.json").write_text(json.dumps({"currentContext": "other"}))
+
+
+@pytest.fixture
+def docker_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    return tmp_path
+
+
+def test_without_a_context_all_know_the_engine_by_themselves(docker_folder: Path) -> None:
+    assert (address(), variables()) == (LOCAL, {})
+
+
+def test_the_current_contexts_engine_is_named_to_those_that_know_no_contexts(
+    docker_folder: Path,
+) -> None:
+    a_context(docker_folder, "unix:///run/user/1000/docker.sock")
+    assert address() == "unix:///run/user/1000/docker.sock"
+    assert variables() == {"DOCKER_HOST": "unix:///run/user/1000/docker.sock"}
+
+
+def test_a_contexts_certificates_come_along(docker_folder: Path) -> None:
+    a_context(docker_folder, "tcp://engine.example:2376", tls=True)
+    given = variables()
+    assert given["DOCKER_HOST"] == "tcp://engine.example:2376"
+    assert given["DOCKER_TLS_VERIFY"] == "1"
+    assert (Path(given["DOCKER_CERT_PATH"]) / "ca.pem").is_file()
+
+
+def test_docker_host_comes_before_any_context(
+    docker_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_context(docker_folder, "tcp://engine.example:2376")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///named.sock")
+    assert (address(), variables()) == ("unix:///named.sock", {})

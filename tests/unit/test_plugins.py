@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,6 +78,17 @@ def test_the_plugin_on_the_user_s_path_is_used_in_silence(machine: Machine) -> N
     assert machine.decide(on_path=True) is None
     assert (machine.lines, machine.asked) == ([], [])
     assert not machine.cache.exists()
+
+
+def test_pulumis_own_folder_is_in_the_home_of_passwd_whatever_home_says(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.install(DOCKER_VERSION)
+    (machine.folder / ".pulumi").symlink_to(machine.folder / "home")
+    del machine.environment["PULUMI_HOME"]
+    machine.environment["HOME"] = "/nonexistent"
+    monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_dir=str(machine.folder)))
+    assert machine.decide(REFUSAL) is None
 
 
 @pytest.mark.parametrize("version", ["5.2.0", "5.2.1", "5.10.0"])

@@ -188,6 +188,13 @@ def test_beyond_loopback_is_allowed_with_tls() -> None:
     assert settings.server_url == "https://localhost:8283"
 
 
+@pytest.mark.parametrize(
+    ("bind", "url"), [("::1", "http://[::1]:8283"), ("127.0.0.2", "http://127.0.0.2:8283")]
+)
+def test_the_url_is_where_the_server_is_bound(bind: str, url: str) -> None:
+    assert parse("docker", {"server.bind": bind}).server_url == url
+
+
 @pytest.mark.parametrize("target", ["local", "docker"])
 def test_a_key_that_is_no_more_is_told_so(target: str) -> None:
     with pytest.raises(
