@@ -190,6 +190,7 @@ def test_what_reaches_the_model_next_is_the_same_byte_by_byte(
     assert json.dumps(asked(house, rich.id, ANOTHER, 2)) == json.dumps(before)
 
 
+@pytest.mark.long
 def test_an_agent_that_is_there_is_only_replaced_when_told_and_archived_first(
     house: Stack, rich: Rich, tmp_path: Path
 ) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
 from infra.api import api
 from infra.stack.profile import remembered
 from tests.live.kept import kept, make_agent, write_memory
 from tests.live.machine import Stack
 
 
+@pytest.mark.long
 def test_an_empty_stack_comes_back_for_a_backup_and_no_key_is_ever_deleted(
     own_stack: Stack, tmp_path: Path
 ) -> None:

@@ -168,19 +168,14 @@ def test_a_rehearsal_finds_what_a_revision_empties(house: House) -> None:
     assert refused["error"]["code"] == "not-rehearsed"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("statement", "code"),
     [
         ("op.execute(\"DELETE FROM messages WHERE role = 'user'\")", "content-differs"),
-        pytest.param("raise RuntimeError('half-way')", "migration-failed", marks=pytest.mark.long),
-        pytest.param(
-            "import os; os.kill(os.getpid(), 9)", "migration-failed", marks=pytest.mark.long
-        ),
-        pytest.param(
-            'op.execute("SELECT pg_terminate_backend(pg_backend_pid())")',
-            "migration-failed",
-            marks=pytest.mark.long,
-        ),
+        ("raise RuntimeError('half-way')", "migration-failed"),
+        ("import os; os.kill(os.getpid(), 9)", "migration-failed"),
+        ('op.execute("SELECT pg_terminate_backend(pg_backend_pid())")', "migration-failed"),
     ],
 )
 def test_a_migration_that_goes_wrong_leaves_the_old_release_with_its_data(

@@ -416,12 +416,13 @@ def test_a_file_with_anything_wrong_links_nothing(stack: Stack, app: str, tmp_pa
     delete_agent(stack, agent)
 
 
-@pytest.fixture(params=["database", pytest.param("letta", marks=pytest.mark.long)])
+@pytest.fixture(params=["database", "letta"])
 def scope(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("LETTA_OPS_BACKUP_SCOPE", request.param)
     return str(request.param)
 
 
+@pytest.mark.long
 def test_a_restore_takes_the_registry_along_and_names_what_was_linked_since(
     stack: Stack, app: str, scope: str
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_restore_brings_back_everything_and_keeps_what_it_replaces(
     assert not MemoryPlace.of(place.deployment).has_previous()
 
 
+@pytest.mark.long
 def test_a_restore_that_was_a_mistake_is_undone(
     place: Kept, backup: Backup, tmp_path: Path
 ) -> None:
