@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 600.0  # for an earlier run that is still working
 REMOVED = ".removed"  # in the state folder: profiles of stacks that were deleted
 Schema = Literal["refuse", "migrate", "leave"]
+FLAGS = "PULUMI_OPTION_"
 HINT = "mend the cause and run the same command again: what was made is kept and used"
 
 
@@ -230,7 +231,9 @@ def _prepare(folder: StackFolder, request: Request, report: Report, *, keep: boo
     cli = find_pulumi(report)
     if not has_own_passphrase(os.environ):
         ensure_passphrase(folder.state)
-    environment = pulumi_environment(folder.state, cli, os.environ)
+    # Flags that Pulumi would take from it are another project's: we have said which ones we want.
+    ours = {key: value for key, value in os.environ.items() if not key.startswith(FLAGS)}
+    environment = pulumi_environment(folder.state, cli, ours)
     environment["PULUMI_ENABLE_STREAMING_JSON_PREVIEW"] = "true"
     environment["LETTA_OPS_STATE"] = str(folder.state)
     environment[OTHER_SCHEMA] = request.schema

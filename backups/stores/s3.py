@@ -10,9 +10,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from backups.stores.s3_abilities import Abilities, abilities_of, is_helper, is_left, noted
+from backups.stores.s3_abilities import (
+    Abilities,
+    abilities_of,
+    is_helper,
+    is_left,
+    noted,
+    remove_helper,
+)
 from backups.stores.s3_download import Download
-from backups.stores.s3_errors import answer_code, explained, is_refusal
+from backups.stores.s3_errors import answer_code, explained, is_denial, is_refusal
 from backups.stores.s3_protection import locked_until, protection
 from backups.stores.s3_upload import Upload
 from backups.stores.store import Entry, Sink, Source, checked
@@ -45,14 +52,14 @@ class S3Store:
         self._settings = settings
         self._bucket = parts.netloc
         self._prefix = f"{folder}/" if folder else ""
+        self._known: Abilities | None = None
 
     @contextmanager
     def write(self, name: str, *, exclusive: bool = False) -> Iterator[Sink]:
         where = self._where(name)
         with self._telling():
-            upload = Upload(
-                self._client, where, self._telling, self._abilities, exclusive=exclusive
-            )
+            abilities = self._abilities(name, exclusive=exclusive)
+            upload = Upload(self._client, where, self._telling, abilities, exclusive=exclusive)
         try:
             yield upload
             upload.finish()
@@ -77,7 +84,7 @@ class S3Store:
             yield from (each for each in self._listed(prefix) if not is_helper(each.name))
 
     def limits(self) -> tuple[str, ...]:
-        known: Abilities | None = vars(self).get("_abilities")
+        known = self._known
         with self._telling():
             known = known or noted(
                 self._client, self._bucket, self._prefix, self._settings.checksums
@@ -114,11 +121,11 @@ class S3Store:
                         self._abort(item)
                     yield entry
             for entry in [each for each in self._listed() if is_left(each.name)]:
-                if entry.modified < older_than:
-                    if remove:
-                        self._client.delete_object(
-                            Bucket=self._bucket, Key=self._prefix + entry.name
-                        )
+                where = {"Bucket": self._bucket, "Key": self._prefix + entry.name}
+                # One that object lock holds stays, and is nobody's trouble.
+                if entry.modified < older_than and (
+                    not remove or remove_helper(self._client, where)
+                ):
                     yield entry
 
     def _listed(self, prefix: str = "") -> Iterator[Entry]:
@@ -172,9 +179,24 @@ class S3Store:
         except (BotoCoreError, ClientError, HTTPError, OSError) as error:
             raise explained(error, self._settings) from None
 
-    @cached_property
-    def _abilities(self) -> Abilities:
-        return abilities_of(self._client, self._bucket, self._prefix, self._settings.checksums)
+    def _abilities(self, name: str, *, exclusive: bool) -> Abilities:
+        """What the server can do, asked at the top of the store, or where `name` is if only that is
+        allowed."""
+        from botocore.exceptions import ClientError
+
+        wanted = self._settings.checksums
+        if wanted and not exclusive:
+            return Abilities(wanted, "refused")  # nothing else has to be known
+        if self._known is None:
+            first, slash, _ = name.partition("/")
+            try:
+                self._known = abilities_of(self._client, self._bucket, self._prefix, wanted)
+            except ClientError as error:
+                if not is_denial(error) or not slash:
+                    raise
+                below = f"{self._prefix}{first}/"
+                self._known = abilities_of(self._client, self._bucket, below, wanted)
+        return self._known
 
     @cached_property
     def _client(self) -> Any:

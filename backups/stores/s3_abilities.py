@@ -10,24 +10,29 @@ import base64
 import datetime as dt
 import hashlib
 import json
+import re
 import secrets
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from backups.stores.s3_errors import is_conflict, is_denial, is_unwilling
+from backups.stores.s3_errors import answer_status
 from infra.stack.backup_settings import Checksums
 
-HIDDEN = "."  # what a step of our own helpers' names begins with: no object's does (`checked`)
-PROBE = f"{HIDDEN}probe-"
-NOTE = f"{HIDDEN}abilities.json"
+NOTE = ".abilities.json"
+# Our own helpers beside the objects, and nobody else's: a prefix may be shared with other data.
+LEFT = re.compile(r"\.probe-[0-9a-f]{16}-(right|wrong)|\.claim-.+-[0-9a-f]{32}", re.DOTALL)
+AMAZON = re.compile(r"(.*\.)?s3([.-][a-z0-9-]+)*\.amazonaws\.com(\.cn)?")
 ASKED_AGAIN = dt.timedelta(days=30)
-KINDS: tuple[Checksums, ...] = ("crc32", "md5", "none")
-AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
+KINDS: tuple[Checksums, ...] = get_args(Checksums)  # the best one first
+Conditions = Literal["kept", "ignored", "refused"]
 CONTENT, OTHER = b"letta-ops looks what this store can do", b"letta-ops sent something else"
+# How a request is refused for what is in it: by those who know that they don't know, and by proxies.
+REFUSED = (400, 403, 405, 422, 501)
+CONFLICT = (304, 412)
 COMPARES_NOTHING = (
     "it compares no checksum with what arrives: `letta-ops backup verify` reads a backup again"
 )
@@ -39,21 +44,26 @@ KNOWS_NO_CONDITION = (
 
 @dataclass(frozen=True)
 class Abilities:
-    """`checksums`: which kind the server compares with what arrives. `conditions`: whether
-    `If-None-Match: *` keeps it from overwriting an object."""
+    """`checksums`: which kind the server compares with what arrives. `conditions`: what it does with
+    `If-None-Match: *`; `of_parts`: whether that holds for objects that are made of parts, too."""
 
     checksums: Checksums
-    conditions: bool
+    conditions: Conditions
+    of_parts: bool = False
 
     @property
     def limits(self) -> tuple[str, ...]:
         """What it can't do, in words."""
         nothing = (COMPARES_NOTHING,) if self.checksums == "none" else ()
-        return nothing if self.conditions else (*nothing, KNOWS_NO_CONDITION)
+        return nothing if self.conditions == "kept" else (*nothing, KNOWS_NO_CONDITION)
 
     def checksum(self, body: bytes | bytearray) -> dict[str, str]:
         """The argument of a request that carries `body`."""
         return _checksum(self.checksums, body)
+
+    def is_exclusive(self, *, parts: bool) -> bool:
+        """Whether the condition alone keeps a writer from overwriting an object."""
+        return self.conditions == "kept" and (self.of_parts or not parts)
 
 
 def abilities_of(client: Any, bucket: str, prefix: str, wanted: Checksums | None) -> Abilities:
@@ -64,32 +74,84 @@ def abilities_of(client: Any, bucket: str, prefix: str, wanted: Checksums | None
     """
     from botocore.exceptions import ClientError
 
-    host = urlsplit(client.meta.endpoint_url).hostname or ""
-    if host.endswith(AMAZON):
-        return Abilities(wanted or "crc32", conditions=True)
+    if is_amazon(client):
+        return Abilities(wanted or "crc32", "kept", of_parts=True)
     note = {"Bucket": bucket, "Key": prefix + NOTE}
-    known = noted(client, bucket, prefix, wanted)
-    if known is None:
-        known = _asked(client, {**note, "Key": f"{prefix}{PROBE}{secrets.token_hex(8)}"}, wanted)
-        found = {"checksums": None if wanted else known.checksums, "conditions": known.conditions}
-        content = json.dumps(found).encode()
-        with suppress(ClientError):  # an older note that object lock holds
-            client.put_object(**note, **known.checksum(content), Body=content)
+    known, age = _read(client, note, wanted)
+    if known is not None and age < ASKED_AGAIN:
+        return known
+    if known is not None:
+        try:
+            _write(client, note, known, wanted)  # where it can't be replaced, probes would pile up
+        except ClientError:
+            return known
+    known = _asked(client, {**note, "Key": f"{prefix}.probe-{secrets.token_hex(8)}"}, wanted)
+    _write(client, note, known, wanted)
     return known
 
 
 def noted(client: Any, bucket: str, prefix: str, wanted: Checksums | None) -> Abilities | None:
-    """What was found out not long ago, if that is all that has to be known."""
+    """What was found out, however long ago."""
+    if is_amazon(client):
+        return None
+    return _read(client, {"Bucket": bucket, "Key": prefix + NOTE}, wanted)[0]
+
+
+def is_amazon(client: Any) -> bool:
+    return AMAZON.fullmatch(urlsplit(client.meta.endpoint_url).hostname or "") is not None
+
+
+def remove_helper(client: Any, where: Mapping[str, str]) -> bool:
+    """Remove an object of ours that is none of a user's; one that is left is hidden, and pruned."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    with suppress(BotoCoreError, ClientError):
+        client.delete_object(**where)
+        return True
+    return False
+
+
+def is_left(name: str) -> bool:
+    """Whether an object is a helper of ours that should have been removed at once."""
+    return LEFT.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def is_helper(name: str) -> bool:
+    """Whether it is one of ours that is none of a user's."""
+    return is_left(name) or name.rpartition("/")[2] == NOTE
+
+
+def _read(
+    client: Any, note: dict[str, str], wanted: Checksums | None
+) -> tuple[Abilities | None, dt.timedelta]:
+    """What the note says of this server, if that is all that has to be known, and how old it is."""
     from botocore.exceptions import ClientError
 
     try:
-        answer = client.get_object(Bucket=bucket, Key=prefix + NOTE)
+        answer = client.get_object(**note)
         document = json.loads(answer["Body"].read())
-        found = Abilities(wanted or document["checksums"], document["conditions"] is True)
+        checksums, conditions = wanted or document["checksums"], document["conditions"]
+        known = checksums in KINDS and conditions in get_args(Conditions)
+        known = known and document["server"] == _server(client, note)
     except (ClientError, ValueError, KeyError, TypeError):
-        return None
+        return None, ASKED_AGAIN
     age = dt.datetime.now(dt.UTC) - answer["LastModified"]
-    return found if age < ASKED_AGAIN and found.checksums in KINDS else None
+    return (Abilities(checksums, conditions) if known else None), age
+
+
+def _write(client: Any, note: dict[str, str], known: Abilities, wanted: Checksums | None) -> None:
+    document = {
+        "server": _server(client, note),
+        "checksums": None if wanted else known.checksums,
+        "conditions": known.conditions,
+    }
+    content = json.dumps(document).encode()
+    client.put_object(**note, **known.checksum(content), Body=content)
+
+
+def _server(client: Any, note: dict[str, str]) -> str:
+    """What the note is about: one that was copied along with a store's objects says nothing."""
+    return f"{client.meta.endpoint_url.rstrip('/')}/{note['Bucket']}"
 
 
 def _asked(client: Any, probe: dict[str, str], wanted: Checksums | None) -> Abilities:
@@ -98,59 +160,39 @@ def _asked(client: Any, probe: dict[str, str], wanted: Checksums | None) -> Abil
     try:
         for kind in (wanted,) if wanted else KINDS:
             settings = right | _checksum(kind, CONTENT)
-            if _refuses(client, settings):
+            last = kind in (wanted, "none")
+            if _status(client, settings, () if last else REFUSED) in REFUSED:
                 continue
-            if wanted or kind == "none" or _refuses(client, wrong | _checksum(kind, OTHER)):
+            if last or _status(client, wrong | _checksum(kind, OTHER), REFUSED) in REFUSED:
                 break
             remove_helper(client, wrong)
-        return Abilities(kind, _keeps_what_is_there(client, settings))
+        return Abilities(kind, _conditions(client, settings))
     finally:
         remove_helper(client, right)
 
 
-def remove_helper(client: Any, where: Mapping[str, str]) -> None:
-    """Remove an object of ours that is none of a user's; one that is left is hidden, and pruned."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    with suppress(BotoCoreError, ClientError):
-        client.delete_object(**where)
-
-
-def is_helper(name: str) -> bool:
-    """Whether the object `name` is one of ours that is none of a user's."""
-    return any(step.startswith(HIDDEN) for step in name.split("/"))
+def _conditions(client: Any, there: dict[str, str]) -> Conditions:
+    """What comes of `If-None-Match: *` for an object that is there."""
+    status = _status(client, {**there, "IfNoneMatch": "*"}, (*CONFLICT, *REFUSED))
+    if status in CONFLICT:
+        return "kept"
+    # Without it, too: then object lock holds the object, and nothing was learnt.
+    if status in REFUSED and _status(client, there, REFUSED) not in REFUSED:
+        return "refused"
+    return "ignored"
 
 
-def is_left(name: str) -> bool:
-    """Whether it is a helper that should have been removed at once."""
-    return is_helper(name) and not name.endswith(NOTE)
-
-
-def _refuses(client: Any, settings: dict[str, str]) -> bool:
-    """Whether the server won't have such a request; other failures are raised."""
+def _status(client: Any, settings: dict[str, str], expected: tuple[int, ...]) -> int:
+    """The status of an answer, 200 for success; raises what is not `expected`."""
     from botocore.exceptions import ClientError
 
     try:
         client.put_object(**settings, Body=CONTENT)
     except ClientError as error:
-        if not is_unwilling(error):
+        if answer_status(error) not in expected:
             raise
-        return True
-    return False
-
-
-def _keeps_what_is_there(client: Any, settings: dict[str, str]) -> bool:
-    """Whether it refuses to overwrite an object because that is there, not because it is asked so."""
-    from botocore.exceptions import ClientError
-
-    try:
-        client.put_object(**settings, IfNoneMatch="*", Body=CONTENT)
-    except ClientError as error:
-        if is_conflict(error) or is_denial(error):  # denied: object lock holds it
-            return True
-        if not is_unwilling(error):
-            raise
-    return False
+        return answer_status(error)
+    return 200
 
 
 def _checksum(kind: Checksums, body: bytes | bytearray) -> dict[str, str]:

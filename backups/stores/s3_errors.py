@@ -70,11 +70,6 @@ def is_refusal(error: ClientError) -> bool:
     return 400 <= answer_status(error) < 500
 
 
-def is_conflict(error: ClientError) -> bool:
-    """Whether the server won't, because of an object that is there."""
-    return CODES.get(answer_code(error)) == "object-exists" or answer_status(error) in (409, 412)
-
-
 def is_denial(error: ClientError) -> bool:
     return CODES.get(answer_code(error)) == "store-denied" or answer_status(error) in (401, 403)
 

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backups.stores.s3_errors import NOT_IMPLEMENTED, answer_status, is_denial, is_refusal
+from backups.stores.s3_errors import NOT_IMPLEMENTED, answer_status
 
 NOTHING = "whoever has its credentials can delete what it holds for good"
 
@@ -17,7 +17,7 @@ def protection(client: Any, bucket: str) -> str:
         "versions": _has(lambda: client.get_bucket_versioning(Bucket=bucket).get("Status")),
         "object lock": _has(lambda: _lock(client, bucket).get("ObjectLockEnabled")),
     }
-    words = {True: "{}", False: "no {}", None: "{} not known (asking is denied)"}
+    words = {True: "{}", False: "no {}", None: "{} not known (it doesn't say)"}
     told = ", ".join(words[there].format(what) for what, there in has.items())
     return f"{told}: {NOTHING}" if set(has.values()) == {False} else told
 
@@ -47,14 +47,10 @@ def _lock(client: Any, bucket: str) -> dict[str, Any]:
 
 
 def _has(ask: Callable[[], str | None]) -> bool | None:
-    """None: we may not ask. A server that doesn't know the question has no such thing."""
+    """None: we are not told. A server that doesn't know the question has no such thing."""
     from botocore.exceptions import ClientError
 
     try:
         return ask() == "Enabled"
     except ClientError as error:
-        if is_denial(error):
-            return None
-        if not is_refusal(error) and answer_status(error) != NOT_IMPLEMENTED:
-            raise
-        return False
+        return False if answer_status(error) in (404, NOT_IMPLEMENTED) else None

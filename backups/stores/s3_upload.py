@@ -10,7 +10,7 @@ from typing import Any
 
 from backups.stores.s3_abilities import Abilities
 from backups.stores.s3_claims import already_there, claimed
-from backups.stores.s3_errors import answer_code, is_refusal
+from backups.stores.s3_errors import answer_code, answer_status, is_refusal
 
 MEBIBYTE = 1 << 20
 SMALLEST_PART = 8 * MEBIBYTE
@@ -48,7 +48,9 @@ class Upload:
         self._telling = telling
         self._abilities = abilities
         self._exclusive = exclusive
-        self._condition = {"IfNoneMatch": "*"} if exclusive and abilities.conditions else {}
+        self._condition = (
+            {"IfNoneMatch": "*"} if exclusive and abilities.conditions != "refused" else {}
+        )
         self._token = secrets.token_hex(16)
         self._metadata = {WRITER: self._token}  # by which we know our own object
         self._upload: str | None = None
@@ -56,7 +58,8 @@ class Upload:
         self._parts: list[Future[dict[str, Any]]] = []
         self._running: set[Future[dict[str, Any]]] = set()
         self._buffer = bytearray()
-        self._see_that_nothing_is_there()
+        if exclusive and self._writer() is not None:
+            raise already_there(where)
 
     def write(self, data: bytes, /) -> int:
         rest = memoryview(data)
@@ -166,29 +169,34 @@ class Upload:
         because of what we have made ourselves: that is no failure."""
         from botocore.exceptions import ClientError
 
+        alone = self._abilities.is_exclusive(parts=self._upload is not None)
         try:
-            if self._exclusive and not self._abilities.conditions:
-                with claimed(self._client, self._where, self._token, self._abilities):
-                    self._see_that_nothing_is_there()
-                    make()
+            if self._exclusive and not alone:
+                self._make_claimed(make)
             else:
                 make()
         except ClientError as error:
             if not is_refusal(error) or self._writer() != self._token:
                 raise
 
-    def _see_that_nothing_is_there(self) -> None:
-        if self._exclusive and self._writer() is not None:
+    def _make_claimed(self, make: Callable[[], None]) -> None:
+        with claimed(self._client, self._where, self._token, self._abilities) as claim:
+            if self._writer(must_look=True) is not None:
+                raise already_there(self._where)
+            claim.ensure_young()
+            make()
+        if self._writer() != self._token:
             raise already_there(self._where)
 
-    def _writer(self) -> str | None:
-        """The token of who wrote the object; None: there is no object, or we may not look."""
+    def _writer(self, *, must_look: bool = False) -> str | None:
+        """The token of who wrote the object; None: there is no object, or, unless we `must_look`, we
+        may not."""
         from botocore.exceptions import ClientError
 
         try:
             found = self._client.head_object(**self._where)
         except ClientError as error:
-            if not is_refusal(error):
+            if answer_status(error) != 404 and (must_look or not is_refusal(error)):
                 raise
             return None
         return str(found.get("Metadata", {}).get(WRITER, ""))

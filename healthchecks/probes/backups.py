@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from backups.catalog import Backup, Catalog, deployment_id, newest_of_all, read_catalog
 from backups.scheduler import service_state
 from backups.signing import Signers
-from backups.stores.store import open_store
+from backups.stores.store import Store, open_store
 from infra.background import Background
 from infra.errors import LettaOpsError
 from infra.stack.backup_settings import Retention, StoreSettings
@@ -91,14 +92,20 @@ def look_into_store(deployment: Deployment, limit: float = LIMIT_SECONDS) -> Sto
             room=_room(settings, deployment),
             newest=newest,
             distrust=_distrust(deployment, catalog),
-            protection=store.protection(),
-            limits=store.limits(),
+            **_said_of_itself(store),
         )
 
     try:
         return within(limit, look, settings.url)
     except LettaOpsError as error:
         return replace(unknown, error=error)
+
+
+def _said_of_itself(store: Store) -> dict[str, Any]:
+    """What it can't be asked is no reason to know nothing of its backups."""
+    with suppress(LettaOpsError):
+        return {"protection": store.protection(), "limits": store.limits()}
+    return {}
 
 
 def _distrust(deployment: Deployment, catalog: Catalog) -> LettaOpsError | None:

@@ -71,9 +71,6 @@ def _find(report: Report, environment: Mapping[str, str], cache: Path) -> Pulumi
             ) from None
 
 
-FLAGS = "PULUMI_OPTION_"
-
-
 def present(environment: Mapping[str, str], cache: Path, reasons: list[str]) -> PulumiCli | None:
     """Return the CLI that is there already, on PATH or in the cache, or None; writes nothing.
 
@@ -88,12 +85,11 @@ def pulumi_environment(
 ) -> dict[str, str]:
     """The full environment of a Pulumi run; a backend or passphrase that the user chose stays.
 
-    Flags that Pulumi would take from it don't: they are another project's. The state folder `state` is
-    the file backend, and holds the passphrase (`ensure_passphrase`).
+    The state folder `state` is the file backend, and holds the passphrase (`ensure_passphrase`).
     """
     folders = [cli.docker_folder, cli.plugin_folder, cli.executable.parent]
     ours = [str(folder) for folder in folders if folder is not None]
-    result = {key: value for key, value in environment.items() if not key.startswith(FLAGS)}
+    result = dict(environment)
     result["PATH"] = os.pathsep.join([*ours, environment.get("PATH", os.defpath)])
     result["PULUMI_SKIP_UPDATE_CHECK"] = "true"
     # Providers start programs, and grpc would print a line for each fork.

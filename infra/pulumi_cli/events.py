@@ -59,10 +59,12 @@ class ResourceChange:
 class _Tracebacks:
     """Leaves out Python's tracebacks, which come whole or, from the language host, line by line.
 
-    An expected error is shown as such at the end; where in Pulumi it was raised helps nobody.
+    An expected error is shown as such at the end; where in Pulumi it was raised helps nobody. What
+    was raised is left in with `tell`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tell: bool = False) -> None:
+        self._tell = tell
         self._inside = False  # also of what the exception says, while it is indented
         self._stack = False
 
@@ -73,7 +75,8 @@ class _Tracebacks:
         if line.strip().startswith(TRACEBACK):
             self._inside = self._stack = True
         elif self._inside and line.strip(" \t>") and not line[0].isspace():
-            self._inside = self._stack and RAISED.match(line) is not None
+            raised = self._stack and RAISED.match(line) is not None
+            self._inside = raised and not self._tell
             self._stack = False
         return self._inside
 
@@ -89,7 +92,7 @@ class Events:
     errors: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
     _started: dict[str, float] = field(default_factory=dict)
-    _tracebacks: _Tracebacks = field(default_factory=_Tracebacks)
+    _tracebacks: dict[str | None, _Tracebacks] = field(default_factory=dict)
 
     def read(self, line: str) -> None:
         """Take one line of output; what is no event is kept in `other` (the CLI's own words)."""
@@ -98,7 +101,7 @@ class Events:
         except ValueError:
             event = None
         if not isinstance(event, dict):
-            self.other += self._tracebacks.without(line)
+            self.other += self._of(None).without(line)
         elif body := event.get("diagnosticEvent"):
             self._diagnostic(body)
         elif body := event.get("resourcePreEvent"):
@@ -110,13 +113,19 @@ class Events:
 
     def _diagnostic(self, body: Mapping[str, Any]) -> None:
         severity, whole = body["severity"], str(body["message"])
-        message = "\n".join(self._tracebacks.without(whole)).strip()
         if severity == "error":
-            self.errors.append(message or whole.strip())
-        elif severity == "info#err" and message and not message.startswith(NOISE):
+            self.errors.append("\n".join(_Tracebacks(tell=True).without(whole)).strip())
+        elif severity == "info#err":
+            message = "\n".join(self._of(body.get("urn")).without(whole)).strip()
+            if not message or message.startswith(NOISE):
+                return
             # A dynamic provider's words come without the resource that they are about.
             name = _name(body.get("urn") or "")
             self.report(f"{name}: {message}" if name else message)
+
+    def _of(self, urn: str | None) -> _Tracebacks:
+        """The filter of what is said of one resource: others speak at the same time."""
+        return self._tracebacks.setdefault(urn, _Tracebacks())
 
     def _begin(self, metadata: Mapping[str, Any]) -> None:
         action = metadata["op"]

@@ -117,7 +117,7 @@ def _can_install(cli: PulumiCli, environment: Mapping[str, str]) -> bool:
 def _installed(environment: Mapping[str, str]) -> bool:
     """Whether Pulumi's own folder of plugins has one that serves our SDK."""
     home = environment.get("PULUMI_HOME")  # else in the home of passwd, whatever HOME says
-    folder = Path(home) if home else Path(pwd.getpwuid(os.getuid()).pw_dir) / ".pulumi"
+    folder = Path(home) if home else _home(environment) / ".pulumi"
     lowest = _numbers(DOCKER_VERSION)
     for found in (folder / "plugins").glob("resource-docker-v*"):
         # Beside a plugin that is being installed lie files with other endings.
@@ -129,6 +129,13 @@ def _installed(environment: Mapping[str, str]) -> bool:
         if fitting and os.access(found / DOCKER_PLUGIN, os.X_OK):
             return True
     return False
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # as in a container that runs as any user
+        return Path(environment.get("HOME") or Path.home())
 
 
 def _recent(note: Path, now: float) -> str:

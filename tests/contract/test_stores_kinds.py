@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from backups.stores.s3 import S3Store
-from backups.stores.s3_abilities import COMPARES_NOTHING, KNOWS_NO_CONDITION
+from backups.stores.s3_abilities import COMPARES_NOTHING, KNOWS_NO_CONDITION, is_amazon
 from backups.stores.s3_protection import NOTHING
 from backups.stores.s3_upload import SMALLEST_PART
 from backups.stores.store import Store
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
 from tests.contract.faulty_proxy import EVERY, FaultyProxy, faulty_proxy
-from tests.contract.s3_server import REGION, S3Server
+from tests.contract.s3_server import REGION, S3Server, running_s3_server
 from tests.contract.stored import FAR, content, get, nothing_is_there, put
 
 DATA = content(2 * SMALLEST_PART + 12_345)  # three parts
@@ -137,14 +141,174 @@ def test_a_claim_of_one_who_died_stands_in_the_way_for_a_while_only(
 ) -> None:
     with server_of("ignores-conditions", s3_server) as proxy:
         store = store_at(proxy, s3_server, bucket)
-        s3_server.client().put_object(Bucket=bucket, Key="p/.claim-part-dead", Body=b"")
-        with pytest.raises(LettaOpsError, match="there already"):
+        dead = f".claim-part-{'d' * 32}"
+        s3_server.client().put_object(Bucket=bucket, Key=f"p/{dead}", Body=b"")
+        with pytest.raises(LettaOpsError, match="somebody else is writing") as failure:
             put(store, "part", SMALL, exclusive=True)
-        monkeypatch.setattr("backups.stores.s3_claims.DEAD_AFTER", -FAR.resolution)
+        assert failure.value.code == "object-exists"
+        time.sleep(1.1)  # the server's times are whole seconds
+        monkeypatch.setattr("backups.stores.s3_claims.DEAD_AFTER", dt.timedelta(seconds=1))
         put(store, "part", SMALL, exclusive=True)
-        assert [left.name for left in store.unfinished(FAR, remove=True)] == [".claim-part-dead"]
+        assert [left.name for left in store.unfinished(FAR, remove=True)] == [dead]
         store.delete("part")
         assert nothing_is_there(store)
+
+
+OF_OTHERS = (
+    ".git/HEAD",
+    "home/.ssh/config",
+    "site/.htaccess",
+    ".claim-x",
+    ".probe-1",
+    "p2/.x-right",
+)
+
+
+def test_hidden_objects_of_others_are_nobodys_helpers(s3_server: S3Server, bucket: str) -> None:
+    client = s3_server.client()
+    for key in OF_OTHERS:
+        client.put_object(Bucket=bucket, Key=key, Body=b"precious")
+    store = S3Store(s3_server.settings(f"s3://{bucket}"))
+    put(store, "part", SMALL, exclusive=True)
+    assert list(store.unfinished(FAR, remove=True)) == []
+    assert {entry.name for entry in store.entries()} == {"part", *OF_OTHERS}
+
+
+@pytest.mark.parametrize("status", [400, 403, 408, 429])
+def test_what_may_be_there_and_cannot_be_looked_at_is_not_overwritten(
+    s3_server: S3Server, bucket: str, status: int
+) -> None:
+    with server_of("ignores-conditions", s3_server) as proxy:
+        store = store_at(proxy, s3_server, bucket, timeout=3.0)
+        put(store, "part", SMALL)
+        store.limits()
+        proxy.harm("HEAD .*part$", "answer", status=status, code="Refused", last=EVERY)
+        with pytest.raises(LettaOpsError):
+            put(store, "part", b"another", exclusive=True)
+        proxy.heal()
+        assert get(store, "part") == SMALL
+        assert [entry.name for entry in store.entries()] == ["part"]
+
+
+def test_a_claim_stays_while_its_request_may_still_arrive(s3_server: S3Server, bucket: str) -> None:
+    with server_of("ignores-conditions", s3_server) as proxy:
+        store = store_at(proxy, s3_server, bucket, timeout=2.0)
+        put(store, "first", SMALL)
+        proxy.harm("PUT .*/part$", "hang", last=EVERY)
+        with pytest.raises(LettaOpsError) as failure:
+            put(store, "part", SMALL, exclusive=True)
+        assert failure.value.code == "store-unreachable"
+        with pytest.raises(LettaOpsError, match="somebody else is writing"):
+            put(store_at(proxy, s3_server, bucket), "part", b"another", exclusive=True)
+        (left,) = store.unfinished(FAR, remove=True)
+        assert left.name.startswith(".claim-part-")
+
+
+def test_a_claim_that_took_too_long_is_given_up(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server_of("ignores-conditions", s3_server) as proxy:
+        store = store_at(proxy, s3_server, bucket)
+        put(store, "first", SMALL)
+        seconds = iter((0.0, 301.0))
+        monkeypatch.setattr("backups.stores.s3_claims._now", lambda: next(seconds))
+        with pytest.raises(LettaOpsError, match="could not be claimed in time"):
+            put(store, "part", SMALL, exclusive=True)
+        assert [entry.name for entry in store.entries()] == ["first"]
+        assert list(store.unfinished(FAR, remove=False)) == []
+
+
+def test_claims_of_other_names_do_not_count(s3_server: S3Server, bucket: str) -> None:
+    with server_of("ignores-conditions", s3_server) as proxy:
+        store = store_at(proxy, s3_server, bucket)
+        s3_server.client().put_object(Bucket=bucket, Key=f"p/.claim-part-2-{'a' * 32}", Body=b"")
+        put(store, "part", SMALL, exclusive=True)
+        assert get(store, "part") == SMALL
+
+
+def test_a_condition_that_holds_for_whole_objects_only_is_not_relied_on_for_parts(
+    s3_server: S3Server, bucket: str
+) -> None:
+    keys = (s3_server.access_key, s3_server.secret_key.reveal())
+    with faulty_proxy(s3_server.url, keys=keys) as proxy:
+        store = store_at(proxy, s3_server, bucket)
+        put(store, "part", DATA)
+        proxy.ignored = "if-none-match"  # from here on, of completions: small ones were asked about
+        seen = proxy.harm(
+            "HEAD .*part$", "answer", status=404, code="NoSuchKey"
+        )  # at its beginning
+        with pytest.raises(LettaOpsError, match="there already"):
+            put(store, "part", DATA[::-1], exclusive=True)
+        assert seen.seen > 1
+        assert get(store, "part") == DATA
+
+
+def test_a_note_that_came_with_a_copied_store_says_nothing(
+    s3_server: S3Server, bucket: str
+) -> None:
+    put(S3Store(s3_server.settings(f"s3://{bucket}/p")), "part", SMALL)
+    with server_of("ignores-conditions", s3_server) as proxy:
+        store = store_at(proxy, s3_server, bucket)
+        with pytest.raises(LettaOpsError):
+            put(store, "part", b"another", exclusive=True)
+        assert store.limits() == (KNOWS_NO_CONDITION,)
+
+
+def test_who_may_write_below_a_folder_only_may_write_there(
+    s3_server: S3Server, bucket: str
+) -> None:
+    with server_of("amazon", s3_server) as proxy:
+        proxy.harm(r"/p/\.", "answer", status=403, code="AccessDenied", last=EVERY)
+        store = store_at(proxy, s3_server, bucket)
+        put(store, "deployment/part", SMALL, exclusive=True)
+        assert get(store, "deployment/part") == SMALL
+        assert [entry.name for entry in store.entries()] == ["deployment/part"]
+
+
+@pytest.mark.parametrize("status", [304, 412])
+@pytest.mark.parametrize("refusal", [403, 405, 422])
+def test_other_ways_to_refuse_are_understood(
+    s3_server: S3Server, bucket: str, status: int, refusal: int
+) -> None:
+    with server_of("amazon", s3_server) as proxy:
+        proxy.harm("PUT", "answer", status=refusal, code="No", header=CRC32, last=EVERY)
+        proxy.harm("PUT .*probe", "answer", status=status, code="There", header="If-None-Match")
+        store = store_at(proxy, s3_server, bucket)
+        put(store, "part", SMALL, exclusive=True)
+        assert get(store, "part") == SMALL
+        assert store.limits() == ()
+
+
+def test_what_object_lock_holds_of_ours_is_nobodys_trouble(tmp_path: Path) -> None:
+    with running_s3_server(tmp_path, versioning=False) as server:
+        bucket = server.make_bucket("locked", locked_days=1)
+        for name in ("first", "second"):
+            store = S3Store(server.settings(f"s3://{bucket}/p"))
+            put(store, name, SMALL, exclusive=True)
+        assert list(store.unfinished(FAR, remove=True)) == []
+        keys = [each["Key"] for each in server.client().list_objects_v2(Bucket=bucket)["Contents"]]
+        assert len([key for key in keys if "probe" in key]) == 1, "asked once"
+
+
+@pytest.mark.parametrize(
+    ("host", "amazon"),
+    [
+        ("s3.amazonaws.com", True),
+        ("s3.eu-central-1.amazonaws.com", True),
+        ("bucket.s3.dualstack.us-west-2.amazonaws.com", True),
+        ("s3.cn-north-1.amazonaws.com.cn", True),
+        ("s3-fips.us-gov-west-1.amazonaws.com", True),
+        ("bucket.vpce-1a2b.s3.us-east-1.vpce.amazonaws.com", True),
+        ("ec2-1-2-3-4.compute-1.amazonaws.com", False),
+        ("garage-123.eu-west-1.elb.amazonaws.com", False),
+        ("vpce-svc-1.us-east-1.vpce.amazonaws.com", False),
+        ("s3.amazonaws.com.example.org", False),
+        ("notreallys3.amazonaws.com", False),
+    ],
+)
+def test_amazons_own_are_known_by_their_names(host: str, amazon: bool) -> None:
+    client = SimpleNamespace(meta=SimpleNamespace(endpoint_url=f"https://{host}/"))
+    assert is_amazon(client) is amazon
 
 
 @pytest.mark.parametrize("checksums", ["crc32", "md5", "none"])
@@ -266,7 +430,7 @@ def test_it_is_said_what_keeps_a_bucket_from_losing_what_is_deleted(s3_server: S
         store = store_at(proxy, s3_server, names["plain"])
         proxy.harm("versioning", "answer", status=403, code="AccessDenied", last=EVERY)
         proxy.harm("object-lock", "answer", status=501, code="NotImplemented", last=EVERY)
-        assert store.protection() == "versions not known (asking is denied), no object lock"
+        assert store.protection() == "versions not known (it doesn't say), no object lock"
 
 
 def test_a_bucket_may_have_dots_and_another_region_be_set(s3_server: S3Server) -> None:

@@ -94,3 +94,15 @@ def test_nobody_outside_of_the_targets_names_one() -> None:
             if isinstance(node, ast.Constant) and node.value in (*OURS, "kubernetes"):
                 found.add((name, node.value))
     assert found == NAMESAKES.keys()
+
+
+def test_no_stack_file_has_the_salt_of_somebodys_passphrase() -> None:
+    """A literal `pulumi up` writes one, as Pulumi does everywhere; nobody else's passphrase fits it."""
+    for name in ("Pulumi.local.yaml", "Pulumi.docker.yaml"):
+        assert "encryptionsalt" not in _committed(f"infra/stacks/{name}")
+
+
+def _committed(path: str) -> str:
+    """What whoever clones it gets, and not what a run of ours has written since."""
+    words = ["git", "show", f"HEAD:{path}"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout

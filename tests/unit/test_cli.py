@@ -218,8 +218,7 @@ def test_two_at_once_make_one_and_the_second_says_whom_it_waits_for(
 
 def test_the_environment_has_the_state_folder_as_backend_and_the_cli_first(tmp_path: Path) -> None:
     cli = PulumiCli(tmp_path / "bin" / "pulumi", "path", "stand-in", (), tmp_path / "stand-ins")
-    given = {"PATH": "/usr/bin", "HOME": "/home/x", "PULUMI_OPTION_TARGET": "urn:of:another"}
-    result = pulumi_environment(tmp_path / "state", cli, given)
+    result = pulumi_environment(tmp_path / "state", cli, {"PATH": "/usr/bin", "HOME": "/home/x"})
     assert result == {
         "HOME": "/home/x",
         "PATH": f"{tmp_path / 'stand-ins'}:{tmp_path / 'bin'}:/usr/bin",

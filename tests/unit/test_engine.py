@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,12 +55,12 @@ def test_a_new_enough_engine_is_taken() -> None:
     _ensure_new_enough({"ApiVersion": "1.50"})
 
 
-def a_context(folder: Path, host: str, *, tls: bool = False) -> None:
+def a_context(folder: Path, host: str, *, tls: bool = False, verify: bool = True) -> None:
     """What `docker context create other` and `docker context use other` write."""
     digest = hashlib.sha256(b"other").hexdigest()
     meta = folder / "contexts" / "meta" / digest
     meta.mkdir(parents=True)
-    endpoint = {"docker": {"Host": host, "SkipTLSVerify": False}}
+    endpoint = {"docker": {"Host": host, "SkipTLSVerify": not verify}}
     (meta / "meta.json").write_text(
         json.dumps({"Name": "other", "Metadata": {}, "Endpoints": endpoint})
     )
@@ -105,3 +106,20 @@ def test_docker_host_comes_before_any_context(
     a_context(docker_folder, "tcp://engine.example:2376")
     monkeypatch.setenv("DOCKER_HOST", "unix:///named.sock")
     assert (address(), variables()) == ("unix:///named.sock", {})
+
+
+def test_a_context_without_verification_says_so(docker_folder: Path) -> None:
+    a_context(docker_folder, "tcp://engine.example:2376", tls=True, verify=False)
+    assert variables().keys() == {"DOCKER_HOST", "DOCKER_CERT_PATH"}
+
+
+@pytest.mark.parametrize("broken", ["absent", "unreadable"])
+def test_a_context_that_cannot_be_read_is_never_another_engine(
+    docker_folder: Path, broken: str
+) -> None:
+    a_context(docker_folder, "tcp://engine.example:2376")
+    (meta,) = docker_folder.rglob("meta.json")
+    meta.write_text("no json") if broken == "unreadable" else shutil.rmtree(meta.parent)
+    with pytest.raises(LettaOpsError, match="'other' can't be read") as failure:
+        variables()
+    assert failure.value.code == "engine-context"

@@ -103,9 +103,14 @@ def test_a_traceback_is_left_out_of_errors_and_of_the_clis_own_words() -> None:
         "no event", *TRACEBACK, diagnostic("error", "\n".join([*TRACEBACK, "in short"]))
     )
     assert events.other == ["no event"]
-    assert events.errors == ["in short"]
+    (error,) = events.errors
+    assert error.splitlines()[-2:] == [TRACEBACK[-1], "in short"]
+    assert "Traceback" not in error
+    assert "File" not in error
 
 
-def test_an_error_that_is_nothing_but_a_traceback_is_told_whole() -> None:
-    events, _ = read(diagnostic("error", "\n".join(TRACEBACK)))
-    assert events.errors == ["\n".join(TRACEBACK)]
+def test_an_error_of_the_program_says_what_was_raised() -> None:
+    heading, raised = "Program failed with an unhandled exception:", "KeyError: 'x'"
+    whole = "\n".join([heading, *TRACEBACK[:4], raised])
+    events, _ = read(diagnostic("error", whole), diagnostic("error", "Error: the next\nmore"))
+    assert events.errors == [f"{heading}\n{raised}", "Error: the next\nmore"]

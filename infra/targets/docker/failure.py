@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from infra.errors import LettaOpsError
 from infra.sensitive import Sensitive
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
+Failure = Literal["killed", "crashed", "late"]  # for want of memory; again and again; too slow
 MEMORY_SETTINGS = {"letta": "server.memory", "postgres": "database.memory"}
 
 
@@ -25,14 +26,18 @@ def explain_failure(message: str) -> LettaOpsError | None:
     return None if known.code == "engine" else known
 
 
-def give_up(client: DockerClient, failed: Container, secrets: Iterable[Sensitive]) -> LettaOpsError:
-    """Say why a container isn't well. A server that would try for ever beside one that serves is
-    stopped."""
-    explained = not_healthy(failed, secrets)
-    if _is_server(failed):
+def give_up(
+    client: DockerClient, failed: Container, failure: Failure, secrets: Iterable[Sensitive]
+) -> LettaOpsError:
+    """Say why a container isn't well. Servers that would try for ever beside one that serves are
+    stopped, all of the failed one's digest: they serve together."""
+    explained = _not_healthy(failed, failure, secrets)
+    if failed.labels.get(LABEL_SERVICE) == SERVICE_SERVER:
         everyone = own_containers(client, str(failed.labels[LABEL_PREFIX]), SERVICE_SERVER)
-        if any(is_well(one) and _digest(one) != _digest(failed) for one in everyone):
-            failed.stop(timeout=5)
+        together = [one for one in everyone if _digest(one) == _digest(failed)]
+        if any(is_well(one) for one in everyone if one not in together):
+            for one in together:
+                one.stop(timeout=5)
     return explained
 
 
@@ -41,11 +46,13 @@ def _digest(server: Container) -> str:
     return str(server.name).rpartition("-")[0]
 
 
-def not_healthy(newest: Container, secrets: Iterable[Sensitive]) -> LettaOpsError:
+def _not_healthy(
+    newest: Container, failure: Failure, secrets: Iterable[Sensitive]
+) -> LettaOpsError:
     """Say why a container isn't well: out of memory, or its state and the last lines of its log."""
     service = str(newest.labels.get(LABEL_SERVICE, newest.name))
-    state, log = _state(newest), last_lines(str(newest.name), secrets)
-    if newest.attrs["State"].get("OOMKilled"):
+    log = last_lines(str(newest.name), secrets)
+    if failure == "killed":
         limit = int(newest.attrs["HostConfig"]["Memory"]) // 1024**2
         setting = MEMORY_SETTINGS.get(service)
         return LettaOpsError(
@@ -57,22 +64,18 @@ def not_healthy(newest: Container, secrets: Iterable[Sensitive]) -> LettaOpsErro
         )
     return LettaOpsError(
         "service-not-healthy",
-        f"{newest.name} {state}; the last lines of its log:\n{log}",
+        f"{newest.name} {_state(newest, failure)}; the last lines of its log:\n{log}",
         "mend the cause, then run the same command again; what served before goes on serving",
     )
 
 
-def _is_server(container: Container) -> bool:
-    return container.labels.get(LABEL_SERVICE) == SERVICE_SERVER
-
-
-def _state(container: Container) -> str:
-    health = container.attrs["State"].get("Health", {}).get("Status")
-    if container.status == "running":
-        return f"runs, but did not become healthy ({health})"
+def _state(container: Container, failure: Failure) -> str:
     code = container.attrs["State"].get("ExitCode")
-    if container.status == "restarting":
-        return f"ends again and again (exit code {code})"
+    if failure == "crashed":
+        return "ends again and again" + (f" (exit code {code})" if code else "")
+    if container.status == "running":
+        health = container.attrs["State"].get("Health", {}).get("Status")
+        return f"runs, but did not become healthy ({health})"
     return f"is {container.status} (exit code {code})"
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from typing import TYPE_CHECKING
 
 from infra.errors import ConfigurationError
 from infra.stack.deployment import SERVICE_PROXY
+from infra.targets.docker.engine.address import address
 from infra.targets.docker.engine.client import find_container
 from infra.targets.docker.names import Names
 from infra.targets.ports import describe, listeners
@@ -25,7 +25,7 @@ def ensure_port(client: DockerClient, stack: str, names: Names, bind: str, port:
         ours = {entry["HostPort"] for entries in bound.values() for entry in entries}
         if str(port) in ours and proxy.status == "running":
             return
-    if os.environ.get("DOCKER_HOST", "unix:").startswith("unix:"):
+    if address().startswith("unix:"):
         family = socket.AF_INET6 if ":" in bind else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

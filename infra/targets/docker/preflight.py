@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 NEW_BYTES = 4 * 1024**3  # images, and room to grow
 RUNNING_BYTES = 200 * 1024**2
-FIXED = (SERVICE_POSTGRES, SERVICE_PROXY, SERVICE_REDIS, SERVICE_MODEL)  # servers have a digest
 
 
 def ensure_possible(folder: StackFolder, settings: DockerSettings, secrets: StackSecrets) -> None:
@@ -47,7 +46,7 @@ def ensure_possible(folder: StackFolder, settings: DockerSettings, secrets: Stac
     ensure_writable(cache_folder())
     with engine() as client:
         _ensure_space(client, names)
-        _ensure_no_strangers(client, folder, names)
+        _ensure_no_strangers(client, folder, settings)
         ensure_port(client, settings.stack, names, chosen.server.bind, settings.server.port)
         if chosen.external is None:
             _ensure_known(client, folder, names, secrets)
@@ -84,12 +83,18 @@ def _ensure_known(
     )
 
 
-def _ensure_no_strangers(client: DockerClient, folder: StackFolder, names: Names) -> None:
+def _ensure_no_strangers(
+    client: DockerClient, folder: StackFolder, settings: DockerSettings
+) -> None:
     """What has a name of ours and isn't ours is in the way, and never taken for ours."""
+    names = settings.names
+    services = [SERVICE_PROXY, SERVICE_REDIS]  # servers have a digest in their names
+    services += [SERVICE_POSTGRES] if settings.external is None else []
+    services += [SERVICE_MODEL] if settings.model != "none" else []
     containers = {
         str(each.name): each.labels
         for each in client.containers.list(all=True, ignore_removed=True)
-        if each.name in [names.container(service) for service in FIXED]
+        if each.name in [names.container(service) for service in services]
     }
     networks = {
         str(each.name): each.attrs.get("Labels") or {}

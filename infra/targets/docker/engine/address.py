@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from infra.errors import LettaOpsError
+
 LOCAL = "unix:///var/run/docker.sock"
 
 
@@ -19,20 +21,32 @@ def address() -> str:
 
 
 def variables() -> Mapping[str, str]:
-    """What names the engine to a program that doesn't know contexts; nothing where all agree."""
+    """What names the engine to a program that doesn't know contexts; nothing where all agree.
+
+    Raises LettaOpsError (`engine-context`) for a context that isn't there: the library would take
+    the engine of this machine instead.
+    """
     if os.environ.get("DOCKER_HOST"):
         return {}
     from docker.context import ContextAPI
-    from docker.errors import DockerException
+    from docker.context.config import get_current_context_name
 
+    name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
     try:
-        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
-    except (DockerException, OSError, ValueError):
-        return {}  # said by whoever asks the engine next
-    if context is None or not context.Host or context.Host == LOCAL:
+        context = ContextAPI.get_context(name)
+    except Exception:  # noqa: BLE001  it raises no kind of its own for what it can't read
+        context = None
+    if context is None:
+        raise LettaOpsError(
+            "engine-context",
+            f"the Docker context {name!r} can't be read",
+            "see `docker context ls`, then choose one: `docker context use NAME`, or DOCKER_HOST",
+        )
+    if not context.Host or context.Host == LOCAL:
         return {}
     chosen = {"DOCKER_HOST": str(context.Host)}
     if context.TLSConfig is not None:
-        folder = Path(context.tls_path) / "docker"
-        chosen |= {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(folder)}
+        chosen["DOCKER_CERT_PATH"] = str(Path(context.tls_path) / "docker")
+        if context.TLSConfig.verify:
+            chosen["DOCKER_TLS_VERIFY"] = "1"
     return chosen
