@@ -67,10 +67,13 @@ class ServiceState:
         return self.state == "RUNNING"
 
 
-def ensure_running(folder: StackFolder, environment: Mapping[str, str]) -> None:
-    """Start the stack's supervisord unless it runs; leftovers of a dead one are ended first."""
+def ensure_running(folder: StackFolder, environment: Mapping[str, str]) -> bool:
+    """Start the stack's supervisord unless it runs; leftovers of a dead one are ended first.
+
+    Returns whether it was started, with all services that have a file.
+    """
     if process(folder) is not None and _answers(folder):
-        return
+        return False
     end_leftovers(folder)
     folder.programs.mkdir(parents=True, exist_ok=True)
     text = CONFIGURATION.format(
@@ -98,6 +101,7 @@ def ensure_running(folder: StackFolder, environment: Mapping[str, str]) -> None:
                 f"look at {folder.log('supervisord')}",
             )
         time.sleep(0.05)
+    return True
 
 
 def process(folder: StackFolder) -> psutil.Process | None:
@@ -182,6 +186,7 @@ def _drop(supervisor: Any, name: str) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while True:
         try:
+            _let_begin(supervisor, name)
             supervisor.stopProcessGroup(name)
             supervisor.removeProcessGroup(name)
         except xmlrpc.client.Fault as fault:
@@ -192,6 +197,14 @@ def _drop(supervisor: Any, name: str) -> None:
             time.sleep(POLL_SECONDS)
         else:
             return
+
+
+def _let_begin(supervisor: Any, name: str) -> None:
+    """Wait until a service that was started this moment is itself: the signal to stop would be taken,
+    and forgotten, by what supervisord has forked and is about to be it."""
+    info = supervisor.getProcessInfo(name)
+    if info["statename"] == "STARTING" and info["now"] - info["start"] < 1:
+        time.sleep(POLL_SECONDS)
 
 
 def _refused(folder: StackFolder, error: Exception) -> LettaOpsError:

@@ -121,8 +121,10 @@ class SupervisedService(Provider):
             write_environment(account, folder, inputs)
         path = folder.program(inputs["name"])
         write_file(path, program(account, folder, inputs), 0o600)
-        supervisor.ensure_running(folder, plain_environment(folder))
-        supervisor.reload_service(folder, inputs["name"])
+        # A new supervisord has read the file, and starts the service. Told to stop it at once, it would
+        # send a signal that gets lost between fork and exec, and wait as long as a stop may take.
+        if not supervisor.ensure_running(folder, plain_environment(folder)):
+            supervisor.reload_service(folder, inputs["name"])
         _wait(folder, inputs)
 
 
