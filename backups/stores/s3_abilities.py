@@ -133,10 +133,11 @@ def _read(
         checksums, conditions = wanted or document["checksums"], document["conditions"]
         known = checksums in KINDS and conditions in get_args(Conditions)
         known = known and document["server"] == _server(client, note)
+        of_parts = document["of_parts"] is True
     except (ClientError, ValueError, KeyError, TypeError):
         return None, ASKED_AGAIN
     age = dt.datetime.now(dt.UTC) - answer["LastModified"]
-    return (Abilities(checksums, conditions) if known else None), age
+    return (Abilities(checksums, conditions, of_parts) if known else None), age
 
 
 def _write(client: Any, note: dict[str, str], known: Abilities, wanted: Checksums | None) -> None:
@@ -144,6 +145,7 @@ def _write(client: Any, note: dict[str, str], known: Abilities, wanted: Checksum
         "server": _server(client, note),
         "checksums": None if wanted else known.checksums,
         "conditions": known.conditions,
+        "of_parts": known.of_parts,
     }
     content = json.dumps(document).encode()
     client.put_object(**note, **known.checksum(content), Body=content)
@@ -166,7 +168,9 @@ def _asked(client: Any, probe: dict[str, str], wanted: Checksums | None) -> Abil
             if last or _status(client, wrong | _checksum(kind, OTHER), REFUSED) in REFUSED:
                 break
             remove_helper(client, wrong)
-        return Abilities(kind, _conditions(client, settings))
+        conditions = _conditions(client, settings)
+        parts = conditions == "kept" and _holds_for_parts(client, right, kind)
+        return Abilities(kind, conditions, parts)
     finally:
         remove_helper(client, right)
 
@@ -180,6 +184,27 @@ def _conditions(client: Any, there: dict[str, str]) -> Conditions:
     if status in REFUSED and _status(client, there, REFUSED) not in REFUSED:
         return "refused"
     return "ignored"
+
+
+def _holds_for_parts(client: Any, there: dict[str, str], kind: Checksums) -> bool:
+    """Whether `If-None-Match: *` keeps an object from being overwritten by one that is made of parts."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    own = _checksum(kind, CONTENT)
+    algorithm = {"ChecksumAlgorithm": "CRC32"} if kind == "crc32" else {}
+    upload = {**there, "UploadId": client.create_multipart_upload(**there, **algorithm)["UploadId"]}
+    try:
+        answer = client.upload_part(**upload, **own, PartNumber=1, Body=CONTENT)
+        part = {"PartNumber": 1, "ETag": answer["ETag"]}
+        part |= own if "ChecksumCRC32" in answer else {}
+        client.complete_multipart_upload(
+            **upload, IfNoneMatch="*", MultipartUpload={"Parts": [part]}
+        )
+    except ClientError as error:
+        with suppress(BotoCoreError, ClientError):
+            client.abort_multipart_upload(**upload)
+        return answer_status(error) in CONFLICT
+    return False
 
 
 def _status(client: Any, settings: dict[str, str], expected: tuple[int, ...]) -> int:

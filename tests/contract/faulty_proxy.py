@@ -56,6 +56,7 @@ class FaultyProxy:
     upstream: str
     keys: tuple[str, str] | None = None
     ignored: str = ""  # a regular expression
+    ignoring: str = ""  # another one, of the methods with which it does
     below: str = ""
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
@@ -229,7 +230,8 @@ def _signed(
     from botocore.credentials import Credentials
 
     assert proxy.keys is not None
-    out = re.compile(rf"host|authorization|x-amz-date|{proxy.ignored or 'host'}", re.IGNORECASE)
+    ignored = proxy.ignored if re.match(proxy.ignoring, method) else ""
+    out = re.compile(rf"host|authorization|x-amz-date|{ignored or 'host'}", re.IGNORECASE)
     kept = {name: value for name, value in headers if not out.fullmatch(name)}
     request = AWSRequest(method, proxy.upstream + path, kept, body)
     S3SigV4Auth(Credentials(*proxy.keys), "s3", REGION).add_auth(request)
