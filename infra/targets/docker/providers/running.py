@@ -77,11 +77,12 @@ class RunningContainer(Provider):
 def _missing(container: Container, properties: Properties) -> list[str]:
     """The networks that it was disconnected from."""
     there: Mapping[str, Any] = container.attrs["NetworkSettings"]["Networks"]
-    known = {*there, *(str(each.get("NetworkID")) for each in there.values())}
+    ids = [str(each.get("NetworkID")) for each in there.values()]
+    wanted = properties.get("networks") or []
     return [
         network
-        for network in properties.get("networks") or []
-        if not any(one.startswith(network) if one not in there else one == network for one in known)
+        for network in wanted
+        if network not in there and not any(each.startswith(network) for each in ids)
     ]
 
 
