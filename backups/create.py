@@ -262,7 +262,7 @@ def dump_warning(manifest: Manifest) -> str | None:
 
 def extension_warning(manifest: Manifest) -> str | None:
     """What to tell of a database with extensions that a drill here could not make."""
-    offered = offered_extensions()
+    offered = offered_extensions().keys()
     if missing := sorted(set(manifest.database.extensions) - offered):
         return (
             f"no drill on this machine can prove this backup: its PostgreSQL does not offer"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.embedded.binaries import DEBIAN, install_binaries
+from infra.embedded.binaries import DEBIAN, MAJORS, install_binaries
 from infra.errors import LettaOpsError
 from infra.process import attempt, command
 from infra.stack.locations import cache_folder
@@ -86,7 +86,7 @@ def find_dump(server: Version, of_server: Programs | None = None) -> Program:
         said = of_server.run("pg_dump", "--version")
         if program := _parsed(Path("pg_dump"), said.returncode, said.stdout):
             return replace(program, of_server=of_server)
-    known = [program for program in _programs("pg_dump") if program.major >= server.major]
+    known = [each for each in _programs("pg_dump", server.major) if each.major >= server.major]
     fitting = [program for program in known if program.number.is_as_new_as(server)]
     if fitting:
         return min(fitting, key=lambda program: program.number)
@@ -97,7 +97,7 @@ def find_dump(server: Version, of_server: Programs | None = None) -> Program:
 
 def find_restore(server: int, dumped_with: int) -> Program:
     """Return a pg_restore that reads what pg_dump `dumped_with` wrote, for a server of `server`."""
-    found = [program for program in _programs("pg_restore") if program.major >= dumped_with]
+    found = [each for each in _programs("pg_restore", dumped_with) if each.major >= dumped_with]
     if server < FIRST_WITH_TRANSACTION_TIMEOUT:
         found = [each for each in found if each.major < FIRST_WITH_TRANSACTION_TIMEOUT]
     if found:
@@ -107,12 +107,13 @@ def find_restore(server: int, dumped_with: int) -> Program:
     raise _none("pg_restore", f"{dumped_with} or newer{limit}", why)
 
 
-def _programs(name: str) -> Iterator[Program]:
-    """The stack's own, then those on PATH, then Debian's."""
-    own = install_binaries(cache_folder()) / "bin" / name
+def _programs(name: str, oldest: int = 0) -> Iterator[Program]:
+    """The stack's own from major version `oldest` on, then those on PATH, then Debian's."""
+    majors = [each for each in reversed(MAJORS) if int(each) >= oldest]
+    own = [install_binaries(cache_folder(), major) / "bin" / name for major in majors]
     on_path = [Path(folder) / name for folder in os.get_exec_path() if folder]
     debian = sorted(DEBIAN.glob(f"*/bin/{name}"))
-    for path in dict.fromkeys([own, *on_path, *debian]):
+    for path in dict.fromkeys([*own, *on_path, *debian]):
         if shutil.which(path) is None:
             continue
         if program := _asked(path):

@@ -33,6 +33,7 @@ from backups.stores.store import Store
 from infra.audit.trail import carry_over
 from infra.database.administration import DatabaseAccess
 from infra.database.claim import take_claim
+from infra.database.connection import database_of
 from infra.database.facts import database_facts, read_slots
 from infra.errors import LettaOpsError
 from infra.process import Report
@@ -253,6 +254,8 @@ class Databases:
         try:
             with self.access.examine(source) as old, self.access.examine(target) as new:
                 carry_over(old, new)
+                # There may be links in `source` alone, and no place for them yet.
+                prepare(new, database_of(self.deployment).owner.name)
         finally:
             self._carry_registry(source, target)
 

@@ -42,6 +42,8 @@ class Journal:
     has_standby: bool = False
     # Of a migration: going back brings the stack back to this release.
     release: str | None = None
+    # Of one to another major version of Postgres: going back brings its cluster back to this one.
+    cluster: str | None = None
 
     @property
     def side(self) -> str:

@@ -16,6 +16,7 @@ from backups.lock import Lock
 from backups.manifest import MEMORY
 from backups.opening import Key, opened_part, stored_chunks
 from backups.rekey import forget_unopened
+from backups.restoring.clusters import cluster_of
 from backups.restoring.generations import Generations, Present
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file, names_of
@@ -163,6 +164,12 @@ def kept_generations(deployment: Deployment, generations: Generations) -> list[s
     return [name for name in kept if generations.exists(name)]
 
 
+def kept_clusters(deployment: Deployment) -> list[str]:
+    """The Postgres clusters that another version of it has replaced."""
+    cluster = host(deployment).cluster()
+    return [] if cluster is None else list(cluster.kept())
+
+
 def _ensure_whole(store: Store, plan: Plan) -> None:
     """Read the parts that a restore doesn't use: one that is damaged says that the store is, too."""
     for part in plan.backup.manifest.parts:
@@ -178,6 +185,9 @@ def drop_previous(deployment: Deployment, generations: Generations) -> list[str]
         generations.ensure_ours(name)  # before anything is dropped: memory and key belong to them
     for name in dropped:
         generations.drop(name)
+    if clusters := kept_clusters(deployment):
+        cluster_of(deployment).drop(*clusters)
+        dropped += clusters
     if reachable(deployment):
         memory = MemoryPlace.of(deployment)
         dropped += ["memory"] if memory.has_previous() else []

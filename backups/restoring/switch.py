@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 
+from backups.restoring.clusters import go_back_to_cluster
 from backups.restoring.generations import Generations, Moves, generations_of
 from backups.restoring.journal import Journal, journal_file, read_journal
 from backups.restoring.scratch import remove_leftovers
@@ -46,6 +47,9 @@ def go_back(deployment: Deployment, journal: Journal, report: Report) -> None:
     What was restored and served for a moment is kept as `undone`: somebody may have written to it.
     Raises LettaOpsError when that is not possible now; the journal stays until it was.
     """
+    if journal.cluster is not None:
+        go_back_to_cluster(deployment, journal.cluster, report)
+        return
     report("going back: the server is stopped, and what was there before takes its place again")
     remove_standby(deployment)
     stop_server(deployment)
@@ -180,7 +184,7 @@ def finish_interrupted(deployment: Deployment, report: Report) -> None:
 
 
 def _what(journal: Journal) -> str:
-    if journal.release is not None:
+    if journal.release is not None or journal.cluster is not None:
         return f"an earlier migration ({journal.backup})"
     return f"an earlier restore (of {journal.backup})"
 
@@ -188,7 +192,7 @@ def _what(journal: Journal) -> str:
 def _record(deployment: Deployment, journal: Journal) -> None:
     """See to it that the audit trail tells of a restore whose command can't any more."""
     event = Event(
-        "backup restore" if journal.release is None else "migrate apply",
+        "backup restore" if journal.release is journal.cluster is None else "migrate apply",
         journal.backup,
         "done",
         dt.datetime.now(dt.UTC),

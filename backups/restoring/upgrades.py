@@ -1,4 +1,4 @@
-"""The last migration of a stack to another release: what it replaced, and of which release that is."""
+"""The last migrations of a stack, to another release and to another Postgres: what each has replaced."""
 
 from __future__ import annotations
 
@@ -21,6 +21,34 @@ class Upgrade:
     previous_oid: int
     at: str
     backup: str
+
+
+@dataclass(frozen=True)
+class PostgresUpgrade:
+    """The last one to another major version of Postgres; `release` is Letta's, which served meanwhile."""
+
+    before: str  # major versions
+    after: str
+    release: str
+    at: str
+    backup: str
+
+
+def keep_postgres_upgrade(deployment: Deployment, upgrade: PostgresUpgrade) -> None:
+    write_private(_postgres_file(deployment), json.dumps(asdict(upgrade)) + "\n")
+
+
+def last_postgres_upgrade(deployment: Deployment) -> PostgresUpgrade | None:
+    """None where there was none, or where it was written by another version of letta-ops."""
+    try:
+        return PostgresUpgrade(**json.loads(_postgres_file(deployment).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def forget_postgres_upgrade(deployment: Deployment) -> None:
+    """It was undone."""
+    _postgres_file(deployment).unlink(missing_ok=True)
 
 
 def keep_upgrade(deployment: Deployment, upgrade: Upgrade) -> None:
@@ -48,6 +76,10 @@ def upgrade_of(deployment: Deployment, oid: int, revision: str | None) -> Upgrad
 def forget_upgrade(deployment: Deployment) -> None:
     """It was undone."""
     _file(deployment).unlink(missing_ok=True)
+
+
+def _postgres_file(deployment: Deployment) -> Path:
+    return stack_folder(deployment.stack).root / "postgres-upgrade.json"
 
 
 def _file(deployment: Deployment) -> Path:

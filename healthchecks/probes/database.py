@@ -11,6 +11,7 @@ from infra.database.facts import DatabaseFacts, database_facts, read_slots
 from infra.errors import LettaOpsError
 from infra.stack.deployment import Deployment
 from infra.stack.releases import RELEASES
+from infra.targets import host
 from infra.targets.facts import Measurement
 
 DATABASES = """
@@ -103,6 +104,11 @@ def look_at_kept(deployment: Deployment) -> Kept:
     kept = {str(name): int(size) for name, size in rows}
     if names.scope == LETTA:
         live -= sum(kept.values())
+    here = host(deployment)
+    cluster = here.cluster() if here.is_ours else None
+    if cluster is not None and (clusters := cluster.kept()):
+        kept |= clusters
+        live = cluster.size
     return Kept(kept, int(live), None if journal is None else journal.backup)
 
 

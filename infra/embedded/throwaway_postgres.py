@@ -15,16 +15,15 @@ from pathlib import Path
 import psutil
 
 from infra.accounts import Account, as_account, service_account
-from infra.database.administration import NO_EVENT_TRIGGERS, DatabaseAccess
-from infra.embedded.binaries import install_binaries
-from infra.embedded.cluster import configure, initialise
+from infra.database.administration import DatabaseAccess, through_socket
+from infra.embedded.binaries import MAJOR, install_binaries
+from infra.embedded.cluster import CUSTOM, MAIN, configure, initialise
 from infra.embedded.folders import plain_environment, prepare_folders
 from infra.errors import LettaOpsError
 from infra.files import write_file
 from infra.process import command, start_detached, tail
 from infra.sensitive import Sensitive
 from infra.stack.deployment import (
-    ADMIN_ROLE,
     DATABASE_NAME,
     LOOPBACK,
     OWNER_ROLE,
@@ -60,23 +59,20 @@ class ThrowawayPostgres:
     database: Database
 
 
-def start_postgres(folder: StackFolder) -> ThrowawayPostgres:
-    """Make a cluster in a throw-away folder and start it.
+def start_postgres(folder: StackFolder, major: str = MAJOR) -> ThrowawayPostgres:
+    """Make a cluster of this major version in a throw-away folder and start it.
 
     Raises LettaOpsError: `no-postgres`, `initdb-failed`, `throwaway-failed`, and those of accounts.
     """
     prepare_folders(folder)
     account = service_account(folder, "postgres")
-    binaries = install_binaries(cache_folder())
-    initialise(account, folder, binaries, to_keep=False)
+    initialise(account, folder, major, to_keep=False)
     port = free_port()
     configure(account, folder, port)
-    write_file(folder.postgres_settings("custom.conf"), SETTINGS, 0o600, account.owner)
-    here: dict[str, str | int] = {
-        "host": str(folder.sockets), "port": port, "user": ADMIN_ROLE, "options": NO_EVENT_TRIGGERS,
-    }  # fmt: skip
-    access = DatabaseAccess(here, True, "in the drill", ADMIN_ROLE)
-    run_until(lambda: _answers(access), folder, account, binaries / "bin")
+    write_file(folder.postgres_settings(CUSTOM), SETTINGS, 0o600, account.owner)
+    access = through_socket(folder.sockets, port, "in the drill", major)
+    programs = install_binaries(cache_folder(), major) / "bin"
+    run_until(lambda: answers(access), folder, account, programs)
     owner = Role(OWNER_ROLE, Sensitive(secrets.token_urlsafe(24)))
     _make_role(access, owner)
     database = Database(LOOPBACK, port, DATABASE_NAME, owner, owner, tls="disable")
@@ -84,15 +80,20 @@ def start_postgres(folder: StackFolder) -> ThrowawayPostgres:
 
 
 def run_until(
-    ready: Callable[[], bool], folder: StackFolder, account: Account, programs: Path, *options: str
+    ready: Callable[[], bool],
+    folder: StackFolder,
+    account: Account,
+    programs: Path,
+    *options: str,
+    configuration: str = MAIN,
 ) -> None:
-    """Start the Postgres of a throw-away folder, which is configured, and wait for it.
+    """Start a Postgres in a folder, as its configuration there says, and wait for it.
 
     Raises LettaOpsError (`throwaway-failed`).
     """
     job = command(
         programs / "postgres",
-        f"--config-file={folder.postgres_settings('postgresql.conf')}",
+        f"--config-file={folder.postgres_settings(configuration)}",
         *options,
         directory=Path("/"), environment=plain_environment(folder), umask=0o077,
     )  # fmt: skip
@@ -140,7 +141,7 @@ def free_port() -> int:
             return port
 
 
-def _answers(access: DatabaseAccess) -> bool:
+def answers(access: DatabaseAccess) -> bool:
     try:
         with access.connect(access.maintenance):
             return True

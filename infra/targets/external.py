@@ -70,6 +70,9 @@ class ExternalHost:
     def migrations(self, release: Release, report: Report) -> None:
         return None
 
+    def cluster(self) -> None:
+        return None
+
     def home(self, name: str, program: str, code: str) -> None:
         return None
 

@@ -194,6 +194,9 @@ class Host(Protocol):
         """Bring the programs of `release` to where they reach the deployment's Postgres; None where that
         can't be done from here. Raises what an installation raises."""
 
+    def cluster(self) -> Cluster | None:
+        """Its Postgres as a whole; None where no other major version of it can be had."""
+
     def home(self, name: str, program: str, code: str) -> Home | None:
         """Where the server's home is. `program` is a script of the standard library, `name` is what it
         is called there, `code` that of its errors. None where we can't look into it."""
@@ -280,6 +283,59 @@ class Migrations(Protocol):
     def run(self, database: str, keep: Callable[[str], None], hint: str) -> None:
         """Bring this database of the deployment's Postgres to the release's head, as its owner; `keep` is
         told every line. Raises LettaOpsError (`migration-failed`, with `hint`)."""
+
+
+class Cluster(Protocol):
+    """The Postgres of a deployment as a whole, and another major version of it. What is there is never
+    changed: a copy of the other version takes its place, and it is kept as `previous`.
+
+    `majors`: the versions that can be had here, the oldest first. `setting`: the key of the stack's
+    configuration that names one. `undone`: what a copy is called that gave way again.
+    """
+
+    majors: Sequence[str]
+    setting: str
+    previous: str
+    undone: str
+
+    @property
+    def major(self) -> str:
+        """The version of what serves."""
+
+    @property
+    def replaced(self) -> str | None:
+        """The version of what is kept as `previous`; None where there is nothing."""
+
+    @property
+    def size(self) -> int:
+        """In bytes, of what serves."""
+
+    def offered(self, major: str) -> Mapping[str, str]:
+        """The extensions that this version can make here, each with its version."""
+
+    def upgrade(self, major: str) -> None:
+        """Stop the server and Postgres, and make the copy. Raises LettaOpsError
+        (`postgres-upgrade-failed`)."""
+
+    def both(self) -> AbstractContextManager[tuple[DatabaseAccess, DatabaseAccess]]:
+        """The owner's ways to the cluster and to its copy, each served to nobody else for the block."""
+
+    def exchange(self) -> None:
+        """Let the copy take the cluster's place. Both are stopped."""
+
+    def go_back(self, major: str) -> None:
+        """Let the cluster of this version be the one in the place, whatever was done since it was; all
+        are stopped then. Safe to run again. Raises LettaOpsError (`data-missing`)."""
+
+    def aside(self) -> AbstractContextManager[tuple[DatabaseAccess, DatabaseAccess] | None]:
+        """The administrator's and the owner's ways to what is kept as `undone`, which is served to nobody
+        else for the block; None where there is nothing."""
+
+    def kept(self) -> Mapping[str, int]:
+        """What was replaced or has given way, and its bytes."""
+
+    def drop(self, *names: str) -> None:
+        """Remove these of what is kept."""
 
 
 class Home(Protocol):

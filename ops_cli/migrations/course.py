@@ -54,6 +54,7 @@ SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tab
 """
 RUNNING = "SELECT count(*) FROM {} WHERE status IN ('running', 'created', 'pending')"
 POLL_SECONDS = 1.0
+LETTA, POSTGRES = "Letta", "PostgreSQL"
 
 
 class Record(Protocol):
@@ -67,8 +68,10 @@ class Record(Protocol):
 
 @dataclass(frozen=True)
 class Applied:
-    """What was done. `previous` is the database as it was left, `down_seconds` how long nobody served."""
+    """What was done: to which release of `Letta`, or which version of `PostgreSQL`, `of` says. `previous`
+    is the database, or cluster, as it was left, `down_seconds` how long nobody served."""
 
+    of: str
     before: str
     after: str
     revision: str | None
@@ -80,6 +83,7 @@ class Applied:
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "of": self.of,
             "from": self.before,
             "to": self.after,
             "revision": self.revision,
@@ -160,8 +164,8 @@ def apply(
         config = {"release": release.version}
         # What is wrong with the configuration is known while everything still runs.
         preview(Request(deployment.stack, config, held=True, schema="leave"), lambda _: None)
-        _ensure_written(deployment)
-        _drain(deployment, drain_seconds, report)
+        ensure_written(deployment)
+        drain(deployment, drain_seconds, report)
         lock.ensure_held()
         journal.write(journal_file(deployment))
         try:
@@ -188,13 +192,14 @@ def apply(
             )
             replace(journal, proven=True).write(journal_file(deployment))
         except BaseException as error:
-            _undo(deployment, journal, prove, report, error)
+            undo(deployment, journal, prove, report, error)
             raise
         record.detail |= {"down_seconds": round(down, 1), "previous": journal.previous}
         record.took_effect()
         journal_file(deployment).unlink()
         _tidy(databases, (journal.older, journal.undone), report)
     return Applied(
+        LETTA,
         deployment.release,
         release.version,
         release.alembic_head,
@@ -221,7 +226,7 @@ def _tidy(databases: Databases, gone: tuple[str, ...], report: Report) -> None:
         report("the planner's statistics could not be made; autovacuum does it within minutes")
 
 
-def _ensure_written(deployment: Deployment) -> None:
+def ensure_written(deployment: Deployment) -> None:
     """Raise LettaOpsError (`configuration`) where the stack's configuration can't be changed."""
     path = configuration_file(stack_folder(deployment.stack))
     target = path if path.exists() else path.parent
@@ -266,7 +271,7 @@ def _migrated(
     took = time.monotonic() - begun
     report(f"the copy is at revision {release.alembic_head}, after {took:.1f} s; comparing")
     with host(deployment).owner() as owner:
-        comparison = compared(owner, journal.name, journal.side, revisions)
+        comparison = compared((owner, journal.name), (owner, journal.side), revisions)
     ensure_equal(comparison)
     if _written(databases, journal.name) != written:
         raise LettaOpsError(
@@ -291,14 +296,16 @@ def _run(deployment: Deployment, migrations: Migrations, name: str) -> None:
         migrations.run(name, keep, f"read {log}")
 
 
-def compared(owner: DatabaseAccess, old: str, new: str, revisions: list[str]) -> Comparison:
-    """Compare two databases of one Postgres, as their owner."""
+def compared(
+    old: tuple[DatabaseAccess, str], new: tuple[DatabaseAccess, str], revisions: list[str]
+) -> Comparison:
+    """Compare two databases, each by its owner's way and its name."""
     with ExitStack() as stack:
 
-        def links(name: str) -> list[psycopg.Connection[Any]]:
+        def links(owner: DatabaseAccess, name: str) -> list[psycopg.Connection[Any]]:
             return [stack.enter_context(owner.examine(name)) for _ in range(LANES)]
 
-        before, after = links(old), links(new)
+        before, after = links(*old), links(*new)
         sides = [Side(each, database_facts(each[0]).schema or "public") for each in (before, after)]
         return compare_contents(sides[0], sides[1], known_changes(revisions))
 
@@ -315,7 +322,7 @@ def ensure_equal(comparison: Comparison) -> None:
         )
 
 
-def _drain(deployment: Deployment, seconds: float, report: Report) -> None:
+def drain(deployment: Deployment, seconds: float, report: Report) -> None:
     """Wait until agents have finished what they are at; those that don't are cut off."""
     import psycopg
     from psycopg import sql
@@ -338,16 +345,22 @@ def _drain(deployment: Deployment, seconds: float, report: Report) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _undo(
+def undo(
     deployment: Deployment, journal: Journal, prove: Prove, report: Report, error: BaseException
 ) -> None:
+    """Go back, and prove it; what comes of it is added to `error`."""
     try:
         go_back(deployment, journal, report)
     except BaseException as worse:  # noqa: BLE001  # the first error is the one to tell
         error.add_note(f"going back did not succeed yet: {worse}")
         error.add_note("it is tried again by the next `letta-ops up`; nothing is lost")
         return
-    back = f"the stack is back at Letta {deployment.release}, with all its data"
+    was = (
+        f"Letta {deployment.release}"
+        if journal.cluster is None
+        else f"PostgreSQL {journal.cluster}"
+    )
+    back = f"the stack is back at {was}, with all its data"
     try:
         prove(load(stack_folder(deployment.stack), deployment.profile))
     except LettaOpsError as worse:

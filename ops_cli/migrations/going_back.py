@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from infra.process import Report
 from infra.stack.deployment import Deployment
 from infra.stack.locations import stack_folder
 from infra.targets import host
+from ops_cli.migrations.course import LETTA
 
 # Whoever was made or written to since: messages, passages, blocks.
 WRITTEN = """
@@ -48,6 +49,9 @@ class WrittenSince:
     name: str
     messages: int
 
+    def as_json(self) -> dict[str, Any]:
+        return {"agent": self.id, "name": self.name, "messages": self.messages}
+
 
 @dataclass(frozen=True)
 class Rollback:
@@ -59,13 +63,11 @@ class Rollback:
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "of": LETTA,
             "from": self.upgrade.after,
             "to": self.upgrade.before,
             "applied_at": self.upgrade.at,
-            "written_since": [
-                {"agent": each.id, "name": each.name, "messages": each.messages}
-                for each in self.agents
-            ],
+            "written_since": [each.as_json() for each in self.agents],
             **self.undoing.as_json(),
         }
 
@@ -87,30 +89,33 @@ def plan_rollback(
             "a backup of that time can be restored: `letta-ops backup list`",
         )
     undoing = plan_undoing(deployment, generations, agreed)
-    return Rollback(upgrade, undoing, tuple(_written(deployment, upgrade.at)))
+    return Rollback(upgrade, undoing, written_since(deployment, upgrade.at))
 
 
-def archive_written(deployment: Deployment, rollback: Rollback, report: Report) -> Path | None:
+def archive_agents(
+    deployment: Deployment, agents: Sequence[WrittenSince], report: Report
+) -> Path | None:
     """Archive the agents that were written to since; None where there are none. Raises LettaOpsError."""
-    if not rollback.agents:
+    if not agents:
         return None
     folder = stack_folder(deployment.stack).agent_archives
     make_folder(folder)
     name = f"before-rollback-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}{ENDING}"
     path = folder / name
-    archive(deployment, [each.id for each in rollback.agents], InFile(path), report)
+    archive(deployment, [each.id for each in agents], InFile(path), report)
     return path
 
 
-def _written(deployment: Deployment, since: str) -> Iterator[WrittenSince]:
+def written_since(deployment: Deployment, since: str) -> tuple[WrittenSince, ...]:
+    """Agents that were made or written to since."""
     with _owner(deployment) as link:
         from psycopg import sql
 
         schema = database_facts(link).schema or "public"
         tables = {name: sql.Identifier(schema, name) for name in TABLES}
         query = sql.SQL(WRITTEN).format(**tables)
-        for identifier, name, messages in link.execute(query, {"since": since}):
-            yield WrittenSince(str(identifier), str(name), int(messages))
+        found = link.execute(query, {"since": since}).fetchall()
+    return tuple(WrittenSince(str(each), str(name), int(count)) for each, name, count in found)
 
 
 @contextmanager

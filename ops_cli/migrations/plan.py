@@ -49,24 +49,44 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class MigrationPlan:
-    """What going to `release` means. `pending` is in the order in which they run."""
+class Plan:
+    """What going somewhere begins with: where the database stands, what was looked at, the rehearsal."""
 
     standing: Standing
     release: Release
-    pending: tuple[Revision, ...]
-    breaks: tuple[str, ...]
-    known: tuple[KnownChange, ...]
     findings: tuple[Finding, ...]
     rehearsal: Rehearsal | None
 
     @property
-    def revisions(self) -> list[str]:
-        return [each.id for each in self.pending]
-
-    @property
     def refusals(self) -> tuple[Finding, ...]:
         return tuple(each for each in self.findings if each.verdict == REFUSED)
+
+
+@dataclass(frozen=True)
+class MigrationPlan(Plan):
+    """What going to `release` means. `pending` is in the order in which they run."""
+
+    pending: tuple[Revision, ...]
+    breaks: tuple[str, ...]
+    known: tuple[KnownChange, ...]
+
+    @property
+    def destination(self) -> str:
+        return f"Letta {self.release.version}"
+
+    @property
+    def option(self) -> str:
+        return f"--to {self.release.version}"
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """For the audit trail."""
+        here = self.standing
+        return {"from": here.release, "to": self.release.version, "revision": here.revision}
+
+    @property
+    def revisions(self) -> list[str]:
+        return [each.id for each in self.pending]
 
     def as_json(self) -> dict[str, Any]:
         rehearsal = self.rehearsal
@@ -124,15 +144,15 @@ def make_plan(deployment: Deployment, store: Store, version: str, report: Report
     return MigrationPlan(
         standing,
         release,
+        (*_look(deployment, store), *judged(rehearsal)),
+        rehearsal,
         pending,
         tuple(breaks_between(here, release)),
         tuple(known_changes([each.id for each in pending])),
-        (*_look(deployment, store), *_judged(rehearsal)),
-        rehearsal,
     )
 
 
-def _judged(rehearsal: Rehearsal | None) -> Iterator[Finding]:
+def judged(rehearsal: Rehearsal | None) -> Iterator[Finding]:
     if rehearsal is not None and rehearsal.age_seconds > OLD_SECONDS:
         yield Finding(
             "rehearsal",
@@ -162,7 +182,12 @@ def _look(deployment: Deployment, store: Store) -> Iterator[Finding]:
             yield Finding("extension", REFUSED, "there is no extension vector", "make it first")
         else:
             yield Finding("extension", OK, f"pgvector {facts.pgvector.version}")
-        yield _connections(link, owner.name if owner else "")
+        yield connections(link, owner.name if owner else "")
+    yield from way_back(deployment, store)
+
+
+def way_back(deployment: Deployment, store: Store) -> Iterator[Finding]:
+    """The newest backup, and the key that opens what the database holds."""
     yield _backup(deployment, store)
     yield _key(deployment)
 
@@ -204,7 +229,7 @@ def _privileges(deployment: Deployment) -> Finding:
     )
 
 
-def _connections(link: psycopg.Connection[Any], owner: str) -> Finding:
+def connections(link: psycopg.Connection[Any], owner: str) -> Finding:
     found = [f"{name} ({count})" for name, count in link.execute(OTHERS, [owner])]
     if found:
         return Finding(

@@ -34,6 +34,8 @@ class Rehearsal:
     locks: dict[str, str] = field(default_factory=dict)
     comparison: dict[str, Any] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
+    # The major version of Postgres that was gone to; None where it was a release.
+    postgres: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,15 +54,21 @@ def keep(deployment: Deployment, rehearsal: Rehearsal) -> Path:
 
 
 def last_rehearsal(
-    deployment: Deployment, identifier: str, revision: str | None, release: str
+    deployment: Deployment,
+    identifier: str,
+    revision: str | None,
+    release: str,
+    postgres: str | None = None,
 ) -> Rehearsal | None:
-    """The newest one of this deployment, from this revision to this release; None: there is none."""
+    """The newest one of this deployment, from this revision to this release, or this version of Postgres;
+    None: there is none."""
     for path in sorted(_folder(deployment).glob("rehearsal-*.json"), reverse=True):
         try:
             found = Rehearsal(**json.loads(path.read_text()))
         except (ValueError, TypeError):
             continue  # of another version of letta-ops: it proves nothing here
-        if (found.deployment, found.revision, found.release) == (identifier, revision, release):
+        seen = (found.deployment, found.revision, found.release, found.postgres)
+        if seen == (identifier, revision, release, postgres):
             return found
     return None
 

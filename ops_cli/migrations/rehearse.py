@@ -10,8 +10,9 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backups.catalog import Backup, deployment_id
@@ -27,6 +28,9 @@ from healthchecks.drill.verdict import Judge, examined
 from healthchecks.writing import WRITING, judge_writing
 from infra.database.administration import owner_access
 from infra.embedded.alembic import upgrade
+from infra.embedded.binaries import MAJOR
+from infra.embedded.cluster import MAIN
+from infra.embedded.cluster_upgrade import ClusterUpgrade, end_servers
 from infra.embedded.throwaway import throwaway_folder, throwaway_parent
 from infra.embedded.throwaway_postgres import ThrowawayPostgres, start_postgres
 from infra.embedded.throwaway_server import install_release
@@ -42,11 +46,14 @@ from ops_cli.migrations.status import revisions_of
 if TYPE_CHECKING:
     import psycopg
 
+    from infra.database.administration import DatabaseAccess
     from infra.embedded.release import InstalledRelease
     from infra.sensitive import Sensitive
 
+# What was there and what is: the owner's way and the name of each database; and where the latter is.
+_Sides = tuple[tuple["DatabaseAccess", str], tuple["DatabaseAccess", str], ThrowawayPostgres]
 BEFORE = f"{DATABASE_NAME}_before"
-MIGRATION, COMPARISON = "migration", "content"
+MIGRATION, UPGRADE, COMPARISON = "migration", "upgrade", "content"
 POLL_SECONDS = 0.05
 # Of tables that somebody reads or writes: nobody else can, as long as these are held.
 LOCKS = """
@@ -65,14 +72,21 @@ def rehearse(
     key: Key,
     release: Release,
     report: Report,
+    postgres_majors: tuple[str, str] | None = None,
 ) -> Rehearsal:
     """Rehearse going to `release` with what `backup` holds, and write down what came of it.
 
-    Raises LettaOpsError where none can be made here; what goes wrong with the migration is the result.
+    With `postgres_majors` it is Postgres that goes from one major version to another, and `release` is
+    what serves. Raises LettaOpsError where none can be made here; what goes wrong with the migration is
+    the result.
     """
     started, at = time.monotonic(), dt.datetime.now(dt.UTC)
     revision = backup.manifest.database.revision
-    pending = [each.id for each in revisions_of(release, report).pending(revision)]
+    pending = (
+        [each.id for each in revisions_of(release, report).pending(revision)]
+        if postgres_majors is None
+        else []
+    )
     judge = Judge(lambda _: None)  # of a drill: only what it needs to restore
     signature = judge_signature(backup, Signers.of(deployment, key.identities))
     checks: list[CheckResult] = []
@@ -83,25 +97,35 @@ def rehearse(
             deployment, store, backup, key, folder, judge, report, at, signature.verdict == PASSED
         )
         report("making a throw-away Postgres")
-        postgres = start_postgres(folder)
+        postgres = start_postgres(folder, postgres_majors[0] if postgres_majors else MAJOR)
         ensure_room(drill)
         restore(drill, postgres)
         installed = install_release(folder, release, report)
-        _copy(postgres)
         secret, _ = encryption_key(drill)
-        report(f"migrating to Letta {release.version}: {len(pending)} revisions")
         sizes = (_size(postgres), 0)
         begun = time.monotonic()
-        with _locks(postgres) as locks:
-            checks.append(examined(MIGRATION, lambda: _migrate(drill, installed, postgres, secret)))
+        sides: AbstractContextManager[_Sides]
+        if postgres_majors is None:
+            _copy(postgres)
+            report(f"migrating to Letta {release.version}: {len(pending)} revisions")
+            begun = time.monotonic()
+            with _locks(postgres) as locks:
+                migrate = partial(_migrate, drill, installed, postgres, secret)
+                checks.append(examined(MIGRATION, migrate))
+            sides = _databases(postgres)
+        else:
+            report(f"bringing the cluster to PostgreSQL {postgres_majors[1]}")
+            cluster = ClusterUpgrade(folder, *postgres_majors)
+            checks.append(examined(UPGRADE, partial(_upgrade_cluster, cluster)))
+            sides = _clusters(cluster, postgres)
         took = time.monotonic() - begun
-        sizes = (sizes[0], _size(postgres))
         if checks[-1].verdict == PASSED:
-            report("comparing what is there with what was there")
-            with owner_access(postgres.database) as owner:
-                comparison = compared(owner, BEFORE, DATABASE_NAME, pending)
-            checks.append(_judged(comparison))
-            checks += _served(drill, postgres, installed, secret)
+            with sides as (before, after, there):
+                sizes = (sizes[0], _size(there))
+                report("comparing what is there with what was there")
+                comparison = compared(before, after, pending)
+                checks.append(_judged(comparison))
+                checks += _served(drill, there, installed, secret)
         for check in checks:
             report(f"{check.name}: {check.verdict}: {check.summary}")
     rehearsal = Rehearsal(
@@ -121,9 +145,32 @@ def rehearse(
         locks=locks,
         comparison=comparison.as_json() if comparison else {},
         checks=[asdict(check) for check in checks],
+        postgres=postgres_majors and postgres_majors[1],
     )
     keep(deployment, rehearsal)
     return rehearsal
+
+
+@contextmanager
+def _databases(postgres: ThrowawayPostgres) -> Iterator[_Sides]:
+    with owner_access(postgres.database) as owner:
+        yield (owner, BEFORE), (owner, DATABASE_NAME), postgres
+
+
+@contextmanager
+def _clusters(upgrade: ClusterUpgrade, postgres: ThrowawayPostgres) -> Iterator[_Sides]:
+    with ExitStack() as stack:
+        old, new = stack.enter_context(upgrade.served())
+        there = ThrowawayPostgres(new.access, replace(postgres.database, port=new.port))
+        before = stack.enter_context(owner_access(replace(postgres.database, port=old.port)))
+        after = stack.enter_context(owner_access(there.database))
+        yield (before, DATABASE_NAME), (after, DATABASE_NAME), there
+
+
+def _upgrade_cluster(upgrade: ClusterUpgrade) -> CheckResult:
+    end_servers(upgrade.folder, str(upgrade.folder.postgres_settings(MAIN)))
+    upgrade.run()
+    return CheckResult(UPGRADE, PASSED, f"from PostgreSQL {upgrade.before} to {upgrade.after}")
 
 
 def _copy(postgres: ThrowawayPostgres) -> None:

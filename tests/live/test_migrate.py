@@ -273,15 +273,17 @@ def test_it_is_applied_with_everything_and_rolled_back(house: House) -> None:
     shown = server.call("GET", f"/v1/agents/{agent}?include=agent.secrets")
     assert [each["value"] for each in shown["secrets"]] == ["secret-0"]
     assert server.say(agent, "Hello from the new release")["messages"]
+    stack.json("registry", "link", "--app", "shop", "cart-1", other)
     refused = stack.json("migrate", "rollback", code=1)
     assert "nobody can be asked" in refused["error"]["message"]
     plan = stack.json("migrate", "rollback", "--dry-run")
-    assert [each["agent"] for each in plan["written_since"]] == [agent]
+    assert {each["agent"] for each in plan["written_since"]} == {agent, other}  # which is marked
     back = stack.json("migrate", "rollback", "--yes", "--no-smoke")
     assert Path(back["archived"]).is_file()
     _is_as_before(house, before)
     assert back["kept"] in house.databases()
     assert {other, third} <= {each["id"] for each in stack.json("agent", "list")}
+    assert stack.json("registry", "get", "--app", "shop", "cart-1")["letta_agent_id"] == other
 
 
 def _is_as_before(house: House, before: dict[str, Table]) -> None:

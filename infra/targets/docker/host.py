@@ -116,6 +116,10 @@ class DockerHost:
         image = image_of(folder, release, report)
         return ContainerMigrations(self.deployment, self.names, self.postgres, image)
 
+    def cluster(self) -> None:
+        """Debian's image brings one version of Postgres, and so do ours."""
+        return
+
     def home(self, name: str, program: str, code: str) -> VolumeHome:
         return VolumeHome(self.names, self.deployment.release, name, program, code)
 

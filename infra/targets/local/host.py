@@ -37,6 +37,7 @@ from infra.targets.facts import (
     Service,
     Services,
 )
+from infra.targets.local.cluster import LocalCluster
 from infra.targets.local.postgres import administrator_access
 from infra.targets.target import not_running
 
@@ -127,6 +128,9 @@ class LocalHost:
         found = install(release, cache_folder(), service_python(account), report)
         let_through(account, found.folder)
         return EmbeddedMigrations(self.deployment, self.folder, found)
+
+    def cluster(self) -> LocalCluster:
+        return LocalCluster(self)
 
     def home(self, name: str, program: str, code: str) -> ServerHome:
         return ServerHome(self.folder, f"{name}.py", program, code)

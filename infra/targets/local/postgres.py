@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infra.database.administration import NO_EVENT_TRIGGERS, DatabaseAccess
+from infra.database.administration import DatabaseAccess, through_socket
 from infra.database.connection import connection
-from infra.stack.deployment import ADMIN_ROLE, DATABASE_NAME, LOOPBACK, Role
+from infra.embedded.binaries import MAJOR
+from infra.embedded.cluster import major_of
+from infra.stack.deployment import DATABASE_NAME, LOOPBACK, Role
 from infra.stack.locations import StackFolder
 
 if TYPE_CHECKING:
@@ -16,10 +18,8 @@ if TYPE_CHECKING:
 
 
 def administrator_access(folder: StackFolder, port: int) -> DatabaseAccess:
-    settings: dict[str, str | int] = {
-        "host": str(folder.sockets), "port": port, "user": ADMIN_ROLE, "options": NO_EVENT_TRIGGERS,
-    }  # fmt: skip
-    return DatabaseAccess(settings, True, f"at {LOOPBACK}:{port}", ADMIN_ROLE)
+    major = major_of(folder.postgres_data) or MAJOR
+    return through_socket(folder.sockets, port, f"at {LOOPBACK}:{port}", major)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infra.embedded import supervisor
+from infra.embedded.binaries import MAJORS
+from infra.embedded.cluster import major_of
 from infra.errors import ConfigurationError, LettaOpsError
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
 from infra.targets.local.settings import LocalSettings
@@ -23,6 +25,7 @@ def ensure_possible(folder: StackFolder, settings: LocalSettings) -> None:
     ensure_writable(folder.root)
     ensure_writable(cache_folder())
     ensure_space(folder)
+    ensure_same_postgres(folder, settings)
     ensure_short_paths(folder, settings)
     problems = list(taken_ports(folder, settings))
     if problems:
@@ -45,6 +48,21 @@ def ensure_space(folder: StackFolder) -> None:
             f" {needed / 1024**2:.0f} MiB",
             "free some disk space, or name a folder on another disk with LETTA_OPS_STATE",
         )
+
+
+def ensure_same_postgres(folder: StackFolder, settings: LocalSettings) -> None:
+    """What is configured is what a new cluster is made with; one that is there isn't changed unasked."""
+    there, wanted = major_of(folder.postgres_data), settings.database.postgres
+    if there in {None, wanted} or not wanted:
+        return
+    raise LettaOpsError(
+        "database-version",
+        f"{folder.postgres_data} is of PostgreSQL {there}, and database.postgres is {wanted}",
+        f"run `letta-ops --stack {folder.stack} migrate apply --postgres {wanted}`"
+        if there in MAJORS and int(there) < int(wanted)
+        else f"there is no way down but `letta-ops --stack {folder.stack} migrate rollback`;"
+        f" set database.postgres to {there}",
+    )
 
 
 def ensure_short_paths(folder: StackFolder, settings: LocalSettings) -> None:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
+from infra.embedded.binaries import MAJORS
 from infra.stack.deployment import LOOPBACK
-from infra.stack.keys import Section, port_from, setting
+from infra.stack.keys import By, Section, port_from, setting
 from infra.stack.settings import ServerSection, Settings
 
 Port = Annotated[int, port_from(1024)]  # the services' accounts may not open lower ones
+
+
+def _major(text: str) -> str:
+    if text and text not in MAJORS:
+        raise ValueError(f"{text!r} is unknown; this letta-ops brings {', '.join(MAJORS)}")
+    return text
 
 
 class LocalServerSection(ServerSection):
@@ -20,6 +27,9 @@ class LocalDatabaseSection(Section):
     table: ClassVar[str] = "database."
 
     port: Port = setting(8285, "that of Postgres, on loopback")
+    postgres: Annotated[str, By(_major, {"enum": ["", *MAJORS]})] = setting(
+        "", "its major version; by default what is there stays, and what is new is the newest"
+    )
 
 
 class LocalSettings(Settings):

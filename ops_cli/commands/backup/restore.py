@@ -236,19 +236,23 @@ def _agree(invocation: Invocation, plan: Plan, deployment: Deployment, *, yes: b
 
 def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
     from backups.restoring.generations import generations_of
-    from backups.restoring.restore import kept_generations
+    from backups.restoring.restore import kept_clusters, kept_generations
     from backups.scope import scope_of
     from ops_cli.asking import confirm
     from ops_cli.commands.backup.store import opened
 
     deployment, store = opened(invocation)
     with generations_of(deployment, scope_of(deployment)) as generations:
-        names = ", ".join(kept_generations(deployment, generations))
+        kept = [*kept_generations(deployment, generations), *kept_clusters(deployment)]
+    names = ", ".join(kept)
     if dry_run:
         present(invocation, {"dry_run": True, "would_drop": names or None}, _render_would_drop)
         return
     if not yes and names:
-        confirm(f"Drop {names}, which restores have replaced?", f"{names} would be dropped")
+        confirm(
+            f"Drop {names}, which restores or migrations have replaced?",
+            f"{names} would be dropped",
+        )
     present(invocation, {"dropped": _drop(invocation, deployment, store)}, _render_dropped)
 
 

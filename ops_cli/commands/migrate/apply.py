@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ops_cli.commands.migrate.looking import To, planned, render_differences, render_plan
+from ops_cli.commands.migrate.looking import (
+    Postgres,
+    To,
+    plan_of,
+    planned,
+    render_differences,
+    render_plan,
+)
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import DryRun, NoSmoke, Yes
 from ops_cli.output import Part, note_parts, present
@@ -18,13 +25,15 @@ if TYPE_CHECKING:
     from infra.process import Report
     from infra.stack.deployment import Deployment
     from ops_cli.migrations.plan import MigrationPlan
+    from ops_cli.migrations.postgres_plan import PostgresPlan
 
 DRAIN_SECONDS = 60.0
 
 
 def apply_migration(
     context: typer.Context,
-    to: To,
+    to: To = None,
+    postgres: Postgres = None,
     *,
     without_rehearsal: Annotated[
         bool, typer.Option("--without-rehearsal", help="Go on though none has passed.")
@@ -37,12 +46,13 @@ def apply_migration(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Bring the stack to a release. A copy of the database is migrated and compared, and takes its
-    place; on any failure the old release serves the old data again, and that is proven."""
+    """Bring the stack to a release, or its Postgres to another major version. A copy of the data is
+    migrated and compared, and takes its place; on any failure what was there serves again, and that is
+    proven."""
     from ops_cli.asking import confirm
 
     invocation = current(context)
-    plan = planned(invocation, to)
+    plan = planned(invocation, to, postgres)
     _ensure(plan, invocation, without_rehearsal=without_rehearsal or dry_run)
     if dry_run:
         answer = {"dry_run": True, **plan.as_json()}
@@ -51,52 +61,79 @@ def apply_migration(
     note_parts(render_plan(invocation, plan))
     if not yes:
         confirm(
-            f"Bring stack '{invocation.stack}' to Letta {to}?",
-            "the server is stopped and another release takes over, and nobody can be asked here",
+            f"Bring stack '{invocation.stack}' to {plan.destination}?",
+            "the server is stopped and another version takes over, and nobody can be asked here",
         )
-    answer = _applied(invocation, to, drain, with_models=not no_smoke, bold=without_rehearsal)
+    answer = _applied(
+        invocation, to, postgres, drain, with_models=not no_smoke, bold=without_rehearsal
+    )
     present(invocation, answer, lambda shown: _render(invocation, shown))
 
 
 def _applied(
-    invocation: Invocation, to: str, drain: float, *, with_models: bool, bold: bool
+    invocation: Invocation,
+    to: str | None,
+    postgres: str | None,
+    drain: float,
+    *,
+    with_models: bool,
+    bold: bool,
 ) -> dict[str, Any]:
     from backups.create import create
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing, opened
     from ops_cli.migrations.course import apply, prepare
-    from ops_cli.migrations.plan import ensure_room, make_plan
+    from ops_cli.migrations.plan import MigrationPlan, ensure_room
+    from ops_cli.migrations.postgres_course import apply_postgres
+    from ops_cli.migrations.postgres_plan import ensure_room as ensure_room_for_cluster
     from ops_cli.proving import prover
 
     deployment, store = opened(invocation)
     with (
         progress(invocation) as report,
-        audited(invocation, "migrate apply", to) as event,
+        audited(invocation, "migrate apply", to or f"PostgreSQL {postgres}") as event,
         changing(deployment, store, "migrate apply", report) as lock,
     ):
         deployment = invocation.deployment()  # an interrupted one may have been put right
-        plan = make_plan(deployment, store, to, report)
+        plan = plan_of(deployment, store, to, postgres, report)
         _ensure(plan, invocation, without_rehearsal=bold)
-        event.detail |= {"from": deployment.release, "to": to, "revision": plan.standing.revision}
+        event.detail |= plan.course
         # What can't be had is known before a backup is made.
-        migrations = prepare(deployment, plan.release, report)
+        migrations = None
+        if isinstance(plan, MigrationPlan):
+            migrations = prepare(deployment, plan.release, report)
         report("a backup is made")
-        backup = create(deployment, store, f"before {to}", report)
+        backup = create(deployment, store, f"before {plan.destination}", report)
         _verify(deployment, store, backup.id, report)
         event.detail["backup"] = backup.id
-        ensure_room(deployment)
-        done = apply(
-            deployment,
-            plan.release,
-            migrations,
-            plan.revisions,
-            backup.id,
-            lock,
-            prover(report, "the old release serves again", with_models=with_models),
-            report,
-            record=event,
-            drain_seconds=drain,
-        )
+        prove = prover(report, "what was there serves again", with_models=with_models)
+        if isinstance(plan, MigrationPlan):
+            assert migrations is not None  # noqa: S101  # for the type checker
+            ensure_room(deployment)
+            done = apply(
+                deployment,
+                plan.release,
+                migrations,
+                plan.revisions,
+                backup.id,
+                lock,
+                prove,
+                report,
+                record=event,
+                drain_seconds=drain,
+            )
+        else:
+            ensure_room_for_cluster(deployment)
+            done = apply_postgres(
+                deployment,
+                plan.after,
+                backup.id,
+                lock,
+                prove,
+                report,
+                record=event,
+                drain_seconds=drain,
+            )
     return {"backup": backup.id, **done.as_json()}
 
 
@@ -119,7 +156,9 @@ def _verify(deployment: Deployment, store: Store, identifier: str, report: Repor
             report(f"backup {identifier}: {check.name} can't be opened here: {check.summary}")
 
 
-def _ensure(plan: MigrationPlan, invocation: Invocation, *, without_rehearsal: bool) -> None:
+def _ensure(
+    plan: MigrationPlan | PostgresPlan, invocation: Invocation, *, without_rehearsal: bool
+) -> None:
     """Raise LettaOpsError for every reason not to begin."""
     from infra.errors import LettaOpsError
 
@@ -127,18 +166,17 @@ def _ensure(plan: MigrationPlan, invocation: Invocation, *, without_rehearsal: b
         lines = "\n".join(f"  - {each.name}: {each.detail}" for each in plan.refusals)
         raise LettaOpsError(
             "preflight-failed",
-            f"going to Letta {plan.release.version} is not possible now:\n{lines}",
+            f"going to {plan.destination} is not possible now:\n{lines}",
             "; ".join(each.hint for each in plan.refusals if each.hint) or "mend that first",
         )
     rehearsal = plan.rehearsal
     if without_rehearsal or (rehearsal is not None and rehearsal.passed):
         return
-    command = invocation.command(f"migrate rehearse --to {plan.release.version}")
+    command = invocation.command(f"migrate rehearse {plan.option}")
     what = "failed" if rehearsal is not None else "none has been made"
     raise LettaOpsError(
         "not-rehearsed",
-        f"no rehearsal has passed from revision {plan.standing.revision} to Letta"
-        f" {plan.release.version}: {what}",
+        f"no rehearsal has passed from revision {plan.standing.revision} to {plan.destination}: {what}",
         f"run `{command}`; or go on with --without-rehearsal",
     )
 
@@ -147,11 +185,11 @@ def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     comparison = answer["comparison"]
     counts = ", ".join(f"{number} {name}" for name, number in comparison["counts"].items())
     yield (
-        f"the stack runs Letta {answer['to']}, after {answer['seconds']:.1f} s, of which nobody served"
-        f" for {answer['down_seconds']:.1f} s"
+        f"the stack runs {answer['of']} {answer['to']}, after {answer['seconds']:.1f} s, of which"
+        f" nobody served for {answer['down_seconds']:.1f} s"
     )
     yield f"  all {comparison['rows']} rows of {comparison['tables']} tables are there: {counts}"
     yield from render_differences(comparison)
     yield f"  what was there is kept as {answer['previous']}, and in backup {answer['backup']}:"
-    yield f"  `{invocation.command('migrate rollback')}` goes back to Letta {answer['from']},"
+    yield f"  `{invocation.command('migrate rollback')}` goes back to {answer['of']} {answer['from']},"
     yield f"  `{invocation.command('backup restore --drop-previous')}` drops it"

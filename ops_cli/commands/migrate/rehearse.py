@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ops_cli.commands.migrate.looking import To, render_differences
+from ops_cli.commands.migrate.looking import Postgres, To, ensure_one, render_differences
 from ops_cli.invocation import Invocation, current
 from ops_cli.options import Identity
 from ops_cli.output import Part, Table, UnsuccessfulError, present
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def rehearse_migration(
     context: typer.Context,
-    to: To,
+    to: To = None,
+    postgres: Postgres = None,
     backup: Annotated[
         str | None,
         typer.Option("--backup", metavar="ID", help="Which backup; else the newest one."),
@@ -29,15 +30,18 @@ def rehearse_migration(
     ] = False,
     identity: Identity = None,
 ) -> None:
-    """Go to a release in a throw-away Postgres, with the data of a backup, and compare what is there
-    afterwards with what was there. The live stack notices nothing; nothing is left running."""
+    """Go to a release, or another version of Postgres, in a throw-away one, with the data of a backup,
+    and compare what is there afterwards with what was there. The live stack notices nothing; nothing is
+    left running."""
     from ops_cli.auditing import audited
 
     invocation = current(context)
     if fresh and backup is not None:
         raise typer.BadParameter("is for when no backup is named", param_hint="--fresh")
-    with audited(invocation, "migrate rehearse", to) as operation:
-        found = _rehearsed(invocation, to, backup, identity, fresh=fresh)
+    ensure_one(to, postgres)
+    destination = to or f"PostgreSQL {postgres}"
+    with audited(invocation, "migrate rehearse", destination) as operation:
+        found = _rehearsed(invocation, to, postgres, backup, identity, fresh=fresh)
         operation.detail |= {"passed": found.passed, "backup": found.backup}
         answer = found.as_json()
         if not found.passed:
@@ -45,7 +49,7 @@ def rehearse_migration(
             lines = [f"  - {each['name']}: {each['verdict']}: {each['summary']}" for each in bad]
             raise UnsuccessfulError(
                 "rehearsal-failed",
-                "\n".join([f"the rehearsal of going to Letta {to} failed:", *lines]),
+                "\n".join([f"the rehearsal of going to {destination} failed:", *lines]),
                 next(
                     (each["hint"] for each in bad if each["hint"]), "the live stack was not touched"
                 ),
@@ -55,23 +59,36 @@ def rehearse_migration(
 
 
 def _rehearsed(
-    invocation: Invocation, to: str, word: str | None, identity: str | None, *, fresh: bool
+    invocation: Invocation,
+    to: str | None,
+    postgres: str | None,
+    word: str | None,
+    identity: str | None,
+    *,
+    fresh: bool,
 ) -> Rehearsal:
     from backups.catalog import deployment_id, read_catalog
     from backups.create import create
     from backups.opening import Key
+    from backups.restoring.clusters import cluster_of
     from infra.errors import LettaOpsError
     from ops_cli.commands.backup.store import changing, opened
     from ops_cli.migrations.plan import release_named
+    from ops_cli.migrations.postgres_plan import ensure_way
     from ops_cli.migrations.rehearse import rehearse
 
-    release = release_named(to)
     deployment, store = opened(invocation)
+    majors = None
+    if postgres is not None:
+        cluster = cluster_of(deployment)
+        ensure_way(cluster, postgres)
+        majors = (cluster.major, postgres)
+    release = release_named(str(to or deployment.release))
     with progress(invocation) as report:
         catalog = read_catalog(store, deployment_id(deployment))
         if fresh or (word is None and not catalog.backups):
             with changing(deployment, store, "migrate rehearse", report):
-                word = create(deployment, store, f"before {to}", report).id
+                word = create(deployment, store, f"before {to or postgres}", report).id
             catalog = read_catalog(store, deployment_id(deployment))
         backup = catalog.find(word or "latest")
         if backup.manifest.database.revision is None:
@@ -81,7 +98,7 @@ def _rehearsed(
                 "name another one with --backup",
             )
         key = Key.of(deployment.backups, identity)
-        return rehearse(deployment, store, backup, key, release, report)
+        return rehearse(deployment, store, backup, key, release, report, majors)
 
 
 def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
@@ -96,5 +113,7 @@ def _render(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
         f" {answer['total_seconds']:.1f} s; {size_in_words(answer['growth'])} more;"
         f" {len(locked)} tables were closed to everybody meanwhile"
     )
-    command = invocation.command(f"migrate apply --to {answer['release']}")
+    major = answer["postgres"]
+    option = f"--postgres {major}" if major else f"--to {answer['release']}"
+    command = invocation.command(f"migrate apply {option}")
     yield f"next: `{command}`"

@@ -29,7 +29,13 @@ class Postgres(pulumi.ComponentResource):
         super().__init__("letta-ops:local:Postgres", "postgres")
         opts = pulumi.ResourceOptions(parent=self, depends_on=[secrets])
         port = settings.database.port
-        cluster = resource(PostgresCluster(), "cluster", folder, {"port": port}, opts)
+        cluster = resource(
+            PostgresCluster(),
+            "cluster",
+            folder,
+            {"port": port, "postgres": settings.database.postgres},
+            opts,
+        )
         running = service(
             SERVICE_POSTGRES,
             folder,
@@ -58,6 +64,7 @@ class Postgres(pulumi.ComponentResource):
                 "owner_password": owner,
                 "reader_password": reader,
                 "deployment_id": secrets.deployment_id,
+                "cluster": cluster.binaries,
             },
             after,
         )

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from infra.accounts import service_account
-from infra.embedded.binaries import install_binaries
-from infra.embedded.cluster import configure, initialise
+from infra.embedded.binaries import FOLDERS, MAJOR, install_binaries
+from infra.embedded.cluster import configure, initialise, major_of
 from infra.embedded.folders import prepare_folders
 from infra.errors import LettaOpsError
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
@@ -15,8 +15,8 @@ from infra.targets.providers.provider import Properties, Provider
 
 
 class PostgresCluster(Provider):
-    """Inputs: `port`. Outputs: `configuration` (file), `binaries` (folder), `digest` (of the
-    configuration).
+    """Inputs: `port`, `postgres` (the major version of a new cluster; "": the newest). Outputs:
+    `configuration` (file), `binaries` (folder), `digest` (of the configuration).
 
     `make` adopts a data folder that is there; it never makes one over another.
     """
@@ -33,9 +33,10 @@ class PostgresCluster(Provider):
         ensure_writable(folder.root)
         prepare_folders(folder)
         account = service_account(folder, "postgres")
-        binaries = install_binaries(cache_folder())
+        major = major_of(folder.postgres_data) or inputs.get("postgres") or MAJOR
+        binaries = install_binaries(cache_folder(), major)
         if not folder.has_data:
-            initialise(account, folder, binaries)
+            initialise(account, folder, major)
         digest = configure(account, folder, int(inputs["port"]))
         return folder.stack, {
             "configuration": str(folder.postgres_settings("postgresql.conf")),
@@ -60,4 +61,7 @@ class PostgresCluster(Provider):
             return f"{folder.postgres_data} is gone"
         if not (Path(outputs["binaries"]) / "bin" / "postgres").exists():
             return f"{outputs['binaries']} is gone"
+        major = major_of(folder.postgres_data) or MAJOR
+        if Path(outputs["binaries"]).name != FOLDERS[major]:
+            return f"{folder.postgres_data} is of PostgreSQL {major}"
         return None

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class LocalDatabase(DatabaseProvider):
-    """Further input: `port`."""
+    """Further inputs: `port`, and `cluster` (whatever differs for another cluster, whose roles may have
+    other passwords)."""
 
-    compared: ClassVar[tuple[str, ...]] = ("port", *DatabaseProvider.compared)
+    compared: ClassVar[tuple[str, ...]] = ("port", "cluster", *DatabaseProvider.compared)
 
     def administrator(
         self, folder: StackFolder, inputs: Properties, name: str

@@ -1,0 +1,200 @@
+"""Bringing a stack's Postgres to another major version: a copy of the cluster takes its place.
+
+The cluster is read, and never changed: going back is to serve it again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from backups.catalog import deployment_id
+from backups.lock import Lock
+from backups.manifest import WHOLE
+from backups.restoring.clusters import cluster_of
+from backups.restoring.guard import start_guard
+from backups.restoring.journal import Journal, ensure_no_other, journal_file
+from backups.restoring.switch import go_back
+from backups.restoring.upgrades import (
+    PostgresUpgrade,
+    keep_postgres_upgrade,
+    last_postgres_upgrade,
+    last_upgrade,
+)
+from infra.database.connection import database_of
+from infra.errors import LettaOpsError
+from infra.process import Report
+from infra.provision import Request, up
+from infra.pulumi_cli.project import configured
+from infra.servers import ensure_can_stop, start_server
+from infra.stack.deployment import Deployment
+from infra.stack.locations import stack_folder
+from infra.stack.profile import load
+from ops_cli.migrations.contents import Comparison
+from ops_cli.migrations.course import (
+    POSTGRES,
+    Applied,
+    Prove,
+    Record,
+    compared,
+    drain,
+    ensure_equal,
+    ensure_written,
+    undo,
+)
+from ops_cli.migrations.going_back import WrittenSince, archive_agents, written_since
+
+
+def apply_postgres(
+    deployment: Deployment,
+    major: str,
+    backup: str,
+    lock: Lock,
+    prove: Prove,
+    report: Report,
+    *,
+    record: Record,
+    drain_seconds: float,
+) -> Applied:
+    """Bring the stack's Postgres to `major`. Whatever fails, it goes back to the cluster that it had, and
+    that is proven; raises LettaOpsError then."""
+    started = time.monotonic()
+    ensure_no_other(deployment)
+    ensure_can_stop(deployment)
+    cluster = cluster_of(deployment)
+    before = cluster.major
+    written = configured(stack_folder(deployment.stack)).get(cluster.setting)
+    config = {cluster.setting: major} if written else {}
+    if config:
+        ensure_written(deployment)
+    journal = _journal(deployment, f"from PostgreSQL {before} to {major}", before, record)
+    drain(deployment, drain_seconds, report)
+    lock.ensure_held()
+    cluster.drop(cluster.undone)  # of an earlier time
+    journal.write(journal_file(deployment))
+    try:
+        start_guard(deployment)
+        gone, at = time.monotonic(), dt.datetime.now(dt.UTC)
+        lock.release_database()
+        report(f"the server and Postgres are stopped; the cluster is copied to PostgreSQL {major}")
+        cluster.upgrade(major)
+        took = time.monotonic() - gone
+        report(f"the copy was made after {took:.1f} s; comparing")
+        comparison = _compared(deployment)
+        lock.ensure_held()
+        cluster.exchange()
+        report(f"PostgreSQL {major} is started")
+        up(Request(deployment.stack, config, held=True, schema="leave"), report)
+        start_server(deployment)
+        down = time.monotonic() - gone
+        prove(load(stack_folder(deployment.stack), deployment.profile))
+        keep_postgres_upgrade(
+            deployment,
+            PostgresUpgrade(before, major, str(deployment.release), at.isoformat(), backup),
+        )
+        replace(journal, proven=True).write(journal_file(deployment))
+    except BaseException as error:
+        undo(deployment, journal, prove, report, error)
+        raise
+    record.detail |= {"down_seconds": round(down, 1), "previous": cluster.previous}
+    record.took_effect()
+    journal_file(deployment).unlink()
+    cluster.drop(*[name for name in cluster.kept() if name != cluster.previous])
+    seconds = time.monotonic() - started
+    return Applied(POSTGRES, before, major, None, cluster.previous, comparison, took, down, seconds)
+
+
+@dataclass(frozen=True)
+class PostgresRollback:
+    """What going back to the cluster before brings, and who was written to since."""
+
+    upgrade: PostgresUpgrade
+    kept: str
+    agents: tuple[WrittenSince, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "of": POSTGRES,
+            "from": self.upgrade.after,
+            "to": self.upgrade.before,
+            "applied_at": self.upgrade.at,
+            "written_since": [each.as_json() for each in self.agents],
+            "kept": self.kept,
+        }
+
+
+def plan_postgres_rollback(deployment: Deployment) -> PostgresRollback | None:
+    """None where the last migration was not one of Postgres, or has left nothing to go back to.
+
+    Raises LettaOpsError (`other-release`) where the release has changed since.
+    """
+    upgrade = last_postgres_upgrade(deployment)
+    other = last_upgrade(deployment)
+    if upgrade is None or (other is not None and other.at > upgrade.at):
+        return None
+    cluster = cluster_of(deployment)
+    if (cluster.replaced, cluster.major) != (upgrade.before, upgrade.after):
+        return None
+    if upgrade.release != deployment.release:
+        raise LettaOpsError(
+            "other-release",
+            f"Letta {upgrade.release} served when Postgres was changed; it is {deployment.release} now",
+            "bring the stack back to it first: the cluster of before has its schema",
+        )
+    return PostgresRollback(upgrade, cluster.undone, written_since(deployment, upgrade.at))
+
+
+def roll_postgres_back(
+    deployment: Deployment,
+    plan: PostgresRollback,
+    lock: Lock,
+    prove: Prove,
+    report: Report,
+    *,
+    record: Record,
+) -> tuple[Path | None, float]:
+    """Let the cluster of before serve again; return where agents were archived, and the seconds it took.
+
+    What it sets aside is kept. Raises LettaOpsError: nothing was changed then, or the next command goes
+    on.
+    """
+    started = time.monotonic()
+    lock.ensure_held()
+    ensure_no_other(deployment)
+    archived = archive_agents(deployment, plan.agents, report)
+    journal = _journal(
+        deployment, f"back to PostgreSQL {plan.upgrade.before}", plan.upgrade.before, record
+    )
+    lock.release_database()
+    cluster_of(deployment).drop(plan.kept)  # of an earlier time
+    journal.write(journal_file(deployment))
+    start_guard(deployment)
+    go_back(deployment, journal, report)
+    prove(load(stack_folder(deployment.stack), deployment.profile))
+    return archived, round(time.monotonic() - started, 1)
+
+
+def _journal(deployment: Deployment, what: str, before: str, record: Record) -> Journal:
+    return Journal(
+        deployment_id(deployment),
+        what,
+        database_of(deployment).name,
+        0,
+        had_database=True,
+        had_memory=False,
+        old_keys=None,
+        record=str(record.id),
+        scope=WHOLE,
+        cluster=before,
+    )
+
+
+def _compared(deployment: Deployment) -> Comparison:
+    name = database_of(deployment).name
+    with cluster_of(deployment).both() as (old, new):
+        comparison = compared((old, name), (new, name), [])
+    ensure_equal(comparison)
+    return comparison

@@ -1,0 +1,192 @@
+"""What bringing a stack's Postgres to another major version means, and every reason not to begin."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from backups.catalog import deployment_id
+from backups.humanize import size_in_words
+from backups.restoring.clusters import cluster_of
+from backups.stores.store import Store
+from infra.errors import LettaOpsError
+from infra.process import Report
+from infra.stack.deployment import Deployment
+from infra.targets import host
+from infra.targets.target import ROOM_TO_START, Cluster
+from ops_cli.migrations.plan import (
+    OK,
+    REFUSED,
+    WARNING,
+    Finding,
+    Plan,
+    connections,
+    judged,
+    release_named,
+    way_back,
+)
+from ops_cli.migrations.records import last_rehearsal
+from ops_cli.migrations.status import find_standing
+
+if TYPE_CHECKING:
+    import psycopg
+
+ROOM = 1.1  # of the cluster's size: a copy of its files, and what is in every new cluster
+EXTENSIONS = "SELECT extname, extversion FROM pg_extension ORDER BY 1"
+DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"
+TABLESPACES = "SELECT spcname FROM pg_tablespace WHERE spcname NOT LIKE 'pg\\_%'"
+PREPARED = "SELECT gid FROM pg_prepared_xacts"
+SLOTS = "SELECT slot_name FROM pg_replication_slots"
+COLLATIONS = """
+SELECT current_database(), d.datcollversion, pg_database_collation_actual_version(d.oid)
+FROM pg_database d WHERE d.datname = current_database()
+AND d.datcollversion IS DISTINCT FROM pg_database_collation_actual_version(d.oid)
+"""
+
+
+@dataclass(frozen=True)
+class PostgresPlan(Plan):
+    """Majors, and the version that serves, to the letter."""
+
+    before: str
+    after: str
+    version: str
+
+    @property
+    def destination(self) -> str:
+        return f"PostgreSQL {self.after}"
+
+    @property
+    def option(self) -> str:
+        return f"--postgres {self.after}"
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """For the audit trail."""
+        return {"from": f"PostgreSQL {self.version}", "to": self.destination}
+
+    def as_json(self) -> dict[str, Any]:
+        rehearsal = self.rehearsal
+        return {
+            "from": {"postgres": self.before, "version": self.version},
+            "to": {"postgres": self.after},
+            "release": self.release.version,
+            "preflight": [asdict(each) for each in self.findings],
+            "rehearsal": rehearsal and rehearsal.as_json(),
+            "estimated_seconds": rehearsal.seconds if rehearsal else None,
+        }
+
+
+def ensure_way(cluster: Cluster, major: str) -> None:
+    """Raise LettaOpsError: `postgres-unknown`, `nothing-to-migrate`, `postgres-older`."""
+    if major not in cluster.majors:
+        raise LettaOpsError(
+            "postgres-unknown",
+            f"letta-ops brings PostgreSQL {', '.join(cluster.majors)} here, and not {major}",
+            "name one of these",
+        )
+    if major == cluster.major:
+        raise LettaOpsError(
+            "nothing-to-migrate", f"the stack runs PostgreSQL {major} already",
+            "see `letta-ops migrate status`",
+        )  # fmt: skip
+    if int(major) < int(cluster.major):
+        raise LettaOpsError(
+            "postgres-older",
+            f"the stack runs PostgreSQL {cluster.major}, and there is no way down to {major}",
+            "`letta-ops migrate rollback` goes back to before the last migration",
+        )
+
+
+def make_postgres_plan(
+    deployment: Deployment, store: Store, major: str, report: Report
+) -> PostgresPlan:
+    """Look at everything; change nothing. Raises LettaOpsError: `not-here`, those of `ensure_way`, and
+    where the database can't be reached."""
+    cluster = cluster_of(deployment)
+    ensure_way(cluster, major)
+    standing = find_standing(deployment, report)
+    release = release_named(str(standing.release))
+    rehearsal = last_rehearsal(
+        deployment, deployment_id(deployment), standing.revision, release.version, major
+    )
+    with host(deployment).administrator() as access, access.connect(access.maintenance) as link:
+        findings = [_space(deployment, cluster), *_whole_cluster(link)]
+        version = link.info.parameter_status("server_version") or cluster.major
+        names = [str(name) for (name,) in link.execute(DATABASES)]
+        offered = cluster.offered(major)
+        for name in names:
+            with access.examine(name) as inside:
+                findings += _one_database(inside, name, offered)
+    owner = deployment.database.owner if deployment.database else None
+    with host(deployment).session(owner) as link:
+        findings.append(connections(link, owner.name if owner else ""))
+    findings += [*way_back(deployment, store), *judged(rehearsal)]
+    return PostgresPlan(
+        standing, release, tuple(findings), rehearsal, cluster.major, major, version
+    )
+
+
+def ensure_room(deployment: Deployment) -> None:
+    """Raise LettaOpsError (`disk-full`) where there is none for the copy, now that a backup was made."""
+    found = _space(deployment, cluster_of(deployment))
+    if found.verdict == REFUSED:
+        raise LettaOpsError("disk-full", found.detail, found.hint)
+
+
+def _space(deployment: Deployment, cluster: Cluster) -> Finding:
+    needed = int(cluster.size * ROOM) + ROOM_TO_START
+    words = f"the cluster has {size_in_words(cluster.size)}; a copy needs {size_in_words(needed)}"
+    assert deployment.folder is not None  # noqa: S101  # there is a cluster of ours
+    free = shutil.disk_usage(deployment.folder.root).free
+    if free < needed:
+        return Finding(
+            "space", REFUSED, f"{words}, and {size_in_words(free)} are free",
+            "free some disk space: `letta-ops backup restore --drop-previous`, `backup prune`",
+        )  # fmt: skip
+    return Finding("space", OK, f"{words}, {size_in_words(free)} are free")
+
+
+def _whole_cluster(link: psycopg.Connection[Any]) -> Iterator[Finding]:
+    def named(query: str) -> str:
+        return ", ".join(str(name) for (name,) in link.execute(query))
+
+    if found := named(PREPARED):
+        yield Finding(
+            "transactions",
+            REFUSED,
+            f"prepared and never ended: {found}",
+            "COMMIT or ROLLBACK PREPARED",
+        )
+    if found := named(TABLESPACES):
+        yield Finding(
+            "tablespaces", REFUSED, f"what lies in {found} is outside of the cluster's folder",
+            "move its tables to pg_default, and drop it",
+        )  # fmt: skip
+    if found := named(SLOTS):
+        yield Finding(
+            "slots", WARNING, f"they don't come along, make them anew afterwards: {found}"
+        )
+
+
+def _one_database(
+    link: psycopg.Connection[Any], name: str, offered: dict[str, str] | Any
+) -> Iterator[Finding]:
+    for extension, version in link.execute(EXTENSIONS):
+        if extension not in offered:
+            yield Finding(
+                "extension", REFUSED, f"{name} has {extension}, which that version doesn't offer here",
+                f"DROP EXTENSION {extension} in {name}, or bring the data elsewhere",
+            )  # fmt: skip
+        elif extension == "vector":
+            there = offered[extension]
+            told = "as it is" if there == version else f"goes to {there}"
+            yield Finding("extension", OK, f"{name} has pgvector {version}: {told}")
+    for _, made, actual in link.execute(COLLATIONS):
+        yield Finding(
+            "collation", WARNING,
+            f"{name} was sorted by version {made} of its collation, and this machine has {actual}: its"
+            " indexes are made anew",
+        )  # fmt: skip
