@@ -129,10 +129,10 @@ class ClusterUpgrade:
     def _failed(self, said: str) -> LettaOpsError:
         """What it has written of it is kept with the logs: the copy goes."""
         kept = self.folder.logs / f"pg_upgrade-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}"
-        where = "its lines are above"
+        where, output = "its lines are above", self.beside / "pg_upgrade_output.d"
         with suppress(OSError):
-            (self.beside / "pg_upgrade_output.d").rename(kept)
-            where = f"its logs are in {kept}"
+            output.rename(kept)
+            where, said = f"its logs are in {kept}", said.replace(str(output), str(kept))
         lines = "\n".join(f"    {line}" for line in said.strip().splitlines()[-20:])
         return LettaOpsError(
             "postgres-upgrade-failed",

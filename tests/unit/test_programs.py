@@ -23,7 +23,7 @@ def program(version: str) -> Program:
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine has PostgreSQL 15, 16 (two of it) and 18."""
-    monkeypatch.setattr(programs, "_programs", lambda name: map(program, HERE))
+    monkeypatch.setattr(programs, "_programs", lambda name, oldest=0: map(program, HERE))
 
 
 @pytest.mark.usefixtures("found")
