@@ -12,7 +12,7 @@ from infra.accounts import Account, as_account, give
 from infra.embedded.binaries import MAJOR, install_binaries
 from infra.embedded.folders import plain_environment
 from infra.files import write_file
-from infra.process import command, run
+from infra.process import attempt, command, run
 from infra.stack.deployment import ADMIN_ROLE, LOOPBACK
 from infra.stack.locations import StackFolder, cache_folder
 
@@ -122,6 +122,21 @@ def configure(
     for file, text in files.items():
         write_file(place(file), text, 0o600, account.owner)
     return hashlib.sha256("".join(files.values()).encode()).hexdigest()[:16]
+
+
+def configuration_problem(account: Account, folder: StackFolder, major: str) -> str | None:
+    """What Postgres of this major version has against the cluster's configuration, the operator's own
+    settings among it; None for nothing."""
+    job = command(
+        install_binaries(cache_folder(), major) / "bin" / "postgres",
+        f"--config-file={folder.postgres_settings(MAIN)}", "-C", "port",
+        directory=Path("/"), environment=plain_environment(folder),
+    )  # fmt: skip
+    said = attempt(as_account(account, job), code="no-postgres", hint=HINT, what="asking Postgres")
+    if said.returncode == 0:
+        return None
+    told = [line.partition("LOG:")[2].strip() for line in said.stderr.splitlines()]
+    return next(filter(None, told), said.stderr.strip())
 
 
 def operator() -> str:

@@ -313,6 +313,9 @@ class Cluster(Protocol):
     def offered(self, major: str) -> Mapping[str, str]:
         """The extensions that this version can make here, each with its version."""
 
+    def configuration_problem(self, major: str) -> str | None:
+        """What this version has against the settings that the cluster runs with; None for nothing."""
+
     def upgrade(self, major: str) -> None:
         """Stop the server and Postgres, and make the copy. Raises LettaOpsError
         (`postgres-upgrade-failed`)."""

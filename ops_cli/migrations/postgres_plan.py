@@ -120,6 +120,11 @@ def make_postgres_plan(
         for name in names:
             with access.examine(name) as inside:
                 findings += _one_database(inside, name, offered)
+    if problem := cluster.configuration_problem(major):
+        findings.append(
+            Finding("settings", REFUSED, f"PostgreSQL {major} does not take them: {problem}",
+                    "mend custom.conf among the stack's services")
+        )  # fmt: skip
     owner = deployment.database.owner if deployment.database else None
     with host(deployment).session(owner) as link:
         findings.append(connections(link, owner.name if owner else ""))

@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.accounts import service_account
 from infra.database.administration import DatabaseAccess, owner_access
 from infra.database.connection import database_of
 from infra.embedded import supervisor
 from infra.embedded.binaries import MAJOR, MAJORS, offered_extensions
-from infra.embedded.cluster import major_of
+from infra.embedded.cluster import configuration_problem, major_of
 from infra.embedded.cluster_upgrade import (
     BESIDE,
     ClusterUpgrade,
@@ -62,6 +63,9 @@ class LocalCluster:
 
     def offered(self, major: str) -> Mapping[str, str]:
         return offered_extensions(major)
+
+    def configuration_problem(self, major: str) -> str | None:
+        return configuration_problem(service_account(self._folder, "postgres"), self._folder, major)
 
     def upgrade(self, major: str) -> None:
         self._stop()
