@@ -25,11 +25,13 @@ class Upgrade:
 
 @dataclass(frozen=True)
 class PostgresUpgrade:
-    """The last one to another major version of Postgres; `release` is Letta's, which served meanwhile."""
+    """The last one to another major version of Postgres; `release` is Letta's, which served meanwhile,
+    and `key` the fingerprint of its encryption key."""
 
     before: str  # major versions
     after: str
     release: str
+    key: str | None
     at: str
     backup: str
 

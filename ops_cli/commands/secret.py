@@ -86,7 +86,7 @@ def rotate(
 def _rotate(invocation: Invocation, name: str, *, with_models: bool) -> dict[str, Any]:
     from backups.create import create
     from backups.restoring.generations import generations_of
-    from backups.restoring.restore import kept_generations
+    from backups.restoring.restore import kept_clusters, kept_generations
     from backups.scope import scope_of
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing, opened
@@ -107,7 +107,7 @@ def _rotate(invocation: Invocation, name: str, *, with_models: bool) -> dict[str
             rotate_password(deployment, name, prove, report)
             return {"secret": name}
         with generations_of(deployment, scope_of(deployment)) as generations:
-            kept = kept_generations(deployment, generations)
+            kept = [*kept_generations(deployment, generations), *kept_clusters(deployment)]
         if kept:
             raise LettaOpsError(
                 "databases-kept",

@@ -31,6 +31,7 @@ from infra.provision import Request, up
 from infra.pulumi_cli.project import configured
 from infra.servers import ensure_can_stop, start_server
 from infra.stack.deployment import Deployment
+from infra.stack.fingerprint import key_fingerprint
 from infra.stack.locations import stack_folder
 from infra.stack.profile import load
 from ops_cli.migrations.contents import Comparison
@@ -91,10 +92,9 @@ def apply_postgres(
         start_server(deployment)
         down = time.monotonic() - gone
         prove(load(stack_folder(deployment.stack), deployment.profile))
-        keep_postgres_upgrade(
-            deployment,
-            PostgresUpgrade(before, major, str(deployment.release), at.isoformat(), backup),
-        )
+        release, key = str(deployment.release), _key(deployment)
+        upgrade = PostgresUpgrade(before, major, release, key, at.isoformat(), backup)
+        keep_postgres_upgrade(deployment, upgrade)
         replace(journal, proven=True).write(journal_file(deployment))
     except BaseException as error:
         undo(deployment, journal, prove, report, error)
@@ -129,7 +129,7 @@ class PostgresRollback:
 def plan_postgres_rollback(deployment: Deployment) -> PostgresRollback | None:
     """None where the last migration was not one of Postgres, or has left nothing to go back to.
 
-    Raises LettaOpsError (`other-release`) where the release has changed since.
+    Raises LettaOpsError (`other-release`, `other-key`) where the old cluster is of another one.
     """
     upgrade = last_postgres_upgrade(deployment)
     other = last_upgrade(deployment)
@@ -143,6 +143,13 @@ def plan_postgres_rollback(deployment: Deployment) -> PostgresRollback | None:
             "other-release",
             f"Letta {upgrade.release} served when Postgres was changed; it is {deployment.release} now",
             "bring the stack back to it first: the cluster of before has its schema",
+        )
+    if upgrade.key != _key(deployment):
+        raise LettaOpsError(
+            "other-key",
+            f"the secrets in the cluster of before are encrypted with key {upgrade.key}, and it is"
+            f" {_key(deployment)} now",
+            "undo the restore that brought the key along: `letta-ops backup restore --undo`",
         )
     return PostgresRollback(upgrade, cluster.undone, written_since(deployment, upgrade.at))
 
@@ -190,6 +197,11 @@ def _journal(deployment: Deployment, what: str, before: str, record: Record) -> 
         scope=WHOLE,
         cluster=before,
     )
+
+
+def _key(deployment: Deployment) -> str | None:
+    key = deployment.server.encryption_key
+    return None if key is None else key_fingerprint(key)
 
 
 def _compared(deployment: Deployment) -> Comparison:

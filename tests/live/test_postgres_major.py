@@ -130,6 +130,8 @@ def test_it_is_applied_with_everything_and_rolled_back(house: House) -> None:
     assert again["error"]["code"] == "nothing-to-migrate"
     findings = {each["name"]: each for each in stack.run("--json", "check").json["findings"]}
     assert "postgres.previous" in findings["kept"]["summary"]
+    refused = stack.json("secret", "rotate", "encryption-key", "--yes", code=1)
+    assert refused["error"]["code"] == "databases-kept"  # the cluster that is kept has the old one
 
     agent, other, third = house.seeded.agents
     assert Server(stack.deployment).say(agent, "Hello from the new version")["messages"]
