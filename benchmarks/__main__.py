@@ -1,7 +1,7 @@
 """Run every benchmark (or those named) on a stack of their own and print their figures.
 
 python -m benchmarks [cli] [start] [provisioning] [messages] [containers] [backups] [down_time] [agents]
-    [registry] [migrate] [memory] [pgbackrest]
+    [registry] [migrate] [postgres] [memory] [pgbackrest]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks import (
     down_time,
     messages,
     migrate,
+    postgres,
     provisioning,
     registry,
     start,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "agents": agents.measure,
     "registry": registry.measure,
     "migrate": migrate.measure,
+    "postgres": postgres.measure,
     "memory": backups.measure_memory,
     "pgbackrest": backup_rivals.pgbackrest,
 }

@@ -73,11 +73,16 @@ class ClusterUpgrade:
     def beside(self) -> Path:
         return beside(self.folder)
 
-    def run(self) -> None:
-        """Make the copy. Raises LettaOpsError: `postgres-upgrade-failed` with pg_upgrade's own words."""
-        account = service_account(self.folder, "postgres")
+    def prepare(self) -> None:
+        """What can be done while the cluster still serves: the new one, which is empty."""
         clear(self.folder)
+        account = service_account(self.folder, "postgres")
         initialise(account, self.folder, self.after, data=self.beside)
+
+    def run(self) -> None:
+        """Make the copy, of what was prepared. Raises LettaOpsError (`postgres-upgrade-failed`) with
+        pg_upgrade's own words."""
+        account = service_account(self.folder, "postgres")
         scratch = self.beside.with_name(f"{BESIDE}.work")
         give(account, scratch)
         job = self._pg_upgrade(account, scratch)

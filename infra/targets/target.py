@@ -316,8 +316,11 @@ class Cluster(Protocol):
     def configuration_problem(self, major: str) -> str | None:
         """What this version has against the settings that the cluster runs with; None for nothing."""
 
+    def prepare(self, major: str) -> None:
+        """Do what `upgrade` needs and nobody has to be stopped for."""
+
     def upgrade(self, major: str) -> None:
-        """Stop the server and Postgres, and make the copy. Raises LettaOpsError
+        """Stop the server and Postgres, and make the copy, which was prepared. Raises LettaOpsError
         (`postgres-upgrade-failed`)."""
 
     def both(self) -> AbstractContextManager[tuple[DatabaseAccess, DatabaseAccess]]:

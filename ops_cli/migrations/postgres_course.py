@@ -72,6 +72,7 @@ def apply_postgres(
     if config:
         ensure_written(deployment)
     journal = _journal(deployment, f"from PostgreSQL {before} to {major}", before, record)
+    cluster.prepare(major)
     drain(deployment, drain_seconds, report)
     lock.ensure_held()
     cluster.drop(cluster.undone)  # of an earlier time

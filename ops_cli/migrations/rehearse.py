@@ -169,6 +169,7 @@ def _clusters(upgrade: ClusterUpgrade, postgres: ThrowawayPostgres) -> Iterator[
 
 def _upgrade_cluster(upgrade: ClusterUpgrade) -> CheckResult:
     end_servers(upgrade.folder, str(upgrade.folder.postgres_settings(MAIN)))
+    upgrade.prepare()
     upgrade.run()
     return CheckResult(UPGRADE, PASSED, f"from PostgreSQL {upgrade.before} to {upgrade.after}")
 

@@ -162,7 +162,7 @@ def test_what_goes_wrong_leaves_the_old_version_with_its_data(house: House, code
     answer = house.stack.run("--json", "migrate", "apply", *BOLD)
     assert answer.code == 1, answer.out
     assert answer.json["error"]["code"] == code
-    assert "back at PostgreSQL 16, with all its data, and was proven" in str(answer.json["error"])
+    assert "back at PostgreSQL 16, with all its data, and was proven" in answer.err
     house.is_as_before(before)
 
 

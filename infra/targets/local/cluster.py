@@ -67,6 +67,9 @@ class LocalCluster:
     def configuration_problem(self, major: str) -> str | None:
         return configuration_problem(service_account(self._folder, "postgres"), self._folder, major)
 
+    def prepare(self, major: str) -> None:
+        ClusterUpgrade(self._folder, self.major, major).prepare()
+
     def upgrade(self, major: str) -> None:
         self._stop()
         ClusterUpgrade(self._folder, self.major, major).run()
