@@ -45,10 +45,12 @@ def go_back_to_cluster(deployment: Deployment, major: str, report: Report) -> No
 
     cluster = cluster_of(deployment)
     report(f"going back: PostgreSQL {major}, as it was left, takes its place again")
-    cluster.go_back(major)
+    exchanged = cluster.go_back(major)
     written = str(configured(stack_folder(deployment.stack)).get(cluster.setting, ""))
     config = {} if written in {"", major} else {cluster.setting: major}
-    up(Request(deployment.stack, config, held=True, schema="leave"), report)
+    # Where nothing else was provisioned, nothing has to be that could fail.
+    if exchanged or config or not cluster.start():
+        up(Request(deployment.stack, config, held=True, schema="leave"), report)
     for line in _carried(deployment, cluster):
         report(line)
     start_server(deployment)
@@ -64,7 +66,7 @@ def _carried(deployment: Deployment, cluster: Cluster) -> Iterator[str]:
     database, identifier = database_of(deployment), deployment_id(deployment)
     name, here = database.name, host(deployment)
     try:
-        with cluster.aside() as ways:
+        with cluster.aside(cluster.undone) as ways:
             if ways is None:
                 return
             with (

@@ -23,6 +23,7 @@ from backups.restoring.journal import Journal, ensure_no_other, journal_file, na
 from backups.restoring.plan import Plan, look
 from backups.restoring.scratch import ensure_room, scratch_folder
 from backups.restoring.switch import carried, go_back, moves_of
+from backups.restoring.upgrades import forget_postgres_upgrade
 from backups.scope import scope_of
 from backups.sources.memory_files import MemoryPlace, reachable
 from backups.stores.store import Store
@@ -170,6 +171,15 @@ def kept_clusters(deployment: Deployment) -> list[str]:
     return [] if cluster is None else list(cluster.kept())
 
 
+def drop_clusters(deployment: Deployment) -> list[str]:
+    """Drop what `kept_clusters` names; return the names."""
+    names = kept_clusters(deployment)
+    if names:
+        cluster_of(deployment).drop(*names)
+        forget_postgres_upgrade(deployment)
+    return names
+
+
 def _ensure_whole(store: Store, plan: Plan) -> None:
     """Read the parts that a restore doesn't use: one that is damaged says that the store is, too."""
     for part in plan.backup.manifest.parts:
@@ -185,9 +195,6 @@ def drop_previous(deployment: Deployment, generations: Generations) -> list[str]
         generations.ensure_ours(name)  # before anything is dropped: memory and key belong to them
     for name in dropped:
         generations.drop(name)
-    if clusters := kept_clusters(deployment):
-        cluster_of(deployment).drop(*clusters)
-        dropped += clusters
     if reachable(deployment):
         memory = MemoryPlace.of(deployment)
         dropped += ["memory"] if memory.has_previous() else []

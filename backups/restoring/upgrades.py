@@ -26,12 +26,14 @@ class Upgrade:
 @dataclass(frozen=True)
 class PostgresUpgrade:
     """The last one to another major version of Postgres; `release` is Letta's, which served meanwhile,
-    and `key` the fingerprint of its encryption key."""
+    and `key` the fingerprint of its encryption key; `database` is the number of the live database, which
+    the copy has taken over."""
 
     before: str  # major versions
     after: str
     release: str
     key: str | None
+    database: int
     at: str
     backup: str
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from infra.accounts import Account, as_account, give
 from infra.embedded.binaries import MAJOR, install_binaries
 from infra.embedded.folders import plain_environment
+from infra.errors import LettaOpsError
 from infra.files import write_file
 from infra.process import attempt, command, run
 from infra.stack.deployment import ADMIN_ROLE, LOOPBACK
@@ -51,11 +52,27 @@ OPERATORS = "operators  {user}  {admin}\n"
 
 
 def major_of(data: Path) -> str | None:
-    """The major version of a cluster; None where there is none."""
+    """The major version of a cluster; None where there is none.
+
+    Raises LettaOpsError (`folder-replaced`) for what is no version.
+    """
+    path = data / "PG_VERSION"
     try:
-        return (data / "PG_VERSION").read_text().strip()
+        # It lies where Postgres' account may write: no link is followed, and nothing waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
+    try:
+        text = os.read(descriptor, 16).decode(errors="replace").strip()
+    finally:
+        os.close(descriptor)
+    if not text.isdecimal():
+        raise LettaOpsError(
+            "folder-replaced",
+            f"{path} does not name a version of PostgreSQL",
+            "see whether the cluster is whole, and who has changed it; nothing was touched",
+        )
+    return text
 
 
 def initialise(

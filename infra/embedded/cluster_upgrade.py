@@ -23,13 +23,13 @@ from infra.accounts import Account, as_account, give, service_account
 from infra.database.administration import DatabaseAccess, through_socket
 from infra.embedded import supervisor
 from infra.embedded.binaries import install_binaries, offered_extensions
-from infra.embedded.cluster import configure, initialise
+from infra.embedded.cluster import MAIN, configure, initialise
 from infra.embedded.folders import plain_environment
 from infra.embedded.throwaway_postgres import answers, free_port, run_until
 from infra.errors import LettaOpsError
 from infra.files import write_file
-from infra.process import Command, attempt, command
-from infra.stack.deployment import ADMIN_ROLE
+from infra.process import Command, attempt, command, run
+from infra.stack.deployment import ADMIN_ROLE, LOOPBACK
 from infra.stack.locations import StackFolder, cache_folder
 
 if TYPE_CHECKING:
@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 
 BESIDE = "postgres.upgrading"
 SIDES = ("before", "after")
+# What a change of version leaves beside the cluster.
+PREVIOUS, OLDER, UNDONE = "postgres.previous", "postgres.older", "postgres.undone"
+KEPT = (PREVIOUS, OLDER, UNDONE)
+DROPPING = "postgres.dropping"
 END_SECONDS = 600.0  # a large database writes its last checkpoint as long as it takes
+OF_ALTER_SYSTEM = "postgresql.auto.conf"
+# Whatever was set with ALTER SYSTEM.
+NOBODY_ELSES = {"listen_addresses": LOOPBACK, "archive_mode": "off"}
 ONLY_ITSELF = "upgrade-{}.conf"  # the settings with which pg_upgrade starts them
 ACCESS = "local  all  {admin}  peer map=upgrade\n"
 OPERATORS = "upgrade  {user}  {admin}\n"
@@ -89,13 +96,16 @@ class ClusterUpgrade:
         done = attempt(
             as_account(account, job), code="postgres-upgrade-failed", hint="", what="pg_upgrade"
         )
-        shutil.rmtree(scratch)
         if done.returncode != 0:
-            raise self._failed(done.stdout + done.stderr)
+            raise self._failed(account, done.stdout + done.stderr)
+        self._as(account, "cp", self.folder.postgres_data / OF_ALTER_SYSTEM, self.beside)
+        shutil.rmtree(scratch)
 
     @contextmanager
     def served(self) -> Iterator[tuple[SideServer, SideServer]]:
         """Serve both for the block: the cluster, and the copy, of which what has to be made anew is."""
+        import psycopg
+
         try:
             old = start_beside(self.folder, "before", self.before, self.folder.postgres_data)
             new = start_beside(self.folder, "after", self.after, self.beside)
@@ -103,6 +113,12 @@ class ClusterUpgrade:
                 with new.access.examine(name) as link:
                     _freshen(link, name, self.after)
             yield old, new
+        except psycopg.Error as error:
+            raise LettaOpsError(
+                "postgres-upgrade-failed",
+                f"PostgreSQL {self.after} does not do its work with the copy: {str(error).strip()}",
+                "the cluster was only read, and goes on as it is",
+            ) from None
         finally:
             end_side_servers(self.folder)
 
@@ -131,8 +147,15 @@ class ClusterUpgrade:
             directory=scratch, environment=plain_environment(self.folder), umask=0o077,
         )  # fmt: skip
 
-    def _failed(self, said: str) -> LettaOpsError:
-        """What it has written of it is kept with the logs: the copy goes."""
+    def _as(self, account: Account, *words: str | Path) -> None:
+        """Run one of the system's programs in the copy's folder, as its account."""
+        job = command(*words, directory=self.beside, environment=plain_environment(self.folder))
+        hint = "the cluster was only read, and goes on as it is"
+        run(as_account(account, job), code="postgres-upgrade-failed", hint=hint, what=str(words[0]))
+
+    def _failed(self, account: Account, said: str) -> LettaOpsError:
+        """What it has written of it is kept with the logs, but for the dumps: the copy goes."""
+        self._as(account, "sh", "-c", "rm -rf pg_upgrade_output.d/*/dump")
         kept = self.folder.logs / f"pg_upgrade-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}"
         where, output = "its lines are above", self.beside / "pg_upgrade_output.d"
         with suppress(OSError):
@@ -152,7 +175,8 @@ def start_beside(folder: StackFolder, side: str, major: str, data: Path) -> Side
     configure(account, folder, port, name=name, data=data, custom=f"{side}-custom.conf")
     access = through_socket(folder.sockets, port, "beside the stack's own", major)
     programs = install_binaries(cache_folder(), major) / "bin"
-    run_until(lambda: answers(access), folder, account, programs, configuration=name)
+    options = [f"--{name}={value}" for name, value in (("port", port), *NOBODY_ELSES.items())]
+    run_until(lambda: answers(access), folder, account, programs, *options, configuration=name)
     return SideServer(access, port)
 
 
@@ -164,7 +188,7 @@ def beside(folder: StackFolder) -> Path:
 def clear(folder: StackFolder) -> None:
     """Remove what an upgrade that came to no end has left; the cluster is not touched."""
     end_side_servers(folder)
-    for path in folder.data.glob(f"{BESIDE}*"):
+    for path in [*folder.data.glob(f"{BESIDE}*"), *folder.data.glob(DROPPING)]:
         shutil.rmtree(path)
 
 
@@ -189,6 +213,12 @@ def end_servers(folder: StackFolder, *marks: str) -> None:
                 f"Postgres did not end within {END_SECONDS:.0f} s",
                 f"see {folder.log('postgres')}, then run this again",
             )
+
+
+def serves(folder: StackFolder) -> bool:
+    """Whether a Postgres serves the cluster in its place."""
+    main = str(folder.postgres_settings(MAIN))
+    return any(_has(each, (main,)) for each in supervisor.processes(folder))
 
 
 def _has(process: psutil.Process, marks: Sequence[str]) -> bool:

@@ -329,12 +329,18 @@ class Cluster(Protocol):
     def exchange(self) -> None:
         """Let the copy take the cluster's place. Both are stopped."""
 
-    def go_back(self, major: str) -> None:
+    def go_back(self, major: str) -> bool:
         """Let the cluster of this version be the one in the place, whatever was done since it was; all
-        are stopped then. Safe to run again. Raises LettaOpsError (`data-missing`)."""
+        are stopped then. Whether another one was there. Safe to run again. Raises LettaOpsError
+        (`data-missing`, `database-in-use`)."""
 
-    def aside(self) -> AbstractContextManager[tuple[DatabaseAccess, DatabaseAccess] | None]:
-        """The administrator's and the owner's ways to what is kept as `undone`, which is served to nobody
+    def start(self) -> bool:
+        """Start Postgres as it was before `go_back`; False where that can't be done without `up`."""
+
+    def aside(
+        self, name: str
+    ) -> AbstractContextManager[tuple[DatabaseAccess, DatabaseAccess] | None]:
+        """The administrator's and the owner's ways to what is kept as `name`, which is served to nobody
         else for the block; None where there is nothing."""
 
     def kept(self) -> Mapping[str, int]:

@@ -170,11 +170,15 @@ def put_right(invocation: Invocation, report: Report) -> None:
     from ops_cli.commands.backup.store import undo_interrupted
 
     deployment = known_deployment(invocation)
-    if deployment is None or read_journal(deployment) is None:
+    journal = None if deployment is None else read_journal(deployment)
+    if deployment is None or journal is None:
         return
     report("an interrupted restore or migration is put right first")
     try:
-        provision.up(provision.Request(invocation.stack, schema="leave"), report)
+        if (
+            journal.cluster is None
+        ):  # else Postgres is what is put right, and nobody is to write there
+            provision.up(provision.Request(invocation.stack, schema="leave"), report)
     except LettaOpsError as error:
         if error.code == "locked":
             raise  # it is not interrupted: somebody is at work on it

@@ -15,6 +15,7 @@ from backups.catalog import deployment_id
 from backups.lock import Lock
 from backups.manifest import WHOLE
 from backups.restoring.clusters import cluster_of
+from backups.restoring.databases import Databases
 from backups.restoring.guard import start_guard
 from backups.restoring.journal import Journal, ensure_no_other, journal_file
 from backups.restoring.switch import go_back
@@ -25,15 +26,18 @@ from backups.restoring.upgrades import (
     last_upgrade,
 )
 from infra.database.connection import database_of
+from infra.database.facts import database_facts
 from infra.errors import LettaOpsError
 from infra.process import Report
-from infra.provision import Request, up
+from infra.provision import Request, preview, up
 from infra.pulumi_cli.project import configured
 from infra.servers import ensure_can_stop, start_server
 from infra.stack.deployment import Deployment
 from infra.stack.fingerprint import key_fingerprint
 from infra.stack.locations import stack_folder
 from infra.stack.profile import load
+from infra.targets import host
+from infra.targets.target import Cluster
 from ops_cli.migrations.contents import Comparison
 from ops_cli.migrations.course import (
     POSTGRES,
@@ -69,13 +73,11 @@ def apply_postgres(
     before = cluster.major
     written = configured(stack_folder(deployment.stack)).get(cluster.setting)
     config = {cluster.setting: major} if written else {}
-    if config:
-        ensure_written(deployment)
+    _ensure_provisionable(deployment, {cluster.setting: before})
     journal = _journal(deployment, f"from PostgreSQL {before} to {major}", before, record)
     cluster.prepare(major)
     drain(deployment, drain_seconds, report)
     lock.ensure_held()
-    cluster.drop(cluster.undone)  # of an earlier time
     journal.write(journal_file(deployment))
     try:
         start_guard(deployment)
@@ -93,8 +95,10 @@ def apply_postgres(
         start_server(deployment)
         down = time.monotonic() - gone
         prove(load(stack_folder(deployment.stack), deployment.profile))
-        release, key = str(deployment.release), _key(deployment)
-        upgrade = PostgresUpgrade(before, major, release, key, at.isoformat(), backup)
+        upgrade = PostgresUpgrade(
+            before, major, str(deployment.release), _key(deployment), _number(deployment),
+            at.isoformat(), backup,
+        )  # fmt: skip
         keep_postgres_upgrade(deployment, upgrade)
         replace(journal, proven=True).write(journal_file(deployment))
     except BaseException as error:
@@ -110,10 +114,12 @@ def apply_postgres(
 
 @dataclass(frozen=True)
 class PostgresRollback:
-    """What going back to the cluster before brings, and who was written to since."""
+    """What going back to the cluster before means, and who was written to since. `drops`: what was kept
+    of an earlier time."""
 
     upgrade: PostgresUpgrade
     kept: str
+    drops: tuple[str, ...]
     agents: tuple[WrittenSince, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -124,13 +130,15 @@ class PostgresRollback:
             "applied_at": self.upgrade.at,
             "written_since": [each.as_json() for each in self.agents],
             "kept": self.kept,
+            "drops": list(self.drops),
         }
 
 
 def plan_postgres_rollback(deployment: Deployment) -> PostgresRollback | None:
     """None where the last migration was not one of Postgres, or has left nothing to go back to.
 
-    Raises LettaOpsError (`other-release`, `other-key`) where the old cluster is of another one.
+    Raises LettaOpsError (`other-release`, `other-key`, `other-database`) where the old cluster is of
+    another one.
     """
     upgrade = last_postgres_upgrade(deployment)
     other = last_upgrade(deployment)
@@ -152,7 +160,15 @@ def plan_postgres_rollback(deployment: Deployment) -> PostgresRollback | None:
             f" {_key(deployment)} now",
             "undo the restore that brought the key along: `letta-ops backup restore --undo`",
         )
-    return PostgresRollback(upgrade, cluster.undone, written_since(deployment, upgrade.at))
+    if upgrade.database != _number(deployment):
+        raise LettaOpsError(
+            "other-database",
+            "a restore has replaced the database since: going back would undo that too",
+            "undo it first: `letta-ops backup restore --undo`; or keep what it has brought",
+        )
+    drops = tuple(name for name in cluster.kept() if name == cluster.undone)
+    agents = written_since(deployment, upgrade.at)
+    return PostgresRollback(upgrade, cluster.undone, drops, agents)
 
 
 def roll_postgres_back(
@@ -172,12 +188,14 @@ def roll_postgres_back(
     started = time.monotonic()
     lock.ensure_held()
     ensure_no_other(deployment)
+    cluster = cluster_of(deployment)
+    _ensure_provisionable(deployment, {cluster.setting: plan.upgrade.after})
+    _ensure_opens(deployment, cluster, report)
     archived = archive_agents(deployment, plan.agents, report)
     journal = _journal(
         deployment, f"back to PostgreSQL {plan.upgrade.before}", plan.upgrade.before, record
     )
     lock.release_database()
-    cluster_of(deployment).drop(plan.kept)  # of an earlier time
     journal.write(journal_file(deployment))
     start_guard(deployment)
     go_back(deployment, journal, report)
@@ -198,6 +216,27 @@ def _journal(deployment: Deployment, what: str, before: str, record: Record) -> 
         scope=WHOLE,
         cluster=before,
     )
+
+
+def _ensure_provisionable(deployment: Deployment, config: dict[str, str]) -> None:
+    """Raise LettaOpsError for what would keep `up` from bringing the stack up, now or on the way back:
+    with `config`, the version that serves, whatever is written there."""
+    ensure_written(deployment)
+    preview(Request(deployment.stack, config, held=True, schema="leave"), lambda _: None)
+
+
+def _ensure_opens(deployment: Deployment, cluster: Cluster, report: Report) -> None:
+    """Raise LettaOpsError (`database-unreachable`, ...) where what is kept can't be served."""
+    report(f"{cluster.previous} is looked at")
+    with cluster.aside(cluster.previous) as ways:
+        assert ways is not None  # noqa: S101  # the plan has seen it
+        with ways[0].examine(database_of(deployment).name) as link:
+            database_facts(link)
+
+
+def _number(deployment: Deployment) -> int:
+    with host(deployment).administrator() as access:
+        return Databases(deployment, access).number(database_of(deployment).name)
 
 
 def _key(deployment: Deployment) -> str | None:

@@ -13,7 +13,10 @@ from backups.restoring.clusters import cluster_of
 from backups.stores.store import Store
 from infra.errors import LettaOpsError
 from infra.process import Report
+from infra.pulumi_cli.project import configured
 from infra.stack.deployment import Deployment
+from infra.stack.locations import stack_folder
+from infra.stack.releases import NEWEST, Release
 from infra.targets import host
 from infra.targets.target import ROOM_TO_START, Cluster
 from ops_cli.migrations.plan import (
@@ -33,12 +36,15 @@ from ops_cli.migrations.status import find_standing
 if TYPE_CHECKING:
     import psycopg
 
-ROOM = 1.1  # of the cluster's size: a copy of its files, and what is in every new cluster
+ROOM = 1.1  # of the cluster's size: a copy of its files
+ROOM_TO_WRITE = (
+    512 * 1024**2
+)  # bytes: of a new cluster, and what is written when indexes are made anew
 EXTENSIONS = "SELECT extname, extversion FROM pg_extension ORDER BY 1"
 DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"
 TABLESPACES = "SELECT spcname FROM pg_tablespace WHERE spcname NOT LIKE 'pg\\_%'"
 PREPARED = "SELECT gid FROM pg_prepared_xacts"
-SLOTS = "SELECT slot_name FROM pg_replication_slots"
+SLOTS = "SELECT slot_name FROM pg_replication_slots WHERE slot_type = {}"
 COLLATIONS = """
 SELECT current_database(), d.datcollversion, pg_database_collation_actual_version(d.oid)
 FROM pg_database d WHERE d.datname = current_database()
@@ -120,10 +126,14 @@ def make_postgres_plan(
         for name in names:
             with access.examine(name) as inside:
                 findings += _one_database(inside, name, offered)
+    findings += _as_configured(deployment, release)
+    if kept := cluster.kept():
+        told = f"of an earlier migration, removed when this one has succeeded: {', '.join(kept)}"
+        findings.append(Finding("kept", WARNING, told))
     if problem := cluster.configuration_problem(major):
         findings.append(
             Finding("settings", REFUSED, f"PostgreSQL {major} does not take them: {problem}",
-                    "mend custom.conf among the stack's services")
+                    "mend custom.conf among the stack's services, or ALTER SYSTEM RESET it")
         )  # fmt: skip
     owner = deployment.database.owner if deployment.database else None
     with host(deployment).session(owner) as link:
@@ -142,7 +152,7 @@ def ensure_room(deployment: Deployment) -> None:
 
 
 def _space(deployment: Deployment, cluster: Cluster) -> Finding:
-    needed = int(cluster.size * ROOM) + ROOM_TO_START
+    needed = int(cluster.size * ROOM) + ROOM_TO_START + ROOM_TO_WRITE
     words = f"the cluster has {size_in_words(cluster.size)}; a copy needs {size_in_words(needed)}"
     assert deployment.folder is not None  # noqa: S101  # there is a cluster of ours
     free = shutil.disk_usage(deployment.folder.root).free
@@ -152,6 +162,16 @@ def _space(deployment: Deployment, cluster: Cluster) -> Finding:
             "free some disk space: `letta-ops backup restore --drop-previous`, `backup prune`",
         )  # fmt: skip
     return Finding("space", OK, f"{words}, {size_in_words(free)} are free")
+
+
+def _as_configured(deployment: Deployment, release: Release) -> Iterator[Finding]:
+    """One thing at a time: the run that starts the new Postgres must not change the release."""
+    wanted = str(configured(stack_folder(deployment.stack)).get("release") or NEWEST)
+    if wanted != release.version:
+        yield Finding(
+            "release", REFUSED, f"Letta {release.version} serves, and {wanted} is configured",
+            f"set `release` to {release.version} in the stack's configuration, or go there first",
+        )  # fmt: skip
 
 
 def _whole_cluster(link: psycopg.Connection[Any]) -> Iterator[Finding]:
@@ -170,10 +190,15 @@ def _whole_cluster(link: psycopg.Connection[Any]) -> Iterator[Finding]:
             "tablespaces", REFUSED, f"what lies in {found} is outside of the cluster's folder",
             "move its tables to pg_default, and drop it",
         )  # fmt: skip
-    if found := named(SLOTS):
+    if found := named(SLOTS.format("'physical'")):
         yield Finding(
             "slots", WARNING, f"they don't come along, make them anew afterwards: {found}"
         )
+    if found := named(SLOTS.format("'logical'")):
+        yield Finding(
+            "slots", REFUSED, f"logical ones don't come along: {found}",
+            "drop them, and make them anew afterwards",
+        )  # fmt: skip
 
 
 def _one_database(

@@ -120,12 +120,15 @@ def rehearse(
             sides = _clusters(cluster, postgres)
         took = time.monotonic() - begun
         if checks[-1].verdict == PASSED:
-            with sides as (before, after, there):
-                sizes = (sizes[0], _size(there))
-                report("comparing what is there with what was there")
-                comparison = compared(before, after, pending)
-                checks.append(_judged(comparison))
-                checks += _served(drill, there, installed, secret)
+            try:
+                with sides as (before, after, there):
+                    sizes = (sizes[0], _size(there))
+                    report("comparing what is there with what was there")
+                    comparison = compared(before, after, pending)
+                    checks.append(_judged(comparison))
+                    checks += _served(drill, there, installed, secret)
+            except LettaOpsError as error:
+                checks.append(CheckResult(COMPARISON, FAILED, error.message, error.hint))
         for check in checks:
             report(f"{check.name}: {check.verdict}: {check.summary}")
     rehearsal = Rehearsal(

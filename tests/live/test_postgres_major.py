@@ -68,9 +68,13 @@ class House:
         return serves
 
     @property
+    def configuration(self) -> Path:
+        return self.stack.machine.root / "stacks" / f"Pulumi.{self.stack.name}.yaml"
+
+    @property
     def configured(self) -> str:
-        path = self.stack.machine.root / "stacks" / f"Pulumi.{self.stack.name}.yaml"
-        return str(yaml.safe_load(path.read_text())["config"]["letta-ops:database.postgres"])
+        settings = yaml.safe_load(self.configuration.read_text())["config"]
+        return str(settings["letta-ops:database.postgres"])
 
     def is_as_before(self, before: dict[str, Table]) -> None:
         assert self.major == "16"
@@ -163,6 +167,35 @@ def test_what_goes_wrong_leaves_the_old_version_with_its_data(house: House, code
     assert answer.code == 1, answer.out
     assert answer.json["error"]["code"] == code
     assert "back at PostgreSQL 16, with all its data, and was proven" in answer.err
+    house.is_as_before(before)
+
+
+@pytest.mark.long
+def test_what_could_not_be_brought_up_again_is_not_stopped(house: House) -> None:
+    """The configuration needs a variable that this shell doesn't have."""
+    stack, before, pids = house.stack, house.content, house.stack.pids("postgres", "letta")
+    written = house.configuration.read_text()
+    with house.configuration.open("a") as file:
+        file.write("  letta-ops:server.environment.TOKEN: env:NOWHERE_TO_BE_FOUND\n")
+    try:
+        answer = stack.run("--json", "migrate", "apply", *BOLD)
+    finally:
+        house.configuration.write_text(written)
+    assert answer.code == 1, answer.out
+    assert "NOWHERE_TO_BE_FOUND" in answer.out
+    assert stack.pids("postgres", "letta") == pids
+    house.is_as_before(before)
+
+
+@pytest.mark.long
+def test_a_restore_since_is_not_undone_with_it(house: House) -> None:
+    stack, before = house.stack, house.content
+    stack.json("migrate", "apply", *BOLD, "--no-smoke")
+    stack.json("backup", "restore", "latest", "--yes", "--no-smoke")
+    refused = stack.json("migrate", "rollback", "--yes", code=1)
+    assert refused["error"]["code"] == "other-database"
+    stack.json("backup", "restore", "--undo", "--yes", "--no-smoke")
+    stack.json("migrate", "rollback", "--yes", "--no-smoke")
     house.is_as_before(before)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +16,7 @@ from infra.stack.settings import Settings
 from infra.targets import settings as read_settings
 from infra.targets.local.cluster import LocalCluster
 from infra.targets.local.preflight import ensure_same_postgres
+from infra.targets.local.providers.cluster import ensure_none_kept
 from infra.targets.local.settings import LocalSettings
 from ops_cli.migrations.postgres_plan import ensure_way
 
@@ -73,6 +75,33 @@ def test_without_the_old_cluster_nothing_is_touched(tmp_path: Path) -> None:
     with pytest.raises(LettaOpsError, match="neither"):
         place(tmp_path, there).go_back("16")
     assert clusters(tmp_path) == there
+
+
+@pytest.mark.parametrize("beside", [PREVIOUS, OLDER, UNDONE])
+def test_no_new_cluster_is_made_where_one_lies_beside(tmp_path: Path, beside: str) -> None:
+    place(tmp_path, {beside: "16"})
+    with pytest.raises(LettaOpsError, match=beside) as refused:
+        ensure_none_kept(StackFolder(tmp_path, "stack"))
+    assert refused.value.code == "data-missing"
+
+
+def test_what_is_no_version_is_not_taken_for_one(tmp_path: Path) -> None:
+    """The file lies where Postgres' account may write."""
+    file, secret = tmp_path / "PG_VERSION", tmp_path / "secret"
+    assert major_of(tmp_path) is None
+    secret.write_text("16")
+    file.symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic links"):
+        major_of(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    for text in (None, "a secret"):
+        if text is not None:
+            file.unlink()
+            file.write_text(text)
+        with pytest.raises(LettaOpsError, match="does not name a version") as refused:
+            major_of(tmp_path)
+        assert "secret" not in refused.value.message
 
 
 @pytest.mark.parametrize(

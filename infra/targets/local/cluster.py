@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -22,12 +23,19 @@ from infra.embedded.binaries import MAJOR, MAJORS, offered_extensions
 from infra.embedded.cluster import configuration_problem, major_of
 from infra.embedded.cluster_upgrade import (
     BESIDE,
+    DROPPING,
+    KEPT,
+    OLDER,
+    PREVIOUS,
+    UNDONE,
     ClusterUpgrade,
     beside,
     clear,
     end_side_servers,
+    serves,
     start_beside,
 )
+from infra.embedded.throwaway_postgres import answers
 from infra.errors import LettaOpsError
 from infra.stack.deployment import SERVICE_POSTGRES, SERVICE_SERVER, Deployment
 from infra.stack.locations import StackFolder
@@ -35,7 +43,7 @@ from infra.stack.locations import StackFolder
 if TYPE_CHECKING:
     from infra.targets.local.host import LocalHost
 
-PREVIOUS, OLDER, UNDONE = "postgres.previous", "postgres.older", "postgres.undone"
+START_SECONDS = 60.0
 
 
 class LocalCluster:
@@ -94,10 +102,23 @@ class LocalCluster:
         self._rename(live, previous)
         self._rename(beside(self._folder), live)
 
-    def go_back(self, major: str) -> None:
+    def start(self) -> bool:
+        if supervisor.process(self._folder) is None:
+            return False
+        self._host.start(SERVICE_POSTGRES)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with self._host.administrator() as access:
+                if answers(access):
+                    return True
+            time.sleep(supervisor.POLL_SECONDS)
+        return False
+
+    def go_back(self, major: str) -> bool:
         self._stop()
         live, previous, older = map(self._place, ("postgres", PREVIOUS, OLDER))
-        if major_of(live) != major:
+        exchanged = major_of(live) != major
+        if exchanged:
             if major_of(previous) != major:
                 raise LettaOpsError(
                     "data-missing",
@@ -111,10 +132,11 @@ class LocalCluster:
         if older.exists() and not previous.exists():
             self._rename(older, previous)
         clear(self._folder)
+        return exchanged
 
     @contextmanager
-    def aside(self) -> Iterator[tuple[DatabaseAccess, DatabaseAccess] | None]:
-        data = self._place(UNDONE)
+    def aside(self, name: str) -> Iterator[tuple[DatabaseAccess, DatabaseAccess] | None]:
+        data = self._place(name)
         if (major := major_of(data)) is None:
             yield None
             return
@@ -126,7 +148,7 @@ class LocalCluster:
             end_side_servers(self._folder)
 
     def kept(self) -> Mapping[str, int]:
-        found = {name: self._place(name) for name in (PREVIOUS, OLDER, UNDONE)}
+        found = {name: self._place(name) for name in KEPT}
         return {name: _size(path) for name, path in found.items() if path.exists()}
 
     def drop(self, *names: str) -> None:
@@ -145,17 +167,30 @@ class LocalCluster:
         return self._folder.data / name
 
     def _stop(self) -> None:
-        """Stop what serves: where its supervisor is gone, what outlived it."""
+        """Stop what serves: where its supervisor is gone, what outlived it.
+
+        Raises LettaOpsError (`database-in-use`) where Postgres goes on: no folder may be moved then.
+        """
         if supervisor.process(self._folder) is None:
             supervisor.end_leftovers(self._folder)
-            return
         for service in (SERVICE_SERVER, SERVICE_POSTGRES):
             if service in supervisor.states(self._folder):
                 self._host.stop(service)
+        if serves(self._folder):
+            raise LettaOpsError(
+                "database-in-use",
+                f"Postgres goes on serving {self._folder.postgres_data}",
+                f"see {self._folder.log(SERVICE_POSTGRES)}, then run this again",
+            )
 
     def _remove(self, name: str) -> None:
+        """Half of one must not look like one: it has another name before anything of it goes."""
+        dropping = self._place(DROPPING)
+        if dropping.exists():
+            shutil.rmtree(dropping)
         if self._place(name).exists():
-            shutil.rmtree(self._place(name))
+            self._rename(self._place(name), dropping)
+            shutil.rmtree(dropping)
 
     def _rename(self, old: Path, new: Path) -> None:
         old.rename(new)

@@ -23,7 +23,7 @@ from infra.embedded.release import InstalledRelease, install
 from infra.errors import LettaOpsError
 from infra.log_lines import LogLine, Wanted
 from infra.process import Finished, Report, attempt, command
-from infra.stack.deployment import SERVICE_SERVER, Deployment, Role
+from infra.stack.deployment import SERVICE_POSTGRES, SERVICE_SERVER, Deployment, Role
 from infra.stack.locations import StackFolder, cache_folder
 from infra.stack.releases import Release
 from infra.targets import remote_script
@@ -84,13 +84,15 @@ class LocalHost:
         # It is not the supervisor who waits: its own wait doesn't end for a service that somebody
         # started again between two of its looks.
         self._ask_supervisor("stopProcess", service)
-        deadline = time.monotonic() + STOP_SECONDS
+        # A large database writes its last checkpoint as long as it takes.
+        patience = supervisor.STOP_SECONDS if service == SERVICE_POSTGRES else STOP_SECONDS
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             state = supervisor.states(self.folder).get(service)
             if state is not None and state.state != "STOPPING":
                 return
             time.sleep(supervisor.POLL_SECONDS)
-        raise self._refused(TimeoutError(f"{service} still runs after {STOP_SECONDS} s"))
+        raise self._refused(TimeoutError(f"{service} still runs after {patience:.0f} s"))
 
     def start(self, service: str) -> None:
         # One that is being stopped, by a command that was killed, is "already started" until it is not.

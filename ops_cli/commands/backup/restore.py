@@ -150,7 +150,7 @@ def _restore(
             deployment, generations, store, plan, key, lock, confirm_server, report, record=event,
             stop_first=stop_first,
         )  # fmt: skip
-    dropped = _drop(invocation, deployment, store) if drop_previous else None
+    dropped = _drop(invocation, deployment, store, clusters=False) if drop_previous else None
     found_out = replace(plan, present=done.replaced or plan.present)
     answer = {
         "backup": done.backup,
@@ -253,13 +253,17 @@ def _drop_previous(invocation: Invocation, *, yes: bool, dry_run: bool) -> None:
             f"Drop {names}, which restores or migrations have replaced?",
             f"{names} would be dropped",
         )
-    present(invocation, {"dropped": _drop(invocation, deployment, store)}, _render_dropped)
+    dropped = _drop(invocation, deployment, store, clusters=True)
+    present(invocation, {"dropped": dropped}, _render_dropped)
 
 
-def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str | None:
-    """Drop what was replaced or set aside; return its names, None where there was nothing."""
+def _drop(
+    invocation: Invocation, deployment: Deployment, store: Store, *, clusters: bool
+) -> str | None:
+    """Drop what was replaced or set aside, Postgres `clusters` too; return its names, None where there
+    was nothing."""
     from backups.restoring.generations import generations_of
-    from backups.restoring.restore import drop_previous
+    from backups.restoring.restore import drop_clusters, drop_previous
     from backups.scope import scope_of
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing
@@ -271,6 +275,7 @@ def _drop(invocation: Invocation, deployment: Deployment, store: Store) -> str |
         generations_of(deployment, scope_of(deployment)) as generations,
     ):
         dropped = drop_previous(deployment, generations)
+        dropped += drop_clusters(deployment) if clusters else []
         event.detail = {"dropped": dropped}
     return ", ".join(dropped) or None
 

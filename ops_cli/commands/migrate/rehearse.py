@@ -97,6 +97,13 @@ def _rehearsed(
                 f"backup {backup.id} is of a database that was never migrated",
                 "name another one with --backup",
             )
+        made_with = int(str(backup.manifest.database.postgres).partition(".")[0])
+        if majors is not None and made_with > int(majors[0]):
+            raise LettaOpsError(
+                "backup-newer-postgres",
+                f"backup {backup.id} is of PostgreSQL {made_with}, and the stack runs {majors[0]}",
+                "rehearse with one that is made now: --fresh",
+            )
         key = Key.of(deployment.backups, identity)
         return rehearse(deployment, store, backup, key, release, report, majors)
 

@@ -50,7 +50,7 @@ def rollback_migration(
         answer = _rolled_back(invocation, plan, with_models=not no_smoke)
     else:
         answer = _postgres_rolled_back(invocation, plan, with_models=not no_smoke)
-    present(invocation, answer, _render_done)
+    present(invocation, answer, lambda shown: _render_done(invocation, shown))
 
 
 def _rolled_back(invocation: Invocation, agreed: Rollback, *, with_models: bool) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _render_plan(plan: Rollback | PostgresRollback) -> Iterator[Part]:
     )
 
 
-def _render_done(answer: dict[str, Any]) -> Iterator[Part]:
+def _render_done(invocation: Invocation, answer: dict[str, Any]) -> Iterator[Part]:
     yield (
         f"the stack runs {answer['of']} {answer['to']} again, with what it had, after"
         f" {answer['seconds']:.1f} s; it was proven"
@@ -139,3 +139,6 @@ def _render_done(answer: dict[str, Any]) -> Iterator[Part]:
         yield f"  agents that were written to since are archived: {answer['archived']}"
     if answer["kept"]:
         yield f"  what was there is kept as {answer['kept']}"
+    if answer["of"] == "PostgreSQL":
+        command = invocation.command("backup create")
+        yield f"  backups since then are of a newer Postgres, and can't be restored here: `{command}`"

@@ -8,6 +8,7 @@ from typing import ClassVar
 from infra.accounts import service_account
 from infra.embedded.binaries import FOLDERS, MAJOR, install_binaries
 from infra.embedded.cluster import configure, initialise, major_of
+from infra.embedded.cluster_upgrade import KEPT
 from infra.embedded.folders import prepare_folders
 from infra.errors import LettaOpsError
 from infra.stack.locations import StackFolder, cache_folder, ensure_writable
@@ -36,6 +37,7 @@ class PostgresCluster(Provider):
         major = major_of(folder.postgres_data) or inputs.get("postgres") or MAJOR
         binaries = install_binaries(cache_folder(), major)
         if not folder.has_data:
+            ensure_none_kept(folder)
             initialise(account, folder, major)
         digest = configure(account, folder, int(inputs["port"]))
         return folder.stack, {
@@ -62,6 +64,20 @@ class PostgresCluster(Provider):
         if not (Path(outputs["binaries"]) / "bin" / "postgres").exists():
             return f"{outputs['binaries']} is gone"
         major = major_of(folder.postgres_data) or MAJOR
-        if Path(outputs["binaries"]).name != FOLDERS[major]:
+        if Path(outputs["binaries"]).name != FOLDERS.get(major):
             return f"{folder.postgres_data} is of PostgreSQL {major}"
         return None
+
+
+def ensure_none_kept(folder: StackFolder) -> None:
+    """Raise LettaOpsError (`data-missing`) where a change of version was killed in the midst of it: what
+    lies beside is the data."""
+    kept = [name for name in KEPT if (folder.data / name).exists()]
+    if kept:
+        raise LettaOpsError(
+            "data-missing",
+            f"{folder.postgres_data} is gone, and {', '.join(kept)} beside it is there: nothing was made,"
+            " because a new database would look like total loss",
+            f"run `letta-ops --stack {folder.stack} up` again, which puts an interrupted migration right;"
+            f" to begin anew, move them away from {folder.data}",
+        )
