@@ -82,6 +82,13 @@ class Stack(ABC):
         assert answer.code == code, f"{words}: exit {answer.code}\n{answer.out}\n{answer.err}"
         return answer.json
 
+    def is_at_rest(self) -> bool:
+        """No journal of a restore or a migration is left, and the server answers."""
+        if (self.folder.root / "restore.json").exists():
+            return False
+        status = self.run("--json", "status")
+        return status.code == 0 and bool(status.json["server"]["healthy"])
+
     def up(self, *words: str) -> Any:
         return self.json("up", *self.settings(), *words)
 

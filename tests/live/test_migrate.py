@@ -242,7 +242,7 @@ def test_whoever_is_killed_leaves_one_release_whole(
         wait_until("the server is stopped", partial(_says, log, b"is stopped"), 120)
         time.sleep(random.uniform(0, 15))  # noqa: S311  # the moment is what is tried
         kill_tree(child)
-        wait_until("somebody has put it right", lambda: _at_rest(stack), 300)
+        wait_until("somebody has put it right", stack.is_at_rest, 300)
         if house.release == NEW.version:  # it was done by then
             stack.json("migrate", "rollback", "--yes", "--no-smoke")
         _is_as_before(house, before)
@@ -298,12 +298,3 @@ def _is_as_before(house: House, before: dict[str, Table]) -> None:
 
 def _says(log: Path, words: bytes) -> bool:
     return words in log.read_bytes()
-
-
-def _at_rest(stack: Stack) -> bool:
-    """No journal is left, and the server answers."""
-    if (stack.folder.root / "restore.json").exists():
-        return False
-    return stack.run("--json", "status").code == 0 and bool(
-        stack.json("status")["server"]["healthy"]
-    )

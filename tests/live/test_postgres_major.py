@@ -226,7 +226,7 @@ def test_whoever_is_killed_leaves_one_cluster_whole(house: House, tmp_path: Path
     stack, before = house.stack, house.content
     for number in range(20):
         kill_tree(_applied(stack, tmp_path / f"{number}.log", b"the cluster is copied"))
-        wait_until("somebody has put it right", lambda: _at_rest(stack), 300)
+        wait_until("somebody has put it right", stack.is_at_rest, 300)
         _rolled_back_if_done(house)
         house.is_as_before(before)
 
@@ -248,11 +248,3 @@ def _rolled_back_if_done(house: House) -> None:
 
 def _says(log: Path, words: bytes) -> bool:
     return words in log.read_bytes()
-
-
-def _at_rest(stack: Stack) -> bool:
-    """No journal is left, and the server answers."""
-    if (stack.folder.root / "restore.json").exists():
-        return False
-    status = stack.run("--json", "status")
-    return status.code == 0 and bool(status.json["server"]["healthy"])

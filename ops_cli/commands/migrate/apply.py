@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,7 +84,8 @@ def _applied(
     from ops_cli.auditing import audited
     from ops_cli.commands.backup.store import changing, opened
     from ops_cli.migrations.course import apply, prepare
-    from ops_cli.migrations.plan import MigrationPlan, ensure_room
+    from ops_cli.migrations.plan import MigrationPlan
+    from ops_cli.migrations.plan import ensure_room as ensure_room_for_database
     from ops_cli.migrations.postgres_course import apply_postgres
     from ops_cli.migrations.postgres_plan import ensure_room as ensure_room_for_cluster
     from ops_cli.proving import prover
@@ -99,41 +101,20 @@ def _applied(
         _ensure(plan, invocation, without_rehearsal=bold)
         event.detail |= plan.course
         # What can't be had is known before a backup is made.
-        migrations = None
         if isinstance(plan, MigrationPlan):
             migrations = prepare(deployment, plan.release, report)
+            run = partial(apply, deployment, plan.release, migrations, plan.revisions)
+            ensure_room = ensure_room_for_database
+        else:
+            run = partial(apply_postgres, deployment, plan.after)
+            ensure_room = ensure_room_for_cluster
         report("a backup is made")
         backup = create(deployment, store, f"before {plan.destination}", report)
         _verify(deployment, store, backup.id, report)
         event.detail["backup"] = backup.id
+        ensure_room(deployment)
         prove = prover(report, "what was there serves again", with_models=with_models)
-        if isinstance(plan, MigrationPlan):
-            assert migrations is not None  # noqa: S101  # for the type checker
-            ensure_room(deployment)
-            done = apply(
-                deployment,
-                plan.release,
-                migrations,
-                plan.revisions,
-                backup.id,
-                lock,
-                prove,
-                report,
-                record=event,
-                drain_seconds=drain,
-            )
-        else:
-            ensure_room_for_cluster(deployment)
-            done = apply_postgres(
-                deployment,
-                plan.after,
-                backup.id,
-                lock,
-                prove,
-                report,
-                record=event,
-                drain_seconds=drain,
-            )
+        done = run(backup.id, lock, prove, report, record=event, drain_seconds=drain)
     return {"backup": backup.id, **done.as_json()}
 
 
