@@ -14,10 +14,9 @@ from backups.catalog import Backup, deployment_id, read_catalog
 from backups.create import create
 from backups.lock import Lock
 from backups.opening import Key
-from backups.restoring.generations import Generations, generations_of
+from backups.restoring.generations import Generations
 from backups.restoring.plan import Options, Plan, make_plan
 from backups.restoring.restore import ConfirmServer, Record, Restored, restore
-from backups.scope import scope_of
 from backups.signing import key_to_sign
 from backups.stores.store import Store
 from infra.database import model_endpoints
@@ -31,6 +30,12 @@ from infra.stack.releases import RELEASES
 from infra.targets import host
 from ops_cli.migrations.records import Rehearsal
 from ops_cli.migrations.rehearse import rehearse
+
+# What a server that starts makes none of.
+MADE = {
+    "agents": "agents", "messages": "messages", "block": "blocks", "sources": "sources",
+    "files": "files", "identities": "identities", "groups": "groups", "archives": "archives",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,23 +61,41 @@ class CameIn:
 
 
 def ensure_room_for(deployment: Deployment, *, replaces: bool) -> None:
-    """Raise LettaOpsError (`stack-not-empty`) where agents would have to give way."""
+    """Raise LettaOpsError (`stack-not-empty`) where anything that somebody has made would have to give
+    way."""
     if deployment.folder is None:
         raise LettaOpsError(
             "not-here",
             "what comes in takes the place of what a stack of letta-ops holds, and this is none",
             "make one first (`letta-ops up`), then run this again",
         )
-    with generations_of(deployment, scope_of(deployment)) as generations:
-        held = generations.read(generations.live, None)
-    if held is not None and held.agents and not replaces:
+    held = {} if replaces else _held(deployment)
+    if held:
+        listing = ", ".join(f"{count} {name}" for name, count in held.items())
         raise LettaOpsError(
             "stack-not-empty",
-            f"stack '{deployment.stack}' holds {held.agents} agents and {held.messages} messages, which"
-            " would have to give way; nothing was changed",
+            f"stack '{deployment.stack}' holds {listing}, which would have to give way; nothing was"
+            " changed",
             "make another stack (`letta-ops --stack NAME up`), or say --replace: what is there is kept"
             " beside, until the next restore",
         )
+
+
+def _held(deployment: Deployment) -> dict[str, int]:
+    """How many rows there are of what only people and their applications make."""
+    from psycopg import sql
+
+    found = {}
+    with host(deployment).session() as link:
+        schema = database_facts(link).schema
+        for table, name in MADE.items() if schema is not None else ():
+            there = sql.Identifier(str(schema), table)
+            query = sql.SQL("SELECT count(*) FROM {}").format(there)
+            if link.execute("SELECT to_regclass(%s)", [there.as_string(link)]).fetchone() != (
+                None,
+            ):
+                found[name] = int((link.execute(query).fetchone() or (0,))[0])
+    return {name: count for name, count in found.items() if count}
 
 
 def as_deployment(

@@ -102,6 +102,10 @@ def test_a_file_becomes_a_stack_and_each_agent_goes_on(own_stack: Stack, file: P
     refused = own_stack.run("--json", "migrate", "from-sqlite", str(file), "--yes")
     assert refused.code == 1
     assert refused.json["error"]["code"] == "stack-not-empty"
+    for agent in server.call("GET", "/v1/agents/"):
+        server.call("DELETE", f"/v1/agents/{agent['id']}")
+    refused = own_stack.run("--json", "migrate", "from-sqlite", str(file), "--yes")
+    assert " blocks" in refused.json["error"]["message"]  # which nobody may have attached yet
 
 
 @pytest.mark.long
