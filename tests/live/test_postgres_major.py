@@ -115,9 +115,14 @@ def test_it_is_applied_with_everything_and_rolled_back(house: House) -> None:
     assert rehearsed["passed"] is True
     assert rehearsed["postgres"] == "18"
     assert rehearsed["comparison"]["counts"]["agents"] == len(house.seeded.agents)
+    with stack.administrator() as link:
+        link.execute("SELECT pg_create_physical_replication_slot('somebody')")
+        link.execute("ALTER SYSTEM SET work_mem = '5MB'")
     plan = stack.json("migrate", "plan", *TO)
     assert plan["rehearsal"]["passed"] is True
-    assert {each["verdict"] for each in plan["preflight"]} <= {"ok", "warning"}
+    verdicts = {each["name"]: each["verdict"] for each in plan["preflight"]}
+    assert set(verdicts.values()) <= {"ok", "warning"}
+    assert verdicts["slots"] == "warning"
     with held(stack.folder.lock, "somebody else"):
         assert stack.json("migrate", "apply", *TO, "--yes", code=1)["error"]["code"] == "locked"
 
@@ -128,6 +133,8 @@ def test_it_is_applied_with_everything_and_rolled_back(house: House) -> None:
     assert house.major == "18"
     assert house.content == before
     assert house.clusters == {"postgres", "postgres.previous"}
+    with stack.administrator() as link:
+        assert link.execute("SHOW work_mem").fetchone() == ("5MB",)
     assert house.configured == "18"
     assert stack.json("up", "--no-smoke")["changes"].keys() == {"same"}
     again = stack.json("migrate", "apply", *TO, "--yes", code=1)
