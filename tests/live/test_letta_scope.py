@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.live.faults import (
     end_started,
     interrupted,
     state,
+    undo_what_took_effect,
 )
 from tests.live.kept import OF_A_START, Kept, assert_same, damaged_copy, kept, make_agent
 from tests.live.machine import Stack
@@ -264,7 +266,10 @@ def test_a_restore_that_is_killed_leaves_all_as_it_was(
     chance = random.Random(f"{SEED} {phase.line}")  # noqa: S311  # no secret
     before, now = census(place), state(place)
     words = ("restore", backup.id, "--yes", "--no-smoke")
-    interrupted(place, phase, *words, chance=chance, log=tmp_path / "log")
+    # One that came to its end, or was killed after that, stays: it is undone.
+    undone = partial(undo_what_took_effect, place, now)
+    interrupted(place, phase, *words, chance=chance, log=tmp_path / "log", prepare=undone)
+    undone()
     assert_unharmed(place, now, {backup.id})
     assert changes(before, census(place)) == []
     place.json("backup", "create")  # it also clears up what was killed while it was made

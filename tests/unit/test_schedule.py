@@ -264,8 +264,8 @@ folder = StackFolder(Path(sys.argv[1]), "demo")
 Scheduler(folder, ((BACKUP, "30 2 * * *"),), (sys.argv[2], sys.argv[3]), print).work()
 """
 SLOW = """
-pathlib.Path(sys.argv[0]).with_name('began').touch()
-try:
+try:  # from the first sign on that it has begun
+    pathlib.Path(sys.argv[0]).with_name('began').touch()
     time.sleep(60)
 except KeyboardInterrupt:
     pathlib.Path(sys.argv[0]).with_name('ended').touch()
