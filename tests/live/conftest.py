@@ -49,6 +49,24 @@ SHARING = (
 MATRIX_VARIABLE = "LETTA_OPS_TEST_MATRIX"
 
 
+class _ToldAtOnce:
+    """Names each failure when it happens: a run of hours may be ended before its summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            reason = report.longreprtext.strip().splitlines()[-1:]
+            terminal = self._config.get_terminal_writer()
+            terminal.line(f"\n{report.when} failed: {report.nodeid}: {''.join(reason)}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_ToldAtOnce(config))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen, here = chosen_target(), Path(__file__).parent
     left_out = [
