@@ -46,6 +46,11 @@ class Journal:
     cluster: str | None = None
 
     @property
+    def migrates(self) -> bool:
+        """Whether it is of a migration, and not of a restore."""
+        return self.release is not None or self.cluster is not None
+
+    @property
     def side(self) -> str:
         """The restored database before the switch."""
         return beside(self._begin, "_restoring")

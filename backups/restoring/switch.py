@@ -184,7 +184,7 @@ def finish_interrupted(deployment: Deployment, report: Report) -> None:
 
 
 def _what(journal: Journal) -> str:
-    if journal.release is not None or journal.cluster is not None:
+    if journal.migrates:
         return f"an earlier migration ({journal.backup})"
     return f"an earlier restore (of {journal.backup})"
 
@@ -192,7 +192,7 @@ def _what(journal: Journal) -> str:
 def _record(deployment: Deployment, journal: Journal) -> None:
     """See to it that the audit trail tells of a restore whose command can't any more."""
     event = Event(
-        "backup restore" if journal.release is journal.cluster is None else "migrate apply",
+        "migrate apply" if journal.migrates else "backup restore",
         journal.backup,
         "done",
         dt.datetime.now(dt.UTC),

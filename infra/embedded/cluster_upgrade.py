@@ -49,7 +49,7 @@ ONLY_ITSELF = "upgrade-{}.conf"  # the settings with which pg_upgrade starts the
 ACCESS = "local  all  {admin}  peer map=upgrade\n"
 OPERATORS = "upgrade  {user}  {admin}\n"
 DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"
-EXTENSIONS = "SELECT extname, extversion FROM pg_extension"
+EXTENSIONS = "SELECT extname, extversion FROM pg_extension ORDER BY 1"
 # What was sorted by a C library, or an ICU, that sorts differently now.
 SORTED_OTHERWISE = """
 SELECT EXISTS (SELECT FROM pg_database d WHERE d.datname = current_database()

@@ -6,6 +6,7 @@ import datetime as dt
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backups.catalog import deployment_id, read_catalog
@@ -164,9 +165,24 @@ def judged(rehearsal: Rehearsal | None) -> Iterator[Finding]:
 def ensure_room(deployment: Deployment) -> None:
     """Raise LettaOpsError (`disk-full`) where there is none for the copy, now that a backup was made."""
     with host(deployment).session() as link:
-        found = _space(deployment, link)
-    if found.verdict == REFUSED:
-        raise LettaOpsError("disk-full", found.detail, found.hint)
+        ensure(_space(deployment, link))
+
+
+def ensure(space: Finding) -> None:
+    """Raise LettaOpsError (`disk-full`) where it is refused."""
+    if space.verdict == REFUSED:
+        raise LettaOpsError("disk-full", space.detail, space.hint)
+
+
+def room(folder: Path, needed: int, words: str) -> Finding:
+    """Whether so many bytes are free in `folder`; `words` say what for."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        return Finding(
+            "space", REFUSED, f"{words}, and {size_in_words(free)} are free",
+            "free some disk space: `letta-ops backup restore --drop-previous`, `backup prune`",
+        )  # fmt: skip
+    return Finding("space", OK, f"{words}, {size_in_words(free)} are free")
 
 
 def _look(deployment: Deployment, store: Store) -> Iterator[Finding]:
@@ -202,13 +218,7 @@ def _space(deployment: Deployment, link: psycopg.Connection[Any]) -> Finding:
         words += f", and a server {size_in_words(ROOM_TO_START)} to start"
     if not there.shares_disk or deployment.folder is None:
         return Finding("space", OK, f"{words} where its Postgres is, which can't be seen from here")
-    free = shutil.disk_usage(deployment.folder.root).free
-    if free < needed:
-        return Finding(
-            "space", REFUSED, f"{words}, and {size_in_words(free)} are free",
-            "free some disk space: `letta-ops backup restore --drop-previous`, `backup prune`",
-        )  # fmt: skip
-    return Finding("space", OK, f"{words}, {size_in_words(free)} are free")
+    return room(deployment.folder.root, needed, words)
 
 
 def _privileges(deployment: Deployment) -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from backups.catalog import deployment_id
 from backups.humanize import size_in_words
 from backups.restoring.clusters import cluster_of
 from backups.stores.store import Store
+from infra.embedded.cluster_upgrade import DATABASES, EXTENSIONS
 from infra.errors import LettaOpsError
 from infra.process import Report
 from infra.pulumi_cli.project import configured
@@ -26,8 +26,10 @@ from ops_cli.migrations.plan import (
     Finding,
     Plan,
     connections,
+    ensure,
     judged,
     release_named,
+    room,
     way_back,
 )
 from ops_cli.migrations.records import last_rehearsal
@@ -40,8 +42,6 @@ ROOM = 1.1  # of the cluster's size: a copy of its files
 ROOM_TO_WRITE = (
     512 * 1024**2
 )  # bytes: of a new cluster, and what is written when indexes are made anew
-EXTENSIONS = "SELECT extname, extversion FROM pg_extension ORDER BY 1"
-DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"
 TABLESPACES = "SELECT spcname FROM pg_tablespace WHERE spcname NOT LIKE 'pg\\_%'"
 PREPARED = "SELECT gid FROM pg_prepared_xacts"
 SLOTS = "SELECT slot_name FROM pg_replication_slots WHERE slot_type = {}"
@@ -146,22 +146,14 @@ def make_postgres_plan(
 
 def ensure_room(deployment: Deployment) -> None:
     """Raise LettaOpsError (`disk-full`) where there is none for the copy, now that a backup was made."""
-    found = _space(deployment, cluster_of(deployment))
-    if found.verdict == REFUSED:
-        raise LettaOpsError("disk-full", found.detail, found.hint)
+    ensure(_space(deployment, cluster_of(deployment)))
 
 
 def _space(deployment: Deployment, cluster: Cluster) -> Finding:
     needed = int(cluster.size * ROOM) + ROOM_TO_START + ROOM_TO_WRITE
     words = f"the cluster has {size_in_words(cluster.size)}; a copy needs {size_in_words(needed)}"
     assert deployment.folder is not None  # noqa: S101  # there is a cluster of ours
-    free = shutil.disk_usage(deployment.folder.root).free
-    if free < needed:
-        return Finding(
-            "space", REFUSED, f"{words}, and {size_in_words(free)} are free",
-            "free some disk space: `letta-ops backup restore --drop-previous`, `backup prune`",
-        )  # fmt: skip
-    return Finding("space", OK, f"{words}, {size_in_words(free)} are free")
+    return room(deployment.folder.root, needed, words)
 
 
 def _as_configured(deployment: Deployment, release: Release) -> Iterator[Finding]:

@@ -118,9 +118,8 @@ def stack(machine: Machine) -> Stack:
     made = machine.stack("shared")
     outcome = made.up()
     assert outcome["smoke"]["passed"] is True
-    if (
-        made.target == "local"
-    ):  # what has just begun is not ended to begin it anew: that took a minute
+    # What has just begun is not ended to begin it anew: that took a minute.
+    if made.target == "local":
         assert "to stop" not in made.folder.log("supervisord").read_text()
     return made
 

@@ -70,6 +70,7 @@ def _rehearsed(
     from backups.catalog import deployment_id, read_catalog
     from backups.create import create
     from backups.opening import Key
+    from backups.programs import Version
     from backups.restoring.clusters import cluster_of
     from infra.errors import LettaOpsError
     from ops_cli.commands.backup.store import changing, opened
@@ -97,7 +98,7 @@ def _rehearsed(
                 f"backup {backup.id} is of a database that was never migrated",
                 "name another one with --backup",
             )
-        made_with = int(str(backup.manifest.database.postgres).partition(".")[0])
+        made_with = Version.parse(backup.manifest.database.postgres).major
         if majors is not None and made_with > int(majors[0]):
             raise LettaOpsError(
                 "backup-newer-postgres",
